@@ -1,0 +1,120 @@
+"""The project's chores, one session each; `./dev list` names them."""
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "types", "tests", "coverage", "docs", "news"]
+nox.options.reuse_venv = "yes"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = ["3.11", "3.12", "3.13"]
+# One is enough to see what is covered, and measuring doubles the time of every start.
+MEASURED = PYTHONS[-1]
+WINDOWS_MODULES = ["__init__", "_context", "_options", "exceptions"]
+BUILD = Path("build").resolve()
+COVERAGE = BUILD / "coverage"
+DIST = BUILD / "dist"
+
+# Before everything else on PATH, because pyenv's shims also answer to python3.12, and fail
+# unless that version is the active one.
+PYENV = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+os.environ["PATH"] = os.pathsep.join(
+    [*map(str, sorted(PYENV.glob("versions/3.1*/bin"))), os.environ["PATH"]]
+)
+
+
+def install(session: nox.Session, *what: str, groups: tuple[str, ...] = ()) -> None:
+    """Install requirements and dependency groups; pip speaks only of errors."""
+    session.install("-qq", *nox.project.dependency_groups(PYPROJECT, *groups), *what)
+
+
+def install_wheel(session: nox.Session, *what: str, groups: tuple[str, ...] = ()) -> None:
+    """Install the wheel, as users will have it, besides requirements and groups."""
+    [wheel] = map(str, DIST.glob("*.whl"))
+    install(session, wheel, *what, groups=groups)
+    # A venv that is used again holds an older build of the same version, which pip would keep.
+    install(session, "--force-reinstall", "--no-deps", wheel)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting (ruff)."""
+    install(session, groups=("lint",))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types for each platform (mypy), and once more (pyright)."""
+    install(session, *PYPROJECT["project"]["dependencies"], groups=("types",))
+    # A cache for each platform, since one would be thrown away by the next.
+    session.run("mypy", "--cache-dir", str(BUILD / "mypy" / "linux"), "--platform", "linux")
+    for platform in ("darwin", "freebsd"):
+        cache = str(BUILD / "mypy" / platform)
+        session.run("mypy", "--cache-dir", cache, "--platform", platform, "src")
+    # There the package imports, and refuses to make a daemon; the rest is never loaded.
+    cache = str(BUILD / "mypy" / "win32")
+    loaded = [f"src/reborn/{name}.py" for name in WINDOWS_MODULES]
+    flags = ("--platform", "win32", "--follow-imports", "silent")
+    session.run("mypy", "--cache-dir", cache, *flags, *loaded)
+    session.run("pyright")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the source archive, and from it the wheel that others install."""
+    shutil.rmtree(DIST, ignore_errors=True)
+    # No isolation: the session is isolated already, and keeps what the build needs.
+    install(session, "build", *PYPROJECT["build-system"]["requires"])
+    session.run("python", "-m", "build", "--no-isolation", "--outdir", str(DIST), silent=True)
+
+
+@nox.session(python=PYTHONS, requires=["wheel"])
+def tests(session: nox.Session) -> None:
+    """Test the installed wheel; `-- ARGUMENTS` go to pytest (`-- -n 0`: one process)."""
+    install_wheel(session, groups=("test",))
+    # The daemons under test mostly wait, so there may be more of them than processors.
+    pytest = ["-m", "pytest", "-n", "4", *session.posargs]
+    if session.python != MEASURED:
+        session.run("python", *pytest)
+        return
+    shutil.rmtree(COVERAGE, ignore_errors=True)
+    COVERAGE.mkdir(parents=True)
+    # Open to all, because daemons that have become another user leave their data here too.
+    COVERAGE.chmod(0o1777)
+    session.run("coverage", "run", *pytest, env={"COVERAGE_FILE": str(COVERAGE / ".coverage")})
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Report what the last tests covered, in launchers, intermediates and daemons."""
+    install(session, groups=("coverage",))
+    env = {"COVERAGE_FILE": str(COVERAGE / ".coverage")}
+    session.run("coverage", "combine", "--quiet", "--keep", env=env)
+    session.run("coverage", "report", env=env)
+
+
+@nox.session(requires=["wheel"])
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    install_wheel(session, groups=("docs",))
+    session.run("sphinx-build", "-qW", "--keep-going", "docs", str(BUILD / "docs"))
+
+
+@nox.session
+def news(session: nox.Session) -> None:
+    """Show the change log that the fragments in changes/ make."""
+    install(session, groups=("news",))
+    session.run("towncrier", "build", "--draft", "--version", PYPROJECT["project"]["version"])
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run examples/demo.py."""
+    install(session, ".")
+    session.run("python", "examples/demo.py", *session.posargs)

@@ -1,0 +1,89 @@
+"""Turn a program into a Unix daemon.
+
+    from reborn import DaemonContext
+
+    with DaemonContext(pidfile="app.pid", log_file="app.log"):
+        serve()
+
+Names are loaded when they are first used: a start costs little more than a bare fork.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from reborn._context import DaemonContext, was_reborn
+    from reborn._pidfile import PidFile
+    from reborn._process import Daemon
+    from reborn._supervision import Supervisor
+    from reborn.exceptions import (
+        EarlyExitError,
+        ForkUnsafeError,
+        ForkWithThreadsWarning,
+        InvalidPidFileError,
+        NotReadyError,
+        NotSupportedError,
+        PidFileLockedError,
+        ProgramError,
+        RebornError,
+        RelaunchError,
+        StartError,
+        StepError,
+        StopTimeoutError,
+        UnsafeFileError,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Daemon",
+    "DaemonContext",
+    "EarlyExitError",
+    "ForkUnsafeError",
+    "ForkWithThreadsWarning",
+    "InvalidPidFileError",
+    "NotReadyError",
+    "NotSupportedError",
+    "PidFile",
+    "PidFileLockedError",
+    "ProgramError",
+    "RebornError",
+    "RelaunchError",
+    "StartError",
+    "StepError",
+    "StopTimeoutError",
+    "Supervisor",
+    "UnsafeFileError",
+    "was_reborn",
+]
+
+_HOMES = {
+    "Daemon": "reborn._process",
+    "DaemonContext": "reborn._context",
+    "PidFile": "reborn._pidfile",
+    "Supervisor": "reborn._supervision",
+    "was_reborn": "reborn._context",
+}
+
+if sys.platform != "win32":
+    # Now, since the program may change what this looks at.
+    from reborn import _origin as _origin
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            message = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(message)
+        from importlib import import_module
+
+        value: object = getattr(import_module(_HOMES.get(name, "reborn.exceptions")), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,260 @@
+"""The launcher waits: for READY, for the daemon's end, or until it gives up.
+
+While it waits, the intermediate is its child and nobody has waited for it, so that its number,
+which is also that of the session and of the process group, cannot come to mean something else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from reborn import _process
+from reborn._handshake import ERROR, rebuild
+from reborn._process import Held
+from reborn.exceptions import EarlyExitError, NotReadyError, ProgramError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Callable
+
+    from reborn._handshake import Channel
+    from reborn.exceptions import RebornError
+else:
+    import _signal
+
+# What a daemon that is told to stop gets before SIGKILL, in seconds.
+_GRACE = 2.0
+# How often is looked where the system cannot tell us that a process has ended.
+_TICK = 0.02
+# Above this, the exit status of a shell stands for a signal.
+_SHELL_SIGNALS = 128
+
+
+class Attempt:
+    """A start that is under way."""
+
+    def __init__(self, channel: Channel, intermediate: int) -> None:
+        self._channel = channel
+        self._intermediate = intermediate
+        self._leader = _process.hold(intermediate)  # None: gone, where SIGCHLD is ignored
+        self._reaped = False
+        self._pid: int | None = None
+        self._daemon: Held | None = None
+        # Whose end ends the attempt: the intermediate's, or the daemon's if that one was killed.
+        self._watched = self._leader
+        self._error: RebornError | None = None
+        self._exit_code: int | None = None
+        self._ready = False
+        self._status_line = StatusLine()
+
+    def wait_ready(self, timeout: float, last_lines: Callable[[], str]) -> Held:
+        """Return the daemon when it has said READY and its parent is no longer ours.
+
+        Raises:
+            NotReadyError: *timeout* seconds have passed.
+            EarlyExitError: it has ended; *last_lines* gives what it wrote last.
+            RebornError: what the daemon says went wrong.
+        """
+        deadline = time.monotonic() + timeout
+        try:
+            while not self._ready:
+                alive = self._listen(deadline - time.monotonic())
+                if self._error is not None:
+                    raise self._error
+                if not alive:
+                    break
+                if not self._ready and time.monotonic() >= deadline:
+                    raise NotReadyError(pid=self._pid, timeout=timeout)
+        finally:
+            self._status_line.clear()
+        if not self._ready or self._daemon is None:
+            raise self._early_exit(last_lines())
+        self._dismiss_intermediate()
+        try:
+            self._channel.send(READY=1)
+        except BrokenPipeError:
+            raise self._early_exit(last_lines()) from None
+        self._channel.close()
+        return self._daemon
+
+    def abandon(self) -> None:
+        """Stop what has been started: SIGTERM, two seconds, SIGKILL; and wait until it is gone."""
+        if self._error is not None:
+            self._wait_for_end(_GRACE)  # it is on its way out
+        roots = [held for held in (self._leader, self._daemon) if held and not held.has_ended()]
+        try:
+            _process.end(roots, _GRACE)
+        except PermissionError:
+            pass  # a set-user-id program; it is told by the closing channel
+        if not self._reaped:
+            try:
+                # Who was orphaned before we looked, but stayed in the group.
+                os.killpg(self._intermediate, _signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+        self._wait_for_end(_GRACE)
+        self._reap()
+        self._channel.close()
+
+    def _listen(self, timeout: float) -> bool:
+        """Wait for something to happen and take it in; False when there is nothing more to come."""
+        watched = self._watched
+        fd = None
+        if watched is not None:
+            fd = watched.fd
+            timeout = timeout if fd is not None else min(timeout, _TICK)
+        readable = _process.poll(self._channel.incoming, fd, timeout=timeout)
+        if self._channel.incoming in readable:
+            return self._take_in()
+        if watched is None or not watched.has_ended():
+            return True
+        if _process.poll(self._channel.incoming, timeout=0):
+            return True  # what it said last comes first
+        self._watched = None if watched is self._daemon else self._daemon
+        return self._watched is not None
+
+    def _take_in(self) -> bool:
+        """Read what was sent; False at its end."""
+        lines = self._channel.receive()
+        for key, value in lines or ():
+            if key == "MAINPID":
+                self._daemon = self._believe(value)
+            elif key == "STATUS":
+                self._status_line.show(value)
+            elif key == "READY":
+                self._ready = True
+            elif key == ERROR:
+                self._error = _rebuild(value)
+            elif key == "EXIT_STATUS":
+                self._exit_code = int(value)
+        return lines is not None
+
+    def _believe(self, text: str) -> Held | None:
+        """Take hold of the process that says it is the daemon, if it is in the new session."""
+        try:
+            self._pid = int(text)
+            held = Held(self._pid)
+            return held if os.getsid(held.pid) == self._intermediate else None
+        except (ValueError, ProcessLookupError):
+            return None  # it may have ended already
+
+    def _early_exit(self, output: str) -> EarlyExitError:
+        """Return the error that says how the daemon ended."""
+        code = self._exit_code
+        if code is None:
+            code = self._shell_exit_code()
+        return EarlyExitError(
+            pid=self._pid,
+            status=code if code is not None and code >= 0 else None,
+            signal=-code if code is not None and code < 0 else None,
+            output=output,
+        )
+
+    def _shell_exit_code(self) -> int | None:
+        """Return the daemon's exit code as the shell that waited for it passes it on."""
+        if self._leader is not None:
+            self._leader.wait(_GRACE)
+        code = self._intermediate_exit_code()
+        if code is None or code < 0:
+            return None  # the intermediate itself was killed
+        if code - _SHELL_SIGNALS in _signal.valid_signals():
+            return _SHELL_SIGNALS - code
+        return code
+
+    def _intermediate_exit_code(self) -> int | None:
+        """Return how the intermediate ended, and leave it a zombie where the system can."""
+        try:
+            if sys.platform == "linux":
+                flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+                result = os.waitid(os.P_PID, self._intermediate, flags)
+                if result is None:
+                    return None
+                exited = result.si_code == os.CLD_EXITED
+                return result.si_status if exited else -result.si_status
+            pid, status = os.waitpid(self._intermediate, os.WNOHANG)
+        except ChildProcessError:
+            self._reaped = True
+            return None
+        self._reaped = pid != 0
+        return os.waitstatus_to_exitcode(status) if self._reaped else None
+
+    def _dismiss_intermediate(self) -> None:
+        """Let init (or the subreaper) be the daemon's parent before anybody is told of it."""
+        if self._leader is not None:
+            try:
+                self._leader.send(_signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self._reap()
+
+    def _reap(self) -> None:
+        """Wait for the intermediate, unless somebody else has (or SIGCHLD is ignored)."""
+        if not self._reaped:
+            self._reaped = True
+            try:
+                os.waitpid(self._intermediate, 0)
+            except ChildProcessError:
+                pass
+
+    def _wait_for_end(self, timeout: float) -> None:
+        """Wait until daemon and intermediate have closed the channel."""
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            if _process.poll(self._channel.incoming, timeout=left) and not self._take_in():
+                return
+
+
+class StatusLine:
+    """The daemon's status on one line of the terminal, for as long as somebody waits for it."""
+
+    def __init__(self) -> None:
+        self._shown = False
+
+    def show(self, text: str) -> None:
+        """Replace what is shown; nothing is where stderr is no terminal."""
+        try:
+            if not os.isatty(2):
+                return
+            # Serial lines and some ptys say 0.
+            columns = os.get_terminal_size(2).columns or 80
+            self._write(f"\r\x1b[K{_visible(text, columns - 1)}")
+            self._shown = True
+        except OSError:
+            pass  # the terminal went away; the wait goes on
+
+    def clear(self) -> None:
+        """Leave the line as it was found: empty."""
+        if self._shown:
+            self._shown = False
+            try:
+                self._write("\r\x1b[K")
+            except OSError:
+                pass
+
+    def _write(self, text: str) -> None:
+        os.write(2, text.encode("utf-8", "backslashreplace"))
+
+
+def _visible(text: str, columns: int) -> str:
+    """Return the start of *text* that fits, without what could move the cursor about."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in text)
+    if shown.isascii():
+        return shown[:columns]
+    import unicodedata
+
+    for place, letter in enumerate(shown):
+        if not unicodedata.combining(letter):
+            columns -= 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        if columns < 0:
+            return shown[:place]
+    return shown
+
+
+def _rebuild(text: str) -> RebornError:
+    try:
+        return rebuild(text)
+    except ValueError as error:
+        return ProgramError(pid=None, exception="ValueError", message=str(error), traceback="")

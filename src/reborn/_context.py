@@ -1,0 +1,465 @@
+"""The one class that a program needs: `DaemonContext`.
+
+It holds the options, and puts the road of a start together: `_options` resolves, `_detach` leaves
+the launcher, `_steps` makes the daemon, `_handshake` says so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from reborn import _options
+from reborn.exceptions import NotSupportedError, StartError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from signal import Signals
+    from types import FrameType, TracebackType
+    from typing import Any, Literal, NoReturn, Protocol, Self
+
+    from reborn._detach import Beginning
+    from reborn._handshake import Report
+    from reborn._options import Plan
+    from reborn._pidfile import PidFile
+    from reborn._process import Daemon
+    from reborn._supervision import Notifier, Supervisor
+
+    class HasFileno(Protocol):
+        def fileno(self) -> int: ...
+
+    Path = str | os.PathLike[str]
+    File = HasFileno | int
+    Handler = Callable[[int, FrameType | None], Any] | int | str | None
+
+
+class DaemonContext:
+    """A program that becomes a daemon, and what it is to be like.
+
+    Options are given as keywords or assigned as attributes until the context is opened; a value
+    that cannot be is refused at once, by an error that names the option. Relative paths are
+    resolved against the launcher's directory.
+
+    Options:
+        pidfile: A path, which is locked; a `PidFile`; or any context manager, which is entered in
+            the daemon after everything else (PEP 3143).
+        pidfile_mode, log_file_mode: Permission bits of the files made, whatever the umask.
+        log_file: Where stdout and stderr go, opened for append by the launcher; None is the null
+            device.
+        stdin, stdout, stderr: Open files or descriptors to use instead (PEP 3143).
+        working_directory: Where the daemon runs; None leaves it where it is.
+        umask: The file mode creation mask.
+        chroot_directory: An absolute path that becomes the daemon's root.
+        uid, gid: User and group to become, by number or name; `uid` alone brings the user's group.
+        initgroups: Take the supplementary groups of the user; otherwise there are none but the gid.
+        prevent_core: Set the limit for core files to 0.
+        files_preserve: Open files and descriptors that stay open. What handlers of `logging` write
+            to stays open in any case.
+        signal_map: What each signal does: None ignores it, a string names a method of the context,
+            a callable is the handler. By default SIGTERM calls `terminate`, and the terminal's
+            stops are ignored.
+        detach_process: True detaches, False stays in the foreground, None stays if a supervisor
+            runs this process (`supervisor` says which and why).
+        strategy: "fork" is the double fork. "reexec" starts the program again, with the command
+            line it was started with, and is safe with threads and event loops.
+        args, env: With "reexec": what replaces ``sys.argv[1:]``, and the environment.
+        wait_ready: Wait for the program's own `ready()`, not only for the end of the set-up.
+        ready_timeout: How many seconds the launcher waits for the daemon to be ready.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_notifier",
+        "_null",
+        "_pid",
+        "_plan",
+        "_sockets",
+        *_options.NAMES,
+    )
+
+    pidfile: Path | PidFile | AbstractContextManager[Any] | None
+    pidfile_mode: int
+    log_file: Path | None
+    log_file_mode: int
+    stdin: File | None
+    stdout: File | None
+    stderr: File | None
+    working_directory: Path | None
+    umask: int
+    chroot_directory: Path | None
+    uid: int | str | None
+    gid: int | str | None
+    initgroups: bool
+    prevent_core: bool
+    files_preserve: Collection[File | None] | None
+    signal_map: Mapping[int, Handler] | Mapping[Signals, Handler] | None
+    detach_process: bool | None
+    strategy: Literal["fork", "reexec"]
+    args: Sequence[str] | None
+    env: Mapping[str, str] | None
+    wait_ready: bool
+    ready_timeout: float
+
+    def __init__(
+        self,
+        pidfile: Path | PidFile | AbstractContextManager[Any] | None = None,
+        *,
+        pidfile_mode: int = 0o644,
+        log_file: Path | None = None,
+        log_file_mode: int = 0o640,
+        stdin: File | None = None,
+        stdout: File | None = None,
+        stderr: File | None = None,
+        working_directory: Path | None = "/",
+        umask: int = 0o022,
+        chroot_directory: Path | None = None,
+        uid: int | str | None = None,
+        gid: int | str | None = None,
+        initgroups: bool = False,
+        prevent_core: bool = True,
+        files_preserve: Collection[File | None] | None = None,
+        signal_map: Mapping[int, Handler] | Mapping[Signals, Handler] | None = None,
+        detach_process: bool | None = None,
+        strategy: Literal["fork", "reexec"] = "fork",
+        args: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        wait_ready: bool = False,
+        ready_timeout: float = 30.0,
+    ) -> None:
+        # The process in which the context is open; a worker that it forks is not one.
+        self._pid: int | None = None
+        self._plan: Plan | None = None
+        self._notifier: Report | Notifier | None = None
+        self._null: int | None = None
+        self._sockets: dict[str, socket.socket] | None = None
+        given = locals()
+        for name in _options.NAMES:
+            setattr(self, name, given[name])
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _options.NAMES:
+            if self.is_open:
+                message = f"cannot change {name} while the context is open; close it first"
+                raise AttributeError(message)
+            _options.check(name, value)
+        object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"DaemonContext(pidfile={self.pidfile!r}, is_open={self.is_open})"
+
+    def reborn(self) -> Daemon | None:
+        """Make this program a daemon.
+
+        The launcher comes back with a `Daemon` once the daemon is ready: with a complete pid file,
+        its parent gone, and none of the caller's pipes in its hands. The daemon comes back with
+        None; so does a program that stays in the foreground.
+
+        Raises:
+            StartError: there is no daemon, and nothing of the attempt is left. The subclass says
+                whether the pid file is locked, a step failed, or the daemon ended, raised or was
+                not ready in time.
+            TypeError, ValueError: an option, or two together, cannot be; nothing has been tried.
+            RuntimeError: the context is open.
+            KeyboardInterrupt: the user did not want to wait; the daemon is stopped.
+        """
+        _require_posix()
+        if self.is_open:
+            message = "the context is open already; close() it before reborn()"
+            raise RuntimeError(message)
+        from reborn import _detach, _launcher
+        from reborn._process import Daemon
+
+        plan = _options.resolve(self)
+        try:
+            begun = _detach.resume(plan)
+            if begun is None and self._detaches():
+                begun = _launcher.detach(plan)
+            if isinstance(begun, Daemon):
+                return begun
+            if begun is None:
+                self._stay(plan)
+        except (StartError, KeyboardInterrupt) as error:
+            # The message says it all; a dozen frames of ours would only hide it.
+            raise error.with_traceback(None) from None
+        if begun is not None:
+            self._carry_on(plan, begun)
+        return None
+
+    def release(self) -> None:
+        """Let go of what the daemon holds: the pid file is removed, the lock is free.
+
+        Only in the process that opened the context; in the launcher, in a forked worker and at the
+        second call nothing happens. Where the pid file cannot be removed any more, because the
+        daemon has changed its user or its root, it is emptied.
+        """
+        self._end(None, None, None)
+
+    def search(self) -> Daemon | None:
+        """Return the daemon that holds the pid file, or None if no process provably does.
+
+        Looking changes nothing and disturbs nobody's start.
+
+        Raises:
+            ValueError: `pidfile` is not a path or a `PidFile`.
+            UnsafeFileError: the path is a symbolic link.
+            PermissionError: the file may not be read.
+        """
+        _require_posix()
+        from reborn._pidfile import PidFile
+        from reborn._process import Daemon, hold
+
+        pidfile = self.pidfile
+        if isinstance(pidfile, str | os.PathLike):
+            pidfile = PidFile(pidfile)
+        if not isinstance(pidfile, PidFile):
+            message = f"pidfile is {pidfile!r}, and search() needs the path of a pid file"
+            raise ValueError(message)  # noqa: TRY004 - its value rules the search out
+        while (pid := pidfile.holder()) is not None:
+            daemon = Daemon(pid, held=hold(pid), pidfile=pidfile)
+            # Held now, and still the holder: so the handle is the daemon's and not a successor's.
+            if daemon.is_running() and pidfile.holder() == pid:
+                return daemon
+        return None
+
+    def ready(self, message: str | None = None) -> None:
+        """Say that the daemon is ready, and let the launcher report success.
+
+        With `wait_ready` the program calls this when it can serve; it comes back when the launcher
+        has taken the news. In the foreground the supervisor is told. *message* is a last status.
+        A second call does nothing.
+
+        Raises:
+            SystemExit: the launcher has given up (it was killed, or the time was up) and so the
+                daemon has to go; the context is released.
+            RuntimeError: the context is not open.
+        """
+        plan, notifier = self._opened("ready")
+        from reborn._handshake import LauncherGoneError
+
+        try:
+            first = notifier.ready(message)
+        except LauncherGoneError:
+            self._go_away()
+        if first:
+            self._forget_errors(plan)
+
+    def status(self, message: str) -> None:
+        """Say what the daemon is doing, in one line.
+
+        A launcher that waits at a terminal shows it until the daemon is ready; a supervisor that
+        can show it does at any time.
+
+        Raises:
+            SystemExit: the launcher has given up, as in `ready`.
+            RuntimeError: the context is not open.
+        """
+        _, notifier = self._opened("status")
+        from reborn._handshake import LauncherGoneError
+
+        try:
+            notifier.status(message)
+        except LauncherGoneError:
+            self._go_away()
+
+    def open(self) -> None:
+        """Become a daemon, as PEP 3143 has it: the launcher leaves here.
+
+        The launcher ends with exit status 0 once the daemon is ready; buffered output is written,
+        and functions registered with `atexit` run in the daemon only. Nothing happens if the
+        context is open.
+
+        Raises:
+            StartError: as `reborn`, in the launcher.
+        """
+        if self.is_open:
+            return
+        if self.reborn() is not None:
+            from reborn import _descriptors
+
+            _descriptors.flush()
+            os._exit(0)
+
+    def close(self) -> None:
+        """Do what `release` does (PEP 3143)."""
+        self.release()
+
+    def __enter__(self) -> Self:
+        """Call `open`; the block runs in the daemon."""
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Call `close`."""
+        self._end(kind, error, traceback)
+
+    def terminate(self, signal_number: int, stack_frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler
+        """Handle SIGTERM: end the program with exit status 0, since that was asked for.
+
+        Raises:
+            SystemExit: at once, or in a running asyncio loop between two of its callbacks.
+        """
+        asyncio = sys.modules.get("asyncio")
+        loop = None if asyncio is None else asyncio._get_running_loop()  # noqa: SLF001 - documented
+        if loop is None:
+            raise SystemExit(0)
+        # Raised in the middle of the loop it could lose a callback, and the loop would never end.
+        loop.call_soon_threadsafe(_leave)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process is the daemon (or foreground program) of this context."""
+        return getattr(self, "_pid", None) == os.getpid()
+
+    @property
+    def supervisor(self) -> Supervisor | None:
+        """Who runs this process in the foreground: its `name`, and the `reason` to think so."""
+        _require_posix()
+        from reborn import _supervision
+
+        return _supervision.detect()
+
+    @property
+    def sockets(self) -> dict[str, socket.socket]:
+        """The sockets that systemd or the launcher handed to this process, by name.
+
+        systemd's are named by FileDescriptorName=. Those in the launcher's `files_preserve` are
+        named by their number and come with ``strategy="reexec"``, also before `reborn()`.
+        """
+        _require_posix()
+        if self._sockets is None:
+            from reborn import _origin, _supervision
+
+            preserved = [] if _origin.launch is None else _origin.launch.preserved
+            self._sockets = _supervision.sockets(preserved)
+        return self._sockets
+
+    def _detaches(self) -> bool:
+        return self.supervisor is None if self.detach_process is None else self.detach_process
+
+    def _carry_on(self, plan: Plan, begun: Beginning) -> None:
+        """Be the daemon: take the steps; on failure tell the launcher, and leave nothing."""
+        from reborn import _signals, _steps
+        from reborn._handshake import LauncherGoneError
+
+        report = begun.report
+        try:
+            stage = _steps.detached_stage(plan, begun)
+            _steps.run(stage)
+            self._enter(plan, report)
+            self._null = stage.null
+            # A signal finds a daemon that is ready or one that is not, and nothing between.
+            mask = _signals.block_all()
+            if not plan.wait_ready:
+                report.ready()
+                self._forget_errors(plan)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the launcher is told
+            try:
+                if not isinstance(error, LauncherGoneError):
+                    report.failed(error)
+                if plan.pidfile is not None:
+                    plan.pidfile.release()
+            finally:
+                os._exit(1)  # not into the program's own except and finally
+        _signals.restore_mask(mask)
+
+    def _go_away(self) -> NoReturn:
+        """End a daemon whose launcher has given up."""
+        self.release()
+        text = "nobody waits for this daemon any more, so it goes away"
+        raise SystemExit(text) from None
+
+    def _forget_errors(self, plan: Plan) -> None:
+        """Leave the file that took stderr until READY."""
+        from reborn import _launcher
+
+        null, self._null = self._null, None
+        if null is not None:
+            _launcher.forget_errors(plan, null)
+
+    def _stay(self, plan: Plan) -> None:
+        """Take the steps in the foreground; streams and descriptors are the supervisor's affair."""
+        from reborn import _launcher, _steps, _supervision
+
+        _launcher.lock_pidfile(plan)
+        try:
+            opened = _launcher.open_log(plan)
+            _steps.run(_steps.foreground_stage(plan, None if opened is None else opened[0]))
+            self._enter(plan, _supervision.Notifier(_supervision.detect()))
+        except BaseException:
+            if plan.pidfile is not None:
+                plan.pidfile.release()
+            raise
+        if not plan.wait_ready:
+            self.ready()
+
+    def _enter(self, plan: Plan, notifier: Report | Notifier) -> None:
+        """Open the context in this process."""
+        import atexit
+
+        if plan.guard is not None:
+            plan.guard.__enter__()
+        self._plan, self._notifier = plan, notifier
+        self._pid = os.getpid()
+        atexit.register(self.release)
+
+    def _end(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self.is_open:
+            return
+        import atexit
+
+        plan, notifier = self._opened("release")
+        self._pid = None
+        atexit.unregister(self.release)
+        try:
+            notifier.stopping()
+            if plan.guard is not None:
+                plan.guard.__exit__(kind, error, traceback)
+        finally:
+            if plan.pidfile is not None:
+                plan.pidfile.release()
+
+    def _opened(self, method: str) -> tuple[Plan, Report | Notifier]:
+        if not self.is_open or self._plan is None or self._notifier is None:
+            message = f"{method}() belongs to the daemon, and the context is not open here"
+            raise RuntimeError(message)
+        return self._plan, self._notifier
+
+
+def _leave() -> None:
+    raise SystemExit(0)
+
+
+def was_reborn() -> bool:
+    """Tell whether this process is a daemon that `reborn()` has made.
+
+    False in the launcher, and in what the daemon forks or starts. With ``strategy="reexec"`` it is
+    True from the first line of the program on.
+    """
+    if sys.platform == "win32":
+        return False
+    from reborn import _detach
+
+    return _detach.was_reborn()
+
+
+def _require_posix() -> None:
+    """Refuse a system without fork and setsid.
+
+    Raises:
+        NotSupportedError: this is one.
+    """
+    if sys.platform == "win32":
+        raise NotSupportedError(platform=sys.platform)

@@ -1,0 +1,136 @@
+"""Which descriptors a daemon keeps, and where its 0, 1 and 2 point.
+
+APUE 13.3 closes every descriptor it does not need. Three things that one learns later are done
+here: descriptors 0 to 2 are never left closed (the next file opened would become stdout), what
+`logging` writes to stays open, and a number that a Python object of the launcher may still close
+one day is kept occupied, so that it never becomes somebody else's file under that object.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+STANDARD = (0, 1, 2)
+# More of them than that are closed at once, without a placeholder each.
+_PLACEHOLDERS = 4096
+
+
+def fill_standard() -> list[int]:
+    """Open the null device on each of 0, 1, 2 that is closed; return which."""
+    # One after the other: open(2) takes the lowest free number.
+    return [os.open(os.devnull, os.O_RDWR) for fd in STANDARD if not is_open(fd)]
+
+
+def open_null() -> int:
+    """Open the null device."""
+    return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+
+
+def connect(sources: Sequence[int | None]) -> None:
+    """Make 0, 1 and 2 copies of the *sources*; None leaves the stream as it is."""
+    # First out of the way: a source may itself be one of 0, 1, 2.
+    copies = [None if fd is None else duplicate(fd) for fd in sources]
+    for number, copy in zip(STANDARD, copies, strict=True):
+        if copy is not None:
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def flush() -> None:
+    """Write out what Python has buffered, so that it does not come out of two processes."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            continue  # None, broken or closed
+
+
+def duplicate(fd: int) -> int:
+    """Return a copy of *fd* above the standard descriptors, closed on exec."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def open_descriptors() -> list[int]:
+    """Return the open descriptors, in order.
+
+    Some systems list only 0 to 2 in /dev/fd (FreeBSD without fdescfs), and a limit can be 2**30,
+    so the last resort tries the numbers up to a bound that no sane program reaches.
+    """
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        try:
+            listed = sorted(int(name) for name in os.listdir(folder))
+        except OSError:
+            continue
+        if listed[3:]:  # the listing's own descriptor is a fourth
+            return [fd for fd in listed if is_open(fd)]
+    limit = min(os.sysconf("SC_OPEN_MAX"), 65536)
+    return [fd for fd in range(limit) if is_open(fd)]
+
+
+def is_open(fd: int) -> bool:
+    """Tell whether *fd* is an open descriptor."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def close_inherited(opened: Iterable[int], *, keep: Iterable[int], null: int) -> None:
+    """Close every one of the *opened* descriptors above 2 that is not in *keep*.
+
+    What came from the program that started the launcher is closed. What the launcher opened itself
+    (it is closed on exec, as PEP 446 has it) gives way to *null*, the null device.
+    """
+    kept = {*STANDARD, null, *keep}
+    doomed = [fd for fd in opened if fd not in kept and is_open(fd)]
+    if len(doomed) > _PLACEHOLDERS:
+        low = STANDARD[-1] + 1
+        for fd in (*sorted(fd for fd in kept if fd >= low), doomed[-1] + 1):
+            if low < fd:  # CPython takes an empty range for an endless one
+                os.closerange(low, fd)
+            low = fd + 1
+        return
+    for fd in doomed:
+        if os.get_inheritable(fd):
+            os.close(fd)
+        else:
+            os.dup2(null, fd, inheritable=False)
+
+
+def logging_descriptors() -> list[int]:
+    """Return the descriptors that handlers of `logging` write to."""
+    logging = sys.modules.get("logging")
+    if logging is None:
+        return []
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = [handler for logger in loggers for handler in getattr(logger, "handlers", ())]
+    return [fd for handler in handlers for fd in _handler_descriptors(handler)]
+
+
+def _handler_descriptors(handler: object) -> Iterator[int]:
+    # stream: files; sock and socket: the network and syslog handlers; target: MemoryHandler.
+    for name in ("stream", "sock", "socket"):
+        fd = fileno(getattr(handler, name, None))
+        if fd is not None:
+            yield fd
+    target = getattr(handler, "target", None)
+    if target is not None:
+        yield from _handler_descriptors(target)
+
+
+def fileno(file: object) -> int | None:
+    """Return the descriptor of *file* (or *file* itself, if it is one); None if it has none."""
+    if isinstance(file, int):
+        return file
+    try:
+        fd = file.fileno()  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return None
+    return fd if isinstance(fd, int) and fd >= 0 else None

@@ -1,0 +1,365 @@
+"""Leave the launcher: by fork, or by starting the program again.
+
+The launcher starts the intermediate (`by_fork`, `by_reexec`) and has an `Attempt` to wait for; the
+intermediate leads the new session, starts the daemon, and says how it ended (`lead`, or a shell);
+the daemon comes out of `by_fork`, or in its second life out of `resume`, with a `Beginning`.
+
+Why two processes to make one: the first calls setsid(2) and so has no terminal, but as the leader
+of the session it would get the next one that it opens (APUE 9.5); the second can not. The
+intermediate stays until the daemon is ready, because only a parent learns how its child ended.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from reborn import _attempt, _descriptors, _handshake, _origin, _process, _signals
+from reborn._handshake import Report
+from reborn._process import Daemon, Held
+from reborn.exceptions import (
+    ForkUnsafeError,
+    ForkWithThreadsWarning,
+    RebornError,
+    RelaunchError,
+    StepError,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    from reborn._attempt import Attempt
+    from reborn._handshake import Channel
+    from reborn._options import Plan
+
+# The daemons that this process has started, in order; see `Launch.earlier`.
+# Weakly: a handle that the program has dropped must not keep a descriptor.
+started: list[tuple[int, Callable[[], Held | None]]] = []
+# The process that became a daemon here; the workers it forks are not it.
+_daemon_pid: int | None = None
+
+
+class Beginning:
+    """What the daemon finds: its way to the launcher, its streams, and what to close then."""
+
+    def __init__(
+        self,
+        report: Report,
+        streams: Sequence[int | None],
+        *,
+        spare: Sequence[int] = (),
+        forked: bool = False,
+    ) -> None:
+        self.report = report
+        self.streams = streams
+        self.spare = spare
+        self.forked = forked
+
+
+def was_reborn() -> bool:
+    """Tell whether this process is a daemon that `reborn()` made.
+
+    False in the launcher and in processes that the daemon forks or starts. With
+    ``strategy="reexec"`` it is True from the first line of the program on.
+    """
+    launch = _origin.launch
+    return os.getpid() in (_daemon_pid, None if launch is None else launch.pid)
+
+
+def resume(plan: Plan) -> Daemon | Beginning | None:
+    """Carry on where a launcher started this program again; None if none did.
+
+    The launcher may have started other daemons before this one; the calls that did so give the
+    same handles here. Where the pid file is not the one that the launcher locked, the launcher is
+    told, and the process ends.
+    """
+    global _daemon_pid  # noqa: PLW0603 - a fact about this process
+    launch = _origin.launch
+    if launch is None or not launch.pending or launch.pid != os.getpid():
+        return None
+    if launch.earlier:
+        pid, pidfd = launch.earlier.pop(0)
+        held = None
+        if pidfd is not None:
+            held = Held(pid, pidfd=pidfd)
+        elif plan.pidfile is not None and plan.pidfile.holder() == pid:
+            held = _process.hold(pid)
+        return Daemon(pid, held=held, pidfile=plan.pidfile)
+    launch.pending = False
+    _daemon_pid = launch.pid
+    if plan.pidfile is not None:
+        try:
+            with Step("lock", f"take over pid file {plan.pidfile.path!r}", role="daemon"):
+                plan.pidfile.adopt(launch.lock_fd)
+        except RebornError as error:
+            launch.report.failed(error)
+            os._exit(1)
+    # 0, 1 and 2 are the null device and the log since the start; own files go instead.
+    return Beginning(launch.report, plan.streams)
+
+
+def by_fork(streams: Sequence[int], *, spare: Sequence[int]) -> Attempt | Beginning:
+    """Fork twice: an `Attempt` in the launcher, a `Beginning` in the daemon.
+
+    Raises:
+        StepError: there can be no more processes; nothing has been started.
+    """
+    _descriptors.flush()
+    ours, theirs = _handshake.open_channel()
+    try:
+        pid = fork_blocked()
+    except BaseException:
+        ours.close()
+        theirs.close()
+        raise
+    if pid == 0:
+        ours.close()
+        lead(theirs, os.fork)
+        return _begin(theirs, streams, spare)
+    theirs.close()
+    return _attempt.Attempt(ours, pid)
+
+
+def _begin(channel: Channel, streams: Sequence[int], spare: Sequence[int]) -> Beginning:
+    """Daemon: the first thing after the second fork."""
+    global _daemon_pid  # noqa: PLW0603 - a fact about this process
+    _daemon_pid = os.getpid()
+    report = Report(channel)
+    try:
+        report.begin()
+    except BaseException:  # noqa: BLE001 - this copy of the program must not come back to life
+        os._exit(1)
+    return Beginning(report, streams, spare=spare, forked=True)
+
+
+def by_reexec(argv: Sequence[str], plan: Plan, streams: Sequence[int]) -> Attempt:
+    """Start the program again, below a shell or, where there is none, a forked intermediate.
+
+    Raises:
+        StepError: it cannot be started.
+    """
+    from reborn import _relaunch
+
+    _descriptors.flush()
+    ours, theirs = _handshake.open_channel()
+    standard = [_descriptors.duplicate(fd) for fd in streams]
+    try:
+        # Held until the program is started, so that their descriptors are what is announced.
+        earlier = [(pid, held()) for pid, held in started]
+        env = _relaunch.announce(plan, ours, theirs, earlier)
+        handed = _relaunch.handed_over(plan, theirs, earlier)
+        directory = _origin.directory
+        if directory == _origin.current_directory():
+            directory = None  # also where we may no longer enter the one we are in
+        with Step("exec", f"start {argv[0]!r} again", role="launcher"):
+            pid = _relaunch.spawn_shell(
+                argv, env, directory=directory, standard=standard, handed=handed
+            )
+        if pid is None:
+            pid = fork_blocked()
+            if pid == 0:
+                ours.close()
+                relaunch_below(
+                    theirs, argv, env, directory=directory, standard=standard, handed=handed
+                )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        for fd in standard:
+            os.close(fd)
+    return _attempt.Attempt(ours, pid)
+
+
+def lead(channel: Channel, start: Callable[[], int]) -> None:
+    """Intermediate: lead a new session, start the daemon, say how it ended.
+
+    This returns in one process only: the daemon, where *start* is a fork.
+    """
+    step, action, pid = "session", "start a session", -1
+    try:
+        # Where the launcher ignores it, nobody could wait for the daemon (waitpid(2)).
+        reaper = _signals.let_wait()
+        os.setsid()
+        step, action = "second fork", "start the daemon"
+        pid = start()
+        if pid == 0:
+            _signals.install(reaper)
+            return
+        _, status = os.waitpid(pid, 0)
+        channel.send(EXIT_STATUS=os.waitstatus_to_exitcode(status))
+    except BrokenPipeError:
+        pass  # no launcher, nobody to tell
+    except OSError as error:
+        failure = StepError.from_os_error(error, action=action, step=step, role="intermediate")
+        Report(channel).failed(failure)
+    finally:
+        if pid != 0:
+            os._exit(0)
+
+
+def relaunch_below(
+    channel: Channel,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    directory: str | None,
+    standard: Sequence[int],
+    handed: Sequence[int],
+) -> None:
+    """Intermediate, where no shell can be one: the same as `lead`, with the program started again.
+
+    The launcher may have had threads; nothing happens here but system calls.
+    """
+    from reborn import _relaunch
+
+    def start() -> int:
+        if directory is not None:
+            os.chdir(directory)
+        marked = {**env, _origin.MARK: f"{env[_origin.MARK]}:{os.getpid()}"}
+        return _relaunch.spawn_program(argv, marked, standard=standard, handed=handed)
+
+    lead(channel, start)
+
+
+def fork_blocked() -> int:
+    """Fork with all signals blocked, which the child stays until it resets them.
+
+    No handler of the program may run in a process that is only half a daemon.
+
+    Raises:
+        StepError: there can be no more processes.
+    """
+    mask = _signals.block_all()
+    pid = -1
+    try:
+        with Step("fork", "fork the intermediate", role="launcher"):
+            pid = _fork_unwarned()
+    finally:
+        if pid != 0:
+            _signals.restore_mask(mask)
+    return pid
+
+
+def _fork_unwarned() -> int:
+    """Fork without CPython's own word about threads.
+
+    Ours has been said, in time; theirs comes after the fork (3.12), and if it is an error nobody
+    would know the child.
+    """
+    if len(sys._current_frames()) == 1 and _native_threads() == 1:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        return os.fork()
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _native_threads() -> int:
+    """Return how many threads the system sees, those of C libraries included; 0: unknown."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return 0
+
+
+def check_fork_safety() -> None:
+    """Refuse or warn where a copy of this process would not work like the original.
+
+    Raises:
+        ForkUnsafeError: an event loop is running, or this is not the main thread.
+    """
+    thread = _other_thread()
+    if thread is not None:
+        # Its end would be no end of the program: no atexit, no flush, or none at all.
+        raise ForkUnsafeError(
+            reason=f"in thread {thread!r}, whose end would not end the daemon",
+            remedy="call reborn() in the main thread",
+        )
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented
+        raise ForkUnsafeError(reason="while an asyncio event loop is running")
+    others = len(sys._current_frames()) - 1  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    if others < 1:
+        return
+    import threading
+    import warnings
+
+    me = threading.current_thread()
+    # Those that were not started through threading have no name.
+    names = [repr(thread.name) for thread in threading.enumerate() if thread is not me] or ["?"]
+    count = "another thread runs" if others == 1 else f"{others} other threads run"
+    warnings.warn(
+        f"forking while {count} ({', '.join(names)}), which the daemon will not have; "
+        "call reborn() earlier or use strategy='reexec'",
+        ForkWithThreadsWarning,
+        stacklevel=_frames_of_ours(),
+    )
+
+
+def _other_thread() -> str | None:
+    """Return the name of the current thread, unless it is the main thread."""
+    threading = sys.modules.get("threading")
+    if threading is None or threading.current_thread() is threading.main_thread():
+        return None
+    name: str = threading.current_thread().name
+    return name
+
+
+def _frames_of_ours() -> int:
+    """Return how many frames a warning must go up to reach the program's own code."""
+    frame, level = sys._getframe(1), 1  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("reborn."):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def relaunch_command(args: Sequence[str] | None) -> list[str]:
+    """Return the command that starts this program again, with *args* as its arguments.
+
+    Raises:
+        RelaunchError: that cannot be done.
+    """
+    from reborn import _relaunch
+
+    if was_reborn() or _origin.launch is not None:
+        raise RelaunchError(
+            reason="this process comes from such a start already, and would repeat it for ever",
+            remedy="use strategy='fork', or start another program with subprocess",
+        )
+    thread = _other_thread()
+    if thread is not None:
+        raise RelaunchError(
+            reason=f"thread {thread!r} calls reborn(), and only the main thread handles signals",
+            remedy="call it in the main thread",
+        )
+    if _origin.directory is None or not os.path.isdir(_origin.directory):
+        raise RelaunchError(reason="the directory it was started in is gone")
+    return _relaunch.command(args)
+
+
+class Step:
+    """Make an `OSError` inside the block a `StepError`."""
+
+    def __init__(self, step: str, action: str, *, role: str) -> None:
+        self.step = step
+        self.action = action
+        self.role = role
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, StepError):
+            raise StepError.from_os_error(
+                error, action=self.action, step=self.step, role=self.role
+            ) from None

@@ -1,0 +1,203 @@
+"""Open a file that a stranger may have prepared.
+
+The pid file and the log are opened by a process that is often root, in directories that others can
+often write (CVE-2017-11747, CVE-2020-28935). Both follow one rule, judged on the open descriptor
+and never on a path that may have changed since: a regular file, with one name, that belongs to us
+or to root unless nobody else can write its directory.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from errno import ELOOP, EMLINK, ENXIO, EOPNOTSUPP
+
+from reborn.exceptions import UnsafeFileError
+
+# Enough to pass through a directory that we may search but not list; macOS has no such flag.
+_SEARCH = getattr(os, "O_PATH", os.O_RDONLY)
+# A planted fifo must not make open() wait, a planted terminal must not become ours.
+_CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+# Opened by name these would fail for a socket, and close the launcher's own streams afterwards.
+_OWN_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
+_LINKS = 40  # as many as the kernel follows (path_resolution(7))
+
+
+def open_directory(path: str, *, kind: str) -> tuple[int, str]:
+    """Open the directory of the file *path*, and return it with the file's name in it.
+
+    Later look-ups do not depend on what the directory's name means by then. On the way there,
+    links are followed only where nobody else could have put them (/var/run is one).
+
+    Raises:
+        UnsafeFileError: a link on the way is in a directory that others can write.
+        OSError: there is no such directory.
+    """
+    folder, name = os.path.split(path)
+    flags = _SEARCH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    directory = os.open("/", flags)
+    try:
+        steps = folder.split("/")[::-1]
+        links = 0
+        while steps:
+            step = steps.pop()
+            if step in ("", "."):
+                continue
+            try:
+                entered = os.open(step, flags, dir_fd=directory)
+            except OSError:
+                target = _read_link(step, directory)
+                links += 1
+                if target is None or links > _LINKS:
+                    raise
+                if others_can_write(os.fstat(directory)):
+                    reason = f"{step!r} on the way is a link in a directory that others can write"
+                    raise UnsafeFileError(kind=kind, path=path, reason=reason) from None
+                steps += target.split("/")[::-1]
+                entered = os.open("/" if target.startswith("/") else ".", flags, dir_fd=directory)
+            os.close(directory)
+            directory = entered
+    except BaseException:
+        os.close(directory)
+        raise
+    return directory, name
+
+
+def _read_link(name: str, directory: int) -> str | None:
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except OSError:
+        return None  # it is something else, or not there
+
+
+def open_or_create(name: str, flags: int, *, mode: int, directory: int) -> tuple[int, bool]:
+    """Open *name* below the open *directory*, and tell whether this call made it.
+
+    A file made here has exactly *mode*, whatever the umask. Symbolic links are an `OSError` with
+    ELOOP (EMLINK on FreeBSD).
+    """
+    while True:
+        try:
+            return os.open(name, flags | _CAREFUL, dir_fd=directory), False
+        except FileNotFoundError:
+            pass
+        try:
+            fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | _CAREFUL, mode, dir_fd=directory)
+        except FileExistsError:
+            continue  # made by somebody else between the two calls
+        os.fchmod(fd, mode)
+        return fd, True
+
+
+def is_link_refusal(error: OSError) -> bool:
+    """Tell whether open() failed because of O_NOFOLLOW."""
+    return error.errno in (ELOOP, EMLINK)
+
+
+def is_kind_refusal(error: OSError) -> bool:
+    """Tell whether open() failed because of a socket, or a fifo that nobody reads."""
+    return error.errno in (ENXIO, EOPNOTSUPP)
+
+
+def others_can_write(status: os.stat_result) -> bool:
+    """Tell whether a directory lets somebody besides its owner (or root) put files into it."""
+    return bool(status.st_mode & (stat.S_IWOTH | stat.S_IWGRP)) or not is_trusted(status.st_uid)
+
+
+def is_trusted(uid: int) -> bool:
+    """Tell whether what *uid* owns may be believed: ours, or root's."""
+    return uid in (0, os.geteuid())
+
+
+def check(fd: int, *, kind: str, path: str, directory: int) -> os.stat_result:
+    """Refuse the open file *fd* if a stranger could have planted it.
+
+    Raises:
+        UnsafeFileError: it is no regular file, has a second name, or is another owner's in a
+            directory that others can write.
+    """
+    status = os.fstat(fd)
+    parent = os.fstat(directory)
+    shared = parent.st_mode & (stat.S_IWOTH | stat.S_ISVTX)
+    if not stat.S_ISREG(status.st_mode):
+        reason = "it is not a regular file"
+    elif status.st_nlink > 1:
+        reason = "it has a second name (a hard link)"
+    elif shared and not is_trusted(status.st_uid):
+        reason = f"it belongs to user {status.st_uid} in a directory that others can write"
+    else:
+        return status
+    raise UnsafeFileError(kind=kind, path=path, reason=reason)
+
+
+def give(fd: int, uid: int | None, gid: int | None) -> None:
+    """Give the open file to a user and group, if we may; None leaves one alone."""
+    try:
+        os.fchown(fd, -1 if uid is None else uid, -1 if gid is None else gid)
+    except PermissionError:
+        pass  # who may not give it away may not become that user either, and is told so later
+
+
+def open_log(path: str, *, mode: int) -> tuple[int, bool]:
+    """Open the log *path* for append, and tell whether this call made it.
+
+    A link is followed only where nobody else could have put it. `/dev/stdout` and `/dev/stderr`
+    are the caller's own streams, whatever they are connected to.
+
+    Raises:
+        UnsafeFileError: it is a link, or a file that a stranger could have planted.
+        OSError: it cannot be opened.
+    """
+    if path in _OWN_STREAMS:
+        return os.dup(_OWN_STREAMS[path]), False
+    target = path
+    for _ in range(_LINKS):
+        directory, name = open_directory(target, kind="log file")
+        try:
+            flags = os.O_WRONLY | os.O_APPEND
+            fd, made = open_or_create(name, flags, mode=mode, directory=directory)
+            try:
+                _check_log(fd, path=path, directory=directory)
+            except BaseException:
+                os.close(fd)
+                raise
+            os.set_blocking(fd, True)
+            return fd, made
+        except OSError as error:
+            if is_kind_refusal(error):
+                reason = "it is not a regular file"
+                raise UnsafeFileError(kind="log file", path=path, reason=reason) from None
+            if not is_link_refusal(error):
+                raise
+            if others_can_write(os.fstat(directory)):
+                reason = "it is a symbolic link in a directory that others can write"
+                raise UnsafeFileError(kind="log file", path=path, reason=reason) from None
+            target = os.path.join(os.path.dirname(target), os.readlink(name, dir_fd=directory))
+        finally:
+            os.close(directory)
+    reason = "it is a loop of symbolic links"
+    raise UnsafeFileError(kind="log file", path=path, reason=reason)
+
+
+def _check_log(fd: int, *, path: str, directory: int) -> None:
+    """Refuse a planted log; a device such as /dev/null is as good as its directory."""
+    device = stat.S_ISCHR(os.fstat(fd).st_mode)
+    if not (device and not others_can_write(os.fstat(directory))):
+        check(fd, kind="log file", path=path, directory=directory)
+
+
+def remove_if_empty(path: str, log_fd: int) -> None:
+    """Remove the log *path*, open as *log_fd*, if nobody has written to it."""
+    try:
+        directory, name = open_directory(path, kind="log file")
+    except (OSError, UnsafeFileError):
+        return  # gone, or not what it was
+    try:
+        status = os.fstat(log_fd)
+        named = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if status.st_size == 0 and os.path.samestat(status, named):
+            os.unlink(name, dir_fd=directory)
+    except OSError:
+        pass  # gone already, or not ours to remove
+    finally:
+        os.close(directory)

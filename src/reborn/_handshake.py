@@ -1,0 +1,247 @@
+"""What launcher, intermediate and daemon say to each other until the daemon is ready.
+
+One channel, two pipes: the daemon and the intermediate write to the launcher, the launcher answers
+the daemon. Lines of KEY=value as in sd_notify(3):
+
+    1. daemon        MAINPID=4712             I am the daemon
+    2. daemon        STATUS=loading           a line for the terminal, any number of times
+    3. daemon        READY=1                  the launcher may report success
+    4. launcher      READY=1                  taken: the intermediate is gone, and so am I soon
+    or daemon        X_REBORN_ERROR={json}    why there will be no READY (also ERRNO=13)
+    or intermediate  EXIT_STATUS=-9           how the daemon ended (negative: by a signal)
+
+End of file is an answer, too. To the launcher: daemon and intermediate are gone. To the daemon: the
+launcher has given up or was killed, and so the daemon goes away; otherwise a start that was
+reported as failed could leave a daemon. On Linux the kernel sends the daemon SIGTERM at that very
+moment (F_SETSIG in fcntl(2)); elsewhere `ready()` notices.
+
+Pipes rather than a socket: they are made by `os` alone, while `socket` costs a bare program half an
+interpreter start-up. JSON rather than pickle: nothing that is read here can run code.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+
+from reborn import exceptions
+from reborn.exceptions import ProgramError, RebornError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Callable
+    from types import TracebackType
+else:
+    import _signal
+
+ERROR = "X_REBORN_ERROR"
+_LONGEST_TRACEBACK = 32768
+
+
+class LauncherGoneError(Exception):
+    """Nobody waits for this daemon any more."""
+
+
+class Channel:
+    """One end: a pipe to read from and a pipe to write to."""
+
+    __slots__ = ("_rest", "incoming", "outgoing")
+
+    def __init__(self, incoming: int, outgoing: int) -> None:
+        self.incoming = incoming
+        self.outgoing = outgoing
+        self._rest = b""
+
+    def send(self, **assignments: object) -> int:
+        """Write a line for each of *assignments*; return how many bytes that was.
+
+        Raises:
+            BrokenPipeError: nobody reads the other end.
+        """
+        lines = [f"{key}={_one_line(str(value))}\n" for key, value in assignments.items()]
+        data = encode("".join(lines))
+        # The program may have made SIGPIPE deadly, as filters do; this write must not end it.
+        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGPIPE})
+        pending = _signal.SIGPIPE in _signal.sigpending()
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self.outgoing, data[written:])
+        except BrokenPipeError:
+            if _signal.SIGPIPE in _signal.sigpending() and not pending:
+                _signal.sigwait({_signal.SIGPIPE})
+            raise
+        finally:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+        return written
+
+    def receive(self) -> list[tuple[str, str]] | None:
+        """Wait for something to read; return the complete lines in it, None at the end of file."""
+        data = os.read(self.incoming, 65536)
+        if not data:
+            return None
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        pairs = (line.decode("utf-8", "surrogateescape").partition("=") for line in lines)
+        return [(key, value) for key, _, value in pairs]
+
+    def close(self) -> None:
+        """Close both pipes."""
+        os.close(self.incoming)
+        os.close(self.outgoing)
+
+
+def open_channel() -> tuple[Channel, Channel]:
+    """Return the launcher's and the daemon's end of a new channel."""
+    to_launcher, from_daemon = os.pipe()
+    try:
+        to_daemon, from_launcher = os.pipe()
+    except BaseException:
+        os.close(to_launcher)
+        os.close(from_daemon)
+        raise
+    return Channel(to_launcher, from_launcher), Channel(to_daemon, from_daemon)
+
+
+def encode(text: str) -> bytes:
+    """Return *text* as it is sent; bytes that a file name or variable has smuggled in come out."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return text.encode("utf-8", "backslashreplace")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
+
+
+class Report:
+    """The daemon's end: tell the launcher how the start goes."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel: Channel | None = channel
+        self._previous_hook: Callable[..., object] | None = None
+
+    def begin(self) -> None:
+        """Say which process is the daemon; from now on notice when the launcher goes away."""
+        channel = self._open_channel()
+        self._watch(channel, on=True)
+        self._previous_hook, sys.excepthook = sys.excepthook, self._uncaught
+        # A worker forked before READY must not keep the launcher waiting for the end of file.
+        os.register_at_fork(after_in_child=self.close)
+        self._send(MAINPID=os.getpid())
+
+    def status(self, message: str) -> None:
+        """Say what the daemon is doing; nothing happens once it is ready."""
+        if self._channel is not None:
+            self._send(STATUS=message)
+
+    def failed(self, error: BaseException) -> None:
+        """Say why there will be no READY, if anybody is there to hear it."""
+        if self._channel is None:
+            return
+        import json  # late, as is traceback: 9 ms that only a failure needs
+
+        failure = error if isinstance(error, RebornError) else _program_error(error)
+        data = json.dumps({"class": type(failure).__name__, "data": failure.as_data()})
+        number = error.errno if isinstance(error, OSError) else None
+        try:
+            self._send(**({} if number is None else {"ERRNO": number}), **{ERROR: data})
+        except LauncherGoneError:
+            pass
+
+    def ready(self, message: str | None = None) -> bool:
+        """Say READY, and return when the launcher has taken it; False if it has long been.
+
+        Raises:
+            LauncherGoneError: nobody took it.
+        """
+        channel = self._channel
+        if channel is None:
+            return False
+        self._watch(channel, on=False)  # the answer must not raise the signal
+        self._send(**({} if message is None else {"STATUS": message}), READY=1)
+        if channel.receive() is None:
+            raise LauncherGoneError
+        self.close()
+        return True
+
+    def stopping(self) -> None:
+        """Say nothing: to the launcher, how the process ends says it all."""
+
+    def close(self) -> None:
+        """Leave the channel; whoever waits at the other end sees the end of file."""
+        channel, self._channel = self._channel, None
+        if channel is None:
+            return
+        channel.close()
+        if sys.excepthook == self._uncaught and self._previous_hook is not None:
+            sys.excepthook = self._previous_hook
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors that the report needs."""
+        channel = self._channel
+        return [] if channel is None else [channel.incoming, channel.outgoing]
+
+    def _open_channel(self) -> Channel:
+        assert self._channel is not None  # noqa: S101 - only our own code calls this, in order
+        return self._channel
+
+    def _send(self, **assignments: object) -> None:
+        try:
+            self._open_channel().send(**assignments)
+        except BrokenPipeError:
+            raise LauncherGoneError from None
+
+    def _watch(self, channel: Channel, *, on: bool) -> None:
+        """Have the kernel send SIGTERM when the launcher closes its end."""
+        if sys.platform != "linux":
+            return
+        flags = fcntl.fcntl(channel.incoming, fcntl.F_GETFL)
+        if on:
+            fcntl.fcntl(channel.incoming, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(channel.incoming, fcntl.F_SETSIG, _signal.SIGTERM)
+        flags = flags | os.O_ASYNC if on else flags & ~os.O_ASYNC
+        fcntl.fcntl(channel.incoming, fcntl.F_SETFL, flags)
+
+    def _uncaught(
+        self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        self.failed(error)
+        if self._previous_hook is not None:
+            self._previous_hook(kind, error, traceback)
+
+
+def _program_error(error: BaseException) -> ProgramError:
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - a broken __str__ must not hide the error
+        message = "its text cannot be had"
+    return ProgramError(
+        pid=os.getpid(),
+        exception=type(error).__qualname__,
+        message=message,
+        # The end names the error; the start of an endless recursion is of no use.
+        traceback=text[-_LONGEST_TRACEBACK:],
+    )
+
+
+def rebuild(text: str) -> RebornError:
+    """Return the error that `Report.failed` wrote.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    import json
+
+    try:
+        described = json.loads(text)
+        kind: type[RebornError] = vars(exceptions)[described["class"]]
+        return kind.from_data(described["data"])
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        message = f"not an error of the daemon: {text[:80]!r}"
+        raise ValueError(message) from error

@@ -1,0 +1,210 @@
+"""The launcher's own work: everything that can be refused while the user still looks.
+
+It locks the pid file and opens the log, leaves by `_detach`, waits by `_attempt`, and undoes what
+it did if there is no daemon in the end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _weakref import ref  # weakref itself is Python code that a bare program has not loaded
+
+from reborn import _descriptors, _detach, _files
+from reborn._detach import Beginning, Step
+from reborn._process import Daemon
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from reborn._options import Plan
+
+# How much of the daemon's stderr a message about its end shows.
+_LAST_BYTES = 4096
+_LAST_LINES = 10
+
+
+def detach(plan: Plan) -> Daemon | Beginning:
+    """Start a daemon: a `Daemon` in the launcher once it is ready, a `Beginning` in the daemon.
+
+    Raises:
+        StartError: it is not running, and nothing of it is left.
+        KeyboardInterrupt: the user gave up, and nothing is left either.
+    """
+    filled = _descriptors.fill_standard()
+    mine = True  # in the daemon the streams take their place
+    try:
+        result = Launcher(plan).start()
+        mine = isinstance(result, Daemon)
+    finally:
+        for fd in filled if mine else ():
+            os.close(fd)
+    return result
+
+
+class Launcher:
+    """What the launcher holds until the daemon is ready."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.null: int | None = None
+        self.log_fd: int | None = None
+        self.log_made = False
+        self.log_start = 0
+        # Takes the stderr of a daemon without a log until it is ready: its last words.
+        self.capture: int | None = None
+
+    def start(self) -> Daemon | Beginning:
+        """Prepare, detach, wait; undo everything if one of them fails."""
+        plan = self.plan
+        argv = None
+        if plan.strategy == "reexec":
+            argv = _detach.relaunch_command(plan.args)
+        else:
+            _detach.check_fork_safety()
+        try:
+            streams = self._prepare()
+            if argv is None:
+                attempt = _detach.by_fork(streams, spare=self._descriptors())
+            else:
+                attempt = _detach.by_reexec(argv, plan, streams)
+        except BaseException:
+            self._undo()
+            raise
+        if isinstance(attempt, Beginning):
+            return attempt
+        try:
+            held = attempt.wait_ready(plan.ready_timeout, self._last_lines)
+        except BaseException:
+            attempt.abandon()
+            self._undo()
+            raise
+        self._leave_to_daemon()
+        _detach.started.append((held.pid, ref(held)))
+        return Daemon(held.pid, held=held, pidfile=plan.pidfile)
+
+    def _prepare(self) -> list[int]:
+        """Lock the pid file and open the log; return what the daemon's 0, 1 and 2 are to be."""
+        plan = self.plan
+        lock_pidfile(plan)
+        opened = open_log(plan)
+        self.null = _descriptors.open_null()
+        log = errors = self.null
+        if opened is not None:
+            self.log_fd, self.log_made = opened
+            self.log_start = os.fstat(self.log_fd).st_size
+            log = errors = self.log_fd
+        elif captures_errors(plan):
+            with Step("log", "make a file for the first error messages", role="launcher"):
+                self.capture = _unnamed_file()
+            errors = self.capture
+        own = zip(plan.streams, (self.null, log, errors), strict=True)
+        return [default if fd is None else fd for fd, default in own]
+
+    def _descriptors(self) -> list[int]:
+        return [fd for fd in (self.null, self.log_fd, self.capture) if fd is not None]
+
+    def _last_lines(self) -> str:
+        """Return the end of what the daemon has written to its stderr."""
+        fd, start = self.capture, 0
+        if self.log_fd is not None and self.plan.log_file is not None:
+            start = self.log_start
+            fd = _reopen_for_reading(self.plan.log_file, self.log_fd)
+        if fd is None:
+            return ""
+        try:
+            size = os.fstat(fd).st_size
+            first = max(start, size - _LAST_BYTES)
+            text = os.pread(fd, size - first, first).decode("utf-8", "backslashreplace")
+        except OSError:
+            return ""
+        finally:
+            if fd != self.capture:
+                os.close(fd)
+        return "\n".join(text.rstrip("\n").split("\n")[-_LAST_LINES:])
+
+    def _leave_to_daemon(self) -> None:
+        """Close what is the daemon's from now on."""
+        if self.plan.pidfile is not None:
+            self.plan.pidfile.leave()
+        for fd in self._descriptors():
+            os.close(fd)
+        self.null = self.log_fd = self.capture = None
+
+    def _undo(self) -> None:
+        """Leave nothing behind: no lock, no pid file, no log that nobody wrote to."""
+        if self.log_made and self.log_fd is not None and self.plan.log_file is not None:
+            _files.remove_if_empty(self.plan.log_file, self.log_fd)
+        if self.plan.pidfile is not None:
+            self.plan.pidfile.release()
+        self._leave_to_daemon()
+
+
+def lock_pidfile(plan: Plan) -> None:
+    """Lock the pid file.
+
+    Raises:
+        PidFileLockedError, UnsafeFileError: it is held or was planted.
+        StepError: it cannot be locked.
+    """
+    # flock, not lockf: the lock belongs to the open file and so survives both forks.
+    # Taken in the launcher, where a refusal can still be shown to the user.
+    if plan.pidfile is not None:
+        with Step("lock", f"lock pid file {plan.pidfile.path!r}", role="launcher"):
+            plan.pidfile.acquire()
+
+
+def open_log(plan: Plan) -> tuple[int, bool] | None:
+    """Open the log; return its descriptor and whether it was made, or None if there is none.
+
+    Raises:
+        UnsafeFileError: it was planted.
+        StepError: it cannot be opened.
+    """
+    if plan.log_file is None:
+        return None
+    with Step("log", f"open log file {plan.log_file!r}", role="launcher"):
+        fd, made = _files.open_log(plan.log_file, mode=plan.log_file_mode)
+        if made and plan.identity is not None:
+            # By descriptor, never by path: so that the daemon can open its log again (logrotate).
+            _files.give(fd, plan.identity.uid, plan.identity.gid)
+    return fd, made
+
+
+def captures_errors(plan: Plan) -> bool:
+    """Tell whether a file takes the daemon's stderr until it is ready, for want of a log."""
+    silent = plan.log_file is None and plan.streams[2] is None
+    return silent and (plan.wait_ready or plan.strategy == "reexec")
+
+
+def forget_errors(plan: Plan, null: int) -> None:
+    """Daemon: once it is ready, nobody reads the file that took its stderr.
+
+    The null device *null* has been opened in time, since a new root may have none; it is closed.
+    """
+    if captures_errors(plan):
+        _descriptors.connect((None, None, null))
+    os.close(null)
+
+
+def _unnamed_file() -> int:
+    """Make a file that no directory lists and that goes with its last descriptor."""
+    if sys.platform == "linux":
+        return os.memfd_create("reborn-stderr")
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return _descriptors.duplicate(file.fileno())
+
+
+def _reopen_for_reading(path: str, log_fd: int) -> int | None:
+    """Open the log that *log_fd* appends to; None if it is no file that can be read."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if os.path.sameopenfile(fd, log_fd):
+        return fd
+    os.close(fd)
+    return None

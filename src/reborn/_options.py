@@ -1,0 +1,393 @@
+"""Check what was asked for, and resolve it against the system.
+
+Two moments: a value is checked when it is given, by the table at the end; what depends on other
+options or on the system (paths, accounts, who runs us) is resolved once in the launcher, before
+anything is forked or locked. The result, a `Plan`, is all that the later modules see.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from typing import Any, NoReturn
+
+    from reborn._context import DaemonContext
+    from reborn._pidfile import PidFile
+    from reborn._privileges import Identity
+else:
+    import _signal
+
+_PERMISSIONS = 0o777
+# PEP 3143: what a terminal sends to stop a job is ignored, SIGTERM ends the program.
+_TERMINAL_STOPS = ("SIGTSTP", "SIGTTIN", "SIGTTOU")
+
+
+NAMES = (
+    "pidfile",
+    "pidfile_mode",
+    "log_file",
+    "log_file_mode",
+    "stdin",
+    "stdout",
+    "stderr",
+    "working_directory",
+    "umask",
+    "chroot_directory",
+    "uid",
+    "gid",
+    "initgroups",
+    "prevent_core",
+    "files_preserve",
+    "signal_map",
+    "detach_process",
+    "strategy",
+    "args",
+    "env",
+    "wait_ready",
+    "ready_timeout",
+)
+
+
+class Plan:
+    """What is to be done, with every name resolved."""
+
+    __slots__ = (
+        "args",
+        "chroot_directory",
+        "env",
+        "guard",
+        "handlers",
+        "identity",
+        "log_file",
+        "log_file_mode",
+        "pidfile",
+        "preserve",
+        "prevent_core",
+        "ready_timeout",
+        "strategy",
+        "streams",
+        "umask",
+        "wait_ready",
+        "working_directory",
+    )
+
+    args: Sequence[str] | None
+    chroot_directory: str | None
+    env: Mapping[str, str] | None
+    guard: AbstractContextManager[Any] | None
+    handlers: dict[int, Any]
+    identity: Identity | None
+    log_file: str | None
+    log_file_mode: int
+    pidfile: PidFile | None
+    preserve: list[int]
+    prevent_core: bool
+    ready_timeout: float
+    strategy: str
+    streams: list[int | None]
+    umask: int
+    wait_ready: bool
+    working_directory: str | None
+
+
+def resolve(context: DaemonContext) -> Plan:
+    """Return the plan of *context*.
+
+    Raises:
+        ValueError: two options exclude each other, or name what does not exist.
+        TypeError: an option cannot be used the way it is.
+    """
+    from reborn import _descriptors
+
+    plan = Plan()
+    for name in ("log_file_mode", "prevent_core", "ready_timeout", "strategy", "umask"):
+        setattr(plan, name, getattr(context, name))
+    plan.wait_ready = context.wait_ready
+    plan.args, plan.env = context.args, context.env
+    if context.strategy != "reexec":
+        for name in ("args", "env"):
+            if getattr(context, name) is not None:
+                _refuse(f"{name} changes how the program is started again; use strategy='reexec'")
+    plan.pidfile = plan.guard = None
+    if context.pidfile is not None:
+        _resolve_pidfile(plan, context)
+    plan.log_file = None if context.log_file is None else os.path.abspath(context.log_file)
+    _resolve_directories(plan, context)
+    plan.identity = None
+    if context.uid is not None or context.gid is not None or context.initgroups:
+        from reborn import _privileges
+
+        plan.identity = _privileges.resolve(context.uid, context.gid, initgroups=context.initgroups)
+    plan.streams = [_stream(context, name) for name in ("stdin", "stdout", "stderr")]
+    preserve = (_preserved(item) for item in context.files_preserve or () if item is not None)
+    plan.preserve = [fd for fd in preserve if _descriptors.is_open(fd)]
+    plan.handlers = _handlers(context)
+    return plan
+
+
+def _resolve_pidfile(plan: Plan, context: DaemonContext) -> None:
+    from reborn._pidfile import PidFile
+
+    pidfile = context.pidfile
+    if isinstance(pidfile, PidFile):
+        plan.pidfile = pidfile
+    elif isinstance(pidfile, str | os.PathLike):
+        plan.pidfile = PidFile(pidfile, mode=context.pidfile_mode)
+    else:
+        plan.guard = pidfile
+
+
+def _resolve_directories(plan: Plan, context: DaemonContext) -> None:
+    directory = None if context.working_directory is None else os.fspath(context.working_directory)
+    plan.chroot_directory = None
+    if context.chroot_directory is not None:
+        plan.chroot_directory = os.fspath(context.chroot_directory)
+    if plan.chroot_directory is None:
+        plan.working_directory = None if directory is None else os.path.abspath(directory)
+        _refuse_file("working_directory", plan.working_directory)
+        return
+    _refuse_file("chroot_directory", plan.chroot_directory)
+    if directory is not None and not os.path.isabs(directory):
+        _refuse(
+            f"working_directory {directory!r} is relative, but with chroot_directory it is looked "
+            "up below the new root; give an absolute path"
+        )
+    plan.working_directory = directory
+
+
+def _refuse_file(name: str, path: str | None) -> None:
+    if path is not None and os.path.exists(path) and not os.path.isdir(path):
+        _refuse(f"{name} {path!r} is not a directory")
+
+
+def _stream(context: DaemonContext, name: str) -> int | None:
+    from reborn import _descriptors
+
+    file = getattr(context, name)
+    if file is None:
+        return None
+    fd = _descriptors.fileno(file)
+    if fd is None or not _descriptors.is_open(fd):
+        _refuse(f"{name} {file!r} is not an open file with a descriptor")
+    return fd
+
+
+def _preserved(item: object) -> int:
+    from reborn import _descriptors
+
+    fd = _descriptors.fileno(item)
+    if fd is None:
+        _refuse(f"files_preserve holds {item!r}, which is not an open file with a descriptor")
+    return fd
+
+
+def _handlers(context: DaemonContext) -> dict[int, Any]:
+    """Return what to install for each signal."""
+    chosen = context.signal_map
+    if chosen is None:
+        stops = {getattr(_signal, name): _signal.SIG_IGN for name in _TERMINAL_STOPS}
+        return {**stops, _signal.SIGTERM: context.terminate}
+    return {int(number): _handler(context, target) for number, target in chosen.items()}
+
+
+def _handler(context: DaemonContext, target: object) -> object:
+    if target is None:
+        return _signal.SIG_IGN
+    if isinstance(target, str):
+        method = getattr(context, target, None)
+        if not callable(method):
+            _refuse(f"signal_map names {target!r}, which is not a method of the context")
+        return method
+    return target
+
+
+def check(name: str, value: object) -> None:
+    """See that *value* can be the option *name*.
+
+    Raises:
+        TypeError: it is of a wrong type.
+        ValueError: it is a value that the option cannot have.
+    """
+    _CHECKS[name](name, value)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ValueError(message)
+
+
+def _wrong_type(name: str, value: object, wanted: str) -> NoReturn:
+    message = f"{name} must be {wanted}, not {value!r} ({type(value).__name__})"
+    raise TypeError(message)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_path(name: str, value: Any) -> None:
+    if value is None:
+        return
+    path = _plain(value)
+    if not isinstance(path, str):
+        _wrong_type(name, value, "a path of text, or None")
+    if not path or "\0" in path:
+        _refuse(f"{name} {path!r} cannot be a path")
+
+
+def _plain(value: object) -> object:
+    # pathlib's paths, and whatever else has a path in it
+    fspath = getattr(type(value), "__fspath__", None)
+    return value if fspath is None else fspath(value)
+
+
+def _check_root(name: str, value: Any) -> None:
+    _check_path(name, value)
+    if value is not None and not os.path.isabs(value):
+        _refuse(f"{name} {value!r} is relative; give an absolute path")
+
+
+def _check_pidfile(name: str, value: object) -> None:
+    kind = type(value)  # a class has its methods for its instances
+    if hasattr(kind, "__enter__") and hasattr(kind, "__exit__") and not _is_path(value):
+        return
+    if value is not None and not _is_path(value):
+        _wrong_type(name, value, "a path, a PidFile, a context manager or None")
+    _check_path(name, value)
+
+
+def _is_path(value: object) -> bool:
+    # pathlib's paths are context managers up to Python 3.12.
+    return isinstance(value, str | os.PathLike)
+
+
+def _check_mode(name: str, value: Any) -> None:
+    if not _is_integer(value):
+        _wrong_type(name, value, "an integer such as 0o640")
+    if not 0 <= value <= _PERMISSIONS:
+        _refuse(f"{name} must be permission bits from 0 to 0o777, not {value:#o}")
+
+
+def _check_account(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if not (_is_integer(value) or isinstance(value, str)):
+        _wrong_type(name, value, "a number, a name or None")
+    if value == "" or (isinstance(value, int) and not 0 <= value < 2**32 - 1):
+        _refuse(f"{name} {value!r} cannot be an account")
+
+
+def _check_flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        _wrong_type(name, value, "True or False")
+
+
+def _check_choice(name: str, value: Any) -> None:
+    if not (value is None or isinstance(value, bool)):
+        _wrong_type(name, value, "True, False or None")
+
+
+def _check_strategy(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        _wrong_type(name, value, "'fork' or 'reexec'")
+    if value not in ("fork", "reexec"):
+        _refuse(f"{name} must be 'fork' or 'reexec', not {value!r}")
+
+
+def _check_stream(name: str, value: Any) -> None:
+    if not (value is None or _is_integer(value) or hasattr(value, "fileno")):
+        _wrong_type(name, value, "an open file, a descriptor or None")
+    _check_number(name, value)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if _is_integer(value) and not 0 <= value < 2**31:
+        _refuse(f"{name} {value!r} cannot be a descriptor")
+
+
+def _check_files(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
+        _wrong_type(name, value, "a list of open files and descriptors, or None")
+    for item in value:
+        if not (item is None or _is_integer(item) or hasattr(item, "fileno")):
+            _wrong_type(name, item, "a list of open files and descriptors, or None")
+        _check_number(name, item)
+
+
+def _check_signals(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if not (hasattr(value, "items") and hasattr(value, "keys")):
+        _wrong_type(name, value, "a mapping of signals to handlers, or None")
+    fixed = [getattr(_signal, name, None) for name in ("SIGKILL", "SIGSTOP")]
+    for number, target in value.items():
+        if not _is_integer(number):
+            _wrong_type(name, number, "a mapping whose keys are signals")
+        if number not in _signal.valid_signals() or number in fixed:
+            _refuse(f"{name} has the key {number!r}, which is no signal that can be handled")
+        fits = target is None or isinstance(target, str) or callable(target)
+        if not (fits or (_is_integer(target) and target in (0, 1))):  # SIG_DFL, SIG_IGN
+            _wrong_type(name, target, "a mapping to names of methods, callables or None")
+
+
+def _check_arguments(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
+        _wrong_type(name, value, "a list of text, or None")
+    for item in value:
+        if not isinstance(item, str):
+            _wrong_type(name, item, "a list of text, or None")
+        if "\0" in item:
+            _refuse(f"{name} holds {item!r}, and no argument can hold a null character")
+
+
+def _check_environment(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if not (hasattr(value, "items") and hasattr(value, "keys")):
+        _wrong_type(name, value, "a mapping of text to text, or None")
+    for key, text in value.items():
+        if not (isinstance(key, str) and isinstance(text, str)):
+            _wrong_type(name, (key, text), "a mapping of text to text, or None")
+        if not key or "=" in key or "\0" in key + text:
+            _refuse(f"{name} holds {key!r}: {text!r}, which cannot be a variable")
+
+
+def _check_timeout(name: str, value: Any) -> None:
+    if not (_is_integer(value) or isinstance(value, float)):
+        _wrong_type(name, value, "a number of seconds")
+    if not value > 0:  # written so that NaN is refused, too
+        _refuse(f"{name} must be more than 0 seconds, not {value!r}")
+
+
+_CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "args": _check_arguments,
+    "chroot_directory": _check_root,
+    "detach_process": _check_choice,
+    "env": _check_environment,
+    "files_preserve": _check_files,
+    "gid": _check_account,
+    "initgroups": _check_flag,
+    "log_file": _check_path,
+    "log_file_mode": _check_mode,
+    "pidfile": _check_pidfile,
+    "pidfile_mode": _check_mode,
+    "prevent_core": _check_flag,
+    "ready_timeout": _check_timeout,
+    "signal_map": _check_signals,
+    "stderr": _check_stream,
+    "stdin": _check_stream,
+    "stdout": _check_stream,
+    "strategy": _check_strategy,
+    "uid": _check_account,
+    "umask": _check_mode,
+    "wait_ready": _check_flag,
+    "working_directory": _check_path,
+}

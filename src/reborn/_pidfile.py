@@ -1,0 +1,370 @@
+"""Lock, write, read and remove one pid file.
+
+The lock is the truth, the text is advice. As in FreeBSD's flopen(3) and pidfile(3): open without
+truncating, lock the descriptor, see that the path still means that file, and only then empty it.
+
+flock(2), not fcntl(2) locks: it belongs to the open file and so survives both forks and exec, and
+it ends when the last descriptor closes, which a crash does too. It is called directly rather than
+through filelock, whose import costs a bare program four interpreter start-ups; it is the lock that
+filelock takes, and a test proves that the two contend.
+
+Who holds the file is never found out by trying the lock: a moment of trying could refuse somebody
+else's start. Linux shows the lock in /proc/PID/fdinfo; elsewhere a shared lock is tried, and a
+starter that meets an unexplained lock looks again for `_PATIENCE` seconds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import sys
+import time
+
+from reborn import _files
+from reborn.exceptions import InvalidPidFileError, PidFileLockedError, UnsafeFileError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+# Between a winner's lock and its pid lie the two forks (3 ms); whoever looks holds a lock for less.
+_PATIENCE = 0.1
+# Each round somebody must have replaced the file between two of our system calls.
+_ROUNDS = 100
+_LONGEST_TEXT = 32
+
+
+class PidFile:
+    """A locked file that names one process.
+
+    *path* may be relative to the current directory; *mode* holds the permission bits of the file
+    when it has to be made, whatever the umask. As a context manager it is acquired and written for
+    the current process, and released at the end.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, mode: int = 0o644) -> None:
+        self.path: str = os.path.abspath(os.fspath(path))
+        self.mode = mode
+        self._fd: int | None = None
+        self._directory: int | None = None
+        self._owner: int | None = None
+        self._hooked = False
+
+    def __repr__(self) -> str:
+        return f"PidFile({self.path!r})"
+
+    def __str__(self) -> str:
+        return f"pid file {self.path!r}"
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        self.write()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Lock the file and empty it; make it if it is not there.
+
+        Nothing is changed when this raises.
+
+        Raises:
+            PidFileLockedError: another process holds it.
+            UnsafeFileError: it is a link or could have been planted by a stranger.
+            OSError: the directory or the file cannot be opened or locked.
+        """
+        directory, name = _files.open_directory(self.path, kind="pid file")
+        try:
+            self._fd = self._lock(name, directory)
+        except BaseException:
+            os.close(directory)
+            raise
+        self._directory = directory
+        self._owner = os.getpid()
+        # At once: a held lock must not stand beside the pid of a predecessor.
+        os.ftruncate(self._fd, 0)
+
+    def _lock(self, name: str, directory: int) -> int:
+        """Return a locked descriptor of the file that the path means."""
+        deadline = None
+        for _ in range(_ROUNDS):
+            fd, made = self._open(name, directory)
+            try:
+                status = _files.check(fd, kind="pid file", path=self.path, directory=directory)
+                while True:
+                    try:
+                        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except BlockingIOError:
+                        pass
+                    deadline = deadline or time.monotonic() + _PATIENCE
+                    self._refuse_if_held(fd, status, late=time.monotonic() > deadline)
+                    time.sleep(_PATIENCE / 20)
+                if _is_named(status, name, directory):
+                    return fd
+            except OSError:
+                # A file system without locks: nobody else can have locked what we made.
+                if made and _is_named(os.fstat(fd), name, directory):
+                    os.unlink(name, dir_fd=directory)
+                os.close(fd)
+                raise
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # the file lost its name before we had the lock
+        raise self._unsafe("it keeps being replaced")
+
+    def _open(self, name: str, directory: int) -> tuple[int, bool]:
+        try:
+            return _files.open_or_create(name, os.O_RDWR, mode=self.mode, directory=directory)
+        except OSError as error:
+            self._explain(error)
+            raise
+
+    def _refuse_if_held(self, fd: int, status: os.stat_result, *, late: bool) -> None:
+        """Raise if the holder is known, or if there was time enough for it to become known."""
+        pid = _parse(os.pread(fd, _LONGEST_TEXT, 0))
+        shown = False if pid is None else _shown_holding(pid, status)
+        if shown or late:
+            # Where nothing is shown, the text has outlasted the moment between lock and emptying.
+            raise PidFileLockedError(path=self.path, pid=None if shown is False else pid)
+
+    def adopt(self, fd: int | None) -> None:
+        """Take over the lock that the launcher handed over as descriptor *fd*.
+
+        Raises:
+            UnsafeFileError: the descriptor is not the file that the path means, or there is none.
+            BlockingIOError: the descriptor does not hold the lock.
+        """
+        directory, name = _files.open_directory(self.path, kind="pid file")
+        try:
+            if fd is None or not _is_named(os.fstat(fd), name, directory):
+                reason = "the launcher locked another file (does the path change at every start?)"
+                raise self._unsafe(reason)  # noqa: TRY301 - one way out closes the directory
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(directory)
+            raise
+        self._fd = fd
+        self._directory = directory
+        self._owner = os.getpid()
+
+    def write(self) -> None:
+        """Write the current process's id, and from now on release only for this process."""
+        if self._fd is None:
+            message = f"pid file {self.path!r} is not acquired"
+            raise RuntimeError(message)
+        self._owner = os.getpid()
+        os.ftruncate(self._fd, 0)
+        text = b"%d\n" % self._owner
+        if os.pwrite(self._fd, text, 0) < len(text):
+            os.pwrite(self._fd, text, 0)  # a full disk answers the second attempt with ENOSPC
+        if not self._hooked:
+            # Workers forked later must not keep the lock after the daemon's end.
+            os.register_at_fork(after_in_child=self.leave)
+            self._hooked = True
+
+    def release(self) -> None:
+        """Remove the file and let go of the lock, if this process owns it.
+
+        Only what this object locked is removed: not a file that has taken its place. Where the
+        directory cannot be written any more, as after a change of user, the file is emptied.
+        """
+        if self._fd is not None and self._owner == os.getpid():
+            name = os.path.basename(self.path)
+            try:
+                if self._directory is None:
+                    os.ftruncate(self._fd, 0)
+                elif _is_named(os.fstat(self._fd), name, self._directory):
+                    os.unlink(name, dir_fd=self._directory)
+            except OSError:
+                os.ftruncate(self._fd, 0)
+        # After the file: whoever gets the lock next must not have its own file removed.
+        self.leave()
+
+    def leave(self) -> None:
+        """Close this process's descriptors; file and lock stay with who else has them."""
+        fd, self._fd, self._owner = self._fd, None, None
+        if fd is not None:
+            os.close(fd)
+        self.leave_directory()
+
+    def leave_directory(self) -> None:
+        """Close the directory; from now on `release` can only empty the file."""
+        directory, self._directory = self._directory, None
+        if directory is not None:
+            os.close(directory)
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors that must stay open for the lock to last."""
+        return [fd for fd in (self._fd, self._directory) if fd is not None]
+
+    @property
+    def lock_fd(self) -> int | None:
+        """The locked descriptor; None while the file is not acquired."""
+        return self._fd
+
+    def read(self) -> int | None:
+        """Return the pid in the file, or None if there is none.
+
+        It is advice: the process may be gone, or be another one. `holder` knows better.
+
+        Raises:
+            InvalidPidFileError: the text is not a process id.
+            UnsafeFileError: the path is a symbolic link.
+        """
+        fd = self._look()
+        if fd is None:
+            return None
+        try:
+            text = os.pread(fd, _LONGEST_TEXT, 0)
+        finally:
+            os.close(fd)
+        pid = _parse(text)
+        if pid is None and text.strip():
+            shown = text.decode("ascii", "backslashreplace").rstrip("\n")
+            raise InvalidPidFileError(path=self.path, text=shown)
+        return pid
+
+    def holder(self) -> int | None:
+        """Return the pid of the process that holds the file, or None if nobody provably does.
+
+        The lock must be held, the text complete, and the process must have this very file open
+        (device and inode, where the system shows them). Looking takes no lock on Linux.
+        """
+        fd = self._look()
+        if fd is None:
+            return None
+        try:
+            pid = _parse(os.pread(fd, _LONGEST_TEXT, 0))
+            if pid is None:
+                return None
+            status = os.fstat(fd)
+            shown = _shown_holding(pid, status)
+            held = _is_locked(status, fd) if shown is None else shown
+            return pid if held else None
+        finally:
+            os.close(fd)
+
+    def is_locked(self) -> bool:
+        """Tell whether any process holds the lock, named or not."""
+        fd = self._look()
+        if fd is None:
+            return False
+        try:
+            return _is_locked(os.fstat(fd), fd)
+        finally:
+            os.close(fd)
+
+    def _look(self) -> int | None:
+        """Open the file for reading; None if it is not there."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        try:
+            fd = os.open(self.path, flags)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._explain(error)
+            raise
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise self._unsafe("it is not a regular file")
+        return fd
+
+    def _explain(self, error: OSError) -> None:
+        """Raise what says more than *error*, if its errno says what is wrong with the file."""
+        if _files.is_link_refusal(error):
+            raise self._unsafe("it is a symbolic link") from None
+        if _files.is_kind_refusal(error):
+            raise self._unsafe("it is not a regular file") from None
+
+    def _unsafe(self, reason: str) -> UnsafeFileError:
+        return UnsafeFileError(kind="pid file", path=self.path, reason=reason)
+
+
+def _is_named(status: os.stat_result, name: str, directory: int) -> bool:
+    """Tell whether *name* means the file of *status*, and is its only name.
+
+    Device, inode and link count come from one look; two looks would be a race.
+    """
+    try:
+        named = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    same = (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
+    return same and named.st_nlink == 1
+
+
+def _parse(text: bytes) -> int | None:
+    """Return the pid in a complete text ("4711" and a newline), else None."""
+    digits = text[:-1]
+    complete = text.endswith(b"\n") and digits.isdigit() and not digits.startswith(b"0")
+    return int(digits) if complete and len(digits) <= 10 else None
+
+
+def _shown_holding(pid: int, status: os.stat_result) -> bool | None:
+    """Tell whether process *pid* has the file *status* open and locked.
+
+    None where there is such a process, and the system does not show its files: there is no /proc,
+    or the process is another user's.
+    """
+    if not _exists(pid):
+        return False
+    if sys.platform != "linux":
+        return None
+    wanted = (status.st_dev, status.st_ino)
+    try:
+        numbers = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return None  # also hidden by the mount option hidepid
+    for number in numbers:
+        try:
+            opened = os.stat(f"/proc/{pid}/fd/{number}")
+            if (opened.st_dev, opened.st_ino) != wanted:
+                continue
+            with open(f"/proc/{pid}/fdinfo/{number}", "rb") as info:
+                if b"FLOCK" in info.read():
+                    return True
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        except PermissionError:
+            return None
+    return False
+
+
+def _exists(pid: int) -> bool:
+    """Tell whether there is a process *pid*; the null signal is no signal (kill(2))."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _is_locked(status: os.stat_result, fd: int) -> bool:
+    """Tell whether anybody holds the lock of the file *status*, open as *fd*."""
+    if sys.platform == "linux":
+        try:
+            with open("/proc/locks", "rb") as locks:
+                # By inode only: the device is not what stat(2) says on btrfs and overlayfs.
+                inode = b":%d " % status.st_ino
+                if any(b" FLOCK " in line and inode in line for line in locks):
+                    return True
+        except OSError:
+            pass
+        # In a pid namespace the kernel hides a lock whose taker, our launcher, is gone.
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False  # the shared lock ends when the caller closes the descriptor

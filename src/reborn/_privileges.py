@@ -1,0 +1,133 @@
+"""Resolve, then drop: user, group and supplementary groups.
+
+credentials(7) and Chen, Wagner and Dean, "Setuid Demystified" (2002): groups first and the user
+last, because each step needs the privilege that the last one gives up; real, effective and saved
+ids together; and then see that there is no way back.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EPERM
+
+
+class Identity:
+    """The user and group a daemon is to have; None leaves one alone."""
+
+    __slots__ = ("gid", "groups_of", "uid")
+
+    def __init__(self, uid: int | None, gid: int | None, groups_of: str | None) -> None:
+        self.uid = uid
+        self.gid = gid
+        self.groups_of = groups_of
+
+    def __str__(self) -> str:
+        wanted = {"uid": self.uid, "gid": self.gid}
+        return " and ".join(
+            f"{name} {number}" for name, number in wanted.items() if number is not None
+        )
+
+
+def resolve(uid: int | str | None, gid: int | str | None, *, initgroups: bool) -> Identity | None:
+    """Look up the accounts; None where nothing is to change.
+
+    Raises:
+        ValueError: there is no such user or group, or what is asked for does not go together.
+    """
+    if uid is None and gid is None:
+        if initgroups:
+            message = "initgroups takes the groups of a user; give uid, too"
+            raise ValueError(message)
+        return None
+    name, own_group = None, None
+    if uid is not None:
+        uid, name, own_group = _find_user(uid)
+        if initgroups and name is None:
+            message = f"initgroups needs a user with an account, and uid {uid} has none"
+            raise ValueError(message)
+        if gid is None and own_group is None:
+            message = f"uid {uid} has no account and so no group of its own; give gid, too"
+            raise ValueError(message)
+    elif initgroups:
+        message = "initgroups takes the groups of a user; give uid, too"
+        raise ValueError(message)
+    number = own_group if gid is None else _find_group(gid)
+    return Identity(uid, number, name if initgroups else None)
+
+
+def _find_user(uid: int | str) -> tuple[int, str | None, int | None]:
+    """Return number, name and group of a user."""
+    import pwd
+
+    try:
+        entry = pwd.getpwnam(uid) if isinstance(uid, str) else pwd.getpwuid(uid)
+    except (KeyError, ValueError):  # no such name, or one that no account can have
+        if isinstance(uid, str):  # no type is wrong here, but the name
+            message = f"uid names {uid!r}, and there is no such user"
+            raise ValueError(message) from None  # noqa: TRY004
+        return uid, None, None
+    return entry.pw_uid, entry.pw_name, entry.pw_gid
+
+
+def _find_group(gid: int | str) -> int:
+    if isinstance(gid, int):
+        return gid
+    import grp
+
+    try:
+        return grp.getgrnam(gid).gr_gid
+    except (KeyError, ValueError):
+        message = f"gid names {gid!r}, and there is no such group"
+        raise ValueError(message) from None
+
+
+def drop(identity: Identity) -> None:
+    """Become *identity* for good.
+
+    Raises:
+        PermissionError: we may not, or the change did not hold.
+    """
+    uid, gid = identity.uid, identity.gid
+    if _ids(uid, gid) == _current(uid, gid) and os.geteuid() != 0:
+        return  # already so, and without the right to touch the groups
+    if uid is not None and gid is not None:
+        if identity.groups_of is not None:
+            os.initgroups(identity.groups_of, gid)
+        else:
+            os.setgroups([gid])
+    if gid is not None:
+        _set_all(gid, "gid")
+    if uid is not None:
+        _set_all(uid, "uid")
+    _verify(uid, gid)
+
+
+def _set_all(number: int, which: str) -> None:
+    """Set the real, effective and saved id; setuid(2) does it for root where there is no other."""
+    set_three = getattr(os, f"setres{which}", None)
+    if set_three is not None:
+        set_three(number, number, number)
+    else:
+        getattr(os, f"set{which}")(number)
+
+
+def _ids(uid: int | None, gid: int | None) -> list[int]:
+    return [number for number in (uid, gid) if number is not None for _ in range(2)]
+
+
+def _current(uid: int | None, gid: int | None) -> list[int]:
+    users = [] if uid is None else [os.getuid(), os.geteuid()]
+    groups = [] if gid is None else [os.getgid(), os.getegid()]
+    return users + groups
+
+
+def _verify(uid: int | None, gid: int | None) -> None:
+    """See that the ids are the new ones, and that root cannot be had back."""
+    if _ids(uid, gid) != _current(uid, gid):
+        raise PermissionError(EPERM, os.strerror(EPERM))
+    if uid:
+        try:
+            os.setuid(0)
+        except PermissionError:
+            return
+        raise PermissionError(EPERM, os.strerror(EPERM))

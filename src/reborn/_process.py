@@ -1,0 +1,274 @@
+"""A running daemon: is it alive, signal it, stop it, wait for it.
+
+A process is held by a pidfd (pidfd_open(2)), which never means another process, however often the
+number is used again. Where there is none, the number is all there is; it is looked at anew before
+each signal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from errno import ESRCH
+
+from reborn.exceptions import StopTimeoutError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Iterable
+
+    import psutil
+
+    from reborn._pidfile import PidFile
+else:
+    import _signal
+
+_open_pidfd = getattr(os, "pidfd_open", None)
+# How often a process without a pidfd is looked at, in seconds.
+_TICK = 0.02
+
+
+def poll(*fds: int | None, timeout: float | None) -> list[int]:
+    """Wait until one of *fds* can be read or has ended, *timeout* seconds at most."""
+    import select  # late: a launcher needs it only after the fork, beside the daemon's work
+
+    poller = select.poll()
+    for fd in fds:
+        if fd is not None:
+            poller.register(fd, select.POLLIN)
+    milliseconds = None if timeout is None or timeout > 2**31 / 1000 else max(0.0, timeout) * 1000
+    return [fd for fd, _ in poller.poll(milliseconds)]
+
+
+class Held:
+    """One process, which stays the same one for as long as this object lives."""
+
+    __slots__ = ("__weakref__", "_fd", "_process", "pid")
+
+    def __init__(self, pid: int, *, pidfd: int | None = None) -> None:
+        """Take hold of process *pid*, or of the one that *pidfd* already holds.
+
+        Raises:
+            ProcessLookupError: there is no such process.
+        """
+        self.pid = pid
+        self._fd = pidfd
+        self._process: psutil.Process | None = None
+        if pidfd is None and _open_pidfd is not None:
+            try:
+                self._fd = _open_pidfd(pid)
+            except ProcessLookupError:
+                raise
+            except OSError:
+                pass  # an older kernel, or a sandbox that forbids the call
+        if self._fd is None:
+            self._look()
+
+    def __del__(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+
+    @property
+    def fd(self) -> int | None:
+        """A descriptor that can be read once the process has ended; None on some systems."""
+        return self._fd
+
+    def has_ended(self) -> bool:
+        """Tell whether it has ended; a zombie has."""
+        if self._fd is not None:
+            return bool(poll(self._fd, timeout=0))
+        try:
+            self._look()
+        except ProcessLookupError:
+            return True
+        return False
+
+    def send(self, number: int) -> None:
+        """Send it the signal *number*.
+
+        Raises:
+            ProcessLookupError: it has ended.
+            PermissionError: it belongs to another user.
+        """
+        if self.has_ended():
+            raise _gone(self.pid)
+        if sys.platform == "linux" and self._fd is not None:
+            _signal.pidfd_send_signal(self._fd, number)
+        else:
+            os.kill(self.pid, number)
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for its end; tell whether it came within *timeout* seconds."""
+        if self._fd is not None:
+            return bool(poll(self._fd, timeout=timeout))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.has_ended():
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            time.sleep(_TICK)
+        return True
+
+    def _look(self) -> None:
+        """Raise ProcessLookupError if the number is free, a zombie's, or a later process's."""
+        import psutil  # late: 17 ms, and only where there is no pidfd
+
+        try:
+            if self._process is None:
+                self._process = psutil.Process(self.pid)
+            # Also compares the start times, which tells most successors apart.
+            if not self._process.is_running() or self._process.status() == psutil.STATUS_ZOMBIE:
+                raise _gone(self.pid)
+        except psutil.NoSuchProcess:
+            raise _gone(self.pid) from None
+        except psutil.AccessDenied:
+            pass
+
+
+class Daemon:
+    """A running daemon, as `reborn()` and `search()` hand it out."""
+
+    def __init__(self, pid: int, *, held: Held | None, pidfile: PidFile | None = None) -> None:
+        """Handle the process *held*; None where it has ended already."""
+        self.pid = pid
+        self._held = held
+        self._pidfile = pidfile
+
+    def __repr__(self) -> str:
+        return f"Daemon(pid={self.pid}, {'running' if self.is_running() else 'not running'})"
+
+    def is_running(self) -> bool:
+        """Tell whether the daemon is alive; a zombie is not."""
+        return self._held is not None and not self._held.has_ended()
+
+    def send_signal(self, number: int) -> None:
+        """Send the daemon the signal *number*.
+
+        It reaches this daemon or nobody, even if its number has been given to another process.
+
+        Raises:
+            ProcessLookupError: the daemon is gone.
+            PermissionError: the daemon belongs to another user.
+        """
+        if self._held is None or not self._is_still_it():
+            raise _gone(self.pid)
+        self._held.send(number)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the daemon is gone; tell whether that was within *timeout* seconds."""
+        return self._held is None or self._held.wait(timeout)
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Stop the daemon and its descendants, and return when they are gone.
+
+        They are sent SIGTERM, and SIGKILL when *timeout* seconds have passed. The lock of the pid
+        file is free then: the next start will not be refused. A daemon that is gone already is no
+        error.
+
+        Raises:
+            StopTimeoutError: something is still there.
+            PermissionError: the daemon belongs to another user.
+        """
+        deadline = time.monotonic() + timeout
+        roots = [] if self._held is None or not self._is_still_it() else [self._held]
+        if not end(roots, timeout):
+            raise self._timeout(timeout, "it does not end, even by SIGKILL")
+        if self._pidfile is not None and not self._wait_unlocked(deadline):
+            raise self._timeout(timeout, f"pid file {self._pidfile.path!r} is still locked")
+
+    @property
+    def process(self) -> psutil.Process:
+        """The daemon as a `psutil.Process`, for everything else about it.
+
+        Raises:
+            psutil.NoSuchProcess: the daemon is gone.
+        """
+        import psutil
+
+        process = psutil.Process(self.pid)
+        if not self.is_running():  # after psutil has taken its own hold of the process
+            raise psutil.NoSuchProcess(self.pid)
+        return process
+
+    def _is_still_it(self) -> bool:
+        """Tell whether the number still means the daemon, where a number is all there is."""
+        assert self._held is not None  # noqa: S101 - the caller has looked
+        if self._held.fd is not None or self._pidfile is None:
+            return True
+        return self._pidfile.holder() == self.pid
+
+    def _timeout(self, timeout: float, remains: str) -> StopTimeoutError:
+        return StopTimeoutError(pid=self.pid, timeout=timeout, remains=remains)
+
+    def _wait_unlocked(self, deadline: float) -> bool:
+        """Wait until the daemon does not hold the pid file; another daemon may hold it by then."""
+        assert self._pidfile is not None  # noqa: S101 - the caller has looked
+        while self._pidfile.holder() == self.pid:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_TICK)
+        return True
+
+
+def _gone(pid: int) -> ProcessLookupError:
+    return ProcessLookupError(ESRCH, f"process {pid} has ended")
+
+
+def hold(pid: int) -> Held | None:
+    """Take hold of process *pid*; None if it has ended."""
+    try:
+        return Held(pid)
+    except ProcessLookupError:
+        return None
+
+
+def end(roots: list[Held], timeout: float) -> bool:
+    """End *roots* and their descendants: SIGTERM, *timeout* seconds, SIGKILL; tell if all are gone.
+
+    Raises:
+        PermissionError: one of them belongs to another user.
+    """
+    family = [*roots, *(held for root in roots for held in _descendants(root))]
+    _send_all(family, _signal.SIGTERM)
+    if _wait_all(family, time.monotonic() + timeout):
+        return True
+    # What they started while they were stopping belongs to them, too.
+    family += [held for known in tuple(family) for held in _descendants(known)]
+    _send_all(family, _signal.SIGKILL)
+    # SIGKILL cannot be refused, but a process in an uninterruptible call can delay it.
+    return _wait_all(family, time.monotonic() + max(timeout, 1.0))
+
+
+def _descendants(held: Held) -> list[Held]:
+    """Take hold of the descendants of *held*, those in other sessions included."""
+    import psutil  # late: 17 ms that neither a start nor a look needs
+
+    found: list[Held] = []
+    try:
+        process = psutil.Process(held.pid)
+        if held.has_ended():
+            return found
+        children = process.children(recursive=True)
+    except psutil.Error:
+        return found
+    for child in children:
+        try:
+            kept = Held(child.pid)
+            if child.is_running():  # still the one whose parent psutil saw
+                found.append(kept)
+        except (ProcessLookupError, psutil.Error):
+            continue
+    return found
+
+
+def _send_all(family: Iterable[Held], number: int) -> None:
+    for held in family:
+        try:
+            held.send(number)
+        except ProcessLookupError:
+            continue
+
+
+def _wait_all(family: Iterable[Held], deadline: float) -> bool:
+    return all(held.wait(max(0.0, deadline - time.monotonic())) for held in family)

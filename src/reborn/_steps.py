@@ -1,0 +1,197 @@
+"""What the daemon does to become one: a table, and the loop that runs it.
+
+APUE 13.3, "Coding Rules", and PEP 3143. The session and the second fork come before (they are the
+intermediate's, see `_detach`), READY comes after (see `_handshake`). The order has reasons:
+
+- signals first: until then all of them are blocked, so that nothing of the program's runs in a
+  process that is only half a daemon
+- the pid file after chroot and the working directory, so that a failure of these leaves no pid
+- what belongs to root before the privileges go; the program's handlers last
+
+A step that fails is an error with its name, its errno, and what could not be done.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from reborn import _descriptors, _origin, _signals
+from reborn.exceptions import StepError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from reborn._detach import Beginning
+    from reborn._options import Plan
+
+
+class Stage:
+    """The plan, and the descriptors that the start has brought along.
+
+    *streams* become 0, 1 and 2 (None: stay), *spare* are closed then. A daemon has the null device
+    open as *null*, which a new root may lack; a forked one closes what is *inherited* less *keep*.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        streams: Sequence[int | None],
+        spare: Sequence[int] = (),
+        null: int | None = None,
+        inherited: Sequence[int] = (),
+        keep: Sequence[int] = (),
+    ) -> None:
+        self.plan = plan
+        self.streams = streams
+        self.spare = spare
+        self.null = null
+        self.inherited = inherited
+        self.keep = keep
+
+
+def detached_stage(plan: Plan, begun: Beginning) -> Stage:
+    """Return the stage of a daemon."""
+    null = _descriptors.open_null()
+    if not begun.forked:
+        # Started again, a program has only what it was handed and what it has opened itself.
+        return Stage(plan, streams=begun.streams, null=null)
+    keep = [*plan.preserve, *begun.report.descriptors(), *_descriptors.logging_descriptors()]
+    keep += [fd for fd in (*plan.streams, _descriptors.fileno(plan.guard)) if fd is not None]
+    if plan.pidfile is not None:
+        keep += plan.pidfile.descriptors()
+    return Stage(
+        plan,
+        streams=begun.streams,
+        spare=begun.spare,
+        null=null,
+        inherited=_descriptors.open_descriptors(),
+        keep=keep,
+    )
+
+
+def foreground_stage(plan: Plan, log_fd: int | None) -> Stage:
+    """Return the stage of a program that stays: what the supervisor has set up is left alone."""
+    fallback = (None, log_fd, log_fd)
+    streams = [fd if own is None else own for own, fd in zip(plan.streams, fallback, strict=True)]
+    return Stage(plan, streams=streams, spare=[] if log_fd is None else [log_fd])
+
+
+def reset_signals(stage: Stage) -> None:  # noqa: ARG001 - every step takes the stage
+    """Undo what the shell or a manager had ignored or blocked."""
+    _signals.reset(_origin.ignored)
+
+
+def forbid_core(stage: Stage) -> None:
+    """Make a crash leave no memory image, which could hold secrets (setrlimit(2))."""
+    if stage.plan.prevent_core:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def set_umask(stage: Stage) -> None:
+    """Set the file mode creation mask (APUE 13.3, rule 1)."""
+    os.umask(stage.plan.umask)
+
+
+def change_root(stage: Stage) -> None:
+    """Confine the process; inside of the new root first, or "." would stay outside (chroot(2))."""
+    path = stage.plan.chroot_directory
+    if path is None:
+        return
+    _load_what_is_needed_later()
+    os.chdir(path)
+    os.chroot(path)
+    os.chdir("/")
+    if stage.plan.pidfile is not None:
+        # An open directory outside of the root is a way out of it.
+        stage.plan.pidfile.leave_directory()
+
+
+def change_directory(stage: Stage) -> None:
+    """Leave the launcher's directory, whose file system may be unmounted (APUE 13.3, rule 4)."""
+    if stage.plan.working_directory is not None:
+        os.chdir(stage.plan.working_directory)
+
+
+def write_pid(stage: Stage) -> None:
+    """Write this process's id into the pid file that is locked since the launcher."""
+    if stage.plan.pidfile is not None:
+        stage.plan.pidfile.write()
+
+
+def connect_streams(stage: Stage) -> None:
+    """Point 0, 1 and 2 away from the terminal and the caller's pipes (APUE 13.3, rule 6)."""
+    if stage.inherited:
+        # What the launcher could not write (to a closed pipe, say) is not the daemon's to write.
+        _descriptors.connect((None, stage.null, stage.null))
+        _descriptors.flush()
+    _descriptors.connect(stage.streams)
+    for fd in stage.spare:
+        os.close(fd)
+    # A program started without them has None here, and would lose what it prints.
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None and _descriptors.is_open(number):
+            file = open(number, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+            setattr(sys, name, file)
+
+
+def close_inherited(stage: Stage) -> None:
+    """Close what nobody asked to keep (APUE 13.3, rule 5)."""
+    if stage.null is not None:
+        _descriptors.close_inherited(stage.inherited, keep=stage.keep, null=stage.null)
+
+
+def drop_privileges(stage: Stage) -> None:
+    """Become the user and group asked for, for good (credentials(7))."""
+    if stage.plan.identity is not None:
+        from reborn import _privileges
+
+        _load_what_is_needed_later()
+        _privileges.drop(stage.plan.identity)
+
+
+def install_handlers(stage: Stage) -> None:
+    """Install the signal map (PEP 3143)."""
+    _signals.install(stage.plan.handlers)
+
+
+STEPS: tuple[tuple[str, str, Callable[[Stage], None]], ...] = (
+    ("signals", "reset the signals", reset_signals),
+    ("core", "forbid core files", forbid_core),
+    ("umask", "set the umask to {umask:#05o}", set_umask),
+    ("chroot", "change the root directory to {chroot_directory!r}", change_root),
+    ("chdir", "change directory to {working_directory!r}", change_directory),
+    ("pid file", "write {pidfile}", write_pid),
+    ("streams", "connect stdin, stdout and stderr", connect_streams),
+    ("descriptors", "close inherited descriptors", close_inherited),
+    ("privileges", "become {identity}", drop_privileges),
+    ("handlers", "install the signal handlers", install_handlers),
+)
+
+
+def run(stage: Stage) -> None:
+    """Run the table.
+
+    Raises:
+        StepError: a step failed.
+    """
+    for name, action, step in STEPS:
+        try:
+            step(stage)
+        except OSError as error:
+            options = {slot: getattr(stage.plan, slot) for slot in stage.plan.__slots__}
+            done = action.format(**options)
+            raise StepError.from_os_error(error, action=done, step=name, role="daemon") from None
+
+
+def _load_what_is_needed_later() -> None:
+    """Import what a later failure is told with, while the interpreter's files can be read."""
+    import json
+    import signal
+    import traceback
+
+    del json, signal, traceback

@@ -1,0 +1,307 @@
+"""Every way to fail.
+
+    RebornError
+    ├── StartError                  the daemon was not started, and nothing of it is left
+    │   ├── StepError               a step failed with an errno (also an OSError)
+    │   ├── PidFileLockedError      another process holds the pid file
+    │   ├── UnsafeFileError         a stranger could have planted the pid file or the log
+    │   ├── ForkUnsafeError         forking now would break the program
+    │   ├── RelaunchError           the program cannot be started a second time
+    │   ├── NotReadyError           the daemon was not ready in time (also a TimeoutError)
+    │   ├── EarlyExitError          the daemon ended before it was ready
+    │   ├── ProgramError            the daemon raised before it was ready
+    │   └── NotSupportedError       this is not a POSIX system
+    ├── InvalidPidFileError         the text of the pid file is no process id (also a ValueError)
+    └── StopTimeoutError            the daemon did not go away (also a TimeoutError)
+
+    ForkWithThreadsWarning          forking now loses threads (a RuntimeWarning)
+
+A message is one line: what could not be done, to what, why, and the way out. What the message is
+made of can be read from the attributes. An error travels from daemon to launcher as the names and
+values of these attributes, in JSON, and is the same error on both sides.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import errorcode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, ClassVar, Self
+
+
+class RebornError(Exception):
+    """Base of all errors of this package."""
+
+    fields: ClassVar[tuple[str, ...]] = ()
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the attributes that make this error, fit for JSON."""
+        return {name: getattr(self, name) for name in self.fields}
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Self:
+        """Make the error whose `as_data` gave *data*."""
+        return cls(**data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let errors with keyword-only arguments be copied and pickled."""
+        return type(self).from_data, (self.as_data(),)
+
+
+class StartError(RebornError):
+    """The daemon was not started; no process, lock or pid file of the attempt is left."""
+
+
+class StepError(StartError, OSError):
+    """A step of the start failed with an errno.
+
+    `step` is the name in the table of steps, `role` the process it failed in ("launcher",
+    "intermediate" or "daemon"), `errno` and `strerror` are those of the system call.
+    """
+
+    fields = ("action", "step", "role", "errno", "strerror")
+
+    def __init__(self, *, action: str, step: str, role: str, errno: int, strerror: str) -> None:
+        """Say that *action* could not be done."""
+        OSError.__init__(self, errno, strerror)
+        self.action = action
+        self.step = step
+        self.role = role
+
+    def __str__(self) -> str:
+        code = errorcode.get(self.errno or 0, str(self.errno))
+        return (
+            f"cannot {self.action}: {self.strerror} [{code}] "
+            f"(step {self.step!r}, in the {self.role})"
+        )
+
+    @classmethod
+    def from_os_error(cls, error: OSError, *, action: str, step: str, role: str) -> StepError:
+        """Tell of *error* as the failure of a step."""
+        number = error.errno or 0
+        # glibc's text, not the one a library may have put there: one errno reads one way.
+        text = os.strerror(number) if number in errorcode else str(error)
+        return cls(action=action, step=step, role=role, errno=number, strerror=text)
+
+
+class PidFileLockedError(StartError):
+    """Another process holds the pid file; `pid` is None where it is not known for certain."""
+
+    fields = ("path", "pid")
+
+    def __init__(self, *, path: str, pid: int | None) -> None:
+        """Say that *path* is locked by process *pid*."""
+        super().__init__()
+        self.path = path
+        self.pid = pid
+
+    def __str__(self) -> str:
+        holder = "another process" if self.pid is None else f"process {self.pid}"
+        return (
+            f"pid file {self.path!r} is locked by {holder}; "
+            f"{'wait for' if self.pid is None else 'stop'} it or choose another path"
+        )
+
+
+class UnsafeFileError(StartError):
+    """A pid file or log that a stranger could have planted is not touched.
+
+    `kind` is "pid file" or "log file", `reason` what is wrong with it.
+    """
+
+    fields = ("kind", "path", "reason")
+
+    def __init__(self, *, kind: str, path: str, reason: str) -> None:
+        """Say why *path* is refused."""
+        super().__init__()
+        self.kind = kind
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kind} {self.path!r} is refused because {self.reason}; "
+            "remove it or choose another path"
+        )
+
+
+class ForkUnsafeError(StartError):
+    """A fork would copy something that only works in one process, such as an event loop."""
+
+    fields = ("reason", "remedy")
+
+    def __init__(
+        self, *, reason: str, remedy: str = "call reborn() earlier or use strategy='reexec'"
+    ) -> None:
+        """Say what stands in the way."""
+        super().__init__()
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"cannot fork {self.reason}; {self.remedy}"
+
+
+class RelaunchError(StartError):
+    """The program cannot be started a second time the way it was started."""
+
+    fields = ("reason", "remedy")
+
+    def __init__(self, *, reason: str, remedy: str = "use strategy='fork'") -> None:
+        """Say what cannot be repeated."""
+        super().__init__()
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"cannot start the program again: {self.reason}; {self.remedy}"
+
+
+class NotReadyError(StartError, TimeoutError):
+    """The daemon was not ready within `timeout` seconds; `pid` is None if it was never known."""
+
+    fields = ("pid", "timeout")
+
+    def __init__(self, *, pid: int | None, timeout: float) -> None:
+        """Say that the daemon took too long."""
+        TimeoutError.__init__(self)
+        self.pid = pid
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return (
+            f"{daemon_named(self.pid)} was not ready within {self.timeout} s and was stopped; "
+            "raise ready_timeout or call ready() earlier"
+        )
+
+
+class EarlyExitError(StartError):
+    """The daemon ended before it was ready.
+
+    Either `status` (its exit status) or `signal` (the number of the signal that ended it) is set;
+    both are None where nobody could find out. `output` holds the last lines it wrote to stderr.
+    """
+
+    fields = ("pid", "status", "signal", "output")
+
+    def __init__(
+        self, *, pid: int | None, status: int | None, signal: int | None, output: str = ""
+    ) -> None:
+        """Say how the daemon ended."""
+        super().__init__()
+        self.pid = pid
+        self.status = status
+        self.signal = signal
+        self.output = output
+
+    def __str__(self) -> str:
+        if self.signal is not None:
+            end = f"was killed by {signal_name(self.signal)}"
+        elif self.status is not None:
+            end = f"exited with status {self.status}"
+        else:
+            end = "ended"
+        lines = self.output.splitlines()
+        last = next((line for line in reversed(lines) if line.strip()), None)
+        hint = "; it wrote nothing to stderr" if last is None else f"; its last line was {last!r}"
+        return f"{daemon_named(self.pid)} {end} before it was ready{hint}"
+
+
+class ProgramError(StartError):
+    """The daemon raised before it was ready.
+
+    `exception` is the name of the exception's class, `message` its text, `traceback` the whole
+    traceback as text. The traceback is also a note of this error, so Python shows it.
+    """
+
+    fields = ("pid", "exception", "message", "traceback")
+
+    def __init__(self, *, pid: int | None, exception: str, message: str, traceback: str) -> None:
+        """Say what the daemon raised."""
+        super().__init__()
+        self.pid = pid
+        self.exception = exception
+        self.message = message
+        self.traceback = traceback
+        if traceback:
+            self.add_note(f"In the daemon:\n{traceback.rstrip()}")
+
+    def __str__(self) -> str:
+        first = next((line for line in self.message.splitlines() if line.strip()), "")
+        raised = f"{daemon_named(self.pid)} raised {self.exception} before it was ready"
+        return f"{raised}: {first.strip()}" if first else raised
+
+
+class NotSupportedError(StartError):
+    """This system cannot make daemons."""
+
+    fields = ("platform",)
+
+    def __init__(self, *, platform: str) -> None:
+        """Say which system that is."""
+        super().__init__()
+        self.platform = platform
+
+    def __str__(self) -> str:
+        return (
+            f"cannot make a daemon on {self.platform!r}, which is not a POSIX system; "
+            "use its own service manager there"
+        )
+
+
+class InvalidPidFileError(RebornError, ValueError):
+    """The text of a pid file is no process id; `text` is how it begins."""
+
+    fields = ("path", "text")
+
+    def __init__(self, *, path: str, text: str) -> None:
+        """Say what *path* holds instead."""
+        super().__init__()
+        self.path = path
+        self.text = text
+
+    def __str__(self) -> str:
+        return (
+            f"pid file {self.path!r} holds {self.text!r}, not a process id; "
+            "remove it if no daemon uses it"
+        )
+
+
+class StopTimeoutError(RebornError, TimeoutError):
+    """The daemon, a descendant of it, or its lock is still there after stop(); `pid` is its pid."""
+
+    fields = ("pid", "timeout", "remains")
+
+    def __init__(self, *, pid: int, timeout: float, remains: str) -> None:
+        """Say what is left."""
+        TimeoutError.__init__(self)
+        self.pid = pid
+        self.timeout = timeout
+        self.remains = remains
+
+    def __str__(self) -> str:
+        return (
+            f"cannot stop daemon {self.pid} within {self.timeout} s: {self.remains}; "
+            "call stop() again with a longer timeout"
+        )
+
+
+class ForkWithThreadsWarning(RuntimeWarning):
+    """Other threads run while the program forks; the daemon will not have them."""
+
+
+def daemon_named(pid: int | None) -> str:
+    """Return how messages call a daemon whose pid may be unknown."""
+    return "the daemon" if pid is None else f"daemon {pid}"
+
+
+def signal_name(number: int) -> str:
+    """Return SIGTERM for 15."""
+    from signal import Signals  # late: its enums cost a bare program 1 ms
+
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,78 @@
+"""Fixtures of all tests: a sandbox for each, both strategies, and nothing left running."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+# By path, since the tests are no package.
+_spec = importlib.util.spec_from_file_location("harness", Path(__file__).parent / "harness.py")
+harness = importlib.util.module_from_spec(_spec)
+sys.modules["harness"] = harness
+_spec.loader.exec_module(harness)
+
+
+def pytest_configure():
+    harness.become_subreaper()
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs root where we are not; in CI that is a failure."""
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason="NEEDS ROOT: run the tests as root to see it"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def warnings_are_errors_in_probes():
+    """Be as strict with the programs under test as with the tests."""
+    os.environ["PYTHONWARNINGS"] = "error"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running():
+    """Fail a test that leaves a process behind, and end that process."""
+    yield
+    left = harness.survivors()
+    assert left == [], f"left running: {left}"
+
+
+@pytest.fixture(params=["fork", "reexec"])
+def strategy(request):
+    """Each promise holds under both strategies."""
+    return request.param
+
+
+@pytest.fixture
+def sandbox(tmp_path, strategy):
+    """A directory to start probes in."""
+    return harness.Sandbox(tmp_path, strategy)
+
+
+@pytest.fixture
+def fork_sandbox(tmp_path):
+    """A sandbox for what only concerns the fork."""
+    return harness.Sandbox(tmp_path, "fork")
+
+
+@pytest.fixture
+def reexec_sandbox(tmp_path):
+    """A sandbox for what only concerns the program started again."""
+    return harness.Sandbox(tmp_path, "reexec")
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A fifo at which a probe waits until the test lets it go on."""
+    with harness.Gate(tmp_path / "gate") as gate:
+        yield gate
+
+
+@pytest.fixture
+def mark(tmp_path):
+    """Where a probe says which of its processes got there."""
+    return tmp_path / "mark"

@@ -1,0 +1,236 @@
+"""Hold a pid file and do no more: report.py without the report, for many starts.
+
+    hold.py '{"options": {...}, "before": [...], "after": [...]}'
+
+The launcher prints the daemon's pid, once the daemon has done what *after* says. The names are
+those of functions below or in report.py.
+"""
+
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import select
+import signal
+import sys
+import time
+
+import report
+
+import reborn
+
+FILES = ("app.pid", "app.log")
+NOBODY = 65534
+STUBBORN = 'trap "" TERM; echo; exec sleep 3600'
+
+
+def wait_at(gate):
+    with open(gate, "rb", buffering=0) as file:
+        file.read(1)
+
+
+def wait_before(step, gate, reached):
+    """Make a file and wait at the gate when the daemon comes to a step."""
+    from reborn import _steps
+
+    def wait(_):
+        with open(reached, "w"):
+            wait_at(gate)
+
+    index = [name for name, _, _ in _steps.STEPS].index(step)
+    row = ("wait", "wait", wait)
+    _steps.STEPS = (*_steps.STEPS[:index], row, *_steps.STEPS[index:])
+
+
+def launcher_waits_at(gate):
+    """Say so and wait until the gate is taken away."""
+    if not reborn.was_reborn():
+        with open(gate) as file:
+            print("waiting", flush=True)
+            file.read()
+
+
+def without_locks():
+    from reborn import _pidfile
+
+    class NoLocks:
+        LOCK_EX = LOCK_SH = LOCK_NB = 0
+
+        def flock(self, *_):
+            pass
+
+    _pidfile.fcntl = NoLocks()
+
+
+def without_patience():
+    from reborn import _pidfile
+
+    _pidfile._PATIENCE = 0.0
+
+
+def without_comparing():
+    """Take any file at the path for the one that was locked."""
+    from reborn import _pidfile
+
+    _pidfile._is_named = lambda *_: True
+
+
+def without_emptying():
+    os.ftruncate = lambda *_: None
+
+
+def believing_text():
+    from reborn import _pidfile
+
+    _pidfile._shown_holding = lambda *_: True
+
+
+def without_fork_hooks():
+    os.register_at_fork = lambda **_: None
+
+
+def with_one_pid():
+    """Have workers take themselves for this process."""
+    pid = os.getpid()
+    os.getpid = lambda: pid
+
+
+def without_pidfd():
+    from reborn import _process
+
+    _process._open_pidfd = None
+
+
+def without_waiting():
+    """Let stop() come back before the daemon is gone."""
+
+    def stop(daemon):
+        with contextlib.suppress(ProcessLookupError):  # a fresh program comes past earlier ones
+            daemon.send_signal(signal.SIGTERM)
+
+    reborn.Daemon.stop = stop
+
+
+def stopping_numbers():
+    """Let stop() believe in a number, and come back when that process is gone."""
+
+    def stop(daemon, _):
+        os.kill(daemon.pid, signal.SIGKILL)
+        select.select([os.pidfd_open(daemon.pid)], [], [])
+
+    reborn.Daemon.stop = stop
+
+
+def fork_and_exit():
+    """Fork a worker that ends as programs end, and wait for it."""
+    pid = os.fork()
+    if pid == 0:
+        sys.exit()
+    os.waitpid(pid, 0)
+
+
+def spawn_worker(kind):
+    """Start a process that outlives the daemon: fork, exec, stubborn, or multiprocessing's."""
+    if kind in ("fork", "exec"):
+        report.spawn_worker(kind)
+    elif kind == "stubborn":
+        reader, writer = os.pipe()
+        actions = [(os.POSIX_SPAWN_DUP2, writer, 1)]
+        argv = ["sh", "-c", STUBBORN]
+        os.posix_spawn("/bin/sh", argv, os.environ, file_actions=actions, setsid=True)
+        os.read(reader, 1)
+    else:
+        multiprocessing.get_context(kind).Process(target=time.sleep, args=(3600,)).start()
+
+
+def recycle(pid):
+    """As process 1 of a namespace: end *pid* and give its number to a stranger."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+        file.write(str(pid - 1))
+    return os.posix_spawn("/bin/sleep", ["sleep", "3600"], os.environ)
+
+
+def inherit_lock():
+    os.set_inheritable(context._plan.pidfile.lock_fd, True)
+
+
+def without_care():
+    """Follow links, and take what a stranger has planted."""
+    from reborn import _files
+
+    _files._CAREFUL = os.O_CLOEXEC | os.O_NONBLOCK
+    _files.check = lambda fd, **_: os.fstat(fd)
+    without_comparing()
+
+
+def by_path(directory):
+    """Forget the directory that was opened, and look its files up by path."""
+
+    def whole(call):
+        def by_whole_path(name, *arguments, dir_fd=None, **options):
+            if isinstance(name, str) and dir_fd is not None and name in FILES:
+                name, dir_fd = os.path.join(directory, name), None
+            return call(name, *arguments, dir_fd=dir_fd, **options)
+
+        return by_whole_path
+
+    os.open, os.unlink = whole(os.open), whole(os.unlink)
+    without_comparing()
+
+
+def swap_at(count, directory, outside):
+    """Put a stranger's link in place of a directory, right before the *count*-th thing done to it.
+
+    Audit hooks (PEP 578) are called before the system call, whoever makes it.
+    """
+    counter = itertools.count(1)
+    names = {*FILES, os.path.basename(directory), directory}
+    names |= {os.path.join(directory, name) for name in FILES}
+
+    def hook(event, arguments):
+        if not event.startswith(("open", "os.", "fcntl.")) or not arguments:
+            return
+        if os.path.islink(directory):
+            return
+        concerned = arguments[0] in names or event in ("fcntl.flock", "os.truncate")
+        if concerned and next(counter) == count:
+            swap(directory, outside)
+
+    sys.addaudithook(hook)
+
+
+def swap(directory, outside):
+    os.rename(directory, f"{directory}.away")
+    os.symlink(outside, directory)
+    os.lchown(directory, NOBODY, NOBODY)
+
+
+def idle():
+    """Wait for a signal; signal.pause() would miss one that comes just before it."""
+    while True:
+        time.sleep(0.05)
+
+
+def do(actions):
+    for action in actions:
+        name, *arguments = [action] if isinstance(action, str) else action
+        (globals().get(name) or getattr(report, name))(*arguments)
+
+
+if __name__ == "__main__":
+    spec = json.loads(sys.argv[1])
+    do(spec["before"])
+    context = reborn.DaemonContext(**{"wait_ready": True, **spec["options"]})
+    daemon = context.reborn()
+    if daemon is not None:
+        print(daemon.pid)
+        sys.exit()
+    try:
+        do(spec["after"])
+        context.ready()
+        idle()
+    finally:
+        context.release()

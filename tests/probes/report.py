@@ -1,0 +1,196 @@
+"""Daemonize with the options of a specification, and report what the daemon is like.
+
+    report.py '{"options": {...}, "report": PATH, "before": [...], "after": [...]}'
+
+The launcher prints the daemon's pid. *before* and *after* are names of functions below, or lists
+of a name and arguments: what happens before reborn(), in both processes under reexec, and after it
+in the daemon, before it is ready.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import reborn
+from reborn import DaemonContext
+
+
+def without(step):
+    """Leave a step out: the negative control of the promise that it keeps."""
+    from reborn import _steps
+
+    left = tuple(row for row in _steps.STEPS if row[0] != step)
+    assert len(left) < len(_steps.STEPS)
+    _steps.STEPS = left
+
+
+def open_file(path, inheritable=False):
+    """Open a file and leave it open."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.set_inheritable(fd, inheritable)
+
+
+def write(stream, text):
+    """Write to stdout or stderr without flushing."""
+    getattr(sys, stream).write(text)
+
+
+def at_exit(text):
+    """Write a line at exit."""
+    import atexit
+
+    atexit.register(lambda: print(text, flush=True))
+
+
+def handle(name):
+    """Install a Python handler."""
+    signal.signal(getattr(signal, name), lambda *_: None)
+
+
+def ignore(name):
+    """Ignore a signal."""
+    signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def make_exception(text):
+    raise RuntimeError(text)
+
+
+def leave(status):
+    sys.exit(status)
+
+
+def leave_at_once(status):
+    os._exit(status)
+
+
+def kill_self(name):
+    os.kill(os.getpid(), getattr(signal, name))
+    time.sleep(60)
+
+
+def hang():
+    """Wait for signals.
+
+    Not for long at a time: a signal that comes just before pause() or a long sleep() begins would
+    be handled only after it.
+    """
+    while True:
+        time.sleep(0.05)
+
+
+def say(text):
+    """Call status()."""
+    context.status(text)
+
+
+def spawn_worker(kind):
+    """Start a process that outlives the daemon; fork shares Python's state, exec does not."""
+    if kind == "fork":
+        if os.fork() == 0:
+            time.sleep(3600)
+            os._exit(0)
+    else:
+        os.posix_spawn("/bin/sleep", ["sleep", "3600"], os.environ)
+
+
+def do(actions):
+    for action in actions:
+        name, *arguments = [action] if isinstance(action, str) else action
+        globals()[name](*arguments)
+
+
+def status_fields():
+    with open("/proc/self/status") as file:
+        pairs = (line.partition(":") for line in file)
+        return {key: value.strip() for key, _, value in pairs}
+
+
+def signals(mask):
+    return [number for number in range(1, 65) if int(mask, 16) >> (number - 1) & 1]
+
+
+def has_terminal():
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def descriptors():
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue  # the listing's own
+    return found
+
+
+def describe():
+    import resource
+    import subprocess
+
+    status = status_fields()
+    umask = os.umask(0)
+    os.umask(umask)
+    child = subprocess.run(
+        [sys.executable, "-c", "import os, json; print(json.dumps(dict(os.environ)))"],
+        capture_output=True,
+        check=False,
+        env=None,
+    )
+    try:
+        with open(f"/proc/{os.getppid()}/cmdline") as file:
+            parent = file.read().replace("\0", " ")
+    except OSError:
+        parent = None
+    return {
+        "pid": os.getpid(),
+        "ppid": os.getppid(),
+        "parent": parent,
+        "pgid": os.getpgrp(),
+        "sid": os.getsid(0),
+        "has_terminal": has_terminal(),
+        "cwd": os.getcwd(),
+        "umask": umask,
+        "fds": descriptors(),
+        "blocked": signals(status["SigBlk"]),
+        "ignored": signals(status["SigIgn"]),
+        "caught": signals(status["SigCgt"]),
+        "uids": status["Uid"].split(),
+        "gids": status["Gid"].split(),
+        "groups": status["Groups"].split(),
+        "core": resource.getrlimit(resource.RLIMIT_CORE),
+        "environ": dict(os.environ),
+        "child_environ": json.loads(child.stdout) if child.returncode == 0 else None,
+        "argv": sys.argv,
+        "was_reborn": reborn.was_reborn(),
+        "is_open": context.is_open,
+        "modules": sorted(sys.modules),
+    }
+
+
+if __name__ == "__main__":
+    spec = json.loads(sys.argv[1])
+    do(spec["before"])
+    context = DaemonContext(**spec["options"])
+    daemon = context.reborn()
+    if daemon is not None:
+        print(daemon.pid)
+        sys.exit()
+    try:
+        do(spec["after"])
+        report = json.dumps(describe())
+        partial = f"{spec['report']}.partial"
+        with open(partial, "w") as file:
+            file.write(report)
+        os.rename(partial, spec["report"])
+        if context.wait_ready:
+            context.ready()
+        hang()
+    finally:
+        context.release()

@@ -1,0 +1,288 @@
+"""The handle of a daemon: found through the held pid file, and never anybody else.
+
+Each promise holds with a pidfd and without one, with /proc and without it.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+from harness import PATIENCE, Remote, RemoteError, Sandbox, eventually, is_alive, survivors
+
+SWITCHES = {
+    "all": (),
+    "no pidfd": ("without_pidfd",),
+    "neither": ("without_pidfd", "without_proc"),
+}
+NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+@pytest.fixture(params=SWITCHES.values(), ids=SWITCHES)
+def switches(request):
+    return request.param
+
+
+@pytest.fixture
+def public_sandbox(strategy):
+    """A sandbox that other users can enter."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield Sandbox(directory, strategy)
+
+
+@contextlib.contextmanager
+def daemon_and_remote(sandbox, *switches, **arguments):
+    """Yield the pid of a daemon, and a process that has found it."""
+    result = sandbox.hold(**arguments)
+    with Remote(sandbox.pidfile, *switches) as remote:
+        assert remote("search") == result.pid
+        yield result.pid, remote
+
+
+@contextlib.contextmanager
+def stranger(**streams):
+    with subprocess.Popen(["sleep", "3600"], **streams) as process:
+        try:
+            yield process
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+def test_daemon_is_found_while_it_runs(sandbox, switches):
+    with Remote(sandbox.pidfile, *switches) as remote:
+        assert remote("search") is None
+        result = sandbox.hold()
+        assert remote("search") == result.pid
+        sandbox.stop(result.pid)
+        assert remote("search") is None
+
+
+def test_text_that_is_no_pid_finds_nobody(sandbox, switches):
+    daemon = sandbox.hold()
+    with Remote(sandbox.pidfile, *switches) as remote:
+        for text in ("", str(daemon.pid), f"0{daemon.pid}\n", "nginx\n", "0\n", f"-{daemon.pid}\n"):
+            sandbox.pidfile.write_text(text)
+            assert remote("search") is None
+            assert sandbox.pidfile.read_text() == text
+    sandbox.stop(daemon.pid)
+
+
+def test_stranger_that_has_the_file_open_is_not_found(fork_sandbox, switches):
+    path = fork_sandbox.pidfile
+    path.touch()
+    with path.open() as file, stranger(stdin=file) as process, Remote(path, *switches) as remote:
+        path.write_text(f"{process.pid}\n")
+        assert remote("search") is None
+
+
+@pytest.mark.parametrize("switches", [(), ("without_pidfd",)], ids=["all", "no pidfd"])
+def test_stranger_is_not_taken_for_the_holder(sandbox, switches):
+    daemon = sandbox.hold()
+    with sandbox.pidfile.open() as file, stranger(stdin=file) as process:
+        sandbox.pidfile.write_text(f"{process.pid}\n")
+        with Remote(sandbox.pidfile, *switches) as remote:
+            assert remote("search") is None
+    sandbox.stop(daemon.pid)
+
+
+def test_stranger_is_taken_for_the_holder_control(sandbox):
+    daemon = sandbox.hold()
+    with stranger() as process, Remote(sandbox.pidfile, "without_proc") as remote:
+        sandbox.pidfile.write_text(f"{process.pid}\n")
+        assert remote("search") == process.pid
+    sandbox.stop(daemon.pid)
+
+
+def test_killed_daemon_is_not_found(sandbox, switches):
+    result = sandbox.hold()
+    sandbox.stop(result.pid, signal.SIGKILL)
+    with Remote(sandbox.pidfile, *switches) as remote:
+        assert remote("search") is None
+    assert sandbox.pidfile.read_text() == f"{result.pid}\n"
+
+
+def zombie(pid):
+    assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_zombie_is_not_running(sandbox, switches):
+    with daemon_and_remote(sandbox, *switches) as (pid, remote):
+        # Its parent is this process, which is a subreaper and does not wait for it.
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: zombie(pid))
+        os.kill(pid, 0)
+        assert remote("is_running") is False
+        assert remote("wait", 0.0) is True
+        assert remote("describe") == f"Daemon(pid={pid}, not running)"
+        remote("stop", 0.0)
+        for action in (["send_signal", "SIGTERM"], ["process"]):
+            with pytest.raises(RemoteError, match=r"ProcessLookupError|NoSuchProcess"):
+                remote(*action)
+        assert remote("search") is None
+        zombie(pid)
+
+
+def test_handle_tells_of_a_running_daemon(sandbox, switches):
+    with daemon_and_remote(sandbox, *switches) as (pid, remote):
+        assert remote("is_running") is True
+        assert remote("wait", 0.0) is False
+        assert remote("process") == pid
+        assert remote("describe") == f"Daemon(pid={pid}, running)"
+        remote("send_signal", "SIGUSR1")
+        assert remote("wait", PATIENCE) is True
+        assert remote("is_running") is False
+        remote("stop", 0.0)
+
+
+@pytest.mark.parametrize("switches", [(), ("without_pidfd",)], ids=["all", "no pidfd"])
+def test_stop_comes_back_when_the_next_start_is_possible(sandbox, switches):
+    before = [[name] for name in switches]
+    result = sandbox.start(program="restart.py", silent=True, timeout=50, before=before)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_stop_comes_back_when_the_next_start_is_possible_control(sandbox):
+    result = sandbox.start(program="restart.py", silent=True, before=[["without_waiting"]])
+    assert "PidFileLockedError" in result.stderr
+    survivors()
+
+
+def test_stopped_daemon_leaves_no_pid_file(sandbox, switches):
+    with daemon_and_remote(sandbox, *switches) as (pid, remote):
+        remote("stop", PATIENCE)
+        assert not is_alive(pid)
+        assert not sandbox.pidfile.exists()
+
+
+def check_family_is_stopped(sandbox, *switches):
+    after = [["spawn_worker", "exec"], ["spawn_worker", "stubborn"], ["spawn_worker", "fork"]]
+    with daemon_and_remote(sandbox, *switches, after=after) as (pid, remote):
+        family = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+        assert len(family) == 4
+        remote("stop", 0.5)
+        assert [member for member in family if is_alive(member)] == []
+
+
+def test_stop_takes_the_descendants_along(sandbox, switches):
+    check_family_is_stopped(sandbox, *switches)
+
+
+def test_stop_takes_the_descendants_along_control(sandbox):
+    with pytest.raises(AssertionError, match=r"== \[\]"):
+        check_family_is_stopped(sandbox, "without_family")
+    assert len(survivors()) == 3
+
+
+def test_daemon_that_ignores_sigterm_is_killed(sandbox, switches):
+    with daemon_and_remote(sandbox, *switches, after=[["ignore", "SIGTERM"]]) as (pid, remote):
+        remote("stop", 0.2)
+        assert not is_alive(pid)
+    after = sandbox.hold()
+    assert after.returncode == 0
+    sandbox.stop(after.pid)
+
+
+def test_daemon_that_cannot_be_killed_is_a_timeout(sandbox, switches):
+    arguments = {"after": [["ignore", "SIGTERM"]]}
+    switches = (*switches, "without_sigkill")
+    with daemon_and_remote(sandbox, *switches, **arguments) as (pid, remote):
+        with pytest.raises(RemoteError) as caught:
+            remote("stop", 0.2)
+        name, message, data = caught.value.args
+        assert name == "StopTimeoutError"
+        assert message.startswith(f"cannot stop daemon {pid} within 0.2 s: ")
+        assert (data["pid"], data["timeout"]) == (pid, 0.2)
+        assert data["remains"] in message
+        assert remote("is_running") is True
+        sandbox.stop(pid, signal.SIGKILL)
+
+
+@pytest.mark.root
+def test_recycled_pid_is_never_signalled(sandbox, switches):
+    command, _ = sandbox.command(program="hold.py")
+    with Remote(sandbox.pidfile, *switches, prefix=NAMESPACE) as remote:
+        pid = remote("run", command)
+        assert remote("search") == pid
+        assert remote("recycle", pid) == pid
+        assert sandbox.pidfile.read_text() == f"{pid}\n"
+        assert remote("is_running") is False
+        for action in (["send_signal", "SIGKILL"], ["process"]):
+            with pytest.raises(RemoteError, match=r"ProcessLookupError|NoSuchProcess"):
+                remote(*action)
+        remote("stop", 0.1)
+        assert remote("search") is None
+        assert remote("is_alive", pid) is True
+
+
+@pytest.mark.root
+def test_recycled_pid_is_never_signalled_control(sandbox):
+    command, _ = sandbox.command(program="hold.py")
+    with Remote(sandbox.pidfile, prefix=NAMESPACE) as remote:
+        pid = remote("run", command)
+        remote("search")
+        remote("recycle", pid)
+        remote("signal_number", pid)
+        assert remote("is_alive", pid) is False
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("before", "end"),
+    [([], "alive"), ([["without_pidfd"]], "alive"), ([["stopping_numbers"]], "ended")],
+    ids=["all", "no pidfd", "control"],
+)
+def test_earlier_daemon_with_a_recycled_pid_is_never_signalled(sandbox, before, end):
+    result = sandbox.start(program="twice.py", silent=True, prefix=NAMESPACE, before=before)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout) == {"recycled": True, "stranger": end}
+
+
+@pytest.mark.root
+def test_pid_from_another_namespace_is_not_believed(sandbox, switches):
+    result = sandbox.hold()
+    with Remote(sandbox.pidfile, *switches, prefix=NAMESPACE) as remote:
+        assert remote("search") is None
+    sandbox.stop(result.pid)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("switches", [(), ("without_pidfd",)], ids=["all", "no pidfd"])
+def test_pid_of_another_namespace_is_not_taken_for_one_of_ours(sandbox, switches):
+    result = sandbox.hold()
+    with Remote(sandbox.pidfile, *switches, prefix=NAMESPACE) as remote:
+        sandbox.pidfile.write_text(f"{remote('own_pid')}\n")
+        assert remote("search") is None
+    sandbox.stop(result.pid)
+
+
+@pytest.mark.root
+def test_root_finds_another_users_daemon(sandbox, switches):
+    with daemon_and_remote(sandbox, *switches, uid="nobody") as (pid, remote):
+        assert psutil.Process(pid).username() == "nobody"
+        remote("stop", PATIENCE)
+        assert not is_alive(pid)
+
+
+@pytest.mark.root
+def test_another_users_daemon_is_found_and_cannot_be_signalled(public_sandbox, switches):
+    sandbox = public_sandbox
+    result = sandbox.hold()
+    with Remote(sandbox.pidfile, *switches) as remote:
+        remote("become", "nobody")
+        assert remote("search") == result.pid
+        for action in (["send_signal", "SIGKILL"], ["stop", 0.1]):
+            with pytest.raises(RemoteError, match="PermissionError"):
+                remote(*action)
+        assert remote("is_running") is True
+        assert remote("search") == result.pid
+    assert is_alive(result.pid)
+    assert sandbox.pidfile.read_text() == f"{result.pid}\n"
+    sandbox.stop(result.pid)

@@ -1,0 +1,245 @@
+"""Root becomes another user for good, and what that user still needs stays within its reach."""
+
+import grp
+import os
+import pwd
+import tempfile
+from pathlib import Path
+from signal import SIGKILL
+
+import psutil
+import pytest
+from harness import Sandbox, exit_code
+
+NOBODY = pwd.getpwnam("nobody")
+STRANGE_GROUPS = [4242, 4343]
+
+# No import may be needed: the user may be unable to read the interpreter's files.
+TRY_TO_GO_BACK = """
+for change in (
+    lambda: os.setuid(0),
+    lambda: os.seteuid(0),
+    lambda: os.setresuid(-1, 0, -1),
+    lambda: os.setgid(0),
+    lambda: os.setegid(0),
+    lambda: os.setgroups([0]),
+):
+    try:
+        change()
+        print("back", flush=True)
+    except PermissionError:
+        print("no way", flush=True)
+"""
+WAYS_BACK = 6
+
+
+def has_groups_of_its_own(user):
+    return len(os.getgrouplist(user.pw_name, user.pw_gid)) > 1
+
+
+@pytest.fixture
+def sandbox(strategy):
+    """A directory that every user can enter, unlike those of pytest."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Sandbox(Path(directory), strategy)
+
+
+def start(sandbox, before="", after="", **options):
+    """Start a daemon from a launcher with strange groups; return its process."""
+    result = sandbox.start(
+        program="scenario.py",
+        before=before,
+        after=after,
+        silent=True,
+        wait_ready=True,
+        log_file=str(sandbox.log),
+        run={"extra_groups": STRANGE_GROUPS},
+        **options,
+    )
+    assert result.returncode == 0, result.stderr
+    return psutil.Process(int(sandbox.pidfile.read_text()))
+
+
+def end(process):
+    process.terminate()
+    assert exit_code(process.pid) == 0
+
+
+def groups_of(process):
+    with open(f"/proc/{process.pid}/status") as file:
+        (line,) = [line for line in file if line.startswith("Groups:")]
+    return sorted(int(word) for word in line.split()[1:])
+
+
+def is_user(process, uid, gid, groups):
+    return (tuple(process.uids()), tuple(process.gids()), groups_of(process)) == (
+        (uid,) * 3,
+        (gid,) * 3,
+        sorted(groups),
+    )
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("options", "gid"),
+    [
+        ({"uid": "nobody"}, NOBODY.pw_gid),
+        ({"uid": NOBODY.pw_uid}, NOBODY.pw_gid),
+        ({"uid": "nobody", "gid": "daemon"}, grp.getgrnam("daemon").gr_gid),
+        ({"uid": NOBODY.pw_uid, "gid": 4711}, 4711),
+    ],
+)
+def test_daemon_is_the_user_for_good(sandbox, options, gid):
+    process = start(sandbox, after=TRY_TO_GO_BACK, **options)
+    assert is_user(process, NOBODY.pw_uid, gid, [gid])
+    assert sandbox.log_text() == "no way\n" * WAYS_BACK
+    end(process)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "careless",
+    [
+        "None",
+        "os.setegid({gid}), os.seteuid({uid})",  # root stays the saved user
+        "os.setresgid(*[{gid}] * 3), os.setresuid(*[{uid}] * 3)",  # the launcher's groups stay
+        "os.setgroups([{gid}]), os.setresuid(*[{uid}] * 3)",  # root's group stays
+    ],
+)
+def test_daemon_is_the_user_control(sandbox, careless):
+    uid, gid = NOBODY.pw_uid, NOBODY.pw_gid
+    drop = f"_privileges.drop = lambda identity: ({careless.format(uid=uid, gid=gid)})"
+    before = f"from reborn import _privileges\n{drop}"
+    process = start(sandbox, before, TRY_TO_GO_BACK, uid="nobody")
+    went_back = "back\n" in sandbox.log_text()
+    assert went_back or not is_user(process, uid, gid, [gid])
+    end(process)
+
+
+@pytest.mark.root
+def test_group_alone_can_be_changed(sandbox):
+    process = start(sandbox, gid="daemon")
+    gid = grp.getgrnam("daemon").gr_gid
+    assert (tuple(process.uids()), tuple(process.gids())) == ((0,) * 3, (gid,) * 3)
+    # "Changing user always sets the supplementary groups"; the user is not changed.
+    assert groups_of(process) == STRANGE_GROUPS
+    end(process)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("initgroups", [True, False], ids=["promise", "control"])
+def test_initgroups_takes_the_groups_of_the_user(sandbox, initgroups):
+    user = next(filter(has_groups_of_its_own, pwd.getpwall()), None)
+    if user is None:
+        pytest.skip("no account here has supplementary groups")
+    process = start(sandbox, uid=user.pw_name, initgroups=initgroups)
+    groups = os.getgrouplist(user.pw_name, user.pw_gid) if initgroups else [user.pw_gid]
+    assert is_user(process, user.pw_uid, user.pw_gid, groups)
+    sandbox.stop(process.pid)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("given", [True, False], ids=["promise", "control"])
+def test_log_is_the_users_so_that_it_can_be_reopened(sandbox, given):
+    before = "" if given else "from reborn import _files\n_files.give = lambda *_: None"
+    after = """
+try:
+    os.close(os.open(context.log_file, os.O_WRONLY | os.O_APPEND))
+    print("reopened", flush=True)
+except PermissionError:
+    print("refused", flush=True)
+"""
+    process = start(sandbox, before, after, uid="nobody")
+    status = sandbox.log.stat()
+    owner = (NOBODY.pw_uid, NOBODY.pw_gid) if given else (0, 0)
+    assert (status.st_uid, status.st_gid) == owner
+    assert sandbox.log_text() == ("reopened\n" if given else "refused\n")
+    assert sandbox.pidfile.stat().st_uid == 0
+    end(process)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("owner", [0, NOBODY.pw_uid])
+def test_release_after_the_change_of_user(sandbox, owner):
+    directory = sandbox.directory / "run"
+    directory.mkdir()
+    os.chown(directory, owner, -1)
+    sandbox.pidfile = directory / "app.pid"
+    process = start(sandbox, uid="nobody")
+    assert sandbox.pidfile.stat().st_uid == 0
+    end(process)
+    if owner == 0:  # nobody can remove it, but it says no pid, and blocks nobody
+        assert sandbox.pidfile.read_text() == ""
+    else:
+        assert not sandbox.pidfile.exists()
+    end(start(sandbox, uid="nobody"))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("wait_ready", [True, False])
+def test_user_needs_no_log_and_no_pid_file(sandbox, wait_ready):
+    result = sandbox.start(
+        program="scenario.py", silent=True, uid="nobody", pidfile=None, wait_ready=wait_ready
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    (process,) = psutil.Process().children()
+    assert process.uids().real == NOBODY.pw_uid
+    sandbox.stop(process.pid, SIGKILL)
+
+
+UNABLE = ("setpriv", "--bounding-set=-setuid,-setgid")
+
+
+@pytest.mark.parametrize("able", [False, True], ids=["promise", "control"])
+def test_refused_change_of_user_is_told_and_leaves_nothing(sandbox, able):
+    is_root = os.geteuid() == 0
+    if able and not is_root:
+        pytest.skip("the control needs root, who may become somebody else")
+    user = NOBODY if is_root else pwd.getpwuid(0)
+    result = sandbox.start(
+        program="scenario.py",
+        prefix=UNABLE if is_root and not able else (),
+        silent=True,
+        uid=user.pw_uid,
+        log_file=str(sandbox.log),
+    )
+    if able:
+        assert result.returncode == 0
+        end(psutil.Process(int(sandbox.pidfile.read_text())))
+        return
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].partition(": ")[2] == (
+        f"cannot become uid {user.pw_uid} and gid {user.pw_gid}: "
+        "Operation not permitted [EPERM] (step 'privileges', in the daemon)"
+    )
+    sandbox.assert_nothing_left()
+    assert not sandbox.log.exists()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("uid", "message"),
+    [
+        ("root", "cannot become uid 0 and gid 0: Operation not permitted [EPERM]"),
+        ("nobody", None),  # is so already, and needs no right for it
+    ],
+)
+def test_ordinary_user_can_become_nobody_else(uid, message):
+    # Not with "reexec": the interpreter may lie where nobody but root can start it.
+    before = f"""
+import resource, select, traceback  # as long as they can be read
+from reborn import _attempt, _detach, _pidfile, _privileges, _steps
+os.setgroups([])
+os.setresgid(*[{NOBODY.pw_gid}] * 3)
+os.setresuid(*[{NOBODY.pw_uid}] * 3)
+"""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chown(directory, NOBODY.pw_uid, NOBODY.pw_gid)
+        sandbox = Sandbox(Path(directory), "fork")
+        result = sandbox.start(program="scenario.py", before=before, silent=True, uid=uid)
+        if message is None:
+            assert (result.returncode, result.stderr) == (0, "")
+            end(psutil.Process(int(sandbox.pidfile.read_text())))
+        assert (message or "") in result.stderr
+        sandbox.assert_nothing_left()

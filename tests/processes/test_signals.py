@@ -1,0 +1,122 @@
+"""What a program arranged for its signals stays, what it inherited goes, and SIGTERM ends it."""
+
+import os
+import signal
+from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2
+
+import pytest
+from harness import eventually, exit_code
+
+OWN = "report.handle('SIGUSR1'); report.ignore('SIGUSR2')\n"
+IGNORING = ("sh", "-c", 'trap "" HUP INT QUIT USR1; exec "$@"', "sh")
+# posix_spawn(3) resets what a fresh program inherits, before any step.
+INHERIT = """
+report.without("signals")
+from reborn import _relaunch
+_relaunch._settable = list
+"""
+MAP = """
+context.signal_map = {
+    signal.SIGUSR1: None,
+    signal.SIGUSR2: "terminate",
+    signal.SIGHUP: lambda *_: print("called", flush=True),
+}
+"""
+
+
+def start(sandbox, before="", **arguments):
+    log = str(sandbox.log)
+    return sandbox.start(
+        program="scenario.py", before=before, after="tell()", log_file=log, **arguments
+    )
+
+
+def end(sandbox, pid, number=SIGTERM):
+    """Send *pid* a signal; return its exit code, and whether its pid file is there."""
+    os.kill(pid, number)
+    return exit_code(pid), sandbox.pidfile.exists()
+
+
+def keeps_own_arrangements(report):
+    return SIGUSR1 in report["caught"] and SIGUSR2 in report["ignored"]
+
+
+def test_arrangements_made_before_reborn_are_kept(sandbox):
+    result = start(sandbox, OWN)
+    assert keeps_own_arrangements(result.report)
+    assert result.report["blocked"] == []
+    sandbox.stop(result.pid)
+
+
+def test_arrangements_made_before_reborn_control(sandbox):
+    sabotage = """
+from reborn import _signals
+_signals.reset = lambda inherited: _signals.install(dict.fromkeys(_signals.numbers(), 0))
+"""
+    result = start(sandbox, OWN + sabotage)
+    assert not keeps_own_arrangements(result.report)
+    sandbox.stop(result.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("sabotage", "reset"), [("", True), (INHERIT, False)])
+def test_inherited_ignored_signals_are_reset(sandbox, sabotage, reset):
+    result = start(sandbox, sabotage, prefix=IGNORING)
+    assert {SIGHUP, SIGQUIT, SIGUSR1}.isdisjoint(result.report["ignored"]) is reset
+    assert (SIGINT in result.report["caught"]) is reset
+    sandbox.stop(result.pid, signal.SIGKILL)
+
+
+def test_sigterm_is_a_success_and_removes_pid_file(sandbox):
+    result = start(sandbox)
+    assert {SIGTSTP, SIGTTIN, SIGTTOU} <= set(result.report["ignored"])
+    assert end(sandbox, result.pid) == (0, False)
+
+
+def test_default_signal_map_control(sandbox):
+    result = start(sandbox, 'report.without("handlers")')
+    assert {SIGTSTP, SIGTTIN, SIGTTOU}.isdisjoint(result.report["ignored"])
+    assert end(sandbox, result.pid) == (-SIGTERM, True)
+
+
+def test_signal_map_ignores_calls_a_method_or_a_function(sandbox):
+    result = start(sandbox, MAP)
+    assert SIGUSR1 in result.report["ignored"]
+    os.kill(result.pid, SIGHUP)
+
+    def called():
+        assert sandbox.log_text() == "called\n"
+
+    eventually(called)
+    assert end(sandbox, result.pid, SIGUSR2) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("before", "number"),
+    [
+        (MAP, SIGTERM),  # the map is instead of the default one
+        ("", SIGUSR1),
+        ("", SIGUSR2),
+        ("", SIGHUP),
+    ],
+)
+def test_signal_map_control(sandbox, before, number):
+    result = start(sandbox, before)
+    assert end(sandbox, result.pid, number) == (-number, True)
+
+
+@pytest.mark.parametrize("wait_ready", [False, True])
+def test_sigterm_in_the_moment_of_readiness_is_a_success(sandbox, wait_ready):
+    before = """
+from reborn._handshake import Report
+leave = Report.close
+def close(report):
+    leave(report)
+    if report._pid == os.getpid():
+        os.kill(os.getpid(), signal.SIGTERM)
+Report.close = close
+"""
+    pidfile = sandbox.directory / "app.pid"
+    result = sandbox.start(program="scenario.py", before=before, silent=True, wait_ready=wait_ready)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]) == 0
+    assert not pidfile.exists()

@@ -1,0 +1,208 @@
+"""What the daemon prints goes to its log, and the caller's streams stay the caller's."""
+
+import contextlib
+import itertools
+import json
+import os
+import select
+import socket
+from signal import SIGKILL
+
+import psutil
+import pytest
+from harness import PATIENCE
+
+from reborn import PidFile
+
+SPEAK = """
+print("out", flush=True)
+print("err", file=sys.stderr, flush=True)
+"""
+# The launcher says which of its streams are open, after reborn().
+LOOK = """
+if context.reborn() is not None:
+    from reborn import _descriptors
+    are_open = [_descriptors.is_open(fd) for fd in range(3)]
+    print("mine", flush=True)
+    if sys.stderr is not None:
+        print("mine", file=sys.stderr, flush=True)
+    with open("launcher.json", "w") as file:
+        json.dump(are_open, file)
+    sys.exit()
+"""
+LEAVE_FILLED = """
+from reborn import _descriptors
+fill = _descriptors.fill_standard
+_descriptors.fill_standard = lambda: fill() and []
+"""
+LEAVE_CLOSED = """
+from reborn import _descriptors
+_descriptors.fill_standard = list
+"""
+KEEP_STREAMS = """
+report.without("streams")
+from reborn._launcher import Launcher
+prepare = Launcher._prepare
+Launcher._prepare = lambda self: prepare(self) and [0, 1, 2]
+"""
+WORKERS = """
+report.spawn_worker("fork")
+report.spawn_worker("exec")
+tell()
+"""
+CLOSED = list(itertools.product([False, True], repeat=3))
+
+
+def start(sandbox, before="", after=SPEAK + "tell()", **arguments):
+    """Start a daemon; the launcher comes back when all has been said."""
+    arguments = {"log_file": str(sandbox.log), "wait_ready": True, **arguments}
+    return sandbox.start(program="scenario.py", before=before, after=after, **arguments)
+
+
+def closing(*closed):
+    """Return what starts a program with some of the standard streams closed."""
+    redirections = (
+        word for word, close in zip(("<&-", ">&-", "2>&-"), closed, strict=True) if close
+    )
+    return ("sh", "-c", f'exec "$@" {" ".join(redirections)}', "sh")
+
+
+def launcher_streams(sandbox):
+    return json.loads((sandbox.directory / "launcher.json").read_text())
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_closed_streams_stay_closed_and_log_gets_everything(sandbox, closed):
+    result = start(sandbox, LOOK, prefix=closing(*closed))
+    no_stdin, no_stdout, no_stderr = closed
+    assert launcher_streams(sandbox) == [not no_stdin, not no_stdout, not no_stderr]
+    assert result.stdout == ("" if no_stdout else "mine\n")
+    assert result.stderr == ("" if no_stderr else "mine\n")
+    assert sandbox.log_text() == "out\nerr\n"
+    assert PidFile(sandbox.pidfile).holder() == result.pid
+    fds = result.report["fds"]
+    assert [fds[number] for number in "012"] == [os.devnull, str(sandbox.log), str(sandbox.log)]
+    sandbox.stop(result.pid)
+
+
+def test_closed_streams_control(sandbox):
+    result = start(sandbox, LEAVE_FILLED + LOOK, prefix=closing(True, True, True))
+    assert launcher_streams(sandbox) == [True, True, True]
+    sandbox.stop(result.pid)
+
+
+def test_lock_of_a_start_with_closed_streams_control(fork_sandbox):
+    result = start(fork_sandbox, LEAVE_CLOSED, prefix=closing(True, True, True))
+    # The pid file had one of the numbers.
+    assert PidFile(fork_sandbox.pidfile).holder() is None
+    fork_sandbox.stop(result.pid)
+
+
+def test_caller_gets_end_of_file_while_daemon_and_workers_live(sandbox):
+    result = start(sandbox, after=WORKERS)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    workers = psutil.Process(result.pid).children()
+    assert len(workers) == 2
+    for pid in (result.pid, *(worker.pid for worker in workers)):
+        sandbox.stop(pid, SIGKILL)
+
+
+def test_end_of_file_control(sandbox):
+    process, path = sandbox.popen(program="scenario.py", before=KEEP_STREAMS, after="tell()")
+    with process:
+        assert process.wait(PATIENCE) == 0
+        report = sandbox.read_report(path)
+        # No end of file, though the launcher is gone.
+        assert select.select([process.stdout], [], [], 0)[0] == []
+        sandbox.stop(report["pid"])
+        assert process.stdout.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "logged"),
+    [("", ""), ("from reborn import _descriptors\n_descriptors.flush = lambda: None\n", "once")],
+    ids=["promise", "control"],
+)
+def test_buffered_output_appears_once(fork_sandbox, before, logged):
+    before += 'sys.stdout.write("once")'
+    result = start(fork_sandbox, before, "tell()", env={"PYTHONUNBUFFERED": ""})
+    fork_sandbox.stop(result.pid)
+    assert (result.stdout == "once") is (logged == "")
+    assert fork_sandbox.log_text() == logged
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["promise", "control"])
+def test_exit_handlers_run_once_and_in_the_daemon(sandbox, kept):
+    before = """
+import atexit
+@atexit.register
+def leave():
+    with open("/", opener=lambda *_: os.open(exits, os.O_WRONLY | os.O_APPEND), mode="a") as file:
+        print(os.getpid(), file=file)
+"""
+    exits = sandbox.directory / "exits"
+    exits.touch()
+    sabotage = "" if kept else "os._exit = sys.exit\n"
+    result = start(sandbox, f"{sabotage}exits = {str(exits)!r}\n{before}", "tell()")
+    sandbox.stop(result.pid)
+    ended = exits.read_text().split()
+    assert (ended == [str(result.pid)]) is kept
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["promise", "control"])
+def test_open_files_are_used_as_streams(sandbox, kept):
+    before = """
+context.stdout = open("out.txt", "a")
+context.stderr = open("err.txt", "a")
+context.stdin = open("in.txt", "a+")
+"""
+    if not kept:
+        before += "from reborn import _options\n_options._stream = lambda *_: None\n"
+    after = "given = [os.path.basename(report.descriptors()[n]) for n in '012']\n"
+    # The program leaves its files to the collector, which Python may say on one of them.
+    env = {"PYTHONWARNINGS": ""}
+    result = start(sandbox, before, f"{after}{SPEAK}tell(given=given)", env=env)
+    sandbox.stop(result.pid)
+    written = [(sandbox.directory / name).read_text() for name in ("out.txt", "err.txt")]
+    assert (written == ["out\n", "err\n"]) is kept
+    assert (result.report["given"] == ["in.txt", "out.txt", "err.txt"]) is kept
+    assert (sandbox.log_text() == "") is kept
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["promise", "control"])
+def test_log_is_appended_to(sandbox, kept):
+    sandbox.log.write_text("earlier\n")
+    sabotage = "" if kept else "os.O_APPEND = os.O_TRUNC"
+    result = start(sandbox, sabotage)
+    sandbox.stop(result.pid)
+    assert sandbox.log_text().startswith("earlier\n") is kept
+
+
+@pytest.mark.parametrize(
+    ("log", "received"),
+    [
+        ("/dev/stdout", ["out\nerr\nmine\n", "mine\n"]),
+        ("/dev/stderr", ["mine\n", "out\nerr\nmine\n"]),
+        ("/dev/null", ["mine\n", "mine\n"]),  # the control: they come from the daemon's log alone
+    ],
+)
+def test_log_can_be_the_launchers_own_stream(sandbox, log, received):
+    # Sockets, which cannot be opened by the name /dev/stdout.
+    with contextlib.ExitStack() as stack:
+        pairs = [[stack.enter_context(end) for end in socket.socketpair()] for _ in range(2)]
+        (out, launcher_out), (err, launcher_err) = pairs
+        streams = {"capture_output": False, "stdout": launcher_out, "stderr": launcher_err}
+        result = start(sandbox, LOOK, log_file=log, run=streams)
+        assert result.returncode == 0
+        assert launcher_streams(sandbox) == [True, True, True]
+        assert [end.recv(65536).decode() for end in (out, err)] == received
+        sandbox.stop(result.pid)
+
+
+@pytest.mark.parametrize("wait_ready", [False, True])
+def test_daemon_without_a_log_is_silent(sandbox, wait_ready):
+    after = "context.ready()\n" + SPEAK + "tell()"
+    result = start(sandbox, after=after, log_file=None, wait_ready=wait_ready)
+    assert [result.report["fds"][number] for number in "012"] == [os.devnull] * 3
+    assert (result.stdout, result.stderr) == ("", "")
+    sandbox.stop(result.pid)

@@ -1,0 +1,189 @@
+"""What type checkers know of the public names; mypy reads this, nobody calls it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, assert_type
+
+import psutil
+
+import reborn
+from reborn import (
+    Daemon,
+    DaemonContext,
+    EarlyExitError,
+    ForkUnsafeError,
+    ForkWithThreadsWarning,
+    InvalidPidFileError,
+    NotReadyError,
+    NotSupportedError,
+    PidFile,
+    PidFileLockedError,
+    ProgramError,
+    RebornError,
+    RelaunchError,
+    StartError,
+    StepError,
+    StopTimeoutError,
+    Supervisor,
+    UnsafeFileError,
+    was_reborn,
+)
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+
+def on_signal(number: int, frame: FrameType | None) -> None:
+    """Be a handler as `signal.signal` takes it."""
+
+
+class Guard:
+    """A context manager of somebody else."""
+
+    def __enter__(self) -> int:
+        return 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+
+def options(connection: socket.socket, names: dict[signal.Signals, str]) -> None:
+    """Pass options of every kind."""
+    DaemonContext()
+    DaemonContext("app.pid")
+    DaemonContext(Path("app.pid"), pidfile_mode=0o600)
+    DaemonContext(PidFile("app.pid"))
+    DaemonContext(Guard())
+    DaemonContext(None, log_file=Path("app.log"), log_file_mode=0o600)
+    DaemonContext(stdin=0, stdout=sys.stdout, stderr=connection)
+    DaemonContext(working_directory=None, umask=0, chroot_directory=Path("/srv"))
+    DaemonContext(uid="nobody", gid=4242, initgroups=True, prevent_core=False)
+    DaemonContext(files_preserve=[connection, 3, None])
+    DaemonContext(files_preserve={connection})
+    DaemonContext(signal_map=names)
+    DaemonContext(
+        signal_map={
+            signal.SIGTERM: "terminate",
+            signal.SIGHUP: on_signal,
+            signal.SIGUSR1: None,
+            signal.SIGUSR2: signal.SIG_IGN,
+        }
+    )
+    DaemonContext(detach_process=None)
+    DaemonContext(detach_process=True, strategy="reexec", args=["-v"], env=os.environ)
+    DaemonContext(wait_ready=True, ready_timeout=5)
+
+
+def mistakes() -> None:
+    """Make mistakes that a type checker finds."""
+    DaemonContext(pid_file="app.pid")  # type: ignore[call-arg]
+    DaemonContext("app.pid", 0o644)  # type: ignore[call-arg]
+    DaemonContext(strategy="spawn")  # type: ignore[arg-type]
+    DaemonContext(umask="022")  # type: ignore[arg-type]
+    DaemonContext(pidfile=3)  # type: ignore[arg-type]
+    DaemonContext(files_preserve=(fd for fd in [3]))  # type: ignore[arg-type]
+    DaemonContext().is_open = True  # type: ignore[misc]
+    reborn.Deamon  # type: ignore[attr-defined]  # noqa: B018
+
+
+def life(context: DaemonContext) -> None:
+    """Live a daemon's life."""
+    assert_type(context.reborn(), Daemon | None)
+    assert_type(context.search(), Daemon | None)
+    assert_type(context.is_open, bool)
+    assert_type(context.supervisor, Supervisor | None)
+    assert_type(context.sockets, dict[str, socket.socket])
+    assert_type(context.umask, int)
+    assert_type(context.uid, int | str | None)
+    assert_type(was_reborn(), bool)
+    context.ready()
+    context.ready("serving")
+    context.status("loading")
+    context.release()
+    context.open()
+    context.close()
+    context.umask = 0
+    context.pidfile = Path("app.pid")
+    context.signal_map = {signal.SIGTERM: context.terminate}
+    with context as entered:
+        assert_type(entered, DaemonContext)
+
+
+def handle(daemon: Daemon) -> None:
+    """Do everything that can be done to a daemon."""
+    assert_type(daemon.pid, int)
+    assert_type(daemon.is_running(), bool)
+    assert_type(daemon.wait(), bool)
+    assert_type(daemon.wait(1.5), bool)
+    assert_type(daemon.process, psutil.Process)
+    daemon.send_signal(signal.SIGHUP)
+    daemon.stop()
+    daemon.stop(timeout=3)
+
+
+def pid_file(pidfile: PidFile) -> None:
+    """Use a pid file by itself."""
+    assert_type(pidfile.path, str)
+    assert_type(pidfile.read(), int | None)
+    assert_type(pidfile.holder(), int | None)
+    assert_type(pidfile.is_locked(), bool)
+    with PidFile(Path("app.pid"), mode=0o600) as entered:
+        assert_type(entered, PidFile)
+
+
+def supervisor(supervisor: Supervisor) -> None:
+    """Ask who runs us."""
+    assert_type(supervisor.name, str)
+    assert_type(supervisor.reason, str)
+
+
+def errors(  # noqa: PLR0917 - one of each
+    step: StepError,
+    locked: PidFileLockedError,
+    unsafe: UnsafeFileError,
+    late: NotReadyError,
+    early: EarlyExitError,
+    program: ProgramError,
+    invalid: InvalidPidFileError,
+    stop: StopTimeoutError,
+) -> None:
+    """Read what errors are made of."""
+    assert_type((step.action, step.step, step.role), tuple[str, str, str])
+    assert_type(step.errno, int | None)
+    assert_type((locked.path, locked.pid), tuple[str, int | None])
+    assert_type((unsafe.kind, unsafe.path, unsafe.reason), tuple[str, str, str])
+    assert_type((late.pid, late.timeout), tuple[int | None, float])
+    assert_type((early.pid, early.status, early.signal), tuple[int | None, int | None, int | None])
+    assert_type(early.output, str)
+    assert_type((program.pid, program.exception), tuple[int | None, str])
+    assert_type((program.message, program.traceback), tuple[str, str])
+    assert_type((invalid.path, invalid.text), tuple[str, str])
+    assert_type((stop.pid, stop.timeout, stop.remains), tuple[int, float, str])
+    assert_type(step.as_data(), dict[str, Any])
+    assert_type(StepError.from_data({}), StepError)
+
+
+def tree(
+    fork: ForkUnsafeError, relaunch: RelaunchError, other: NotSupportedError, step: StepError
+) -> None:
+    """Catch errors as what they also are."""
+    starts: list[StartError] = [fork, relaunch, other, step]
+    system: OSError = step
+    every: list[RebornError] = [*starts]
+    warning: type[RuntimeWarning] = ForkWithThreadsWarning
+    del system, every, warning
+
+
+def test_names_of_these_types_exist() -> None:
+    """Be collected, so that what is imported above is also there at run time."""
+    assert reborn.DaemonContext is DaemonContext

@@ -1,0 +1,166 @@
+"""Which pid files and logs are opened, and which are refused because a stranger could be behind."""
+
+import os
+import stat
+
+import pytest
+
+from reborn import _files
+from reborn.exceptions import UnsafeFileError
+
+STRANGER = 65534
+
+
+@pytest.fixture
+def strict_umask():
+    previous = os.umask(0o777)
+    yield
+    os.umask(previous)
+
+
+def append(path, text=b"line\n", **options):
+    fd, made = _files.open_log(str(path), mode=options.get("mode", 0o640))
+    try:
+        os.write(fd, text)
+        assert not os.get_inheritable(fd)
+        assert os.get_blocking(fd)
+    finally:
+        os.close(fd)
+    return made
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
+def test_new_log_has_exactly_the_mode_asked_for(tmp_path, strict_umask, mode):
+    assert append(tmp_path / "log", mode=mode)
+    assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == mode
+
+
+def test_existing_log_keeps_mode_and_content(tmp_path):
+    log = tmp_path / "log"
+    log.write_bytes(b"before\n")
+    log.chmod(0o604)
+    assert not append(log)
+    assert log.read_bytes() == b"before\nline\n"
+    assert stat.S_IMODE(log.stat().st_mode) == 0o604
+
+
+def test_null_device_is_a_good_log():
+    assert not append(os.devnull)
+
+
+@pytest.mark.parametrize(("path", "number"), [("/dev/stdout", 1), ("/dev/stderr", 2)])
+def test_own_stream_is_a_good_log_even_if_it_is_a_socket_or_pipe(path, number):
+    fd, made = _files.open_log(path, mode=0o640)
+    assert fd > 2
+    assert (os.path.sameopenfile(fd, number), made) == (True, False)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["existing", "dangling"])
+@pytest.mark.parametrize("hops", [1, 3])
+def test_link_in_a_directory_of_ours_is_followed(tmp_path, exists, hops):
+    target = tmp_path / "target"
+    if exists:
+        target.touch()
+    name = "target"
+    for hop in range(hops):
+        (tmp_path / f"link-{hop}").symlink_to(name)
+        name = f"link-{hop}"
+    assert append(tmp_path / name) is not exists
+    assert target.read_bytes() == b"line\n"
+
+
+def reason(path):
+    with pytest.raises(UnsafeFileError) as caught:
+        append(path)
+    error = caught.value
+    assert (error.kind, error.path) == ("log file", str(path))
+    return error.reason
+
+
+def test_loop_of_links_is_refused(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    assert reason(tmp_path / "a") == "it is a loop of symbolic links"
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o777, 0o775])
+def test_link_where_others_can_write_is_refused_and_its_target_untouched(tmp_path, mode):
+    target = tmp_path / "target"
+    target.write_bytes(b"precious\n")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(mode)
+    (shared / "log").symlink_to(target)
+    assert "symbolic link in a directory that others can write" in reason(shared / "log")
+    (tmp_path / "ours").symlink_to("shared/log")
+    assert "symbolic link" in reason(tmp_path / "ours")  # the second hop is no better
+    assert target.read_bytes() == b"precious\n"
+
+
+@pytest.mark.root
+def test_link_in_a_directory_of_another_user_is_refused(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    theirs.chmod(0o755)
+    os.chown(theirs, STRANGER, STRANGER)
+    (theirs / "log").symlink_to(tmp_path / "target")
+    assert "symbolic link" in reason(theirs / "log")
+    assert not (tmp_path / "target").exists()
+
+
+def test_hard_link_is_refused(tmp_path):
+    target = tmp_path / "target"
+    target.touch()
+    (tmp_path / "log").hardlink_to(target)
+    assert reason(tmp_path / "log") == "it has a second name (a hard link)"
+
+
+def test_fifo_is_refused_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "log")
+    assert reason(tmp_path / "log") == "it is not a regular file"
+    reader = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
+    assert reason(tmp_path / "log") == "it is not a regular file"
+    os.close(reader)
+
+
+def test_directory_is_refused(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        append(tmp_path)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mode", [0o1777, 0o777, 0o1755])
+def test_file_of_another_user_is_refused_where_others_can_write(tmp_path, mode):
+    log = tmp_path / "log"
+    log.touch()
+    os.chown(log, STRANGER, STRANGER)
+    tmp_path.chmod(mode)
+    assert reason(log) == f"it belongs to user {STRANGER} in a directory that others can write"
+    assert log.stat().st_size == 0
+
+
+@pytest.mark.root
+def test_file_given_to_the_daemons_user_is_a_good_log_in_our_own_directory(tmp_path):
+    log = tmp_path / "log"
+    log.touch()
+    os.chown(log, STRANGER, STRANGER)
+    assert not append(log)
+
+
+@pytest.mark.root
+def test_log_is_given_away_by_descriptor(tmp_path):
+    fd, _ = _files.open_log(str(tmp_path / "log"), mode=0o600)
+    _files.give(fd, STRANGER, None)
+    _files.give(fd, None, 4242)
+    os.close(fd)
+    status = (tmp_path / "log").stat()
+    assert (status.st_uid, status.st_gid) == (STRANGER, 4242)
+
+
+def test_refused_log_leaves_no_descriptor_open(tmp_path):
+    (tmp_path / "target").touch()
+    (tmp_path / "log").hardlink_to(tmp_path / "target")
+    before = os.listdir("/dev/fd")
+    reason(tmp_path / "log")
+    assert os.listdir("/dev/fd") == before

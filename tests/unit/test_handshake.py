@@ -1,0 +1,270 @@
+"""The channel: lines, their end, and what a hostile or dead other side can do."""
+
+import contextlib
+import errno
+import json
+import os
+import pickle
+import signal
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reborn import _handshake
+from reborn._handshake import ERROR, Channel, LauncherGoneError, Report, rebuild
+from reborn.exceptions import ProgramError, RebornError, StepError
+
+
+@pytest.fixture
+def ends():
+    launcher, daemon = _handshake.open_channel()
+    yield launcher, daemon
+    for fd in {launcher.incoming, launcher.outgoing, daemon.incoming, daemon.outgoing}:
+        try:
+            os.close(fd)
+        except OSError:
+            continue  # closed by the test
+
+
+def test_what_one_end_sends_the_other_receives(ends):
+    launcher, daemon = ends
+    daemon.send(MAINPID=4712, STATUS="half = done")
+    assert launcher.receive() == [("MAINPID", "4712"), ("STATUS", "half = done")]
+    launcher.send(READY=1)
+    assert daemon.receive() == [("READY", "1")]
+
+
+def test_channel_is_closed_on_exec(ends):
+    for end in ends:
+        assert not os.get_inheritable(end.incoming)
+        assert not os.get_inheritable(end.outgoing)
+
+
+@given(cuts=st.lists(st.integers(0, 40), max_size=5))
+def test_lines_may_come_in_pieces(cuts):
+    launcher, daemon = _handshake.open_channel()
+    text = "STATUS=läuft\nREADY=1\nrest".encode()
+    pieces = [text[a:b] for a, b in zip([0, *sorted(cuts)], [*sorted(cuts), None], strict=True)]
+    pairs = []
+    for piece in filter(None, pieces):
+        os.write(daemon.outgoing, piece)
+        pairs += launcher.receive()
+    daemon.close()
+    assert pairs == [("STATUS", "läuft"), ("READY", "1")]
+    assert launcher.receive() is None
+    launcher.close()
+
+
+@given(text=st.text() | st.text(alphabet="A=\r\n\v\x1c\x85\u2028\ud800", max_size=8))
+def test_value_cannot_smuggle_in_a_second_assignment(text):
+    launcher, daemon = _handshake.open_channel()
+    daemon.send(STATUS=f"{text}\nREADY=1")
+    [(key, value)] = launcher.receive()
+    assert key == "STATUS"
+    assert value.endswith("READY=1")
+    for end in (launcher, daemon):
+        end.close()
+
+
+@pytest.fixture
+def deadly_sigpipe():
+    """As filters have it: a write to a closed pipe ends the process."""
+    previous = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGPIPE, previous)
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_sending_to_nobody_is_an_error_and_never_a_signal(ends, deadly_sigpipe, blocked):
+    launcher, daemon = ends
+    launcher.close()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE] if blocked else [])
+    try:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        with pytest.raises(BrokenPipeError):
+            daemon.send(READY=1)
+        assert signal.SIGPIPE not in signal.sigpending()
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+    finally:
+        if signal.SIGPIPE in signal.sigpending():
+            signal.sigwait([signal.SIGPIPE])
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_signal_that_was_pending_before_stays_pending(ends, deadly_sigpipe):
+    launcher, daemon = ends
+    launcher.close()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
+    try:
+        signal.raise_signal(signal.SIGPIPE)
+        with pytest.raises(BrokenPipeError):
+            daemon.send(READY=1)
+        assert signal.SIGPIPE in signal.sigpending()
+        signal.sigwait([signal.SIGPIPE])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+ERRORS = [
+    StepError(action="do it", step="chdir", role="daemon", errno=errno.EPERM, strerror="No"),
+    ProgramError(pid=7, exception="E", message="m", traceback="Traceback\n"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_error_is_the_same_on_both_sides(ends, error):
+    launcher, daemon = ends
+    Report(daemon).failed(error)
+    said = dict(launcher.receive())
+    assert said.get("ERRNO") == (str(errno.EPERM) if isinstance(error, OSError) else None)
+    again = rebuild(said[ERROR])
+    assert type(again) is type(error)
+    assert again.as_data() == error.as_data()
+
+
+def test_any_other_exception_becomes_a_program_error(ends):
+    launcher, daemon = ends
+    try:
+        {}["missing"]
+    except KeyError as error:
+        Report(daemon).failed(error)
+    error = rebuild(dict(launcher.receive())[ERROR])
+    assert (error.pid, error.exception, error.message) == (os.getpid(), "KeyError", "'missing'")
+    assert error.traceback.startswith("Traceback")
+    assert "KeyError: 'missing'" in error.__notes__[0]
+
+
+def test_endless_traceback_keeps_its_end(ends):
+    launcher, daemon = ends
+    error = RuntimeError("no")
+    error.__notes__ = ["an endless recursion"] * 10_000 + ["the end"]
+    Report(daemon).failed(error)  # it fits into a pipe, or this would wait for ever
+    said = []
+    while not said:
+        said = launcher.receive()
+    assert rebuild(dict(said)[ERROR]).traceback.endswith("the end\n")
+
+
+def test_nobody_to_hear_of_a_failure_is_no_failure(ends):
+    launcher, daemon = ends
+    launcher.close()
+    Report(daemon).failed(RuntimeError("no"))
+
+
+@settings(max_examples=50)
+@given(
+    st.text()
+    | st.recursive(
+        st.none() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    ).map(json.dumps)
+    | st.builds(
+        lambda name, data: json.dumps({"class": name, "data": data}),
+        st.sampled_from([*dir(_handshake.exceptions), "no such class", "__class__"]),
+        st.none() | st.dictionaries(st.sampled_from(["pid", "path", "x"]), st.none() | st.text()),
+    )
+)
+def test_garbage_is_a_value_error_and_nothing_worse(text):
+    with contextlib.suppress(ValueError):
+        assert isinstance(rebuild(text), RebornError)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, pickle.dumps(ERRORS[0], 0).decode("latin-1")], ids=["deep", "pickle"]
+)
+def test_what_could_harm_a_reader_is_a_value_error(text):
+    with pytest.raises(ValueError):  # noqa: PT011 - json's own text
+        rebuild(text)
+
+
+@pytest.fixture
+def report(ends, monkeypatch):
+    """A report of this process; what it does for good is left out."""
+    monkeypatch.setattr(os, "register_at_fork", lambda **_: None)
+    monkeypatch.setattr(Report, "_watch", lambda *_, **__: None)
+    report = Report(ends[1])
+    yield report
+    report.close()
+
+
+def test_ready_comes_back_when_the_launcher_has_taken_it(ends, report):
+    launcher, _ = ends
+    report.begin()
+    report.status("loading")
+    launcher.send(READY=1)
+    assert report.ready("serving") is True
+    assert launcher.receive() == [
+        ("MAINPID", str(os.getpid())),
+        ("STATUS", "loading"),
+        ("STATUS", "serving"),
+        ("READY", "1"),
+    ]
+    assert launcher.receive() is None
+
+
+def test_ready_a_second_time_and_status_afterwards_do_nothing(ends, report):
+    ends[0].send(READY=1)
+    assert report.ready() is True
+    assert report.ready() is False
+    report.status("late")
+    report.failed(RuntimeError("late"))
+    assert report.descriptors() == []
+
+
+@pytest.mark.parametrize("action", ["ready", "status", "begin"])
+def test_launcher_that_went_away_is_noticed(ends, report, action):
+    ends[0].close()
+    with pytest.raises(LauncherGoneError):
+        getattr(report, action)(*(["text"] if action == "status" else []))
+
+
+def test_launcher_that_goes_away_instead_of_answering_is_noticed(ends, report):
+    os.close(ends[0].outgoing)
+    with pytest.raises(LauncherGoneError):
+        report.ready()
+    ends[0].outgoing = os.dup(ends[0].incoming)
+
+
+def test_uncaught_exception_is_told_and_shown_as_before(ends, report, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "excepthook", lambda *arguments: shown.append(arguments))
+    before = sys.excepthook
+    report.begin()
+    error = RuntimeError("no")
+    sys.excepthook(RuntimeError, error, None)
+    assert rebuild(dict(ends[0].receive())[ERROR]).message == "no"
+    assert shown == [(RuntimeError, error, None)]
+    report.close()
+    assert sys.excepthook is before
+
+
+def test_receive_keeps_the_start_of_a_line_for_later(ends):
+    launcher, daemon = ends
+    os.write(daemon.outgoing, b"STA")
+    assert launcher.receive() == []
+    os.write(daemon.outgoing, b"TUS=x\nnothing\n")
+    assert launcher.receive() == [("STATUS", "x"), ("nothing", "")]
+
+
+def test_half_a_channel_leaves_nothing_open(monkeypatch):
+    pipe, made = os.pipe, []
+
+    def once():
+        if made:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        made.append(None)
+        return pipe()
+
+    monkeypatch.setattr(os, "pipe", once)
+    before = os.listdir("/dev/fd")
+    with pytest.raises(OSError, match="open files"):
+        _handshake.open_channel()
+    assert os.listdir("/dev/fd") == before
+
+
+def test_descriptors_of_the_report_are_those_of_its_end(ends):
+    daemon = ends[1]
+    assert Report(daemon).descriptors() == [daemon.incoming, daemon.outgoing]
+    assert isinstance(daemon, Channel)

@@ -1,0 +1,439 @@
+"""One file, locked as filelock locks it, read with distrust, removed by its owner only."""
+
+import fcntl
+import os
+import re
+import stat
+
+import filelock
+import pytest
+from harness import PATIENCE
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from reborn import _pidfile
+from reborn._pidfile import PidFile
+from reborn.exceptions import InvalidPidFileError, PidFileLockedError, UnsafeFileError
+
+NOBODY = 65534
+# More than any kernel gives (proc(5): pid_max is at most 2**22).
+NO_PROCESS = 2**22
+GARBAGE = [b"nginx\n", b"-1\n", b"0\n", b"007\n", b"+7\n", b" 7\n", b"7 \n", b"4711", b"47\n11\n"]
+GARBAGE += [b"1\n\n", b"1_0\n", b"\xff\xfe\n", "\u0664\n".encode(), b"12345678901\n", b"1\n" * 50]
+EMPTY = [b"", b"\n", b" \n"]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "app.pid"
+
+
+@pytest.fixture
+def pidfile(path):
+    pidfile = PidFile(path)
+    yield pidfile
+    pidfile.leave()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Losers need not wait for the winner to become known."""
+    monkeypatch.setattr(_pidfile, "_PATIENCE", 0.0)
+
+
+def descriptors():
+    return os.listdir("/dev/fd")
+
+
+def test_life_of_a_pid_file(path, pidfile):
+    assert (pidfile.holder(), pidfile.is_locked(), pidfile.read()) == (None, False, None)
+    with pidfile as entered:
+        assert entered is pidfile
+        assert path.read_bytes() == b"%d\n" % os.getpid()
+        assert (pidfile.read(), pidfile.holder()) == (os.getpid(), os.getpid())
+        assert pidfile.is_locked()
+        assert not any(os.get_inheritable(fd) for fd in pidfile.descriptors())
+    assert not path.exists()
+    assert (pidfile.holder(), pidfile.is_locked(), pidfile.lock_fd) == (None, False, None)
+
+
+def test_path_is_resolved_when_the_object_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pidfile = PidFile("app.pid")
+    monkeypatch.chdir("/")
+    with pidfile:
+        assert (tmp_path / "app.pid").exists()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o666])
+@pytest.mark.parametrize("umask", [0, 0o077, 0o777])
+def test_mode_is_the_one_asked_for_whatever_the_umask(path, mode, umask):
+    previous = os.umask(umask)
+    try:
+        with PidFile(path, mode=mode):
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+    finally:
+        os.umask(previous)
+
+
+def test_filelock_is_refused_while_the_pid_file_is_held(path, pidfile):
+    pidfile.acquire()
+    with pytest.raises(filelock.Timeout):
+        filelock.FileLock(path).acquire(blocking=False)
+    with open(path, "rb") as file:
+        assert not filelock.lock_descriptor(file.fileno(), blocking=False)
+        pidfile.release()
+        assert filelock.lock_descriptor(file.fileno(), blocking=False)
+
+
+def test_pid_file_is_refused_while_filelock_holds_it(path, pidfile, impatient):
+    with filelock.FileLock(path), pytest.raises(PidFileLockedError):
+        pidfile.acquire()
+    path.touch()  # filelock may remove its file
+    with open(path, "rb+") as file:
+        assert filelock.lock_descriptor(file.fileno(), blocking=False)
+        with pytest.raises(PidFileLockedError):
+            pidfile.acquire()
+        filelock.unlock_descriptor(file.fileno())
+        pidfile.acquire()
+
+
+@pytest.mark.parametrize("text", [*GARBAGE, *EMPTY, b"%d\n" % NO_PROCESS])
+def test_loser_leaves_the_text_untouched_and_names_nobody_it_cannot_prove(
+    path, pidfile, impatient, text
+):
+    path.write_bytes(text)
+    before = descriptors()
+    with open(path, "rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(PidFileLockedError) as caught:
+            pidfile.acquire()
+    assert (caught.value.path, caught.value.pid) == (str(path), None)
+    assert path.read_bytes() == text
+    assert descriptors() == before
+    pidfile.release()
+    assert path.exists()
+
+
+def test_loser_names_the_holder(path, pidfile):
+    with PidFile(path), pytest.raises(PidFileLockedError) as caught:
+        pidfile.acquire()
+    assert caught.value.pid == os.getpid()
+
+
+@pytest.mark.parametrize("text", [*GARBAGE, *EMPTY, b"1\n"])
+def test_unlocked_file_never_blocks_whatever_its_text(path, pidfile, text):
+    path.write_bytes(text)
+    assert pidfile.holder() is None
+    pidfile.acquire()
+    # At once: a held lock must not stand beside a predecessor's pid.
+    assert path.read_bytes() == b""
+
+
+@given(text=st.binary(max_size=40) | st.from_regex(rb"[0-9]{1,12}\n?", fullmatch=True))
+@example(b"4711\n")
+@example(b"007\n")
+def test_only_a_complete_number_is_a_pid(text):
+    match = re.fullmatch(rb"[1-9][0-9]{0,9}\n", text)
+    assert _pidfile._parse(text) == (None if match is None else int(text))
+
+
+@pytest.mark.parametrize("text", GARBAGE)
+def test_reading_garbage_tells_how_it_begins(path, pidfile, text):
+    path.write_bytes(text)
+    with pytest.raises(InvalidPidFileError) as caught:
+        pidfile.read()
+    assert caught.value.path == str(path)
+    assert text.decode("ascii", "backslashreplace").startswith(caught.value.text)
+    assert len(caught.value.text) <= 64
+
+
+def test_reading_a_huge_file_reads_its_beginning_only(path, pidfile):
+    with open(path, "wb") as file:
+        file.write(b"x")
+        file.truncate(2**40)
+    with pytest.raises(InvalidPidFileError):
+        pidfile.read()
+
+
+@pytest.mark.parametrize("text", EMPTY)
+def test_reading_an_empty_file_gives_nobody(path, pidfile, text):
+    path.write_bytes(text)
+    assert pidfile.read() is None
+
+
+def make(kind, path):
+    other = path.with_name("other")
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "hard link":
+        other.write_bytes(b"precious\n")
+        path.hardlink_to(other)
+    else:
+        if kind == "link":
+            other.write_bytes(b"precious\n")
+        path.symlink_to(other)
+    return other
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("link", "it is a symbolic link"),
+        ("dangling link", "it is a symbolic link"),
+        ("hard link", "it has a second name (a hard link)"),
+        ("fifo", "it is not a regular file"),
+    ],
+)
+def test_planted_file_is_refused_with_the_reason(path, pidfile, kind, reason):
+    other = make(kind, path)
+    before = descriptors()
+    with pytest.raises(UnsafeFileError) as caught:
+        pidfile.acquire()
+    error = caught.value
+    assert (error.kind, error.path, error.reason) == ("pid file", str(path), reason)
+    assert descriptors() == before
+    assert other.exists() is (kind in {"link", "hard link"})
+    assert not other.exists() or other.read_bytes() == b"precious\n"
+
+
+def test_directory_is_refused(path, pidfile):
+    make("directory", path)
+    with pytest.raises(IsADirectoryError):
+        pidfile.acquire()
+
+
+@pytest.mark.parametrize("look", ["read", "holder", "is_locked"])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "directory"])
+def test_looking_refuses_what_is_no_file_and_never_waits(path, pidfile, look, kind):
+    make(kind, path)
+    with pytest.raises(UnsafeFileError, match="link" if "link" in kind else "regular file"):
+        getattr(pidfile, look)()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("mode", "refused"), [(0o1777, True), (0o777, True), (0o755, False)])
+def test_file_of_another_user_is_refused_where_others_can_write(path, pidfile, mode, refused):
+    path.touch()
+    os.chown(path, NOBODY, NOBODY)
+    path.parent.chmod(mode)
+    if not refused:
+        pidfile.acquire()
+        return
+    with pytest.raises(UnsafeFileError, match=f"belongs to user {NOBODY}"):
+        pidfile.acquire()
+
+
+def test_missing_directory_is_an_os_error(path):
+    with pytest.raises(FileNotFoundError):
+        PidFile(path / "app.pid").acquire()
+
+
+def replace(path):
+    path.unlink()
+    path.write_bytes(b"the successor's\n")
+
+
+def test_file_replaced_between_open_and_lock_is_noticed(path, pidfile, monkeypatch):
+    opened = []
+    open_or_create = PidFile._open
+
+    def race(self, name, directory):
+        result = open_or_create(self, name, directory)
+        if not opened:
+            replace(path)
+        opened.append(result)
+        return result
+
+    monkeypatch.setattr(PidFile, "_open", race)
+    pidfile.acquire()
+    assert len(opened) == 2
+    assert os.path.samestat(os.fstat(pidfile.lock_fd), path.stat())
+
+
+def test_second_name_given_between_check_and_lock_is_noticed(path, pidfile, monkeypatch):
+    flock, stolen = fcntl.flock, path.with_name("stolen")
+
+    def race(fd, operation):
+        flock(fd, operation)
+        if not stolen.exists():
+            stolen.hardlink_to(path)
+
+    monkeypatch.setattr(fcntl, "flock", race)
+    with pytest.raises(UnsafeFileError, match="second name"):
+        pidfile.acquire()
+
+
+def test_file_replaced_again_and_again_is_refused(path, pidfile, monkeypatch):
+    open_or_create = PidFile._open
+
+    def race(self, name, directory):
+        result = open_or_create(self, name, directory)
+        replace(path)
+        return result
+
+    monkeypatch.setattr(PidFile, "_open", race)
+    before = descriptors()
+    with pytest.raises(UnsafeFileError, match="keeps being replaced"):
+        pidfile.acquire()
+    assert descriptors() == before
+
+
+def test_release_removes_only_its_own_file(path, pidfile):
+    pidfile.acquire()
+    pidfile.write()
+    replace(path)
+    pidfile.release()
+    assert path.read_bytes() == b"the successor's\n"
+
+
+def test_release_works_in_the_directory_that_was_opened_wherever_it_is_now(path, pidfile):
+    pidfile.acquire()
+    moved = path.parent.with_name(f"{path.parent.name}-moved")
+    path.parent.rename(moved)
+    path.parent.mkdir()
+    path.write_bytes(b"the stranger's\n")
+    pidfile.release()
+    assert path.read_bytes() == b"the stranger's\n"
+    assert not (moved / path.name).exists()
+
+
+def test_release_empties_the_file_where_the_directory_was_left(path, pidfile):
+    pidfile.acquire()
+    pidfile.write()
+    pidfile.leave_directory()
+    pidfile.release()
+    assert path.read_bytes() == b""
+    assert not pidfile.is_locked()
+
+
+@pytest.mark.root
+def test_release_empties_the_file_where_privileges_are_gone(path, pidfile):
+    pidfile.acquire()
+    pidfile.write()
+    os.seteuid(NOBODY)
+    try:
+        pidfile.release()
+    finally:
+        os.seteuid(0)
+    assert path.read_bytes() == b""
+    assert not pidfile.is_locked()
+
+
+def test_release_by_another_process_only_leaves(path, pidfile, monkeypatch):
+    pidfile.acquire()
+    pidfile.write()
+    kept = os.dup(pidfile.lock_fd)  # as the owner has it
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: NO_PROCESS)  # as in a forked worker
+        pidfile.release()
+    assert path.read_bytes() == b"%d\n" % os.getpid()
+    assert pidfile.is_locked()
+    assert pidfile.lock_fd is None
+    os.close(kept)
+
+
+def test_releasing_twice_or_what_was_never_acquired_does_nothing(path, pidfile):
+    pidfile.release()
+    path.write_bytes(b"4711\n")
+    pidfile.release()
+    assert path.read_bytes() == b"4711\n"
+    with pidfile:
+        pidfile.release()
+    assert not path.exists()
+
+
+def test_leaving_closes_descriptors_and_keeps_the_file(path, pidfile):
+    before = descriptors()
+    pidfile.acquire()
+    pidfile.write()
+    pidfile.leave()
+    assert descriptors() == before
+    assert pidfile.descriptors() == []
+    assert path.exists()
+
+
+def test_writing_needs_the_lock(pidfile):
+    with pytest.raises(RuntimeError, match="not acquired"):
+        pidfile.write()
+
+
+def test_lock_is_adopted_by_descriptor(path, pidfile):
+    pidfile.acquire()
+    heir = PidFile(path)
+    heir.adopt(os.dup(pidfile.lock_fd))
+    pidfile.leave()
+    heir.write()
+    assert heir.holder() == os.getpid()
+    heir.release()
+    assert not path.exists()
+
+
+def test_descriptor_of_another_file_is_not_adopted(path, pidfile):
+    pidfile.acquire()
+    heir = PidFile(path.with_name("other"))
+    before = descriptors()
+    with pytest.raises(UnsafeFileError, match="locked another file"):
+        heir.adopt(pidfile.lock_fd)
+    assert descriptors() == before
+    assert heir.lock_fd is None
+
+
+def test_descriptor_without_the_lock_is_not_adopted(path, pidfile):
+    pidfile.acquire()
+    with open(path, "rb+") as file, pytest.raises(BlockingIOError):
+        PidFile(path).adopt(file.fileno())
+
+
+def test_pid_of_a_process_that_does_not_hold_the_file_is_not_believed(path, pidfile, impatient):
+    with open(path, "wb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(b"%d\n" % os.getppid())
+        file.flush()
+        assert pidfile.is_locked()
+        assert pidfile.holder() is None
+        with pytest.raises(PidFileLockedError) as caught:
+            pidfile.acquire()
+    assert caught.value.pid is None
+
+
+def test_process_that_has_the_file_open_but_not_locked_is_not_believed(path, pidfile):
+    path.write_bytes(b"%d\n" % os.getpid())
+    with open(path, "rb"):
+        assert pidfile.holder() is None
+
+
+@pytest.fixture(params=["proc", "no proc"])
+def platform(request, monkeypatch):
+    """As here, and as on a system whose /proc shows neither locks nor open files."""
+    if request.param == "no proc":
+        monkeypatch.setattr(_pidfile.sys, "platform", "freebsd14")
+
+
+def test_holder_is_found_on_every_platform(path, platform):
+    with PidFile(path) as pidfile:
+        assert pidfile.is_locked()
+        assert pidfile.holder() == os.getpid()
+    path.write_bytes(b"%d\n" % os.getpid())
+    assert not pidfile.is_locked()
+    assert pidfile.holder() is None
+    path.write_bytes(b"%d\n" % NO_PROCESS)
+    assert pidfile.holder() is None
+
+
+def test_looking_takes_no_lock(path, pidfile, monkeypatch):
+    with PidFile(path), monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", lambda *_: pytest.fail("a lock was tried"))
+        assert pidfile.holder() == os.getpid()
+        assert pidfile.is_locked()
+
+
+def test_starter_waits_for_one_who_only_looks(path, pidfile, monkeypatch):
+    looker = open(path, "wb")  # noqa: SIM115 - closed while the starter waits
+    fcntl.flock(looker, fcntl.LOCK_SH)
+    monkeypatch.setattr(_pidfile, "_PATIENCE", PATIENCE)
+    monkeypatch.setattr(_pidfile.time, "sleep", lambda _: looker.close())
+    pidfile.acquire()
+    assert pidfile.is_locked()

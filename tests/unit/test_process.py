@@ -1,0 +1,93 @@
+"""A process that is held stays the same one; what does not run cannot be signalled."""
+
+import errno
+import math
+import os
+import signal
+
+import psutil
+import pytest
+
+from reborn import _process
+from reborn._pidfile import PidFile
+from reborn._process import Daemon, Held
+
+# More than any kernel gives (proc(5): pid_max is at most 2**22).
+NO_PROCESS = 2**22
+
+
+@pytest.fixture(params=["pidfd", "no pidfd"])
+def platform(request, monkeypatch):
+    """As here, and as on a system that only has numbers."""
+    if request.param == "no pidfd":
+        monkeypatch.setattr(_process, "_open_pidfd", None)
+
+
+def test_running_process_is_held(platform):
+    held = Held(os.getpid())
+    assert (held.pid, held.has_ended(), held.wait(0)) == (os.getpid(), False, False)
+    assert held.wait(0.001) is False
+    held.send(0)
+
+
+def test_process_that_is_not_there_cannot_be_held(platform):
+    with pytest.raises(ProcessLookupError) as caught:
+        Held(NO_PROCESS)
+    assert (caught.value.errno, bool(str(caught.value))) == (errno.ESRCH, True)
+
+
+def test_pidfd_is_closed_with_its_object():
+    before = os.listdir("/dev/fd")
+    held = Held(os.getpid())
+    assert held.fd is None or not os.get_inheritable(held.fd)
+    del held
+    assert os.listdir("/dev/fd") == before
+
+
+def test_daemon_that_is_gone_is_not_running_and_not_signalled():
+    daemon = Daemon(NO_PROCESS, held=None)
+    assert not daemon.is_running()
+    assert daemon.wait() is True
+    assert daemon.stop() is None
+    assert repr(daemon) == f"Daemon(pid={NO_PROCESS}, not running)"
+    with pytest.raises(ProcessLookupError) as caught:
+        daemon.send_signal(signal.SIGTERM)
+    assert caught.value.errno == errno.ESRCH
+    with pytest.raises(psutil.NoSuchProcess):
+        _ = daemon.process
+
+
+def test_daemon_that_runs_is_a_psutil_process():
+    daemon = Daemon(os.getpid(), held=Held(os.getpid()))
+    assert daemon.is_running()
+    assert daemon.wait(0) is False
+    assert daemon.process == psutil.Process()
+    assert repr(daemon) == f"Daemon(pid={os.getpid()}, running)"
+
+
+def test_stopping_what_is_gone_does_not_wait_for_the_lock_of_a_successor(tmp_path):
+    with PidFile(tmp_path / "app.pid") as pidfile:
+        Daemon(NO_PROCESS, held=None, pidfile=pidfile).stop(timeout=0)
+
+
+@pytest.fixture
+def pipe():
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.001, -1.0])
+def test_poll_comes_back_without_news(pipe, timeout):
+    assert _process.poll(pipe[0], None, timeout=timeout) == []
+
+
+@pytest.mark.parametrize("timeout", [None, 0, 1e-9, 1e300, math.inf])
+def test_poll_comes_back_with_news(pipe, timeout):
+    os.write(pipe[1], b"x")
+    assert _process.poll(None, *pipe[:1], timeout=timeout) == [pipe[0]]
+
+
+def test_ending_nobody_is_quick():
+    assert _process.end([], 0.0)

@@ -1,0 +1,235 @@
+"""The command that starts the program again, and marks that are meant for somebody else."""
+
+import contextlib
+import multiprocessing.process
+import os
+import sys
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from reborn import _options, _relaunch
+from reborn._handshake import open_channel
+from reborn.exceptions import RelaunchError
+
+CODE = "import app; app.main()"
+# What stands before the program's own arguments.
+PROGRAMS = {
+    "script": ["app.py"],
+    "directory": ["./app"],
+    "module": ["-m", "app"],
+    "joined module": ["-mapp"],
+    "code": ["-c", CODE],
+    "joined code": [f"-c{CODE}"],
+    "cluster": ["-uc", CODE],
+    "cluster joined": [f"-OOuc{CODE}"],
+    "flags": ["-I", "-OO", "app.py"],
+    "warning": ["-W", "error", "app.py"],
+    "joined warning": ["-Werror", "app.py"],
+    "cluster of a warning": ["-uW", "error", "app.py"],
+    "developer": ["-X", "dev", "-m", "app"],
+    "joined developer": ["-Xdev", "app.py"],
+    "value like an option": ["-W", "-c", "app.py"],
+    "hashes": ["--check-hash-based-pycs", "always", "app.py"],
+    "end of options": ["-u", "--", "app.py"],
+    "script like an option": ["--", "-app.py"],
+    "script like a long option": ["--", "--app.py"],
+    "code after nothing": ["-c", ""],
+    "module like a letter": ["-m", "c"],
+}
+UNREPEATABLE = {
+    "nothing": [],
+    "flags only": ["-u"],
+    "nothing after the options": ["--"],
+    "dash": ["-"],
+    "dash with arguments": ["-u", "-", "app.py"],
+    "dash after the options": ["--", "-"],
+    "standard input": ["/dev/stdin"],
+    "process substitution": ["/dev/fd/63"],
+    "process substitution on Linux": ["/proc/self/fd/12"],
+}
+ARGUMENTS = [[], ["start"], ["-c", "x", "--", "-m"]]
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Pretend that this interpreter was started with other words."""
+
+    def start(*words):
+        monkeypatch.setattr(sys, "orig_argv", ["python", *words])
+
+    return start
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=len)
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_program_is_repeated_as_it_was_started(started, program, arguments):
+    started(*program, *arguments)
+    assert _relaunch.command(None) == [sys.executable, *program, *arguments]
+    assert _relaunch.command(["other"]) == [sys.executable, *program, "other"]
+    assert _relaunch.command([]) == [sys.executable, *program]
+
+
+@pytest.mark.parametrize("program", UNREPEATABLE.values(), ids=UNREPEATABLE)
+def test_program_read_from_standard_input_is_refused(started, program):
+    started(*program)
+    with pytest.raises(RelaunchError, match="standard input; put it into a file"):
+        _relaunch.command(None)
+
+
+@given(
+    flags=st.lists(
+        st.sampled_from(
+            [["-u"], ["-OOB"], ["-W", "-m"], ["-Xdev"], ["-bX", "x"], ["-Wc"], ["-sEW", "--"]]
+        )
+    ),
+    program=st.sampled_from(list(PROGRAMS.values())),
+    arguments=st.lists(st.sampled_from(["-c", "-m", "x", "--", "-", "-W", ""])),
+)
+def test_options_of_the_interpreter_are_never_taken_for_the_programs(flags, program, arguments):
+    words = [*sum(flags, []), *program]  # noqa: RUF017 - a handful
+    assert _relaunch._program_end([*words, *arguments]) == len(words)
+
+
+@given(st.lists(st.text() | st.sampled_from(["-", "--", "-c", "-W", "-uX"])))
+def test_any_command_line_has_an_end_within_it_or_none(words):
+    end = _relaunch._program_end(words)
+    # One more: an option's value that is missing, which the interpreter would have refused.
+    assert end is None or 0 < end <= len(words) + 1
+
+
+def test_frozen_program_has_no_options_of_an_interpreter(started, monkeypatch):
+    started("-c", "x")
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert _relaunch.command(None) == [sys.executable, "-c", "x"]
+    assert _relaunch.command(["y"]) == [sys.executable, "y"]
+
+
+class Flags:
+    interactive = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("ps1", ">>> ", "interactive session; put it into a file"),
+        ("flags", Flags, "interactive session; put it into a file"),
+        ("executable", "", "embedded in another program"),
+        ("executable", None, "embedded in another program"),
+        ("orig_argv", [], "embedded in another program"),
+    ],
+)
+def test_program_that_cannot_be_repeated_is_refused(started, monkeypatch, name, value, reason):
+    started("app.py")
+    monkeypatch.setattr(sys, name, value, raising=False)
+    with pytest.raises(RelaunchError, match=reason):
+        _relaunch.command(None)
+
+
+def test_worker_of_multiprocessing_is_refused_however_it_was_started(started, monkeypatch):
+    started("app.py")
+    monkeypatch.setattr(multiprocessing.process, "_parent_process", object())
+    with pytest.raises(RelaunchError, match="multiprocessing"):
+        _relaunch.command(None)
+
+
+def test_path_that_only_looks_like_standard_input_is_a_program(started):
+    started("/dev/stdin.d/app.py")
+    assert _relaunch.command(None)[1:] == ["/dev/stdin.d/app.py"]
+
+
+@pytest.fixture
+def place(monkeypatch):
+    """Stand where a fresh program stands: right below the leader of the session."""
+    monkeypatch.setattr(os, "getsid", lambda _: os.getppid())
+
+
+def flags(*fds):
+    return [(os.fstat(fd), os.get_inheritable(fd), os.get_blocking(fd)) for fd in fds]
+
+
+NUMBER = st.integers().map(str) | st.sampled_from(["0", "1", "9" * 30, "-1", "1_0", " 1", "\u0663"])
+WORD = st.builds("{}.{}".format, NUMBER, NUMBER) | NUMBER | st.text()
+
+
+@given(st.text() | st.lists(WORD, max_size=6).map(":".join))
+@example("0.1:1.1:nonce:1")
+def test_garbage_is_no_mark(mark):
+    before = os.listdir("/dev/fd")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getsid", lambda _: os.getppid())  # as right below the leader
+        for leader in ("", f":{os.getppid()}"):
+            assert _relaunch.claim(mark + leader) is None
+    assert os.listdir("/dev/fd") == before
+
+
+@pytest.fixture
+def ends():
+    launcher, daemon = open_channel()
+    yield launcher, daemon
+    for end in (launcher, daemon):
+        with contextlib.suppress(OSError):
+            end.close()
+
+
+@pytest.mark.parametrize("length", [0, 7, 10**30])
+@pytest.mark.parametrize("said", [b"", b"x", b"NONCE=other\n", b"y" * 65536])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 0)])
+def test_mark_of_real_pipes_that_nobody_meant_for_us_changes_nothing(
+    ends, place, order, said, length
+):
+    launcher, daemon = ends
+    os.write(launcher.outgoing, said)
+    fds = daemon.incoming, daemon.outgoing
+    before = flags(*fds), sys.excepthook
+    words = [f"{fd}.{os.fstat(fd).st_ino}" for fd in (fds[place] for place in order)]
+    mark = ":".join([*words, "nonce", str(length), str(os.getppid())])
+    assert _relaunch.claim(mark) is None
+    assert (flags(*fds), sys.excepthook) == before
+    # What is in a pipe that may be somebody else's stays there.
+    launcher.close()
+    with open(daemon.incoming, "rb", closefd=False) as file:
+        assert file.read() == said
+
+
+def test_inherited_mark_is_no_mark(ends, monkeypatch):
+    monkeypatch.setattr(os, "getsid", lambda _: os.getpid())
+    launcher, daemon = ends
+    length = launcher.send(NONCE="n", LOCK="", PRESERVED="", EARLIER="")
+    mark = _relaunch.make_mark(daemon, "n", length)
+    for leader in ("", f":{os.getppid()}", f":{os.getpid()}"):
+        assert _relaunch.claim(mark + leader) is None
+    assert len(daemon.receive()) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "passes"),
+    [
+        ("PATH", "/bin", True),
+        ("a_b1", "", True),
+        ("_", "/bin/prog", True),
+        ("_", "x" * 2000, False),
+        ("a.b", "", False),
+        ("é", "", False),
+        ("IFS", " ", False),
+        ("BASH_FUNC_f", "() { :; }", False),
+    ],
+)
+def test_only_what_a_shell_leaves_alone_goes_through_one(name, value, passes):
+    assert _relaunch._passes_a_shell(name, value) is passes
+
+
+def test_too_many_descriptors_are_refused_before_anything_is_written():
+    plan = _options.Plan()
+    plan.env, plan.pidfile, plan.preserve = {}, None, list(range(3, 10000))
+    ours, theirs = open_channel()
+    try:
+        with pytest.raises(RelaunchError, match="files_preserve holds too many descriptors"):
+            _relaunch.announce(plan, ours, theirs, [])
+        os.set_blocking(theirs.incoming, False)
+        with pytest.raises(BlockingIOError):
+            theirs.receive()
+    finally:
+        ours.close()
+        theirs.close()
