@@ -12,8 +12,8 @@ IGNORING = ("sh", "-c", 'trap "" HUP INT QUIT USR1; exec "$@"', "sh")
 # posix_spawn(3) resets what a fresh program inherits, before any step.
 INHERIT = """
 report.without("signals")
-from reborn import _relaunch
-_relaunch._settable = list
+from reborn import _signals
+_signals.numbers = tuple
 """
 MAP = """
 context.signal_map = {
@@ -107,11 +107,12 @@ def test_signal_map_control(sandbox, before, number):
 @pytest.mark.parametrize("wait_ready", [False, True])
 def test_sigterm_in_the_moment_of_readiness_is_a_success(sandbox, wait_ready):
     before = """
+from reborn import was_reborn
 from reborn._handshake import Report
 leave = Report.close
 def close(report):
     leave(report)
-    if report._pid == os.getpid():
+    if was_reborn():
         os.kill(os.getpid(), signal.SIGTERM)
 Report.close = close
 """
