@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from reborn._context import DaemonContext, was_reborn
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
+    from reborn._serving import SignalServer, StopServing
     from reborn._supervision import Supervisor
     from reborn.exceptions import (
         EarlyExitError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         ForkWithThreadsWarning,
         InvalidPidFileError,
         NotReadyError,
+        NotRunningError,
         NotSupportedError,
         PidFileLockedError,
         ProgramError,
@@ -45,14 +47,17 @@ __all__ = [
     "ForkWithThreadsWarning",
     "InvalidPidFileError",
     "NotReadyError",
+    "NotRunningError",
     "NotSupportedError",
     "PidFile",
     "PidFileLockedError",
     "ProgramError",
     "RebornError",
     "RelaunchError",
+    "SignalServer",
     "StartError",
     "StepError",
+    "StopServing",
     "StopTimeoutError",
     "Supervisor",
     "UnsafeFileError",
@@ -63,6 +68,8 @@ _HOMES = {
     "Daemon": "reborn._process",
     "DaemonContext": "reborn._context",
     "PidFile": "reborn._pidfile",
+    "SignalServer": "reborn._serving",
+    "StopServing": "reborn._serving",
     "Supervisor": "reborn._supervision",
     "was_reborn": "reborn._context",
 }

@@ -264,6 +264,26 @@ class DaemonContext:
         except LauncherGoneError:
             self._go_away()
 
+    def reopen_log(
+        self,
+        signal_number: int | None = None,  # noqa: ARG002 - can be a signal handler
+        stack_frame: FrameType | None = None,  # noqa: ARG002
+    ) -> None:
+        """Open the log file anew, after it was renamed (logrotate(8)); write there from now on.
+
+        Nothing that any thread writes meanwhile is lost or torn. It can be named in `signal_map`,
+        or be a handler of a `SignalServer`.
+
+        Raises:
+            ValueError: there is no `log_file`, or it is outside of the daemon's root.
+            UnsafeFileError, OSError: it cannot be opened; the old file stays in use.
+            RuntimeError: the context is not open.
+        """
+        plan, _ = self._opened("reopen_log")
+        from reborn import _launcher
+
+        _launcher.reopen_log(plan)
+
     def open(self) -> None:
         """Become a daemon, as PEP 3143 has it: the launcher leaves here.
 

@@ -51,6 +51,15 @@ def flush() -> None:
             continue  # None, broken or closed
 
 
+def flush_each_line() -> None:
+    """Have Python write each line when it is printed: a log is read while the program runs."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        except (AttributeError, OSError, ValueError):
+            continue  # None, not a text file, or closed
+
+
 def duplicate(fd: int) -> int:
     """Return a copy of *fd* above the standard descriptors, closed on exec."""
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)

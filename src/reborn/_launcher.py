@@ -170,6 +170,30 @@ def open_log(plan: Plan) -> tuple[int, bool] | None:
     return fd, made
 
 
+def reopen_log(plan: Plan) -> None:
+    """Daemon: connect the streams that go to the log with what its path means by now.
+
+    Raises:
+        ValueError: there is no log, or it is outside of the daemon's root.
+        UnsafeFileError, OSError: it cannot be opened.
+    """
+    path, root = plan.log_file, plan.chroot_directory
+    if path is None:
+        message = "there is no log_file to reopen"
+        raise ValueError(message)
+    if root is not None:
+        if os.path.commonpath([root, path]) != os.path.normpath(root):
+            message = f"log_file {path!r} is outside of the root {root!r}, and cannot be reopened"
+            raise ValueError(message)
+        path = os.path.join("/", os.path.relpath(path, root))
+    fd, _ = _files.open_log(path, mode=plan.log_file_mode)
+    try:
+        _descriptors.flush()  # into the old file, where the line began
+        _descriptors.connect((None, *(fd if own is None else None for own in plan.streams[1:])))
+    finally:
+        os.close(fd)
+
+
 def captures_errors(plan: Plan) -> bool:
     """Tell whether a file takes the daemon's stderr until it is ready, for want of a log."""
     silent = plan.log_file is None and plan.streams[2] is None

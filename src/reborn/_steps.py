@@ -137,6 +137,8 @@ def connect_streams(stage: Stage) -> None:
         if getattr(sys, name) is None and _descriptors.is_open(number):
             file = open(number, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
             setattr(sys, name, file)
+    if stage.plan.log_file is not None:
+        _descriptors.flush_each_line()
 
 
 def close_inherited(stage: Stage) -> None:

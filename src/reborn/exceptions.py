@@ -11,6 +11,7 @@
     │   ├── EarlyExitError          the daemon ended before it was ready
     │   ├── ProgramError            the daemon raised before it was ready
     │   └── NotSupportedError       this is not a POSIX system
+    ├── NotRunningError             no daemon holds the pid file
     ├── InvalidPidFileError         the text of the pid file is no process id (also a ValueError)
     └── StopTimeoutError            the daemon did not go away (also a TimeoutError)
 
@@ -249,6 +250,20 @@ class NotSupportedError(StartError):
             f"cannot make a daemon on {self.platform!r}, which is not a POSIX system; "
             "use its own service manager there"
         )
+
+
+class NotRunningError(RebornError):
+    """There is no daemon to send a command to: nobody holds the pid file `pidfile`."""
+
+    fields = ("pidfile",)
+
+    def __init__(self, *, pidfile: str) -> None:
+        """Say that nobody holds *pidfile*."""
+        super().__init__()
+        self.pidfile = pidfile
+
+    def __str__(self) -> str:
+        return f"no daemon holds pid file {self.pidfile!r}; start it first"
 
 
 class InvalidPidFileError(RebornError, ValueError):

@@ -103,6 +103,10 @@ MESSAGES = {
             "use its own service manager there"
         ),
     ),
+    "not running": (
+        exceptions.NotRunningError(pidfile="/run/app.pid"),
+        "no daemon holds pid file '/run/app.pid'; start it first",
+    ),
     "invalid": (
         exceptions.InvalidPidFileError(path="/run/app.pid", text="nginx"),
         "pid file '/run/app.pid' holds 'nginx', not a process id; remove it if no daemon uses it",

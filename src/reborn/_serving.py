@@ -1,0 +1,436 @@
+"""Signals served by ordinary code, one after the other, in a loop that the program can see.
+
+Inside a signal handler hardly anything is safe (signal-safety(7)), and in Python a handler runs
+between any two instructions of the program. So the handlers here only make a note, and the loop
+calls what the program has registered. As go-daemon's SetSigHandler, ServeSignals and AddCommand,
+without their module-level tables: a server is an object, and there can be several.
+
+How nothing gets lost. CPython's own C handler writes the number of each signal it is called for
+into the wakeup descriptor, a pipe; between two looks at the pipe the kernel keeps the order, and
+signals of one kind are one only where the kernel has made them one. A pipe can be full (32,768
+signals that nobody has looked at), and another part of the program, such as asyncio's
+add_signal_handler, can have the wakeup descriptor. Then the Python handlers' notes say which kinds
+have come since, and each of these is served once.
+
+Rejected: blocking the signals and waiting in sigwaitinfo(2), since programs that the daemon starts
+would inherit the mask, and threads that are there already would have to block them, too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from contextlib import contextmanager
+from types import MappingProxyType
+
+from reborn import _process, _signals
+from reborn.exceptions import NotRunningError, signal_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping
+    from types import FrameType, TracebackType
+    from typing import Any, Self, TypeVar
+
+    from reborn._context import DaemonContext
+    from reborn._process import Daemon
+
+    SignalHandler = Callable[[int], Any]
+    Decorated = TypeVar("Decorated", bound=SignalHandler)
+
+# What a pipe holds, at the least; a full one may have refused something.
+_CAPACITY = 65536
+_WAKE = b"\0"
+
+
+class StopServing(Exception):  # noqa: N818 - no error, as StopIteration is none
+    """Raised by a handler: the loop ends, and `SignalServer.serve` comes back."""
+
+
+class SignalServer:
+    """Handlers for signals, and the loop that calls them.
+
+    A handler is called with the signal's number, in the thread that serves, which must be the main
+    thread. It may take its time: what arrives meanwhile is served afterwards, in its order. SIGTERM
+    stops the loop unless it is given another handler. An exception in a handler is logged with its
+    traceback (logger "reborn"; without a configuration that is the daemon's stderr), and the loop
+    goes on; `StopServing` ends it, once what had arrived until then is served, too.
+
+    The signals are the server's only while it serves, or inside a ``with`` block: then what they
+    did before is put back. A process that is forked meanwhile has no part in it.
+
+    Sources: signal(7), and "Execution of Python signal handlers" in Python's manual.
+    """
+
+    def __init__(self, handlers: Mapping[int, SignalHandler] | None = None) -> None:
+        """Serve SIGTERM and what *handlers* maps to functions.
+
+        Raises:
+            ValueError: a number is no signal that can be handled.
+        """
+        self._handlers: dict[int, SignalHandler] = {signal.SIGTERM: _stop}
+        self._commands: dict[str, int] = {}
+        self._previous: dict[int, Any] = {}
+        self._pipe: tuple[int, int] | None = None
+        self._noted: set[int] = set()
+        self._arrived: deque[int] = deque()
+        self._stopping = False
+        self._depth = 0
+        self._hooked = False
+        for number, handler in (handlers or {}).items():
+            self.set_handler(handler, number)
+
+    def __repr__(self) -> str:
+        return f"SignalServer({', '.join(map(signal_name, self._handlers))})"
+
+    def set_handler(self, handler: SignalHandler | None, *signals: int) -> None:
+        """Have *handler* called for each of *signals*; None gives a signal back.
+
+        Raises:
+            ValueError: a number is no signal that can be handled.
+        """
+        for number in signals:
+            if number not in _signals.numbers():
+                message = f"{number!r} is no signal that can be handled"
+                raise ValueError(message)
+        for number in signals:
+            if handler is not None:
+                self._handlers[number] = handler
+            else:
+                self._handlers.pop(number, None)
+            if self._pipe is not None:
+                self._install(number)
+
+    def on(
+        self, number: int, *more: int, command: str | None = None
+    ) -> Callable[[Decorated], Decorated]:
+        """Decorate the handler of a signal, or of several; *command* is the word for the first.
+
+        Raises:
+            ValueError: a number is no signal that can be handled.
+        """
+
+        def register(handler: Decorated) -> Decorated:
+            self.set_handler(handler, number, *more)
+            if command is not None:
+                self.add_command(command, number)
+            return handler
+
+        return register
+
+    def add_command(self, word: str, number: int, handler: SignalHandler | None = None) -> None:
+        """Tie *word* to a signal, for `send_command`; and *handler*, if there is one.
+
+        Raises:
+            ValueError: *number* is no signal that can be handled, or nobody would handle it.
+        """
+        if handler is not None:
+            self.set_handler(handler, number)
+        if number not in self._handlers:
+            message = (
+                f"command {word!r} means {signal_name(number)}, which has no handler; give one"
+            )
+            raise ValueError(message)
+        self._commands[word] = number
+
+    @property
+    def commands(self) -> Mapping[str, int]:
+        """The words and their signals; argparse takes it as the *choices* of an option."""
+        return MappingProxyType(self._commands)
+
+    def send_command(self, word: str, context: DaemonContext) -> Daemon:
+        """Send the signal of *word* to the daemon that ``context.search()`` finds; return it.
+
+        Raises:
+            ValueError: there is no such word.
+            NotRunningError: there is no such daemon.
+            PermissionError: the daemon belongs to another user.
+        """
+        if word not in self._commands:
+            message = f"{word!r} is no command; there are {', '.join(map(repr, self._commands))}"
+            raise ValueError(message)
+        daemon = context.search()
+        try:
+            if daemon is not None:
+                daemon.send_signal(self._commands[word])
+                return daemon
+        except ProcessLookupError:
+            pass  # it has ended since
+        raise NotRunningError(pidfile=str(context.pidfile))
+
+    def serve(self) -> None:
+        """Call the handlers of what arrives, until one raises `StopServing` or `stop` is called.
+
+        Raises:
+            RuntimeError: this is not the main thread.
+            TypeError: a handler is a coroutine function, which only `serve_async` can await.
+        """
+        with self:
+            while self.handle_pending():
+                _process.poll(self.fileno(), timeout=None)
+
+    async def serve_async(self) -> None:
+        """Do what `serve` does, in a running asyncio event loop; await what handlers return.
+
+        Raises:
+            RuntimeError: this is not the main thread.
+        """
+        with self:
+            while await self._handle_pending_async():
+                await self._wait_async()
+
+    def handle_pending(self) -> bool:
+        """Call the handlers of what has arrived; False when serving is over.
+
+        For a program's own loop, inside a ``with`` block, whenever `fileno` can be read.
+
+        Raises:
+            TypeError: a handler is a coroutine function.
+        """
+        for number, handler in self._pending():
+            with self._reporting(number):
+                result = handler(_named(number))
+                if hasattr(result, "__await__"):
+                    raise _AwaitableError(handler, result)
+        return not self._stopping
+
+    async def _handle_pending_async(self) -> bool:
+        for number, handler in self._pending():
+            with self._reporting(number):
+                result = handler(_named(number))
+                if hasattr(result, "__await__"):
+                    await result
+        return not self._stopping
+
+    def stop(self) -> None:
+        """Have the loop end when it has served what has arrived; from any thread, at any time."""
+        self._stopping = True
+        self._wake()
+
+    def fileno(self) -> int:
+        """Return the descriptor that can be read when something has arrived.
+
+        Raises:
+            RuntimeError: the server is not open.
+        """
+        if self._pipe is None:
+            message = "the server has a descriptor only inside a with block"
+            raise RuntimeError(message)
+        return self._pipe[0]
+
+    def __enter__(self) -> Self:
+        """Take over the signals."""
+        self._depth += 1
+        if self._depth == 1:
+            try:
+                self._open()
+            except BaseException:
+                self._depth = 0
+                raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Put back what the signals did before."""
+        if self._depth == 0:
+            return  # a forked copy
+        self._depth -= 1
+        if self._depth == 0:
+            self._close()
+
+    def _open(self) -> None:
+        import threading
+
+        if threading.current_thread() is not threading.main_thread():
+            message = "signals are served in the main thread only; call this there"
+            raise RuntimeError(message)
+        self._pipe = os.pipe()
+        for fd in self._pipe:
+            os.set_blocking(fd, False)
+        if not self._hooked:
+            _hook_forks(self)
+            self._hooked = True
+        self._has_wakeup()
+        for number in self._handlers:
+            self._install(number)
+
+    def _close(self) -> None:
+        """Put everything back; what has arrived and was not served is forgotten."""
+        pipe = self._pipe
+        if pipe is None:
+            return
+        mask = _signals.block_all()
+        try:
+            for number in [number for number in self._previous if self._has(number)]:
+                signal.signal(number, self._previous.pop(number))
+            current = signal.set_wakeup_fd(-1)
+            if current != pipe[1]:
+                signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+        finally:
+            _signals.restore_mask(mask)
+        self._pipe = None
+        for fd in pipe:
+            os.close(fd)
+        self._noted.clear()
+        self._arrived.clear()
+        self._depth, self._stopping = 0, False
+
+    def _install(self, number: int) -> None:
+        """See that *number* comes to us if it has a handler, and not otherwise."""
+        if number in self._handlers and number not in self._previous:
+            # None: it was not installed from Python, and cannot be put back.
+            self._previous[number] = signal.signal(number, self._note) or signal.SIG_DFL
+        elif number not in self._handlers and number in self._previous and self._has(number):
+            signal.signal(number, self._previous.pop(number))
+
+    def _has(self, number: int) -> bool:
+        """Tell whether *number* comes to us, and not to a handler installed since."""
+        return signal.getsignal(number) == self._note
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._pipe is not None:
+            self._noted.add(number)
+            self._wake()
+            return
+        # Who came after us has put us back, after our end: this is for who was before us.
+        handler = self._previous.pop(number)
+        signal.signal(number, handler)
+        if callable(handler):
+            handler(number, frame)
+        elif handler == signal.SIG_DFL:
+            os.kill(os.getpid(), number)
+
+    def _wake(self) -> None:
+        if self._pipe is not None:
+            try:
+                os.write(self._pipe[1], _WAKE)
+            except BlockingIOError:
+                pass  # it is full, so it can be read
+
+    def _has_wakeup(self) -> bool:
+        """Tell whether the wakeup descriptor has been ours; take it if it is free."""
+        assert self._pipe is not None  # noqa: S101 - the caller has looked
+        writer = self._pipe[1]
+        current = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        if current not in (-1, writer):
+            signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+        return current == writer
+
+    def _pending(self) -> Iterator[tuple[int, SignalHandler]]:
+        """Yield what has arrived, with its handler; also past a stop, which may have come first.
+
+        Of several pending signals the kernel delivers the last one first (signal(7)).
+        """
+        self._arrived.extend(self._take())
+        while self._arrived:
+            number = self._arrived.popleft()
+            handler = self._handlers.get(number)
+            if handler is not None:
+                yield number, handler
+
+    def _take(self) -> list[int]:
+        """Return the signals that have arrived since the last time, in order."""
+        reader = self.fileno()
+        # Whoever else has the wakeup descriptor must not miss anything while it is looked at.
+        mask = _signals.block_all()
+        try:
+            complete = self._has_wakeup()
+            noted, self._noted = self._noted, set()
+            data = _read(reader)
+        finally:
+            _signals.restore_mask(mask)
+        missed = () if complete and len(data) < _CAPACITY else sorted(noted.difference(data))
+        ours = {number for number in self._handlers if self._has(number)}
+        return [number for number in (*data, *missed) if number in ours]
+
+    @contextmanager
+    def _reporting(self, number: int) -> Generator[None]:
+        """Turn what a handler raises into the end of the loop, or into a line of the log."""
+        try:
+            yield
+        except StopServing:
+            self._stopping = True
+        except _AwaitableError:
+            raise
+        except Exception:
+            import logging
+
+            logging.getLogger("reborn").exception(
+                "the handler of %s failed; serving goes on", signal_name(number)
+            )
+
+    async def _wait_async(self) -> None:
+        """Wait until something has arrived."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        arrived = asyncio.Event()
+        loop.add_reader(self.fileno(), arrived.set)
+        try:
+            await arrived.wait()
+        finally:
+            loop.remove_reader(self.fileno())
+
+
+def _stop(number: int) -> None:  # noqa: ARG001 - a handler
+    raise StopServing
+
+
+def _named(number: int) -> int:
+    """Return *number* as a `signal.Signals`; most real-time signals are none."""
+    try:
+        return signal.Signals(number)
+    except ValueError:
+        return number
+
+
+def _hook_forks(server: SignalServer) -> None:
+    """Have a process that is forked leave *server*, before a signal can reach it.
+
+    What the copy is sent would otherwise be the daemon's signal, for they share the pipe.
+    """
+    from weakref import ref
+
+    known = ref(server)  # hooks cannot be taken back
+    masks: list[set[int]] = []
+
+    def before() -> None:
+        masks.append(_signals.block_all())
+
+    def in_parent() -> None:
+        _signals.restore_mask(masks.pop())
+
+    def in_child() -> None:
+        copy = known()
+        if copy is not None:
+            copy._close()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        try:
+            _signals.restore_mask(masks.pop())
+        except SystemExit as error:
+            # Told to go before it has begun. CPython lets no exception out of a hook.
+            code = error.code or 0
+            os._exit(code if isinstance(code, int) else 1)
+
+    os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, _CAPACITY)
+    except BlockingIOError:
+        return b""
+
+
+class _AwaitableError(TypeError):
+    """A handler returned something that nobody awaits."""
+
+    def __init__(self, handler: object, result: object) -> None:
+        super().__init__(f"handler {handler!r} is a coroutine function; use serve_async()")
+        close = getattr(result, "close", None)
+        if close is not None:
+            close()  # or Python would warn that nobody has awaited it
