@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def strategy(request):
 def sandbox(tmp_path, strategy):
     """A directory to start probes in."""
     return harness.Sandbox(tmp_path, strategy)
+
+
+@pytest.fixture
+def public_sandbox(strategy):
+    """A sandbox that other users can enter."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield harness.Sandbox(directory, strategy)
 
 
 @pytest.fixture

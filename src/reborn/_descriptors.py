@@ -32,10 +32,17 @@ def open_null() -> int:
     return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
 
-def connect(sources: Sequence[int | None]) -> None:
-    """Make 0, 1 and 2 copies of the *sources*; None leaves the stream as it is."""
+def connect(sources: Sequence[int | None], *, unwritten: int | None = None) -> None:
+    """Make 0, 1 and 2 copies of the *sources*; None leaves the stream as it is.
+
+    What Python has still buffered for the old stdout and stderr goes to *unwritten*, if given.
+    """
     # First out of the way: a source may itself be one of 0, 1, 2.
     copies = [None if fd is None else duplicate(fd) for fd in sources]
+    if unwritten is not None:
+        for number in STANDARD[1:]:
+            os.dup2(unwritten, number)
+        flush()
     for number, copy in zip(STANDARD, copies, strict=True):
         if copy is not None:
             os.dup2(copy, number)

@@ -125,11 +125,8 @@ def write_pid(stage: Stage) -> None:
 
 def connect_streams(stage: Stage) -> None:
     """Point 0, 1 and 2 away from the terminal and the caller's pipes (APUE 13.3, rule 6)."""
-    if stage.inherited:
-        # What the launcher could not write (to a closed pipe, say) is not the daemon's to write.
-        _descriptors.connect((None, stage.null, stage.null))
-        _descriptors.flush()
-    _descriptors.connect(stage.streams)
+    # What the launcher could not write (to a closed pipe, say) is not the daemon's to write.
+    _descriptors.connect(stage.streams, unwritten=stage.null if stage.inherited else None)
     for fd in stage.spare:
         os.close(fd)
     # A program started without them has None here, and would lose what it prints.

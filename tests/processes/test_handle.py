@@ -8,12 +8,10 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
-from pathlib import Path
 
 import psutil
 import pytest
-from harness import PATIENCE, Remote, RemoteError, Sandbox, eventually, is_alive, survivors
+from harness import PATIENCE, Remote, RemoteError, eventually, is_alive, survivors
 
 SWITCHES = {
     "all": (),
@@ -26,15 +24,6 @@ NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 @pytest.fixture(params=SWITCHES.values(), ids=SWITCHES)
 def switches(request):
     return request.param
-
-
-@pytest.fixture
-def public_sandbox(strategy):
-    """A sandbox that other users can enter."""
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        directory.chmod(0o755)
-        yield Sandbox(directory, strategy)
 
 
 @contextlib.contextmanager
