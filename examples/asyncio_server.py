@@ -8,11 +8,10 @@ A fork would copy a running loop, which cannot work, so the program is started a
 """
 
 import asyncio
-import signal
 import sys
 from pathlib import Path
 
-from reborn import DaemonContext
+from reborn import DaemonContext, SignalServer
 
 SOCKET = Path("asyncio_server.sock").resolve()
 
@@ -44,12 +43,11 @@ async def main() -> None:
         print(f"started, pid {daemon.pid}")
         return
 
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     SOCKET.unlink(missing_ok=True)  # the lock says that nobody else is here
     server = await asyncio.start_unix_server(answer, SOCKET)
-    context.ready()
-    await stop.wait()
+    with SignalServer() as signals:  # SIGTERM stops it
+        context.ready()
+        await signals.serve_async()
     server.close()
     SOCKET.unlink()
     context.release()

@@ -31,7 +31,7 @@ def main() -> None:
     print("daemon started")
     try:
         while True:
-            print(time.strftime("%H:%M:%S"), "alive", flush=True)
+            print(time.strftime("%H:%M:%S"), "alive")
             time.sleep(1)
     finally:
         print("daemon terminated")

@@ -157,7 +157,8 @@ class SignalServer:
                 return daemon
         except ProcessLookupError:
             pass  # it has ended since
-        raise NotRunningError(pidfile=str(context.pidfile))
+        path: Any = getattr(context.pidfile, "path", context.pidfile)
+        raise NotRunningError(pidfile=os.path.abspath(path))
 
     def serve(self) -> None:
         """Call the handlers of what arrives, until one raises `StopServing` or `stop` is called.

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What a reader's own program would bring along.
 PRELUDE = """
-import contextlib, time
+import configparser, contextlib, time
+configuration = configparser.ConfigParser()
 def serve(*args):
     while True:
         time.sleep(0.05)
@@ -55,6 +56,9 @@ def test_pycon_block_prints_what_it_shows(session):
 
 
 MESSAGES = [
+    "the handler of SIGHUP failed; serving goes on",  # said in tests/unit/test_serving.py
+    reborn.NotRunningError(pidfile="/run/app.pid"),
+    reborn.StopTimeoutError(pid=4712, timeout=10.0, remains="it does not end, even by SIGKILL"),
     reborn.PidFileLockedError(path="/run/app.pid", pid=4711),
     reborn.StepError(
         action="change directory to '/srv/app'",

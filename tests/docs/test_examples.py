@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from harness import eventually, is_alive
+from harness import eventually, exit_code, is_alive
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -98,6 +98,58 @@ def test_slow_start_shows_its_status_and_then_only_the_result(run, tmp_path):
         terminal.expect(rf"ready, pid {pid_of(tmp_path, 'slow_start')}\r\n")
         terminal.expect(pexpect.EOF)
     run("slow_start", "stop")
+
+
+def wait_for(path, text):
+    def present():
+        assert text in path.read_text()
+
+    eventually(present)
+
+
+def test_signal_handling_obeys_its_commands(run, tmp_path):
+    log = tmp_path / "signal_handling.log"
+    for word, last in (("stop", "terminating ..."), ("quit", "the work is done")):
+        pid = int(run("signal_handling").split("pid ")[1].split(";")[0])
+        run("signal_handling", "-s", "reload")
+        wait_for(log, "configuration reloaded")
+        run("signal_handling", "-s", word)
+        assert exit_code(pid) == 0
+        lines = [line.partition(" ")[2] for line in log.read_text().splitlines()]
+        places = [lines.index(line) for line in ("daemon started", last, "daemon terminated")]
+        assert places == sorted(places)
+        log.unlink()
+    refused = run("signal_handling", "-s", "reload", status=1)
+    path = str(tmp_path / "signal_handling.pid")
+    assert refused == f"cannot reload: no daemon holds pid file {path!r}; start it first\n"
+    assert "invalid choice: 'halt'" in run("signal_handling", "-s", "halt", status=2)
+
+
+def test_log_rotation_loses_no_line(run, tmp_path):
+    log = tmp_path / "log_rotation.log"
+    pid = int(run("log_rotation").split("pid ")[1].split(";")[0])
+    wait_for(log, "line 1\n")
+    run("log_rotation", "-s", "rotate")
+    eventually(lambda: wait_for(log, "line "))
+    log.rename(tmp_path / "log_rotation.log.by-logrotate")
+    run("log_rotation", "-s", "reopen")
+
+    def reopened():
+        assert log.exists()
+        assert "line " in log.read_text()
+
+    eventually(reopened)
+    run("log_rotation", "-s", "stop")
+    assert exit_code(pid) == 0
+    files = list(tmp_path.glob("log_rotation.log*"))
+    assert len(files) == 3
+    lines = {line for file in files for line in file.read_text().splitlines()}
+    assert lines == {f"line {number}" for number in range(1, len(lines) + 1)}
+
+
+def test_pipe_is_read_by_the_launcher(run, tmp_path):
+    assert run("pipe") == "the launcher received: a word from the daemon\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_demo_keeps_its_promise():

@@ -1,6 +1,6 @@
 """Start and stop a daemon many times in one launcher; print each pid and what the pid file said.
 
-The specification is that of hold.py, with `rounds`.
+The specification is that of hold.py; its option `rounds` says how often.
 """
 
 import json
@@ -12,9 +12,10 @@ import hold
 import reborn
 
 spec = json.loads(sys.argv[1])
+rounds = spec["options"].pop("rounds", 30)
 hold.do(spec["before"])
 seen = []
-for _ in range(spec.get("rounds", 30)):
+for _ in range(rounds):
     context = reborn.DaemonContext(**spec["options"])
     daemon = context.reborn()
     if daemon is None:

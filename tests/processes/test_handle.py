@@ -134,7 +134,7 @@ def test_handle_tells_of_a_running_daemon(sandbox, switches):
 @pytest.mark.parametrize("switches", [(), ("without_pidfd",)], ids=["all", "no pidfd"])
 def test_stop_comes_back_when_the_next_start_is_possible(sandbox, switches):
     before = [[name] for name in switches]
-    result = sandbox.start(program="restart.py", silent=True, timeout=50, before=before)
+    result = sandbox.start(program="restart.py", silent=True, timeout=50, before=before, rounds=100)
     assert (result.returncode, result.stderr) == (0, "")
 
 

@@ -20,14 +20,17 @@ from reborn import (
     ForkWithThreadsWarning,
     InvalidPidFileError,
     NotReadyError,
+    NotRunningError,
     NotSupportedError,
     PidFile,
     PidFileLockedError,
     ProgramError,
     RebornError,
     RelaunchError,
+    SignalServer,
     StartError,
     StepError,
+    StopServing,
     StopTimeoutError,
     Supervisor,
     UnsafeFileError,
@@ -119,6 +122,35 @@ def life(context: DaemonContext) -> None:
         assert_type(entered, DaemonContext)
 
 
+def serving(context: DaemonContext) -> None:
+    """Serve signals in every way, and send commands."""
+    server = SignalServer({signal.SIGHUP: print})
+
+    @server.on(signal.SIGUSR1, signal.SIGUSR2, command="reload")
+    def reload(number: int) -> None:
+        raise StopServing
+
+    @server.on(signal.SIGQUIT)
+    async def wait(number: int) -> str:
+        return str(number)
+
+    assert_type(reload(1), None)
+    server.set_handler(wait, signal.SIGHUP)
+    server.set_handler(None, signal.SIGHUP)
+    server.set_handler(context.reopen_log, signal.SIGHUP)
+    server.add_command("stop", signal.SIGTERM)
+    assert_type(server.commands["stop"], int)
+    assert_type(server.send_command("stop", context), Daemon)
+    with server as entered:
+        assert_type(entered, SignalServer)
+        assert_type(server.fileno(), int)
+        assert_type(server.handle_pending(), bool)
+    server.stop()
+    server.serve()
+    server.set_handler(1, signal.SIGHUP)  # type: ignore[arg-type]
+    context.reopen_log()
+
+
 def handle(daemon: Daemon) -> None:
     """Do everything that can be done to a daemon."""
     assert_type(daemon.pid, int)
@@ -156,6 +188,7 @@ def errors(  # noqa: PLR0917 - one of each
     program: ProgramError,
     invalid: InvalidPidFileError,
     stop: StopTimeoutError,
+    idle: NotRunningError,
 ) -> None:
     """Read what errors are made of."""
     assert_type((step.action, step.step, step.role), tuple[str, str, str])
@@ -169,6 +202,7 @@ def errors(  # noqa: PLR0917 - one of each
     assert_type((program.message, program.traceback), tuple[str, str])
     assert_type((invalid.path, invalid.text), tuple[str, str])
     assert_type((stop.pid, stop.timeout, stop.remains), tuple[int, float, str])
+    assert_type(idle.pidfile, str)
     assert_type(step.as_data(), dict[str, Any])
     assert_type(StepError.from_data({}), StepError)
 
