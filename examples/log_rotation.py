@@ -18,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 
-from reborn import DaemonContext, NotRunningError, SignalServer
+from reborn import DaemonContext, NotRunningError, SignalServer, StartError
 
 LOG = Path("log_rotation.log").resolve()  # the daemon works in another directory
 context = DaemonContext(pidfile="log_rotation.pid", log_file=LOG, wait_ready=True)
@@ -52,7 +52,10 @@ def main() -> None:
             sys.exit(f"cannot {command}: {error}")
         return
 
-    daemon = context.reborn()
+    try:
+        daemon = context.reborn()
+    except StartError as error:
+        sys.exit(str(error))
     if daemon is not None:
         print(f"started, pid {daemon.pid}; see {LOG.name}")
         return

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from reborn import DaemonContext, NotRunningError, SignalServer, StopServing
+from reborn import DaemonContext, NotRunningError, SignalServer, StartError, StopServing
 
 context = DaemonContext(
     pidfile="signal_handling.pid", log_file="signal_handling.log", wait_ready=True
@@ -63,7 +63,10 @@ def main() -> None:
             sys.exit(f"cannot {command}: {error}")
         return
 
-    daemon = context.reborn()
+    try:
+        daemon = context.reborn()
+    except StartError as error:
+        sys.exit(str(error))
     if daemon is not None:
         print(f"started, pid {daemon.pid}; see signal_handling.log")
         return

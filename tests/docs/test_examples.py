@@ -111,6 +111,8 @@ def test_signal_handling_obeys_its_commands(run, tmp_path):
     log = tmp_path / "signal_handling.log"
     for word, last in (("stop", "terminating ..."), ("quit", "the work is done")):
         pid = int(run("signal_handling").split("pid ")[1].split(";")[0])
+        refused = run("signal_handling", status=1)
+        assert refused.endswith(f"is locked by process {pid}; stop it or choose another path\n")
         run("signal_handling", "-s", "reload")
         wait_for(log, "configuration reloaded")
         run("signal_handling", "-s", word)
