@@ -15,6 +15,7 @@ import os
 from errno import EACCES, EPERM
 
 from reborn._context import DaemonContext, was_reborn
+from reborn._terminal import Waiting
 from reborn.exceptions import PidFileLockedError, StartError, StopTimeoutError
 
 TYPE_CHECKING = False
@@ -76,6 +77,16 @@ class Control:
             return self.restart(timeout=timeout)
         return {"start": self.start, "reload": self.reload, "run": self.enter}[verb]()
 
+    def why_foreground(self, verb: str) -> str | None:
+        """Return why *verb* will not bring the program into the background, unless it will.
+
+        To be said first: later the program's stderr may be its log.
+        """
+        if verb not in ("start", "restart") or self.context.detach_process is not None:
+            return None
+        supervisor = None if was_reborn() else self.context.supervisor
+        return None if supervisor is None else f"{self.name} stays in the foreground: {supervisor}"
+
     def enter(self) -> Outcome | None:
         """Open the context, whatever it is; None where this process is to run the program."""
         return self._open("started")
@@ -112,8 +123,8 @@ class Control:
         try:
             with Waiting(f"stopping {self.name} (pid {daemon.pid}) ..."):
                 daemon.stop(timeout)
-        except PermissionError as error:
-            return self._not_permitted(what, error)
+        except PermissionError:
+            return self._not_permitted(what)
         except StopTimeoutError as error:
             why = f"within {timeout} s: {error.remains}; try again with a longer timeout"
             return Outcome(FAILED, f"{self.name}: cannot {what} {why}")
@@ -135,8 +146,8 @@ class Control:
             return Outcome(NOT_IMPLEMENTED, f"{self.name}: cannot {what}: {why}")
         try:
             daemon.send_signal(_signal.SIGHUP)
-        except PermissionError as error:
-            return self._not_permitted(what, error)
+        except PermissionError:
+            return self._not_permitted(what)
         except ProcessLookupError:
             return self._not_running(self.look(), NOT_RUNNING)
         return Outcome(OK, f"{self.name} reloads, pid {daemon.pid}")
@@ -194,43 +205,39 @@ class Control:
             return Outcome(NOT_PERMITTED, str(condition))
         return Outcome(status, f"{self.name} is not running")
 
-    def _not_permitted(self, what: str, error: PermissionError) -> Outcome:
-        return Outcome(NOT_PERMITTED, f"{self.name}: cannot {what}: {error.strerror} [EPERM]")
-
-
-class Waiting:
-    """A line at the terminal for as long as something is waited for."""
-
-    def __init__(self, text: str) -> None:
-        from reborn._attempt import StatusLine
-
-        self._text = text
-        self._line = StatusLine()
-
-    def __enter__(self) -> None:
-        self.show()
-
-    def __exit__(self, *_: object) -> None:
-        self.clear()
-
-    def show(self) -> None:
-        """Show the line, if there is a terminal."""
-        self._line.show(self._text)
-
-    def clear(self) -> None:
-        """Leave nothing of it."""
-        self._line.clear()
+    def _not_permitted(self, what: str) -> Outcome:
+        return Outcome(NOT_PERMITTED, f"{self.name}: cannot {what}: it belongs to another user")
 
 
 def handles(pid: int, number: int) -> bool:
     """Tell whether process *pid* catches the signal, or waits for it; True if that is not shown."""
     try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            masks = dict(line.split(":", 1) for line in file)
-        shown = int(masks["SigCgt"], 16) | int(masks["SigBlk"], 16)
+        with open(f"/proc/{pid}/status", "rb") as file:
+            masks = dict(line.split(b":", 1) for line in file)
+        shown = int(masks[b"SigCgt"], 16) | int(masks[b"SigBlk"], 16)
     except (OSError, KeyError, ValueError):
         return True
-    return bool(shown >> (number - 1) & 1)
+    return bool(shown >> (number - 1) & 1) or _is_in_sigwait(pid)
+
+
+def _is_in_sigwait(pid: int) -> bool:
+    """Tell whether process *pid* is in sigwait(3); what it waits for is not shown as blocked."""
+    try:
+        with open(f"/proc/{pid}/wchan", "rb") as file:
+            return b"sigtimedwait" in file.read()
+    except OSError:
+        return False
+
+
+def require_pidfile(pidfile: object) -> None:
+    """See that there is the path of a pid file, by which the daemon is found again.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(pidfile, str | os.PathLike):
+        message = f"pidfile must be a path, by which the verbs find the daemon, not {pidfile!r}"
+        raise TypeError(message)
 
 
 def path(text: str) -> str:

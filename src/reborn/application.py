@@ -4,8 +4,8 @@
 `control` puts the verbs ``start stop restart reload status run`` before its arguments. For a
 program with click there is `reborn.click`.
 
-This is one of the few places of reborn that print and end the process: it is the launcher's side of
-a command line. What is done, and what is said about it, comes from `reborn._control`.
+Here the library prints and ends the process, as command lines do. What is done, and what is said
+about it, comes from `reborn._control`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, Unpack
 
     from reborn._context import DaemonContext, Path
-    from reborn._control import Control, Outcome
+    from reborn._control import Control
     from reborn._keywords import ContextOptions
 
     ExitStatus = int | str | None
@@ -73,7 +73,7 @@ def background(
     `DaemonContext`, with one other default: the working directory stays the launcher's, so that
     relative paths on the command line keep their meaning.
     """
-    from reborn import _control
+    from reborn import _control, _terminal
     from reborn._context import was_reborn
 
     _add_background_options(parser, pidfile, log_file)
@@ -88,7 +88,7 @@ def background(
         context = _control.foreground_context(*ours, **options)
     outcome = _control.Control(context, name=name or parser.prog).enter()
     if outcome is not None:
-        status = _leave(outcome)
+        status = _terminal.leave(outcome)
         sys.exit(_control.FAILED if status == _control.NOT_PERMITTED else status)
     args.daemon_context = context
     with context:
@@ -125,9 +125,9 @@ def control(
     *name*, *argv* and the *options* are as in `background`. A supervisor that is found to run this
     process has ``start`` stay in the foreground.
     """
-    from reborn import _control
-    from reborn._context import was_reborn
+    from reborn import _control, _terminal
 
+    _control.require_pidfile(pidfile)
     name = name or parser.prog
     args = _verbs_parser(parser, pidfile=pidfile, log_file=log_file, name=name).parse_args(
         argv, namespace=Arguments()
@@ -142,36 +142,27 @@ def control(
     daemon = _control.Control(context, name=name)
     if verb == "status":
         return _show_status(daemon, as_json="json" in given)
+    if (why := daemon.why_foreground(verb)) is not None:
+        _terminal.say(why, error=True)
     outcome = daemon.perform(verb, timeout=given.get("timeout", _control.TIMEOUT))
     if outcome is not None:
-        return _leave(outcome)
-    if verb != "run" and not was_reborn():
-        print(f"{name} stays in the foreground: {context.supervisor}", file=sys.stderr)
+        return _terminal.leave(outcome)
     args.daemon_context = context
     with context:
         return main(args)
 
 
 def _show_status(daemon: Control, *, as_json: bool) -> int:
+    from reborn import _terminal
+
     condition = daemon.status()
     if as_json:
         import json
 
-        print(json.dumps(condition.as_data()))
+        _terminal.say(json.dumps(condition.as_data()))
     else:
-        print(condition)
+        _terminal.say(condition)
     return condition.exit_status
-
-
-def _leave(outcome: Outcome) -> int:
-    """Say how it went; a launcher that has a daemon goes, and leaves exit handlers to it."""
-    print(outcome.text, file=sys.stderr if outcome.status else sys.stdout)
-    if outcome.daemon is not None:
-        from reborn import _descriptors
-
-        _descriptors.flush()
-        os._exit(0)
-    return outcome.status
 
 
 def _add_background_options(
@@ -180,8 +171,9 @@ def _add_background_options(
     # "error", also for a parser in which what comes later takes the place of what was there.
     group = parser.add_argument_group("background", conflict_handler="error")
     detach: dict[str, Any] = {"action": "store_true", "help": "run in the background, as a daemon"}
-    if not _add(group, "-d", "--background", **detach):
-        group.add_argument("--background", dest=f"{_PREFIX}background", **detach)
+    if not (_add(group, "-d", "--background", **detach) or _add(group, "--background", **detach)):
+        message = "the parser has an option '--background' already; rename it"
+        raise ValueError(message)
     when = "default in the background"
     _add_path(group, "--pidfile", pidfile, when)
     _add_path(group, "--log-file", log_file, when)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reborn import _control
+from reborn import _control, _terminal
 from reborn._context import was_reborn
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def background(
     def decorate(command: Command) -> Command:
         taken = _flags(command)
         if "--background" in taken:
-            message = f"command {command.name!r} has an option '--background' already; rename it"
+            message = "the command has an option '--background' already; rename it"
             raise ValueError(message)
         detach = [flag for flag in ("-d", "--background") if flag not in taken]
         when = "default in the background"
@@ -103,20 +103,21 @@ def control(
     The verbs ``start``, ``restart`` and ``run`` take the command's own parameters. What they do,
     what is printed, and the exit statuses are those of `reborn.application.control`.
     """
+    _control.require_pidfile(pidfile)
 
     def act(ctx: click.Context) -> None:
-        verb, given, shown = ctx.command.name or "", _given(ctx), _name(ctx, name)
+        verb, given = ctx.command.name or "", _given(ctx)
         paths = given.get("pidfile", pidfile), given.get("log_file", log_file)
         if verb == "run":
             context = _control.foreground_context(paths[0], given.get("log_file"), **options)
         else:
             context = _control.background_context(*paths, detach=None, **options)
-        daemon = _control.Control(context, name=shown)
+        daemon = _control.Control(context, name=_name(ctx, name))
         if verb == "status":
             _show_status(ctx, daemon, as_json="json" in given)
+        if (why := daemon.why_foreground(verb)) is not None:
+            _terminal.say(why, error=True)
         outcome = daemon.perform(verb, timeout=given.get("timeout", _control.TIMEOUT))
-        if outcome is None and verb != "run" and not was_reborn():
-            click.echo(f"{shown} stays in the foreground: {context.supervisor}", err=True)
         _carry_on(ctx, daemon, outcome)
 
     def decorate(command: click.Command) -> click.Group:
@@ -238,9 +239,9 @@ def _show_status(ctx: click.Context, daemon: Control, *, as_json: bool) -> NoRet
     if as_json:
         import json
 
-        click.echo(json.dumps(condition.as_data()))
+        _terminal.say(json.dumps(condition.as_data()))
     else:
-        click.echo(condition)
+        _terminal.say(condition)
     ctx.exit(condition.exit_status)
 
 
@@ -250,11 +251,4 @@ def _carry_on(ctx: click.Context, daemon: Control, outcome: Outcome | None) -> N
         ctx.with_resource(daemon.context)  # released when the command is done
         ctx.meta[f"{_KEY}context"] = daemon.context
         return
-    click.echo(outcome.text, err=outcome.status != _control.OK)
-    if outcome.daemon is not None:
-        from reborn import _descriptors
-
-        # Exit handlers are the daemon's from now on.
-        _descriptors.flush()
-        os._exit(0)
-    ctx.exit(outcome.status)
+    ctx.exit(_terminal.leave(outcome))
