@@ -13,10 +13,6 @@ import signal
 import sys
 import time
 
-import click
-
-import reborn.application
-import reborn.click
 from reborn import _control, _terminal, was_reborn
 
 # For the code in SPEC.
@@ -53,6 +49,8 @@ def become_nobody():
     import pkgutil
     import pwd
 
+    import reborn
+
     late = ("psutil", "select", "shutil", "termios", "unicodedata", "warnings")
     for name in (
         *late,
@@ -72,6 +70,8 @@ def serve(context, given):
 
 
 def with_argparse(options):
+    import reborn.application
+
     parser = argparse.ArgumentParser(prog="app", description="An app.")
     parser.add_argument("--port", type=int, default=80)
     for flag in SPEC["own"]:
@@ -87,6 +87,10 @@ def with_argparse(options):
 
 
 def with_click(options):
+    import click
+
+    import reborn.click
+
     own = [click.Option(["own", *flag]) for flag in SPEC["own"]]
     port = click.Option(["--port"], type=int, default=80)
 
