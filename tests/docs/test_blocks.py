@@ -11,6 +11,7 @@ import pytest
 from harness import is_alive, reap
 
 import reborn
+from reborn import _control
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -36,7 +37,12 @@ def blocks(language):
     return found
 
 
-@pytest.mark.parametrize("code", blocks("python"))
+def is_file(code):
+    """Tell whether a block is a file of its own, which the page's sessions use."""
+    return re.match(r"# (\w+\.py)\n", code)
+
+
+@pytest.mark.parametrize("code", [b for b in blocks("python") if not is_file(b.values[0])])
 def test_python_block_starts_a_daemon(code, tmp_path):
     program = tmp_path / "app.py"
     program.write_text(PRELUDE + code)
@@ -53,6 +59,125 @@ def test_python_block_starts_a_daemon(code, tmp_path):
 def test_pycon_block_prints_what_it_shows(session):
     test = doctest.DocTestParser().get_doctest(session, {}, "block", None, 0)
     assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
+
+
+class Shell:
+    """Run the commands of a page in one directory, and compare what they print.
+
+    A number from 4711 on stands for a pid, the same one wherever it is repeated; other numbers with
+    a decimal point, or of open files, for any such number; "..." for anything. /srv/app is where
+    the page is.
+    """
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.pids = {}
+        self.status = 0
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.environment = {**os.environ, "PATH": path, "COLUMNS": "80"}
+
+    def run(self, session):
+        """Run a block: lines that begin with "$ ", each with the output that follows it."""
+        for command, expected in re.findall(r"^\$ (.+\n)((?:(?!\$ ).*\n)*)", session, re.MULTILINE):
+            result = subprocess.run(
+                ["sh", "-c", f"(exit {self.status}); {command}"],
+                cwd=self.directory,
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+                timeout=50,
+            )
+            self.status = result.returncode
+            self.compare(command, expected, result.stdout.replace(str(self.directory), "/srv/app"))
+
+    def compare(self, command, expected, printed):
+        tokens = re.split(r"(\b47\d\d\b|\b\d+\.\d+\b|open.files\W+\d+|\.\.\.)", expected)
+        pattern = "".join(self.pattern(token) for token in tokens)
+        match = re.fullmatch(pattern, printed, re.DOTALL)
+        assert match, f"$ {command}{printed}instead of\n{expected}"
+        self.pids.update({name[1:]: pid for name, pid in match.groupdict().items()})
+
+    def pattern(self, token):
+        if token == "...":
+            return ".*"
+        if re.fullmatch(r"47\d\d", token):
+            return self.pids.get(token) or rf"(?P<p{token}>\d+)"
+        if token.startswith("open"):
+            return r"open.files\W+\d+"
+        return r"\d+\.\d+" if re.fullmatch(r"\d+\.\d+", token) else re.escape(token)
+
+
+def console_pages():
+    return [page for page in PAGES if "\n```console\n" in page.read_text()]
+
+
+@pytest.mark.parametrize("page", console_pages(), ids=lambda page: page.name)
+def test_console_blocks_print_what_they_show(page, tmp_path):
+    shell = Shell(tmp_path)
+    found = re.findall(
+        r"^```(python|console)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE
+    )
+    for language, text in found:
+        if language == "console":
+            shell.run(text)
+        elif name := is_file(text):
+            (tmp_path / name[1]).write_text(text)
+
+
+def test_console_blocks_print_what_they_show_control(tmp_path):
+    shell = Shell(tmp_path)
+    shell.run("$ echo 815\n4711\n$ (exit 3)\n$ echo $?\n3\n$ echo 815 0.1\n4711 2.5\n")
+    for text in ("$ echo 816\n4711\n", "$ echo 4\n5\n", "$ echo x\n", "$ true\nx\n"):
+        with pytest.raises(AssertionError, match="instead of"):
+            shell.run(text)
+
+
+class Scripted(reborn.DaemonContext):
+    """A context, and at once its daemon, whose methods raise what a message is about."""
+
+    __slots__ = ("starting", "stopping")
+    pid = 4711
+
+    def __init__(self, *, starting=None, stopping=None):
+        super().__init__("/srv/app/app.pid")
+        self.starting, self.stopping = starting, stopping
+
+    def search(self):
+        return self
+
+    def reborn(self):
+        raise self.starting
+
+    def stop(self, _timeout):
+        if self.stopping is not None:
+            raise self.stopping
+
+
+def said(verb, **errors):
+    """Return the last line that a verb says about errors."""
+    outcome = _control.Control(Scripted(**errors), name="app").perform(verb)
+    return outcome.text.splitlines()[-1]
+
+
+def messages_of_applications(tmp_path, monkeypatch):
+    """Yield what no console block can show."""
+    yield said("stop", stopping=PermissionError())
+    remains = "it does not end, even by SIGKILL"
+    yield said("stop", stopping=reborn.StopTimeoutError(pid=4711, timeout=10.0, remains=remains))
+    yield said("stop", stopping=KeyboardInterrupt())
+    yield said("start", starting=KeyboardInterrupt())
+    yield said("restart", starting=reborn.NotReadyError(pid=4712, timeout=30.0))
+    context = reborn.DaemonContext(tmp_path / "app.pid")
+    control = _control.Control(context, name="app")
+    held = reborn.PidFile(context.pidfile)
+    held.acquire()
+    yield str(control.look()).replace(str(tmp_path), "/srv/app")
+    held.release()
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    yield control.why_foreground("start")
+    monkeypatch.undo()
 
 
 MESSAGES = [
@@ -72,8 +197,9 @@ MESSAGES = [
 
 # Longer ones are pictures, and the session that the demo's test goes through.
 @pytest.mark.parametrize("text", [b for b in blocks("text") if b.values[0].count("\n") == 1])
-def test_message_block_is_a_message(text):
-    assert text.rstrip("\n") in map(str, MESSAGES)
+def test_message_block_is_a_message(text, tmp_path, monkeypatch):
+    messages = [*map(str, MESSAGES), *messages_of_applications(tmp_path, monkeypatch)]
+    assert text.rstrip("\n") in messages
 
 
 def linked_tests():

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -162,3 +163,64 @@ def test_demo_keeps_its_promise():
     shown = ["terminal: none", "Hello from a daemon.", "is locked by process", "is gone"]
     positions = [result.stdout.index(text) for text in shown]
     assert positions == sorted(positions)
+
+
+def test_background_runs_at_the_terminal_and_in_the_background(run, tmp_path):
+    command = [str(EXAMPLES / "background.py"), "--interval", "0.01"]
+    with pexpect.spawn(sys.executable, command, cwd=tmp_path, timeout=20) as terminal:
+        terminal.expect(r"\d\d:\d\d:\d\d\r\n")
+        terminal.sendintr()
+        terminal.expect("KeyboardInterrupt")
+        terminal.expect(pexpect.EOF)
+    assert list(tmp_path.iterdir()) == []
+    output = run("background", "-d", "--interval", "0.01")
+    pid = pid_of(tmp_path, "background")
+    assert output == f"background started, pid {pid}; see background.log\n"
+    log = tmp_path / "background.log"
+
+    def writes():
+        assert re.match(r"\d\d:\d\d:\d\d\n", log.read_text())
+
+    eventually(writes)
+    assert f"is locked by process {pid}; stop it" in run("background", "-d", status=1)
+    os.kill(pid, signal.SIGTERM)
+
+    def gone():
+        assert not is_alive(pid)
+
+    eventually(gone)
+    assert not (tmp_path / "background.pid").exists()
+
+
+def greeting(directory):
+    with socket.socket(socket.AF_UNIX) as client:
+        # Relative, since the path of a Unix socket must be short.
+        descriptor = os.open(directory, os.O_PATH)
+        client.connect(f"/proc/self/fd/{descriptor}/service.sock")
+        os.close(descriptor)
+        return client.recv(100).decode()
+
+
+def test_service_greets_reloads_restarts_and_stops(run, tmp_path):
+    run("service", "start", "--greeting", "hi")
+    assert [greeting(tmp_path) for _ in range(2)] == ["hi, number 1\n", "hi, number 2\n"]
+    assert run("service", "status").startswith("service is running\n  pid ")
+    old = pid_of(tmp_path, "service")
+    assert run("service", "reload") == f"service reloads, pid {old}\n"
+    # Python runs the handler before it accepts the next guest.
+    assert greeting(tmp_path) == "hi, number 1\n"
+    assert run("service", "restart").startswith("service restarted, pid ")
+    assert greeting(tmp_path) == "hello, number 1\n"
+    assert not is_alive(old)
+    assert run("service", "stop") == "service stopped\n"
+    assert run("service", "status", status=3) == "service is not running\n"
+
+
+def test_click_app_starts_and_stops(run, tmp_path):
+    output = run("click_app", "start", "--interval", "0.01")
+    pid = pid_of(tmp_path, "click_app")
+    assert output == f"click_app started, pid {pid}; see click_app.log\n"
+    assert run("click_app", "start") == f"click_app is already running, pid {pid}\n"
+    assert f"  pid         {pid}\n" in run("click_app", "status")
+    assert run("click_app", "stop") == "click_app stopped\n"
+    assert not is_alive(pid)

@@ -120,6 +120,16 @@ def test_making_a_context_loads_nothing_expensive():
     assert new & EXPENSIVE == set()
 
 
+def test_an_application_loads_nothing_that_only_some_verbs_need():
+    script = "import argparse; from reborn.application import control"
+    new = loaded(script) - loaded("import argparse, contextlib, functools")
+    assert {name for name in new if name.startswith("reborn")} == {
+        *("reborn", "reborn._origin", "reborn._signals", "reborn.application")
+    }
+    assert "click" not in new
+    assert new & EXPENSIVE == set()
+
+
 def test_every_name_can_be_had_in_a_fresh_interpreter():
     code = (
         "import json, reborn; print(json.dumps([str(getattr(reborn, n)) for n in reborn.__all__]))"

@@ -1,0 +1,193 @@
+"""What can be known of the daemon of one pid file, for people and for programs.
+
+Four states, with the exit statuses that the Linux Standard Base gives to "status" (LSB Core, "Init
+Script Actions"). A state is believed when nothing has moved while it was looked at: the text of the
+pid file is read before and after.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from errno import errorcode
+
+from reborn.exceptions import InvalidPidFileError, UnsafeFileError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Literal, TypeVar
+
+    from reborn._context import DaemonContext
+    from reborn._pidfile import PidFile
+    from reborn._process import Daemon
+
+    State = Literal["running", "dead", "stopped", "unknown"]
+    T = TypeVar("T")
+
+EXIT_STATUSES: dict[State, int] = {"running": 0, "dead": 1, "stopped": 3, "unknown": 4}
+# What psutil is asked for; what it may not see is None.
+_ASKED = ("create_time", "memory_info", "cpu_times", "num_fds", "status")
+# Between two looks somebody must have started or stopped the daemon.
+_ROUNDS = 20
+
+
+class Condition:
+    """How one daemon is; a fact that is not known is None.
+
+    *daemon* is the handle of a running one, *reason* says why an unknown state is unknown. The
+    facts about the process are there after `measure`.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        *,
+        name: str,
+        pidfile: str,
+        daemon: Daemon | None = None,
+        reason: str | None = None,
+    ) -> None:
+        self.state: State = state
+        self.name = name
+        self.pidfile = pidfile
+        self.daemon = daemon
+        self.reason = reason
+        self.pid = None if daemon is None else daemon.pid
+        self.uptime: float | None = None
+        self.memory: int | None = None
+        self.cpu_time: float | None = None
+        self.cpu_percent: float | None = None
+        self.open_files: int | None = None
+        self.process_state: str | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """What a status command ends with."""
+        return EXIT_STATUSES[self.state]
+
+    def measure(self) -> bool:
+        """Take the facts about a running daemon; False if it has ended meanwhile."""
+        if self.daemon is None:
+            return True
+        import psutil  # late: 17 ms, for this only
+
+        try:
+            process = self.daemon.process
+            facts = process.as_dict(attrs=_ASKED, ad_value=None)  # pyright: ignore[reportUnknownMemberType] - of any type
+        except psutil.NoSuchProcess:
+            return False
+        self._take(facts)
+        return self.daemon.is_running()
+
+    def _take(self, facts: dict[str, Any]) -> None:
+        self.uptime = max(0.0, round(time.time() - facts["create_time"], 2))
+        self.open_files = facts["num_fds"]
+        self.process_state = facts["status"]
+        memory, times = facts["memory_info"], facts["cpu_times"]
+        if memory is not None:
+            self.memory = memory.rss
+        if times is not None:
+            self.cpu_time = round(times.user + times.system, 2)
+            # Over the whole life, as ps(1) has it: the last second would have to be waited for.
+            self.cpu_percent = round(100 * self.cpu_time / max(self.uptime, 0.01), 1)
+
+    def as_data(self) -> dict[str, object]:
+        """Return everything in machine units (seconds, bytes), fit for JSON."""
+        return {name: value for name, value in vars(self).items() if name != "daemon"}
+
+    def __str__(self) -> str:
+        if self.state == "unknown":
+            return f"{self.name}: cannot tell whether it runs: {self.reason}"
+        if self.state == "stopped":
+            return f"{self.name} is not running"
+        if self.state == "dead":
+            return f"{self.name} is dead; it has left its pid file {self.pidfile!r}"
+        rows = {
+            "pid": str(self.pid),
+            "uptime": _shown(self.uptime, _duration),
+            "memory": _shown(self.memory, _size),
+            "cpu": _shown(self.cpu_percent, "{:.1f} %".format),
+            "cpu time": _shown(self.cpu_time, _duration),
+            "open files": _shown(self.open_files, str),
+            "state": _shown(self.process_state, str),
+            "pid file": self.pidfile,
+        }
+        lines = [f"  {label:<10}  {value}" for label, value in rows.items()]
+        return "\n".join([f"{self.name} is running", *lines])
+
+
+def look(context: DaemonContext, *, name: str) -> Condition:
+    """Return the condition of the daemon that would hold the pid file of *context*.
+
+    Looking changes nothing and disturbs nobody's start.
+    """
+    from reborn._pidfile import PidFile
+
+    assert isinstance(context.pidfile, str | os.PathLike)  # noqa: S101 - our own callers see to it
+    pidfile = PidFile(context.pidfile)
+    daemon = None
+    reason = f"{pidfile} is locked by a process that has not said which it is"
+    try:
+        state, daemon = _state(context, pidfile)
+    except UnsafeFileError as error:
+        state, reason = "unknown", str(error)
+    except OSError as error:
+        code = errorcode.get(error.errno or 0, str(error.errno))
+        state, reason = "unknown", f"cannot read {pidfile}: {error.strerror} [{code}]"
+    return Condition(
+        state,
+        name=name,
+        pidfile=pidfile.path,
+        daemon=daemon,
+        reason=reason if state == "unknown" else None,
+    )
+
+
+def _state(context: DaemonContext, pidfile: PidFile) -> tuple[State, Daemon | None]:
+    for _ in range(_ROUNDS):
+        text = _text(pidfile)
+        daemon = context.search()
+        if daemon is not None:
+            return "running", daemon
+        locked = pidfile.is_locked()
+        if text != _text(pidfile):
+            continue
+        if locked:
+            return "unknown", None
+        # An empty one is what a daemon leaves that may not write its directory any more.
+        return "dead" if text else "stopped", None
+    return "unknown", None
+
+
+def _text(pidfile: PidFile) -> str:
+    """Return what the pid file says, whether or not it is a pid; "" if there is nothing."""
+    try:
+        pid = pidfile.read()
+    except InvalidPidFileError as error:
+        return error.text
+    return "" if pid is None else str(pid)
+
+
+def _shown(value: T | None, show: Callable[[T], str]) -> str:
+    return "?" if value is None else show(value)
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration in its two largest units."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    for name, size, lesser, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {name} {seconds % size // part:.0f} {lesser}"
+    return f"{seconds // 60:.0f} min {seconds % 60 // 1:.0f} s"
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes in the unit that leaves few digits."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

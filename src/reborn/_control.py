@@ -1,0 +1,320 @@
+"""The verbs over one daemon: start, stop, restart, reload, status, run.
+
+A verb does its work and returns an `Outcome`, the exit status with the line that explains it, and
+leaves it to its caller to print. The statuses are those of the Linux Standard Base (LSB Core, "Init
+Script Actions"). At a terminal one line says what is being waited for, and is gone before the
+outcome; elsewhere there is nothing but the outcome.
+
+A program started again (``strategy="reexec"``) has the same command line, and so comes to the same
+verb: there it carries on as the daemon, and neither looks for another one nor stops it.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EACCES, EPERM
+
+from reborn._context import DaemonContext, was_reborn
+from reborn._terminal import Waiting
+from reborn.exceptions import PidFileLockedError, StartError, StopTimeoutError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from typing import Unpack
+
+    from reborn._condition import Condition
+    from reborn._context import Handler, Path
+    from reborn._keywords import ContextOptions
+    from reborn._process import Daemon
+else:
+    import _signal
+
+OK = 0
+FAILED = 1
+NOT_IMPLEMENTED = 3
+NOT_PERMITTED = 4
+NOT_RUNNING = 7
+INTERRUPTED = 130  # what a shell says of a program that SIGINT has ended
+
+# What each verb does, for a help text; the order is that of a life.
+VERBS = {
+    "start": "start {name} in the background",
+    "stop": "stop {name}, and wait until it is gone",
+    "restart": "stop {name} if it runs, and start it",
+    "reload": "have {name} read its configuration again (SIGHUP)",
+    "status": "say whether {name} runs, and how it is",
+    "run": "run {name} in the foreground",
+}
+TIMEOUT = 10.0
+
+
+class Outcome:
+    """How a verb ended: an exit status, and the text that explains it.
+
+    *daemon* is the one that was started; its launcher has to go without the program's exit handlers
+    (they are the daemon's now).
+    """
+
+    def __init__(self, status: int, text: str, *, daemon: Daemon | None = None) -> None:
+        self.status = status
+        self.text = text
+        self.daemon = daemon
+
+
+class Control:
+    """One daemon, by its context (whose `pidfile` is a path), and how messages call it."""
+
+    def __init__(self, context: DaemonContext, *, name: str) -> None:
+        self.context = context
+        self.name = name
+
+    def perform(self, verb: str, *, timeout: float = TIMEOUT) -> Outcome | None:
+        """Do what *verb* says, all but `status`; None where this process is to run the program."""
+        if verb == "stop":
+            return self.stop(timeout=timeout)
+        if verb == "restart":
+            return self.restart(timeout=timeout)
+        return {"start": self.start, "reload": self.reload, "run": self.enter}[verb]()
+
+    def why_foreground(self, verb: str) -> str | None:
+        """Return why *verb* will not bring the program into the background, unless it will.
+
+        To be said first: later the program's stderr may be its log.
+        """
+        if verb not in ("start", "restart") or self.context.detach_process is not None:
+            return None
+        supervisor = None if was_reborn() else self.context.supervisor
+        return None if supervisor is None else f"{self.name} stays in the foreground: {supervisor}"
+
+    def enter(self) -> Outcome | None:
+        """Open the context, whatever it is; None where this process is to run the program."""
+        return self._open("started")
+
+    def start(self) -> Outcome | None:
+        """Start the daemon unless it runs; None where this process is to run the program."""
+        return self._open("started", may_run=True)
+
+    def restart(self, *, timeout: float = TIMEOUT) -> Outcome | None:
+        """Stop the daemon if it runs, and start it; None as in `start`."""
+        if was_reborn():
+            return self.start()
+        from reborn import _options
+
+        _options.resolve(self.context)  # what cannot be started is not stopped either
+        condition = self.look()
+        if condition.daemon is None:
+            return self._not_running(condition, OK) if condition.reason else self.start()
+        stopped = self.stop(timeout=timeout)
+        if stopped.status != OK:
+            return stopped
+        outcome = self._open("restarted", may_run=True)
+        if outcome is not None and outcome.status != OK:
+            outcome.text += f"\n{self.name} was stopped, and is not running now"
+        return outcome
+
+    def stop(self, *, timeout: float = TIMEOUT) -> Outcome:
+        """Stop the daemon and wait until it is gone; one that does not run is stopped already."""
+        condition = self.look()
+        daemon = condition.daemon
+        if daemon is None:
+            return self._not_running(condition, OK)
+        what = f"stop process {daemon.pid}"
+        try:
+            with Waiting(f"stopping {self.name} (pid {daemon.pid}) ..."):
+                daemon.stop(timeout)
+        except PermissionError:
+            return self._not_permitted(what)
+        except StopTimeoutError as error:
+            why = f"within {timeout} s: {error.remains}; try again with a longer timeout"
+            return Outcome(FAILED, f"{self.name}: cannot {what} {why}")
+        except KeyboardInterrupt:
+            why = f"interrupted; process {daemon.pid} was told to stop, and may still do so"
+            return Outcome(INTERRUPTED, f"{self.name}: {why}")
+        return Outcome(OK, f"{self.name} stopped")
+
+    def reload(self) -> Outcome:
+        """Send the daemon SIGHUP, if it does something about it."""
+        condition = self.look()
+        daemon = condition.daemon
+        if daemon is None:
+            return self._not_running(condition, NOT_RUNNING)
+        what = f"reload process {daemon.pid}"
+        if not handles(daemon.pid, _signal.SIGHUP):
+            # By default the signal would end it, and the user wants the opposite.
+            why = "it does not handle SIGHUP; restart it instead"
+            return Outcome(NOT_IMPLEMENTED, f"{self.name}: cannot {what}: {why}")
+        try:
+            daemon.send_signal(_signal.SIGHUP)
+        except PermissionError:
+            return self._not_permitted(what)
+        except ProcessLookupError:
+            return self._not_running(self.look(), NOT_RUNNING)
+        return Outcome(OK, f"{self.name} reloads, pid {daemon.pid}")
+
+    def status(self) -> Condition:
+        """Return the condition of the daemon, with all facts."""
+        while True:
+            condition = self.look()
+            if condition.measure():
+                return condition
+
+    def look(self) -> Condition:
+        """Return the condition of the daemon, without facts about the process."""
+        from reborn import _condition
+
+        return _condition.look(self.context, name=self.name)
+
+    def _open(self, done: str, *, may_run: bool = False) -> Outcome | None:
+        """Open the context; say that the daemon is *done*, or why there is none.
+
+        Where the pid file is held, that is a success if the daemon *may_run*.
+        """
+        line = Waiting(f"starting {self.name} ...")
+        if not (was_reborn() or self.context.detach_process is False):
+            line.show()
+        try:
+            daemon = self.context.reborn()
+        except StartError as error:
+            line.clear()
+            return self._not_started(error, may_run=may_run)
+        except KeyboardInterrupt:
+            line.clear()
+            return Outcome(INTERRUPTED, f"{self.name}: interrupted, and not started")
+        except BaseException:
+            line.clear()
+            raise
+        if not was_reborn():  # in a daemon that was forked, the line is the launcher's
+            line.clear()
+        if daemon is None:
+            return None
+        log_file = self.context.log_file
+        see = "" if log_file is None else f"; see {os.fspath(log_file)}"
+        return Outcome(OK, f"{self.name} {done}, pid {daemon.pid}{see}", daemon=daemon)
+
+    def _not_started(self, error: StartError, *, may_run: bool) -> Outcome:
+        if may_run and isinstance(error, PidFileLockedError) and error.pid is not None:
+            return Outcome(OK, f"{self.name} is already running, pid {error.pid}")
+        # The notes hold the daemon's traceback.
+        text = "\n".join([str(error), *getattr(error, "__notes__", ())])
+        forbidden = isinstance(error, OSError) and error.errno in (EACCES, EPERM)
+        return Outcome(NOT_PERMITTED if forbidden else FAILED, f"{self.name}: {text}")
+
+    def _not_running(self, condition: Condition, status: int) -> Outcome:
+        if condition.reason is not None:
+            return Outcome(NOT_PERMITTED, str(condition))
+        return Outcome(status, f"{self.name} is not running")
+
+    def _not_permitted(self, what: str) -> Outcome:
+        return Outcome(NOT_PERMITTED, f"{self.name}: cannot {what}: it belongs to another user")
+
+
+def handles(pid: int, number: int) -> bool:
+    """Tell whether process *pid* catches the signal, or waits for it; True if that is not shown."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            masks = dict(line.split(b":", 1) for line in file)
+        shown = int(masks[b"SigCgt"], 16) | int(masks[b"SigBlk"], 16)
+    except (OSError, KeyError, ValueError):
+        return True
+    return bool(shown >> (number - 1) & 1) or _is_in_sigwait(pid)
+
+
+def _is_in_sigwait(pid: int) -> bool:
+    """Tell whether process *pid* is in sigwait(3); what it waits for is not shown as blocked."""
+    try:
+        with open(f"/proc/{pid}/wchan", "rb") as file:
+            return b"sigtimedwait" in file.read()
+    except OSError:
+        return False
+
+
+def require_pidfile(pidfile: object) -> None:
+    """See that there is the path of a pid file, by which the daemon is found again.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(pidfile, str | os.PathLike):
+        message = f"pidfile must be a path, by which the verbs find the daemon, not {pidfile!r}"
+        raise TypeError(message)
+
+
+def path(text: str) -> str:
+    """Return *text* if it can be the path of a file.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not text or "\0" in text:
+        message = f"{text!r} cannot be a path"
+        raise ValueError(message)
+    return text
+
+
+def seconds(text: str) -> float:
+    """Return the number of seconds that *text* says.
+
+    Raises:
+        ValueError: it says none.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0:  # written so that NaN is refused, too
+        message = f"{text!r} is not a number of seconds above 0"
+        raise ValueError(message)
+    return number
+
+
+def background_context(
+    pidfile: Path | None,
+    log_file: Path | None,
+    *,
+    detach: bool | None,
+    **options: Unpack[ContextOptions],
+) -> DaemonContext:
+    """Return the context of a program that goes into the background.
+
+    It stays in the launcher's directory unless told otherwise, so that relative paths among the
+    program's arguments mean what they meant in the shell.
+    """
+    options = {"working_directory": None, **options}
+    return DaemonContext(pidfile, log_file=log_file, detach_process=detach, **options)
+
+
+def foreground_context(
+    pidfile: Path | None, log_file: Path | None, **options: Unpack[ContextOptions]
+) -> DaemonContext:
+    """Return the context of a program that runs at the terminal, or below whoever started it.
+
+    What is not asked for stays as it is: directory, umask, core files, signals. Only a pid file has
+    its SIGTERM handled, so that it is removed.
+    """
+    unchanged: ContextOptions = {
+        "working_directory": None,
+        "umask": _current_umask(),
+        "prevent_core": False,
+        "signal_map": _current_dispositions(terminate=pidfile is not None),
+    }
+    options = {**unchanged, **options}
+    return DaemonContext(pidfile, log_file=log_file, detach_process=False, **options)
+
+
+def _current_umask() -> int:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+def _current_dispositions(*, terminate: bool) -> dict[int, Handler]:
+    """Return what resets every signal to what it does now (nohup(1) has one ignored, say)."""
+    from reborn import _signals
+
+    now = {number: _signal.getsignal(number) for number in _signals.numbers()}
+    # The program's own handlers are never touched.
+    kept: dict[int, Handler] = {n: h for n, h in now.items() if h in (0, 1)}
+    if terminate and kept.get(_signal.SIGTERM) == _signal.SIG_DFL:
+        kept[_signal.SIGTERM] = "terminate"
+    return kept

@@ -1,0 +1,293 @@
+"""Daemon behaviour for a program with an `argparse` command line, in one call.
+
+`background` adds ``-d/--background``, ``--pidfile`` and ``--log-file`` to the program's parser;
+`control` puts the verbs ``start stop restart reload status run`` before its arguments. For a
+program with click there is `reborn.click`.
+
+Here the library prints and ends the process, as command lines do. What is done, and what is said
+about it, comes from `reborn._control`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from contextlib import contextmanager
+from functools import partial
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from typing import Any, Unpack
+
+    from reborn._context import DaemonContext, Path
+    from reborn._control import Control
+    from reborn._keywords import ContextOptions
+
+    ExitStatus = int | str | None
+    _Container = argparse.ArgumentParser | argparse._ArgumentGroup  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+__all__ = ["Arguments", "background", "control"]
+
+# What we add is kept apart from the program's own arguments, and taken out of them.
+_PREFIX = "reborn_"
+
+
+class Arguments(argparse.Namespace):
+    """The program's own arguments, and the context that it runs in as `daemon_context`.
+
+    ``vars()`` has the program's arguments only.
+    """
+
+    __slots__ = ("daemon_context",)
+
+    daemon_context: DaemonContext
+
+
+@contextmanager
+def background(
+    parser: argparse.ArgumentParser,
+    *,
+    pidfile: Path | None = None,
+    log_file: Path | None = None,
+    name: str | None = None,
+    argv: Sequence[str] | None = None,
+    **options: Unpack[ContextOptions],
+) -> Generator[Arguments, None, None]:
+    """Parse the command line, and run the block in the background if that was asked for.
+
+        with background(parser, pidfile="app.pid", log_file="app.log") as args:
+            serve(args.port)
+
+    The parser gets the options ``-d/--background``, ``--pidfile`` and ``--log-file``; those that it
+    has already stay the program's, and ours are left out. With ``-d`` the launcher says
+    ``app started, pid 4711`` and ends with exit status 0, or says on stderr why there is no daemon
+    and ends with 1 (130 after Ctrl-C); the block runs in the daemon.
+
+    Without ``-d`` the block runs in this process, as it would without reborn: its streams go to a
+    log, and a pid file is locked, only if that was asked for on the command line.
+
+    *pidfile* and *log_file* are the defaults in the background. *name* is what messages call the
+    program (``parser.prog``), *argv* replaces ``sys.argv[1:]``. The *options* are those of
+    `DaemonContext`, with one other default: the working directory stays the launcher's, so that
+    relative paths on the command line keep their meaning.
+    """
+    from reborn import _control, _terminal
+    from reborn._context import was_reborn
+
+    _add_background_options(parser, pidfile, log_file)
+    args = parser.parse_args(argv, namespace=Arguments())
+    given = _take_ours(args)
+    # The program that was started again may have got other arguments (the option args).
+    if "background" in given or was_reborn():
+        pidfile, log_file = given.get("pidfile", pidfile), given.get("log_file", log_file)
+        context = _control.background_context(pidfile, log_file, detach=True, **options)
+    else:
+        ours = given.get("pidfile"), given.get("log_file")
+        context = _control.foreground_context(*ours, **options)
+    outcome = _control.Control(context, name=name or parser.prog).enter()
+    if outcome is not None:
+        status = _terminal.leave(outcome)
+        sys.exit(_control.FAILED if status == _control.NOT_PERMITTED else status)
+    args.daemon_context = context
+    with context:
+        yield args
+
+
+def control(
+    parser: argparse.ArgumentParser,
+    main: Callable[[Arguments], ExitStatus],
+    *,
+    pidfile: Path,
+    log_file: Path | None = None,
+    name: str | None = None,
+    argv: Sequence[str] | None = None,
+    **options: Unpack[ContextOptions],
+) -> ExitStatus:
+    """Do what the verb on the command line says; return the exit status.
+
+        sys.exit(control(parser, main, pidfile="app.pid", log_file="app.log"))
+
+    The verbs are ``start stop restart reload status run``. The first, the third and the last take
+    the program's own arguments and then call *main* with them: in the daemon, or with ``run`` in
+    this process. What *main* returns is returned. The launcher of a daemon does not come back: it
+    says ``app started, pid 4711`` and ends with exit status 0.
+
+    The parser itself is not changed; options of ours that it has already (``--pidfile``,
+    ``--log-file``, ``--timeout``) stay the program's, and ours are left out.
+
+    Exit statuses are the Linux Standard Base's. Each verb: 0 success (also start of a program that
+    runs, and stop of one that does not), 1 failure, 2 usage, 4 not permitted or not known; reload:
+    3 the program has no handler, 7 it does not run; status: 0 running, 1 dead and its pid file
+    left, 3 not running, 4 unknown; 130 after Ctrl-C.
+
+    *name*, *argv* and the *options* are as in `background`. A supervisor that is found to run this
+    process has ``start`` stay in the foreground.
+    """
+    from reborn import _control, _terminal
+
+    _control.require_pidfile(pidfile)
+    name = name or parser.prog
+    args = _verbs_parser(parser, pidfile=pidfile, log_file=log_file, name=name).parse_args(
+        argv, namespace=Arguments()
+    )
+    given = _take_ours(args)
+    verb = given["verb"]
+    paths = given.get("pidfile", pidfile), given.get("log_file", log_file)
+    if verb == "run":
+        context = _control.foreground_context(paths[0], given.get("log_file"), **options)
+    else:
+        context = _control.background_context(*paths, detach=None, **options)
+    daemon = _control.Control(context, name=name)
+    if verb == "status":
+        return _show_status(daemon, as_json="json" in given)
+    if (why := daemon.why_foreground(verb)) is not None:
+        _terminal.say(why, error=True)
+    outcome = daemon.perform(verb, timeout=given.get("timeout", _control.TIMEOUT))
+    if outcome is not None:
+        return _terminal.leave(outcome)
+    args.daemon_context = context
+    with context:
+        return main(args)
+
+
+def _show_status(daemon: Control, *, as_json: bool) -> int:
+    from reborn import _terminal
+
+    condition = daemon.status()
+    if as_json:
+        import json
+
+        _terminal.say(json.dumps(condition.as_data()))
+    else:
+        _terminal.say(condition)
+    return condition.exit_status
+
+
+def _add_background_options(
+    parser: argparse.ArgumentParser, pidfile: Path | None, log_file: Path | None
+) -> None:
+    # "error", also for a parser in which what comes later takes the place of what was there.
+    group = parser.add_argument_group("background", conflict_handler="error")
+    detach: dict[str, Any] = {"action": "store_true", "help": "run in the background, as a daemon"}
+    if not (_add(group, "-d", "--background", **detach) or _add(group, "--background", **detach)):
+        message = "the parser has an option '--background' already; rename it"
+        raise ValueError(message)
+    when = "default in the background"
+    _add_path(group, "--pidfile", pidfile, when)
+    _add_path(group, "--log-file", log_file, when)
+
+
+def _verbs_parser(
+    parser: argparse.ArgumentParser, *, pidfile: Path, log_file: Path | None, name: str
+) -> argparse.ArgumentParser:
+    """Return a parser of verbs, whose start, restart and run also take what *parser* takes."""
+    from reborn._control import VERBS
+
+    alike = {
+        attribute: getattr(parser, attribute)
+        for attribute in (
+            "allow_abbrev",
+            "formatter_class",
+            "fromfile_prefix_chars",
+            "prefix_chars",
+        )
+    }
+    top = argparse.ArgumentParser(
+        prog=parser.prog, description=parser.description, epilog=parser.epilog, **alike
+    )
+    _add_version(top, parser)
+    verbs = top.add_subparsers(
+        dest=f"{_PREFIX}verb", metavar="VERB", required=True, parser_class=argparse.ArgumentParser
+    )
+    # What the program has is the program's with every verb, also where only ours is meant.
+    probe = argparse.ArgumentParser(
+        parents=[parser], add_help=False, prefix_chars=parser.prefix_chars
+    )
+    free = {flag for flag in ("--pidfile", "--log-file") if _add(probe, flag)}
+    for verb, text in VERBS.items():
+        help_text = _escaped(text.format(name=name))
+        runs = verb in ("start", "restart", "run")
+        sub = verbs.add_parser(
+            verb,
+            help=help_text,
+            description=parser.description if runs else help_text,
+            epilog=parser.epilog if runs else None,
+            parents=[parser] if runs else [],
+            add_help=not runs,
+            **alike,
+        )
+        group = sub.add_argument_group("daemon") if runs else sub
+        if "--pidfile" in free:
+            _add_path(group, "--pidfile", pidfile)
+        if "--log-file" in free and runs:
+            _add_path(group, "--log-file", None if verb == "run" else log_file)
+        _add_own(group, verb)
+    return top
+
+
+def _add_own(container: _Container, verb: str) -> None:
+    """Add what only this verb takes."""
+    from reborn import _control
+
+    if verb in ("stop", "restart"):
+        what = f"how long it gets to stop before it is killed (default: {_control.TIMEOUT:g})"
+        _add(
+            container,
+            "--timeout",
+            type=partial(_convert, _control.seconds),
+            metavar="SECONDS",
+            help=what,
+        )
+    if verb == "status":
+        _add(container, "--json", action="store_true", help="print one JSON object")
+
+
+def _add_version(top: argparse.ArgumentParser, parser: argparse.ArgumentParser) -> None:
+    """Have `app --version` work without a verb, as it did."""
+    for action in parser._actions:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - there is no other way
+        if isinstance(action, argparse._VersionAction) and action.version:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            top.add_argument(
+                *action.option_strings, action="version", version=action.version, help=action.help
+            )
+
+
+def _add_path(
+    container: _Container, flag: str, default: Path | None, when: str = "default"
+) -> None:
+    """Add an option that takes a path, and name its default."""
+    from reborn import _control
+
+    what = {"--pidfile": "its pid file", "--log-file": "where its output goes"}[flag]
+    shown = "" if default is None else f" ({when}: {_escaped(os.fspath(default))})"
+    help_text = what + shown
+    _add(container, flag, type=partial(_convert, _control.path), metavar="PATH", help=help_text)
+
+
+def _add(container: _Container, *flags: str, **keywords: Any) -> bool:  # noqa: ANN401 - as argparse has it
+    """Add an option of ours unless the program has one of the *flags*; tell if it is there."""
+    dest = _PREFIX + flags[-1].lstrip("-").replace("-", "_")
+    try:
+        container.add_argument(*flags, dest=dest, default=argparse.SUPPRESS, **keywords)
+    except argparse.ArgumentError:
+        return False
+    return True
+
+
+def _take_ours(args: Arguments) -> dict[str, Any]:
+    """Take what we have added out of *args*, by name; what was not given is not in it."""
+    every = vars(args)
+    ours = [name for name in every if name.startswith(_PREFIX)]
+    return {name.removeprefix(_PREFIX): every.pop(name) for name in ours}
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _convert(convert: Callable[[str], Any], text: str) -> Any:  # noqa: ANN401 - of any type
+    try:
+        return convert(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

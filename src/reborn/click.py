@@ -1,0 +1,254 @@
+"""Daemon behaviour for a program with a click command line, in one call.
+
+The same two ways as in `reborn.application`, as decorators of a ``@click.command()``: `background`
+adds ``-d/--background``, ``--pidfile`` and ``--log-file`` to the command, `control` makes a group
+of the verbs ``start stop restart reload status run`` of it.
+
+A module of its own, since only a program that has click can import it.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from reborn import _control, _terminal
+from reborn._context import was_reborn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn, TypeVar, Unpack
+
+    from reborn._context import Path
+    from reborn._control import Control, Outcome
+    from reborn._keywords import ContextOptions
+
+    Command = TypeVar("Command", bound=click.Command)
+
+__all__ = ["background", "control", "pass_daemon_context"]
+
+# In ctx.meta, which a context of click shares with its parents.
+_KEY = "reborn."
+
+pass_daemon_context = click.decorators.pass_meta_key(
+    f"{_KEY}context", doc_description="the program's DaemonContext"
+)
+"""Decorate a callback to get the program's `DaemonContext` as its first argument."""
+
+
+def background(
+    *,
+    pidfile: Path | None = None,
+    log_file: Path | None = None,
+    name: str | None = None,
+    **options: Unpack[ContextOptions],
+) -> Callable[[Command], Command]:
+    """Let a command run in the background if that is asked for.
+
+        @background(pidfile="app.pid", log_file="app.log")
+        @click.command()
+        def app(): ...
+
+    What the options do, what is printed, and the exit statuses are those of
+    `reborn.application.background`. The decorated command is a copy.
+    """
+
+    def run_it(ctx: click.Context) -> None:
+        given = _given(ctx)
+        if "background" in given or was_reborn():
+            paths = given.get("pidfile", pidfile), given.get("log_file", log_file)
+            context = _control.background_context(*paths, detach=True, **options)
+        else:
+            ours = given.get("pidfile"), given.get("log_file")
+            context = _control.foreground_context(*ours, **options)
+        daemon = _control.Control(context, name=_name(ctx, name))
+        outcome = daemon.enter()
+        if outcome is not None and outcome.status == _control.NOT_PERMITTED:
+            outcome.status = _control.FAILED
+        _carry_on(ctx, daemon, outcome)
+
+    def decorate(command: Command) -> Command:
+        taken = _flags(command)
+        if "--background" in taken:
+            message = "the command has an option '--background' already; rename it"
+            raise ValueError(message)
+        detach = [flag for flag in ("-d", "--background") if flag not in taken]
+        when = "default in the background"
+        ours = [
+            _option(*detach, is_flag=True, help="Run in the background, as a daemon."),
+            _path_option("--pidfile", pidfile, when),
+            _path_option("--log-file", log_file, when),
+        ]
+        return _with(command, run_it, ours)
+
+    return decorate
+
+
+def control(
+    *,
+    pidfile: Path,
+    log_file: Path | None = None,
+    name: str | None = None,
+    **options: Unpack[ContextOptions],
+) -> Callable[[click.Command], click.Group]:
+    """Make a command a group of the verbs ``start stop restart reload status run``.
+
+        @control(pidfile="app.pid", log_file="app.log")
+        @click.command()
+        def app(): ...
+
+    The verbs ``start``, ``restart`` and ``run`` take the command's own parameters. What they do,
+    what is printed, and the exit statuses are those of `reborn.application.control`.
+    """
+    _control.require_pidfile(pidfile)
+
+    def act(ctx: click.Context) -> None:
+        verb, given = ctx.command.name or "", _given(ctx)
+        paths = given.get("pidfile", pidfile), given.get("log_file", log_file)
+        if verb == "run":
+            context = _control.foreground_context(paths[0], given.get("log_file"), **options)
+        else:
+            context = _control.background_context(*paths, detach=None, **options)
+        daemon = _control.Control(context, name=_name(ctx, name))
+        if verb == "status":
+            _show_status(ctx, daemon, as_json="json" in given)
+        if (why := daemon.why_foreground(verb)) is not None:
+            _terminal.say(why, error=True)
+        outcome = daemon.perform(verb, timeout=given.get("timeout", _control.TIMEOUT))
+        _carry_on(ctx, daemon, outcome)
+
+    def decorate(command: click.Command) -> click.Group:
+        # What the program has is the program's with every verb, also where only ours is meant.
+        free = {"--pidfile", "--log-file"} - _flags(command)
+        group = Verbs(
+            command.name,
+            params=[param for param in command.params if param.name == "version"],
+            help=command.help,
+            epilog=command.epilog,
+            context_settings=command.context_settings,
+        )
+        for verb in _control.VERBS:
+            ours = _verb_options(verb, pidfile=pidfile, log_file=log_file)
+            ours = [
+                option for option in ours if free >= {"--pidfile", "--log-file"} & {*option.opts}
+            ]
+            group.add_command(_verb(verb, command, act, ours, name=name or command.name or ""))
+        return group
+
+    return decorate
+
+
+class Verbs(click.Group):
+    """A group that lists its commands in the order of a daemon's life."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
+        """Return the verbs in their order."""
+        return list(self.commands)
+
+
+def _verb(
+    verb: str,
+    command: click.Command,
+    act: Callable[[click.Context], None],
+    ours: Sequence[click.Option],
+    *,
+    name: str,
+) -> click.Command:
+    """Return the command of one verb; those that run the program are copies of its *command*."""
+    text = _control.VERBS[verb].format(name=name)
+    text = f"{text[0].upper()}{text[1:]}."
+    if verb not in ("start", "restart", "run"):
+        command = click.Command(None, help=text)
+    made = _with(command, act, ours)
+    made.name, made.short_help = verb, text
+    return made
+
+
+def _verb_options(verb: str, *, pidfile: Path, log_file: Path | None) -> list[click.Option]:
+    """Return what a verb takes besides the program's own parameters."""
+    options = [_path_option("--pidfile", pidfile)]
+    if verb in ("start", "restart", "run"):
+        options.append(_path_option("--log-file", None if verb == "run" else log_file))
+    if verb in ("stop", "restart"):
+        what = f"How long it gets to stop before it is killed (default: {_control.TIMEOUT:g})."
+        options.append(_option("--timeout", convert=_control.seconds, metavar="SECONDS", help=what))
+    if verb == "status":
+        options.append(_option("--json", is_flag=True, help="Print one JSON object."))
+    return options
+
+
+def _with(
+    command: Command, act: Callable[[click.Context], None], ours: Sequence[click.Option]
+) -> Command:
+    """Return a copy of *command* that takes *ours*, too, and calls *act* before its callback."""
+    taken, callback = _flags(command), command.callback
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the program's own callback
+        act(click.get_current_context())
+        return None if callback is None else callback(*args, **kwargs)
+
+    changed = copy.copy(command)
+    changed.params = [*command.params, *(o for o in ours if not taken & {*o.opts})]
+    changed.callback = wrapped
+    return changed
+
+
+def _flags(command: click.Command) -> set[str]:
+    return {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)}
+
+
+def _path_option(flag: str, default: Path | None, when: str = "default") -> click.Option:
+    what = {"--pidfile": "Its pid file", "--log-file": "Where its output goes"}[flag]
+    shown = "" if default is None else f" ({when}: {os.fspath(default)})"
+    return _option(flag, convert=_control.path, metavar="PATH", help=f"{what}{shown}.")
+
+
+def _option(
+    *flags: str,
+    convert: Callable[[Any], object] = bool,
+    **keywords: Any,  # noqa: ANN401 - as click has it
+) -> click.Option:
+    """Make an option that the program's callback does not see: what is given goes to ctx.meta."""
+    name = flags[-1].lstrip("-").replace("-", "_")
+
+    def keep(ctx: click.Context, _: click.Parameter, value: object) -> None:
+        if not value and value != "":
+            return
+        try:
+            ctx.meta[_KEY + name] = convert(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return click.Option([f"reborn_{name}", *flags], expose_value=False, callback=keep, **keywords)
+
+
+def _given(ctx: click.Context) -> dict[str, Any]:
+    """Return what was given of ours, by name."""
+    return {key.removeprefix(_KEY): value for key, value in ctx.meta.items() if _KEY in key}
+
+
+def _name(ctx: click.Context, name: str | None) -> str:
+    return name or ctx.find_root().info_name or ctx.command.name or "the program"
+
+
+def _show_status(ctx: click.Context, daemon: Control, *, as_json: bool) -> NoReturn:
+    condition = daemon.status()
+    if as_json:
+        import json
+
+        _terminal.say(json.dumps(condition.as_data()))
+    else:
+        _terminal.say(condition)
+    ctx.exit(condition.exit_status)
+
+
+def _carry_on(ctx: click.Context, daemon: Control, outcome: Outcome | None) -> None:
+    """Go on to the program's callback, or say why not and leave."""
+    if outcome is None:
+        ctx.with_resource(daemon.context)  # released when the command is done
+        ctx.meta[f"{_KEY}context"] = daemon.context
+        return
+    ctx.exit(_terminal.leave(outcome))
