@@ -220,8 +220,9 @@ class DaemonContext:
         while (pid := pidfile.holder()) is not None:
             daemon = Daemon(pid, held=hold(pid), pidfile=pidfile)
             # Held now, and still the holder: so the handle is the daemon's and not a successor's.
-            if daemon.is_running() and pidfile.holder() == pid:
-                return daemon
+            if pidfile.holder() == pid:
+                # A zombie may stay named, where nothing shows that it does not hold the file.
+                return daemon if daemon.is_running() else None
         return None
 
     def ready(self, message: str | None = None) -> None:

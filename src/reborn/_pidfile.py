@@ -324,7 +324,8 @@ def _shown_holding(pid: int, status: os.stat_result) -> bool | None:
     try:
         numbers = os.listdir(f"/proc/{pid}/fd")
     except OSError:
-        return None  # also hidden by the mount option hidepid
+        # Also hidden by the mount option hidepid. A zombie has none, but only root is shown that.
+        return False if _is_zombie(pid) else None
     for number in numbers:
         try:
             opened = os.stat(f"/proc/{pid}/fd/{number}")
@@ -349,6 +350,15 @@ def _exists(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def _is_zombie(pid: int) -> bool:
+    """Tell whether process *pid* is known to have ended (proc(5): the state follows the name)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] in (b"Z", b"X")
+    except OSError:
+        return False
 
 
 def _is_locked(status: os.stat_result, fd: int) -> bool:

@@ -174,6 +174,9 @@ class Daemon:
         roots = [] if self._held is None or not self._is_still_it() else [self._held]
         if not end(roots, timeout):
             raise self._timeout(timeout, "it does not end, even by SIGKILL")
+        # Without a pidfd, one whose pid file is gone gets no signal; it may be about to end.
+        if not self.wait(max(0.0, deadline - time.monotonic())):
+            raise self._timeout(timeout, "its pid file no longer proves who it is")
         if self._pidfile is not None and not self._wait_unlocked(deadline):
             raise self._timeout(timeout, f"pid file {self._pidfile.path!r} is still locked")
 

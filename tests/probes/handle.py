@@ -51,6 +51,10 @@ def search():
     return found.pid
 
 
+def holder():
+    return PidFile(path).holder()
+
+
 def is_running():
     return kept[0].is_running()
 

@@ -119,6 +119,31 @@ def test_zombie_is_not_running(sandbox, switches):
         zombie(pid)
 
 
+@contextlib.contextmanager
+def zombie_in_held_file(path):
+    """Have the text name a zombie while somebody else holds the lock."""
+    with subprocess.Popen(["true"]) as process, Remote(path) as holder:
+        holder("lock")
+        path.write_text(f"{process.pid}\n")
+        eventually(lambda: zombie(process.pid))
+        yield
+
+
+def test_zombie_is_not_found_while_somebody_else_holds_the_lock(fork_sandbox, switches):
+    path = fork_sandbox.pidfile
+    with zombie_in_held_file(path), Remote(path, *switches) as remote:
+        assert remote("search") is None
+
+
+@pytest.mark.root
+def test_zombie_is_no_holder_to_other_users(public_sandbox):
+    path = public_sandbox.pidfile
+    with zombie_in_held_file(path), Remote(path) as remote:
+        remote("become", "nobody")
+        assert remote("holder") is None
+        assert remote("search") is None
+
+
 def test_handle_tells_of_a_running_daemon(sandbox, switches):
     with daemon_and_remote(sandbox, *switches) as (pid, remote):
         assert remote("is_running") is True
@@ -192,6 +217,17 @@ def test_daemon_that_cannot_be_killed_is_a_timeout(sandbox, switches):
         assert data["remains"] in message
         assert remote("is_running") is True
         sandbox.stop(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("switches", [*SWITCHES.values()][1:], ids=[*SWITCHES][1:])
+def test_stop_tells_of_a_daemon_that_it_may_not_signal(sandbox, switches):
+    with daemon_and_remote(sandbox, *switches) as (pid, remote):
+        sandbox.pidfile.unlink()
+        with pytest.raises(RemoteError, match=r"StopTimeoutError.*no longer proves"):
+            remote("stop", 0.1)
+        assert remote("is_running") is True
+        sandbox.stop(pid)
+        remote("stop", 0.1)
 
 
 @pytest.mark.root
