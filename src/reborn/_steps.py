@@ -102,7 +102,7 @@ def change_root(stage: Stage) -> None:
     path = stage.plan.chroot_directory
     if path is None:
         return
-    _load_what_is_needed_later()
+    load_what_is_needed_later()
     os.chdir(path)
     os.chroot(path)
     os.chdir("/")
@@ -132,7 +132,11 @@ def connect_streams(stage: Stage) -> None:
     _descriptors.connect(stage.streams)
     for fd in stage.spare:
         os.close(fd)
-    # A program started without them has None here, and would lose what it prints.
+    name_streams()
+
+
+def name_streams() -> None:
+    """Give a program that was started without them something to print to, which was None."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None and _descriptors.is_open(number):
             file = open(number, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
@@ -150,7 +154,7 @@ def drop_privileges(stage: Stage) -> None:
     if stage.plan.identity is not None:
         from reborn import _privileges
 
-        _load_what_is_needed_later()
+        load_what_is_needed_later()
         _privileges.drop(stage.plan.identity)
 
 
@@ -188,10 +192,11 @@ def run(stage: Stage) -> None:
             raise StepError.from_os_error(error, action=done, step=name, role="daemon") from None
 
 
-def _load_what_is_needed_later() -> None:
+def load_what_is_needed_later() -> None:
     """Import what a later failure is told with, while the interpreter's files can be read."""
     import json
+    import select
     import signal
     import traceback
 
-    del json, signal, traceback
+    del json, select, signal, traceback
