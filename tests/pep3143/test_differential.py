@@ -308,6 +308,17 @@ LOCKED = "the descriptor of the pid file"
 LOCK = "pidfile=pidfile.TimeoutPIDLockFile(os.getcwd() + '/app.pid'{})"
 HELD = {"app.pid": f"{os.getpid()}\n"}
 DEAD = {"app.pid": f"{2**31 - 1}\n"}
+HOLD = """
+{}
+if os.fork() == 0:
+    held.{}()
+    note("held")
+    while '"raised"' not in open(spec["report"]).read():
+        time.sleep(0.01)
+    os._exit(0)
+while not os.path.exists(spec["report"]):
+    time.sleep(0.01)
+"""
 WORKER = """
 tell()
 if os.fork() == 0:
@@ -319,6 +330,22 @@ THREAD = """
 import threading
 done = threading.Event()
 threading.Thread(target=done.wait, daemon=True).start()
+"""
+
+OWN_ORDER = """
+class Own(daemon.DaemonContext):
+    def open(self):
+        steps = daemon.daemon
+        steps.change_working_directory("/tmp")
+        steps.prevent_core_dump()
+        steps.change_file_creation_mask(0o27)
+        steps.change_process_owner(self.uid, self.gid)
+        steps.detach_process_context()
+        steps.set_signal_handlers({signal.SIGUSR1: signal.SIG_IGN})
+        steps.close_all_open_files(exclude={7})
+        for name in ("stdin", "stdout", "stderr"):
+            steps.redirect_stream(getattr(sys, name), None)
+        steps.register_atexit_function(lambda: note("atexit"))
 """
 
 CASES = {
@@ -483,6 +510,33 @@ CASES = {
         "daemon.DaemonContext(pidfile=guard, files_preserve=[guard])",
         before="guard = open('guard', 'w')",
     ),
+    "lockfile's own lock": runs(
+        "daemon.DaemonContext(pidfile=PIDLockFile(os.getcwd() + '/app.pid'))",
+        before="from lockfile.pidlockfile import PIDLockFile",
+    ),
+    "lockfile's own lock, held": fails(
+        "daemon.DaemonContext(pidfile=PIDLockFile(os.getcwd() + '/app.pid'))",
+        before="from lockfile.pidlockfile import PIDLockFile",
+        files=HELD,
+    ),
+    "pid's file": runs(
+        "daemon.DaemonContext(pidfile=pid.PidFile('app', piddir=os.getcwd()))", before="import pid"
+    ),
+    "pid's file, held": fails(
+        "daemon.DaemonContext(pidfile=pid.PidFile('app', piddir=os.getcwd()))",
+        before=HOLD.format("import pid; held = pid.PidFile('app', piddir=os.getcwd())", "create"),
+    ),
+    "filelock's lock": runs(
+        "daemon.DaemonContext(pidfile=Late())",
+        before="import filelock\nclass Late:\n    def __enter__(self):\n"
+        "        self.lock = filelock.FileLock(home, timeout=0).__enter__()\n"
+        "    def __exit__(self, *_):\n        self.lock.release()\n"
+        "home = os.getcwd() + '/app.lock'",
+    ),
+    "filelock's lock, made too early": fails(
+        "daemon.DaemonContext(pidfile=filelock.FileLock(os.getcwd() + '/app.lock'))",
+        before="import filelock",
+    ),
     "worker": runs(
         "daemon.DaemonContext(pidfile=Guard())",
         WORKER,
@@ -498,6 +552,12 @@ CASES = {
         "    def terminate(self, *_):\n        note('terminate'); sys.exit(5)\n"
         "    def __exit__(self, *details):\n"
         "        note('exit', kind=details[0].__name__); super().__exit__(*details)",
+    ),
+    "own order of the steps": runs(
+        "Own()",
+        TELL,
+        "descriptors that are not preserved",
+        before=OWN_ORDER + OPEN.format(False),
     ),
     "functions replaced": Case(
         before="daemon.daemon.set_signal_handlers = lambda chosen: note('set', chosen=len(chosen))\n"
@@ -598,10 +658,10 @@ def enterable():
         yield make
 
 
-@pytest.mark.parametrize("case", CHOSEN)
-def test_only_what_is_documented_differs(case, enterable):
-    theirs = Run("original", enterable(), case).report
-    ours = Run("ours", enterable(), case).report
+def compare(case, make):
+    """Return which documented differences a case shows, and what else differs."""
+    theirs = Run("original", make(), case).report
+    ours = Run("ours", make(), case).report
     shown, unexplained = set(), []
     for place in sorted(theirs.keys() | ours.keys()):
         one, other = theirs.get(place, ABSENT), ours.get(place, ABSENT)
@@ -613,8 +673,44 @@ def test_only_what_is_documented_differs(case, enterable):
         shown |= reasons
         if not reasons:
             unexplained.append((place, one, other))
+    return shown, unexplained
+
+
+@pytest.mark.parametrize("case", CHOSEN)
+def test_only_what_is_documented_differs(case, enterable):
+    shown, unexplained = compare(case, enterable)
     assert not unexplained, unexplained
     assert shown == case.shows
+
+
+SABOTAGE = {
+    "umask": ("change_file_creation_mask = lambda mask: None", {"/umask"}),
+    "directory": ("change_working_directory = lambda directory: None", {"/directory"}),
+    "core": ("prevent_core_dump = lambda: None", {"/limits/RLIMIT_CORE"}),
+    "descriptors": ("close_all_open_files = lambda exclude: None", {"/descriptors/9"}),
+    "signals": (
+        "set_signal_handlers = lambda chosen: None",
+        {"/signals/SigIgn", "/signals/SigCgt"},
+    ),
+    "session": (
+        "detach_process_context = lambda: None",
+        {"/session", "/is orphan", "/group is the session's"},
+    ),
+    "stream": (
+        "redirect_stream = lambda stream, _: os.dup2(9, stream.fileno())",
+        {"/descriptors/0", "/descriptors/1", "/descriptors/2"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("sabotage", "seen"), SABOTAGE.values(), ids=SABOTAGE)
+def test_comparison_control(sabotage, seen, enterable):
+    before = "os.dup2(os.open('inherited', os.O_CREAT | os.O_RDWR), 9)\n"
+    case = runs(before=f"{before}if which == 'ours':\n    daemon.daemon.{sabotage}")
+    case.foreground = "detach" in sabotage
+    _, unexplained = compare(case, enterable)
+    places = {place.removeprefix("/notes/daemon") for place, _, _ in unexplained}
+    assert seen <= places
 
 
 def test_every_difference_is_documented_and_shown():
