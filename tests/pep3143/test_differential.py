@@ -560,7 +560,7 @@ CASES = {
         before=OWN_ORDER + OPEN.format(False),
     ),
     "functions replaced": Case(
-        before="daemon.daemon.set_signal_handlers = lambda chosen: note('set', chosen=len(chosen))\n"
+        before="daemon.daemon.set_signal_handlers = lambda chosen: note('set', many=len(chosen))\n"
         "daemon.daemon.close_all_open_files = lambda exclude=None: None\n"
         "daemon.daemon.change_file_creation_mask = lambda mask: os.umask(0o27)\n"
         "daemon.daemon.register_atexit_function = lambda function: note('atexit')\n"

@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 import traceback  # noqa: F401 - a program in another root cannot load it later
-from pathlib import Path
 
 LAUNCHER = os.getpid()
 SESSION = os.getsid(0)
@@ -23,23 +22,22 @@ OPTIONS = (
     *("prevent_core", "detach_process", "files_preserve", "stdin", "stdout", "stderr"),
 )
 LIMITS = [name for name in dir(resource) if name.startswith("RLIMIT_")]
-kept = None
+kept = []
 
 
 def keep_report():
     """Open the report for a daemon that can no longer reach it; return the descriptor."""
-    global kept
-    kept = os.open(spec["report"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    return kept
+    kept.append(os.open(spec["report"], os.O_WRONLY | os.O_APPEND | os.O_CREAT))
+    return kept[0]
 
 
 def note(place, **seen):
     """Add a line to the report."""
     line = json.dumps({"place": place, "pid": os.getpid(), **seen}, default=repr)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    fd = os.open(spec["report"], flags) if kept is None else kept
+    fd = kept[0] if kept else os.open(spec["report"], flags)
     os.write(fd, f"{line}\n".encode())
-    if kept is None:
+    if not kept:
         os.close(fd)
 
 
@@ -187,9 +185,8 @@ if __name__ == "__main__":
         import reborn.pep3143 as daemon
         from reborn.pep3143 import pidfile
     else:
-        import daemon
-        import daemon.daemon
-        from daemon import pidfile
+        import daemon  # noqa: F401 - for the code of the tests
+        from daemon import pidfile  # noqa: F401
     exec(spec["before"])
     try:
         context = eval(spec["context"])
