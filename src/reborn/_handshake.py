@@ -214,9 +214,12 @@ class Report:
 
 def program_error(error: BaseException) -> ProgramError:
     """Return how the launcher is told that the program raised *error*."""
-    import traceback
+    try:
+        import traceback
 
-    text = "".join(traceback.format_exception(error))
+        text = "".join(traceback.format_exception(error))
+    except ImportError:
+        text = ""  # in another root; the message is what matters
     try:
         message = str(error)
     except Exception:  # noqa: BLE001 - a broken __str__ must not hide the error

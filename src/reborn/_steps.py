@@ -193,10 +193,18 @@ def run(stage: Stage) -> None:
 
 
 def load_what_is_needed_later() -> None:
-    """Import what a later failure is told with, while the interpreter's files can be read."""
-    import json
-    import select
-    import signal
-    import traceback
+    """Import what a later failure is told with, while the interpreter's files can be read.
 
-    del json, select, signal, traceback
+    `traceback` loads `ast` and `tokenize` only when it formats one.
+    """
+    try:
+        import ast
+        import json
+        import select
+        import signal
+        import tokenize
+        import traceback
+    except ImportError:
+        return  # they can be read no more, which stops nobody from becoming a daemon
+
+    del ast, json, select, signal, tokenize, traceback
