@@ -70,8 +70,9 @@ class Run:
         """End the daemon, if there is one; return its exit code."""
 
         def reported():
+            alive = running()  # first, since it may report and end between two looks
             found = [seen["pid"] for seen in self.read() if seen["place"] == "daemon"]
-            assert found or not running(), "neither a report nor an end"
+            assert found or not alive, "neither a report nor an end"
             return found
 
         found = eventually(reported)
@@ -182,6 +183,8 @@ def launcher_unchanged(place, theirs, ours, _old, _new):
 
 
 def placeholders(place, theirs, ours, _old, _new):
+    if place == "/files/err/text":  # said by objects whose number was taken from them (3.13)
+        return "Bad file descriptor" in theirs and ours == ""
     return place.startswith("/notes/daemon/descriptors/") and (
         (theirs is ABSENT and ours == NULL) or (ours is ABSENT and theirs == NULL)
     )
