@@ -367,28 +367,18 @@ class DaemonContext:
 
     def _carry_on(self, plan: Plan, begun: Beginning) -> None:
         """Be the daemon: take the steps; on failure tell the launcher, and leave nothing."""
-        from reborn import _signals, _steps
-        from reborn._handshake import LauncherGoneError
+        from reborn import _detach, _signals, _steps
 
-        report = begun.report
-        try:
+        with _detach.Start(begun.report, plan.pidfile):
             stage = _steps.detached_stage(plan, begun)
             _steps.run(stage)
-            self._enter(plan, report)
+            self._enter(plan, begun.report)
             self._null = stage.null
             # A signal finds a daemon that is ready or one that is not, and nothing between.
             mask = _signals.block_all()
             if not plan.wait_ready:
-                report.ready()
+                begun.report.ready()
                 self._forget_errors(plan)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the launcher is told
-            try:
-                if not isinstance(error, LauncherGoneError):
-                    report.failed(error)
-                if plan.pidfile is not None:
-                    plan.pidfile.release()
-            finally:
-                os._exit(1)  # not into the program's own except and finally
         _signals.restore_mask(mask)
 
     def _go_away(self) -> NoReturn:

@@ -15,7 +15,7 @@ import os
 import sys
 
 from reborn import _attempt, _descriptors, _handshake, _origin, _process, _signals
-from reborn._handshake import Report
+from reborn._handshake import LauncherGoneError, Report
 from reborn._process import Daemon, Held
 from reborn.exceptions import (
     ForkUnsafeError,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from reborn._attempt import Attempt
     from reborn._handshake import Channel
     from reborn._options import Plan
+    from reborn._pidfile import PidFile
 
 # The daemons that this process has started, in order; see `Launch.earlier`.
 # Weakly: a handle that the program has dropped must not keep a descriptor.
@@ -56,6 +57,36 @@ class Beginning:
         self.streams = streams
         self.spare = spare
         self.forked = forked
+
+
+class Start:
+    """The daemon's part of a start: what is raised inside the block is told to the launcher.
+
+    It ends the process, too, and lets go of the pid file.
+    """
+
+    def __init__(self, report: Report, pidfile: PidFile | None) -> None:
+        self.report = report
+        self.pidfile = pidfile
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        try:
+            if not isinstance(error, LauncherGoneError):
+                self.report.failed(error)
+            if self.pidfile is not None:
+                self.pidfile.release()
+        finally:
+            os._exit(1)  # not into the program's own except and finally
 
 
 def was_reborn() -> bool:
@@ -267,8 +298,8 @@ def _native_threads() -> int:
         return 0
 
 
-def check_fork_safety() -> None:
-    """Refuse or warn where a copy of this process would not work like the original.
+def refuse_unsafe_fork() -> None:
+    """Refuse where a copy of this process cannot work like the original.
 
     Raises:
         ForkUnsafeError: an event loop is running, or this is not the main thread.
@@ -283,6 +314,10 @@ def check_fork_safety() -> None:
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented
         raise ForkUnsafeError(reason="while an asyncio event loop is running")
+
+
+def warn_of_threads() -> None:
+    """Warn where other threads run, which a copy of this process does not have."""
     others = len(sys._current_frames()) - 1  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     if others < 1:
         return

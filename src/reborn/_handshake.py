@@ -25,7 +25,6 @@ import fcntl
 import os
 import sys
 
-from reborn import exceptions
 from reborn.exceptions import ProgramError, RebornError
 
 TYPE_CHECKING = False
@@ -143,7 +142,7 @@ class Report:
             return
         import json  # late, as is traceback: 9 ms that only a failure needs
 
-        failure = error if isinstance(error, RebornError) else _program_error(error)
+        failure = error if isinstance(error, RebornError) else program_error(error)
         data = json.dumps({"class": type(failure).__name__, "data": failure.as_data()})
         number = error.errno if isinstance(error, OSError) else None
         try:
@@ -213,10 +212,14 @@ class Report:
             self._previous_hook(kind, error, traceback)
 
 
-def _program_error(error: BaseException) -> ProgramError:
-    import traceback
+def program_error(error: BaseException) -> ProgramError:
+    """Return how the launcher is told that the program raised *error*."""
+    try:
+        import traceback
 
-    text = "".join(traceback.format_exception(error))
+        text = "".join(traceback.format_exception(error))
+    except ImportError:
+        text = ""  # in another root; the message is what matters
     try:
         message = str(error)
     except Exception:  # noqa: BLE001 - a broken __str__ must not hide the error
@@ -240,8 +243,15 @@ def rebuild(text: str) -> RebornError:
 
     try:
         described = json.loads(text)
-        kind: type[RebornError] = vars(exceptions)[described["class"]]
-        return kind.from_data(described["data"])
+        return _kinds()[described["class"]].from_data(described["data"])
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
         message = f"not an error of the daemon: {text[:80]!r}"
         raise ValueError(message) from error
+
+
+def _kinds(base: type[RebornError] = RebornError) -> dict[str, type[RebornError]]:
+    """Return *base* and what is derived from it, by name; of two, the one that was there first."""
+    kinds = {base.__name__: base}
+    for kind in base.__subclasses__():
+        kinds = {**_kinds(kind), **kinds}
+    return kinds

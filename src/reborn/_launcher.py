@@ -23,8 +23,10 @@ _LAST_BYTES = 4096
 _LAST_LINES = 10
 
 
-def detach(plan: Plan) -> Daemon | Beginning:
+def detach(plan: Plan, *, cautious: bool = True) -> Daemon | Beginning:
     """Start a daemon: a `Daemon` in the launcher once it is ready, a `Beginning` in the daemon.
+
+    *cautious*: refuse to fork where the copy cannot work like the original.
 
     Raises:
         StartError: it is not running, and nothing of it is left.
@@ -33,7 +35,7 @@ def detach(plan: Plan) -> Daemon | Beginning:
     filled = _descriptors.fill_standard()
     mine = True  # in the daemon the streams take their place
     try:
-        result = Launcher(plan).start()
+        result = Launcher(plan).start(cautious=cautious)
         mine = isinstance(result, Daemon)
     finally:
         for fd in filled if mine else ():
@@ -53,14 +55,16 @@ class Launcher:
         # Takes the stderr of a daemon without a log until it is ready: its last words.
         self.capture: int | None = None
 
-    def start(self) -> Daemon | Beginning:
+    def start(self, *, cautious: bool) -> Daemon | Beginning:
         """Prepare, detach, wait; undo everything if one of them fails."""
         plan = self.plan
         argv = None
         if plan.strategy == "reexec":
             argv = _detach.relaunch_command(plan.args)
         else:
-            _detach.check_fork_safety()
+            if cautious:
+                _detach.refuse_unsafe_fork()
+            _detach.warn_of_threads()
         try:
             streams = self._prepare()
             if argv is None:

@@ -102,7 +102,7 @@ def change_root(stage: Stage) -> None:
     path = stage.plan.chroot_directory
     if path is None:
         return
-    _load_what_is_needed_later()
+    load_what_is_needed_later()
     os.chdir(path)
     os.chroot(path)
     os.chdir("/")
@@ -129,13 +129,17 @@ def connect_streams(stage: Stage) -> None:
     _descriptors.connect(stage.streams, unwritten=stage.null if stage.inherited else None)
     for fd in stage.spare:
         os.close(fd)
-    # A program started without them has None here, and would lose what it prints.
+    name_streams()
+    if stage.plan.log_file is not None:
+        _descriptors.flush_each_line()
+
+
+def name_streams() -> None:
+    """Give a program that was started without them something to print to, which was None."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None and _descriptors.is_open(number):
             file = open(number, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
             setattr(sys, name, file)
-    if stage.plan.log_file is not None:
-        _descriptors.flush_each_line()
 
 
 def close_inherited(stage: Stage) -> None:
@@ -149,7 +153,7 @@ def drop_privileges(stage: Stage) -> None:
     if stage.plan.identity is not None:
         from reborn import _privileges
 
-        _load_what_is_needed_later()
+        load_what_is_needed_later()
         _privileges.drop(stage.plan.identity)
 
 
@@ -187,10 +191,19 @@ def run(stage: Stage) -> None:
             raise StepError.from_os_error(error, action=done, step=name, role="daemon") from None
 
 
-def _load_what_is_needed_later() -> None:
-    """Import what a later failure is told with, while the interpreter's files can be read."""
-    import json
-    import signal
-    import traceback
+def load_what_is_needed_later() -> None:
+    """Import what a later failure is told with, while the interpreter's files can be read.
 
-    del json, signal, traceback
+    `traceback` loads `ast` and `tokenize` only when it formats one.
+    """
+    try:
+        import ast
+        import json
+        import select
+        import signal
+        import tokenize
+        import traceback
+    except ImportError:
+        return  # they can be read no more, which stops nobody from becoming a daemon
+
+    del ast, json, select, signal, tokenize, traceback

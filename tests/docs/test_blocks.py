@@ -3,12 +3,13 @@
 import doctest
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from harness import is_alive, reap
+from harness import eventually, is_alive, reap
 
 import reborn
 from reborn import _control
@@ -53,6 +54,30 @@ def test_python_block_starts_a_daemon(code, tmp_path):
     daemon.stop()
     assert os.waitpid(daemon.pid, 0)[1] == 0
     reap()
+
+
+@pytest.mark.parametrize("code", blocks("py"))
+def test_block_for_python_daemon_starts_a_daemon(code, tmp_path):
+    """As above, but SIGTERM is no success there, and a program may bring its own pid file."""
+    program = tmp_path / "app.py"
+    program.write_text(PRELUDE + code)
+    command = [sys.executable, program]
+    if "luigid" in code:
+        pidfile = tmp_path / "app.pid"
+        command += ["--background", "--pidfile", pidfile, "--logdir", tmp_path / "log"]
+        command += ["--unix-socket", "socket", "--state-path", tmp_path / "state"]
+    environment = {**os.environ, "PYTHONWARNINGS": "default"}
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=50, env=environment)
+
+    def pid():
+        pid = (tmp_path / "app.pid").read_text() if (tmp_path / "app.pid").exists() else ""
+        assert pid
+        return int(pid)
+
+    daemon = eventually(pid)
+    assert is_alive(daemon)
+    os.kill(daemon, signal.SIGTERM)
+    os.waitpid(daemon, 0)
 
 
 @pytest.mark.parametrize("session", blocks("pycon"))

@@ -155,6 +155,22 @@ def test_pipe_is_read_by_the_launcher(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_program_for_python_daemon_starts_refuses_a_second_copy_and_stops(run, tmp_path):
+    assert run("python_daemon") == ""
+    pid = pid_of(tmp_path, "python_daemon")
+    refused = run("python_daemon", status=1)
+    pidfile = tmp_path / "python_daemon.pid"
+    assert refused == f"{pidfile} is already locked (by process {pid})\n"
+    assert is_alive(pid)
+    assert run("python_daemon", "stop") == ""
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert not pidfile.exists()
+    log = (tmp_path / "python_daemon.log").read_text()
+    assert " alive\n" in log
+    assert log.endswith("Terminating on signal 15\n")
+    assert run("python_daemon", "stop", status=1) == "python_daemon is not running\n"
+
+
 def test_demo_keeps_its_promise():
     result = subprocess.run(
         [sys.executable, EXAMPLES / "demo.py"], capture_output=True, text=True, check=False

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reborn import _handshake
+from reborn import _handshake, exceptions
 from reborn._handshake import ERROR, Channel, LauncherGoneError, Report, rebuild
 from reborn.exceptions import ProgramError, RebornError, StepError
 
@@ -162,7 +162,7 @@ def test_nobody_to_hear_of_a_failure_is_no_failure(ends):
     ).map(json.dumps)
     | st.builds(
         lambda name, data: json.dumps({"class": name, "data": data}),
-        st.sampled_from([*dir(_handshake.exceptions), "no such class", "__class__"]),
+        st.sampled_from([*dir(exceptions), "no such class", "__class__"]),
         st.none() | st.dictionaries(st.sampled_from(["pid", "path", "x"]), st.none() | st.text()),
     )
 )

@@ -130,6 +130,38 @@ def test_an_application_loads_nothing_that_only_some_verbs_need():
     assert new & EXPENSIVE == set()
 
 
+TELL = """
+from reborn import _handshake, _steps
+_steps.load_what_is_needed_later()
+before = set(sys.modules)
+try:
+    os.chdir("/no/such")
+except OSError as error:
+    told = _handshake.program_error(error)
+new = set(sys.modules) - before
+import json
+print(json.dumps([sorted(new), told.message, told.traceback[:9]]))
+"""
+
+
+def test_nothing_is_loaded_for_a_failure_in_another_root():
+    message = "[Errno 2] No such file or directory: '/no/such'"
+    assert fresh(code=TELL) == [[], message, "Traceback"]
+
+
+def test_nothing_is_loaded_for_a_failure_in_another_root_control():
+    new, _, _ = fresh(code=TELL.replace("_steps.load", "_steps.load_what_is_needed_later  # "))
+    assert "traceback" in new
+
+
+@pytest.mark.parametrize("missing", ["tokenize", "traceback"])
+def test_failure_is_told_where_nothing_can_be_loaded(missing):
+    lost = f"import json; sys.modules['{missing}'] = None\n{TELL}"
+    _, message, traceback = fresh(code=lost)
+    assert message == "[Errno 2] No such file or directory: '/no/such'"
+    assert traceback in ("", "Traceback")
+
+
 def test_every_name_can_be_had_in_a_fresh_interpreter():
     code = (
         "import json, reborn; print(json.dumps([str(getattr(reborn, n)) for n in reborn.__all__]))"

@@ -1,0 +1,39 @@
+"""The errors of lockfile, for where it is not installed.
+
+A lock is taken or not (`LockError`), released or not (`UnlockError`); lockfile's tree and names.
+"""
+# ruff: noqa: N818 - the names are lockfile's
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """Base of all errors of a lock."""
+
+
+class LockError(Error):
+    """The lock was not taken."""
+
+
+class LockTimeout(LockError):
+    """The lock did not become free in time."""
+
+
+class AlreadyLocked(LockError):
+    """Somebody holds the lock."""
+
+
+class LockFailed(LockError):
+    """The file of the lock cannot be made."""
+
+
+class UnlockError(Error):
+    """The lock was not released."""
+
+
+class NotLocked(UnlockError):
+    """There is nothing to release."""
+
+
+class NotMyLock(UnlockError):
+    """Somebody else holds the lock."""
