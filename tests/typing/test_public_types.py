@@ -28,6 +28,7 @@ from reborn import (
     RebornError,
     RelaunchError,
     SignalServer,
+    SpawnError,
     StartError,
     StepError,
     StopServing,

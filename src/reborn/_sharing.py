@@ -1,0 +1,143 @@
+"""One daemon for all workers of a parallel session (pytest-xdist).
+
+The workers meet in a directory that the controller makes. Who comes first starts the daemon, under
+a `filelock.FileLock`, and writes down where it is; who comes later reads that. The daemon lives as
+long as anybody holds the writing end of a fifo in that directory, the lifeline: each worker does,
+and the controller, until it ends or is killed. The keeper reads the other end. So the daemon is
+started once, is not stopped when its starter is done, and ends with the last of them, whatever ends
+them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from reborn import _process, _spawning
+from reborn._spawning import Plan, SpawnDaemon, SpawnedDaemon
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+    from reborn._context import DaemonContext
+    from reborn._spawning import Command, Ready, Spawning
+
+# How long the controller waits for the end of the shared daemons, in seconds.
+_PATIENCE = 12.0
+
+
+class Meeting:
+    """The directory in which the workers of a session find what they share."""
+
+    def __init__(self, directory: str, *, controller: int) -> None:
+        """Join the others in *directory*, who work for process *controller*."""
+        self.directory = directory
+        self.controller = controller
+        self._fds: list[int] = []
+
+    @classmethod
+    def arrange(cls) -> Self:
+        """Make the directory, and hold the lifeline: the controller does."""
+        meeting = cls(tempfile.mkdtemp(prefix="reborn-"), controller=os.getpid())
+        for name in ("lifeline", "kept"):
+            path = f"{meeting.directory}/{name}"
+            os.mkfifo(path, 0o600)
+            # Both ways, since a fifo that nobody reads cannot be opened for writing alone.
+            access = os.O_RDWR if name == "lifeline" else os.O_RDONLY
+            meeting._fds.append(os.open(path, access | os.O_NONBLOCK))
+        _spawning.end_descriptors.update(meeting._fds)
+        return meeting
+
+    def leave(self) -> None:
+        """Let the lifeline go, wait until the daemons are gone, tidy up: the controller does."""
+        if not self._fds:
+            return
+        _spawning.end_descriptors.difference_update(self._fds)
+        lifeline, kept = self._fds
+        os.close(lifeline)
+        if any(name.endswith(".json") for name in os.listdir(self.directory)):
+            _process.poll(kept, timeout=_PATIENCE)  # its end of file: no keeper is left
+        os.close(kept)
+        for name in os.listdir(self.directory):
+            os.unlink(f"{self.directory}/{name}")
+        os.rmdir(self.directory)
+        self._fds.clear()
+
+
+class SpawnDaemonSession(SpawnDaemon):
+    """What the session's fixture gives: it can share a daemon between workers, too."""
+
+    def __init__(self, spawning: Spawning, meeting: Meeting | None) -> None:
+        super().__init__(spawning)
+        self._meeting = meeting
+
+    def __call__(
+        self,
+        command: Command,
+        *,
+        ready: Ready = None,
+        timeout: float = 30.0,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        name: str | None = None,
+        log: str | os.PathLike[str] | None = None,
+        context: DaemonContext | None = None,
+        shared: bool = False,
+    ) -> SpawnedDaemon:
+        """Start a daemon as `spawn_daemon` does; it lives until the session is over.
+
+        *shared*: all workers of pytest-xdist get the same daemon, known by its *name*. The first
+        one starts it, with its command; it is stopped after the last. Without workers nothing is
+        different.
+
+        Raises:
+            SpawnError: it was not ready in time, or ended before; nothing of it is left.
+        """
+        plan = Plan(command, context=context, env=env, cwd=cwd)
+        if shared and name is None:
+            raise ValueError("a shared daemon needs a name, by which the workers know it")
+        if shared and plan.function is not None:
+            raise ValueError("a shared daemon outlives its worker, and cannot be a function of it")
+        if not shared or self._meeting is None or name is None:
+            return self._add(plan, ready=ready, timeout=timeout, name=name, log=log).started()
+        return self._share(
+            self._meeting.directory, plan, ready=ready, timeout=timeout, name=name, log=log
+        )
+
+    def free_port(self, host: str = "127.0.0.1", *, shared: str | None = None) -> int:
+        """Return a free TCP port as `spawn_daemon` does; all workers get that called *shared*."""
+        if shared is None or self._meeting is None:
+            return super().free_port(host)
+        from filelock import FileLock
+
+        path = Path(self._meeting.directory, f"{shared.encode().hex()}.port")
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                path.write_text(str(super().free_port(host)), encoding="ascii")
+            return int(path.read_text(encoding="ascii"))
+
+    def _share(
+        self,
+        directory: str,
+        plan: Plan,
+        *,
+        ready: Ready,
+        timeout: float,
+        name: str,
+        log: str | os.PathLike[str] | None,
+    ) -> SpawnedDaemon:
+        from filelock import FileLock
+
+        daemon = self._add(plan, ready=ready, timeout=timeout, name=name, log=log, shared=directory)
+        path = Path(directory, f"{name.encode().hex()}.json")
+        with FileLock(f"{path}.lock"):
+            if path.exists():
+                daemon.attach(json.loads(path.read_text(encoding="utf-8")))
+            else:
+                daemon.started()
+                path.write_text(json.dumps(daemon.describe()), encoding="utf-8")
+        return daemon
