@@ -242,7 +242,7 @@ class Keeper:
     def _orphans(self) -> list[int]:
         """Return the descendants whose parent is gone, the eldest first."""
         if self._adopts:
-            return sorted(children(os.getpid()), key=_age)
+            return _own_children()
         found = self._marked()
         known = {os.getpid(), *(pid for pid, _ in found)}
         return [pid for pid, parent in found if parent not in known]
@@ -318,8 +318,30 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def children(pid: int) -> list[int]:
-    """Return the children of *pid* that have not ended."""
+def _own_children() -> list[int]:
+    """Return the children of this process, the eldest first, and those that have ended last.
+
+    One that has ended and was not waited for may have had a child, which is ours now and was not
+    when we looked; so it counts, and is followed by what it leaves.
+    """
+    found = children(os.getpid(), living=False)
+    while not found and _has_children():
+        found = children(os.getpid(), living=False)  # the list is not made in one go
+    return sorted(found, key=lambda pid: (not _exists(pid), *_age(pid)))
+
+
+def _has_children() -> bool:
+    if sys.platform == "linux":
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
+    return False  # only asked where orphans are adopted
+
+
+def children(pid: int, *, living: bool = True) -> list[int]:
+    """Return the children of *pid*, or those of them that have not ended."""
     found: list[int] = []
     try:
         # By thread, since each has children of its own (proc(5)).
@@ -333,7 +355,7 @@ def children(pid: int) -> list[int]:
             return _children_by_status(pid)
     except OSError:
         pass  # it has just ended
-    return [child for child in found if _exists(child)]
+    return [child for child in found if not living or _exists(child)]
 
 
 def _children_by_status(pid: int) -> list[int]:

@@ -1,71 +1,24 @@
-"""One daemon for all workers of a parallel session (pytest-xdist).
+"""What the fixture of a session gives: it can share a daemon between workers, see `_meeting`.
 
-The workers meet in a directory that the controller makes. Who comes first starts the daemon, under
-a `filelock.FileLock`, and writes down where it is; who comes later reads that. The daemon lives as
-long as anybody holds the writing end of a fifo in that directory, the lifeline: each worker does,
-and the controller, until it ends or is killed. The keeper reads the other end. So the daemon is
-started once, is not stopped when its starter is done, and ends with the last of them, whatever ends
-them.
+Who comes first starts the daemon, under a `filelock.FileLock`, and writes down where it is; who
+comes later reads that.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
-from reborn import _process, _spawning
 from reborn._spawning import Plan, SpawnDaemon, SpawnedDaemon
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
-    from typing import Self
 
     from reborn._context import DaemonContext
+    from reborn._meeting import Meeting
     from reborn._spawning import Command, Ready, Spawning
-
-# How long the controller waits for the end of the shared daemons, in seconds.
-_PATIENCE = 12.0
-
-
-class Meeting:
-    """The directory in which the workers of a session find what they share."""
-
-    def __init__(self, directory: str, *, controller: int) -> None:
-        """Join the others in *directory*, who work for process *controller*."""
-        self.directory = directory
-        self.controller = controller
-        self._fds: list[int] = []
-
-    @classmethod
-    def arrange(cls) -> Self:
-        """Make the directory, and hold the lifeline: the controller does."""
-        meeting = cls(tempfile.mkdtemp(prefix="reborn-"), controller=os.getpid())
-        for name in ("lifeline", "kept"):
-            path = f"{meeting.directory}/{name}"
-            os.mkfifo(path, 0o600)
-            # Both ways, since a fifo that nobody reads cannot be opened for writing alone.
-            access = os.O_RDWR if name == "lifeline" else os.O_RDONLY
-            meeting._fds.append(os.open(path, access | os.O_NONBLOCK))
-        _spawning.end_descriptors.update(meeting._fds)
-        return meeting
-
-    def leave(self) -> None:
-        """Let the lifeline go, wait until the daemons are gone, tidy up: the controller does."""
-        if not self._fds:
-            return
-        _spawning.end_descriptors.difference_update(self._fds)
-        lifeline, kept = self._fds
-        os.close(lifeline)
-        if any(name.endswith(".json") for name in os.listdir(self.directory)):
-            _process.poll(kept, timeout=_PATIENCE)  # its end of file: no keeper is left
-        os.close(kept)
-        for name in os.listdir(self.directory):
-            os.unlink(f"{self.directory}/{name}")
-        os.rmdir(self.directory)
-        self._fds.clear()
 
 
 class SpawnDaemonSession(SpawnDaemon):

@@ -20,12 +20,11 @@ import sys
 import time
 import traceback
 import warnings
-import weakref
 from errno import errorcode
 from importlib.util import find_spec
 from pathlib import Path
 
-from reborn import _descriptors, _keeper, _process, _readiness, _sentinel
+from reborn import _descriptors, _ends, _keeper, _process, _readiness, _sentinel
 from reborn._notify import Listener
 from reborn._ports import Ports
 from reborn.exceptions import SpawnError, StopTimeoutError
@@ -55,21 +54,6 @@ _BUSY = 0.5
 _LAUNCHER = 1.0
 _LAST_LINES = 30
 
-# Ends of channels in this process; what it forks must not keep them open, see `_forget_ends`.
-_ends: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-end_descriptors: set[int] = set()
-
-
-def _forget_ends() -> None:
-    for end in list(_ends):
-        end.close()
-    _ends.clear()
-    while end_descriptors:
-        os.close(end_descriptors.pop())
-
-
-os.register_at_fork(after_in_child=_forget_ends)
-
 
 class Sentinel:
     """This process's end of the sentinel, which is started when it is first needed."""
@@ -90,7 +74,7 @@ class Sentinel:
         if self._control is None or self._process is None or self._process.poll() is not None:
             self._control = self._start()
         ours, theirs = socket.socketpair()
-        _ends.add(ours)
+        _ends.sockets.add(ours)
         with theirs:
             socket.send_fds(self._control, [b"k"], [theirs.fileno(), log])
         return ours
@@ -99,7 +83,7 @@ class Sentinel:
         if self._control is not None:
             self._control.close()  # of one that was killed
         ours, theirs = socket.socketpair()
-        _ends.add(ours)
+        _ends.sockets.add(ours)
         homes = {_home("reborn"), _home("psutil")}
         owners = ",".join(map(str, self._owners))
         command = [sys.executable, "-I", "-S", "-c", _sentinel.BOOT, owners, *homes]
@@ -614,7 +598,7 @@ class SpawnedDaemon:
 
     def _start_function(self, env: dict[str, str], mark: str, log: int) -> Kept:
         ours, theirs = socket.socketpair()
-        _ends.add(ours)
+        _ends.sockets.add(ours)
         with warnings.catch_warnings(), theirs:
             # Python 3.12 warns of threads, such as the one that listens to xdist. The keeper is a
             # loop of system calls; the function has been asked to run in a copy of this process.

@@ -9,6 +9,7 @@ spawns is loaded with the first fixture.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from reborn._leaks import Census
-    from reborn._sharing import Meeting, SpawnDaemonSession
+    from reborn._meeting import Meeting
+    from reborn._sharing import SpawnDaemonSession
     from reborn._spawning import SpawnDaemon, SpawnedDaemon, Spawning
 
 __all__ = ["LeakWarning", "SpawnDaemon", "SpawnDaemonSession", "SpawnedDaemon"]
@@ -94,10 +96,10 @@ def spawn_daemon_package(request: pytest.FixtureRequest) -> Iterator[SpawnDaemon
 @pytest.fixture(scope="session")
 def spawn_daemon_session(request: pytest.FixtureRequest) -> Iterator[SpawnDaemonSession]:
     """Start daemons as `spawn_daemon` does, for the session; with shared=True for all workers."""
+    spawning = _spawning(request.config)
     from reborn._sharing import SpawnDaemonSession
 
-    meeting = request.config.stash.get(_meeting_key, None)
-    spawner = SpawnDaemonSession(_spawning(request.config), meeting)
+    spawner = SpawnDaemonSession(spawning, request.config.stash.get(_meeting_key, None))
     try:
         yield spawner
     finally:
@@ -105,9 +107,10 @@ def spawn_daemon_session(request: pytest.FixtureRequest) -> Iterator[SpawnDaemon
 
 
 def _spawner(config: pytest.Config) -> Iterator[SpawnDaemon]:
+    spawning = _spawning(config)
     from reborn._spawning import SpawnDaemon
 
-    spawner = SpawnDaemon(_spawning(config))
+    spawner = SpawnDaemon(spawning)
     try:
         yield spawner
     finally:
@@ -115,7 +118,15 @@ def _spawner(config: pytest.Config) -> Iterator[SpawnDaemon]:
 
 
 def _spawning(config: pytest.Config) -> Spawning:
-    """Return what this process spawns with, made when it is first needed."""
+    """Return what this process spawns with, made when it is first needed.
+
+    Raises:
+        NotSupportedError: this is not a POSIX system.
+    """
+    if sys.platform == "win32":
+        from reborn.exceptions import NotSupportedError
+
+        raise NotSupportedError(platform=sys.platform)
     if _spawning_key not in config.stash:
         import tempfile
         from pathlib import Path
@@ -138,7 +149,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Meet the other workers of a parallel session."""
     place = getattr(config, "workerinput", {}).get("reborn_meeting")
     if place is not None:
-        from reborn._sharing import Meeting
+        from reborn._meeting import Meeting
 
         directory, controller = place
         config.stash[_meeting_key] = Meeting(directory, controller=controller)
@@ -147,7 +158,9 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist may not be there
     """Tell a worker of pytest-xdist where all of them meet."""
-    from reborn._sharing import Meeting
+    if sys.platform == "win32":
+        return
+    from reborn._meeting import Meeting
 
     stash = node.config.stash
     if _meeting_key not in stash:
@@ -205,18 +218,31 @@ def pytest_fixture_setup(
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     """Look for what the test has left running, when all its fixtures are gone."""
-    census = item.config.stash.get(_census_key, None)
     try:
         result = yield
-    finally:
-        item.config.stash[_census_key] = None
-        found = [] if census is None else census.end(_ours(item.config))
-        if found:
-            message = f"{item.nodeid} left running, and now stopped: {'; '.join(found)}"
-            if _leaks_option(item) == "fail":
-                pytest.fail(message, pytrace=False)
-            warnings.warn(LeakWarning(message), stacklevel=1)
+    except (KeyboardInterrupt, SystemExit, pytest.exit.Exception):
+        _end_leaks(item)  # the session ends, and that must not be hidden
+        raise
+    except BaseException:
+        _judge(item, _end_leaks(item))
+        raise
+    _judge(item, _end_leaks(item))
     return result
+
+
+def _end_leaks(item: pytest.Item) -> list[str]:
+    census = item.config.stash.get(_census_key, None)
+    item.config.stash[_census_key] = None
+    return [] if census is None else census.end(_ours(item.config))
+
+
+def _judge(item: pytest.Item, found: list[str]) -> None:
+    if not found:
+        return
+    message = f"{item.nodeid} left running, and now stopped: {'; '.join(found)}"
+    if _leaks_option(item) == "fail":
+        pytest.fail(message, pytrace=False)
+    warnings.warn(LeakWarning(message), stacklevel=1)
 
 
 def _ours(config: pytest.Config) -> set[int]:

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from harness import PATIENCE, eventually, is_alive
 
-from reborn import SpawnError, _keeper, _sentinel, _spawning
+from reborn import SpawnError, _ends, _keeper, _sentinel
 
 DAEMON = """
 import os, signal, subprocess, sys, time
@@ -36,9 +36,10 @@ elif kind == "user":
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
     os.setresuid(65534, 65534, 65534)
-elif kind == "cleared" and "REBORN_SPAWNED" in os.environ:
+elif kind == "cleared":
+    if "REBORN_SPAWNED" in os.environ:
+        os.execve(sys.executable, [sys.executable, "-S", __file__, "cleared", path], {"ONLY": "1"})
     forks_twice()
-    os.execve(sys.executable, [sys.executable, "-S", __file__, "cleared", path], {"ONLY": "1"})
 elif kind == "outlived":
     if os.fork():
         while os.path.getsize(path) == 0:
@@ -118,7 +119,7 @@ def test_negative_control_without_adoption_and_mark(spawn, tmp_path, command, mo
     monkeypatch.setattr(_keeper, "adopt_orphans", lambda: False)
     words = command("cleared")
     with pytest.raises(SpawnError, match="exited with status 0"):
-        spawn(lambda: os.execv(words[0], words), ready="log:up")
+        spawn(lambda: os.execv(words[0], words), ready="file:/nowhere")
     [pid] = recorded(tmp_path / "pids", 1)
     assert is_alive(pid)
     os.kill(pid, signal.SIGKILL)
@@ -161,7 +162,7 @@ def test_fork_of_the_tests_does_not_keep_a_daemon(spawn, command):
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.write(writer, str(len(_spawning._ends)).encode())
+        os.write(writer, str(len(_ends.sockets)).encode())
         os._exit(0)
     os.waitpid(pid, 0)
     assert os.read(reader, 10) == b"0"
