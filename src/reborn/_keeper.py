@@ -46,6 +46,8 @@ _PATIENCE = 10.0
 # How often is looked where nothing tells that a process has ended, in seconds.
 _TICK = 0.02
 _PR_SET_CHILD_SUBREAPER = 36
+# Where it is missing, psutil asks the system in its way.
+_PROC = "/proc"
 
 
 def adopt_orphans() -> bool:
@@ -243,7 +245,8 @@ class Keeper:
         """Return the descendants whose parent is gone, the eldest first."""
         if self._adopts:
             return _own_children()
-        found = self._marked()
+        # Twice, since one may be forked behind our look by another that ends before it.
+        found = self._marked() or self._marked()
         known = {os.getpid(), *(pid for pid, _ in found)}
         return [pid for pid, parent in found if parent not in known]
 
@@ -291,8 +294,8 @@ def send(pids: Iterable[int], number: int) -> None:
 
 def processes() -> list[int]:
     """Return the numbers of all processes."""
-    if os.path.exists("/proc/self/stat"):
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    if os.path.exists(f"{_PROC}/self/stat"):
+        return [int(name) for name in os.listdir(_PROC) if name.isdigit()]
     import psutil
 
     return psutil.pids()
@@ -345,13 +348,13 @@ def children(pid: int, *, living: bool = True) -> list[int]:
     found: list[int] = []
     try:
         # By thread, since each has children of its own (proc(5)).
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+        for thread in os.listdir(f"{_PROC}/{pid}/task"):
+            with open(f"{_PROC}/{pid}/task/{thread}/children", encoding="ascii") as file:
                 found += map(int, file.read().split())
     except FileNotFoundError:
-        if not os.path.exists("/proc/self/task"):
+        if not os.path.exists(f"{_PROC}/self/stat"):
             return _children_by_psutil(pid)
-        if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+        if not os.path.exists(f"{_PROC}/self/task/{os.getpid()}/children"):
             return _children_by_status(pid)
     except OSError:
         pass  # it has just ended
@@ -360,7 +363,7 @@ def children(pid: int, *, living: bool = True) -> list[int]:
 
 def _children_by_status(pid: int) -> list[int]:
     """Look at all processes, for kernels without CONFIG_PROC_CHILDREN."""
-    numbers = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    numbers = [int(name) for name in os.listdir(_PROC) if name.isdigit()]
     return [number for number in numbers if _status(number)[1:2] == [str(pid)] and _exists(number)]
 
 
@@ -376,7 +379,7 @@ def _children_by_psutil(pid: int) -> list[int]:
 def _status(pid: int) -> list[str]:
     """Return the fields of /proc/PID/stat from the state on; none if there is no such process."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        with open(f"{_PROC}/{pid}/stat", encoding="utf-8", errors="replace") as file:
             # The name, in brackets, may contain anything.
             return file.read().rpartition(")")[2].split()
     except OSError:
@@ -385,7 +388,7 @@ def _status(pid: int) -> list[str]:
 
 def state(pid: int) -> tuple[str, float]:
     """Return what *pid* is doing ("S": it waits) and how many seconds it has computed."""
-    if os.path.exists("/proc/self/stat"):
+    if os.path.exists(f"{_PROC}/self/stat"):
         fields = _status(pid)
         ticks = int(fields[11]) + int(fields[12]) if fields else 0
         return (fields[0] if fields else "X", ticks / os.sysconf("SC_CLK_TCK"))
@@ -415,7 +418,7 @@ def _age(pid: int) -> tuple[int, int]:
 
 def _exists(pid: int) -> bool:
     """Tell whether *pid* is a process that has not ended; a zombie has."""
-    if os.path.exists("/proc/self/stat"):
+    if os.path.exists(f"{_PROC}/self/stat"):
         return _status(pid)[:1] not in ([], ["Z"], ["X"])
     import psutil
 
@@ -431,10 +434,10 @@ def marked(mark: bytes, *, among: Iterable[int] | None = None) -> list[tuple[int
     Those of other users are not seen by ordinary ones.
     """
     found: list[tuple[int, int]] = []
-    if os.path.exists("/proc/self/environ"):
+    if os.path.exists(f"{_PROC}/self/stat"):
         for pid in processes() if among is None else among:
             try:
-                with open(f"/proc/{pid}/environ", "rb") as file:
+                with open(f"{_PROC}/{pid}/environ", "rb") as file:
                     environment = file.read().split(b"\0")
             except OSError:
                 continue

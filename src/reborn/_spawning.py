@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     Command = Sequence[str | os.PathLike[str]] | Callable[[], object]
     Ready = str | Callable[[], object] | None
 
+# How the sentinel's interpreter is started: alone, and at once.
+_SWITCHES = ("-I", "-S")
 # How long a daemon that is not stopped by the test gets to end after SIGTERM, in seconds.
 GRACE = 2.0
 # What a keeper may need beyond the time it was given, in seconds.
@@ -86,7 +88,7 @@ class Sentinel:
         _ends.sockets.add(ours)
         homes = {_home("reborn"), _home("psutil")}
         owners = ",".join(map(str, self._owners))
-        command = [sys.executable, "-I", "-S", "-c", _sentinel.BOOT, owners, *homes]
+        command = [sys.executable, *_SWITCHES, "-c", _sentinel.BOOT, owners, *homes]
         with theirs:
             self._process = subprocess.Popen(
                 command,

@@ -29,8 +29,10 @@ STUBBORN = [
 
 
 @pytest.fixture
-def spawning(tmp_path):
+def spawning(tmp_path, monkeypatch):
     """What a session has, for this test alone."""
+    if "COVERAGE_PROCESS_CONFIG" in os.environ:
+        monkeypatch.setattr(_spawning, "_SWITCHES", ("-I",))  # with `site`, which measures
     logs = tmp_path / "logs"
     logs.mkdir()
     spawning = _spawning.Spawning(lambda: logs)

@@ -97,10 +97,15 @@ def test_nothing_gets_away_from_a_function(spawn, tmp_path, command, kind):
     assert [pid for pid in pids if is_alive(pid)] == []
 
 
-@pytest.mark.parametrize("kind", ["forks", "leads", "outlived"])
-def test_mark_finds_them_where_nothing_is_adopted(spawn, tmp_path, command, kind, monkeypatch):
-    """As on systems without subreapers; the keeper of a function is a copy of this process."""
+@pytest.fixture(params=["/proc", "/nowhere"])
+def unaided(monkeypatch, request):
+    """As on systems without subreapers or /proc; the keeper of a function is a copy of this one."""
+    monkeypatch.setattr(_keeper, "_PROC", request.param)
     monkeypatch.setattr(_keeper, "adopt_orphans", lambda: False)
+
+
+@pytest.mark.parametrize("kind", ["forks", "leads", "outlived"])
+def test_mark_finds_them_where_nothing_is_adopted(spawn, tmp_path, command, kind, unaided):
     words = command(kind)
 
     def run():

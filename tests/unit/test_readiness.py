@@ -139,13 +139,16 @@ def test_what_is_neither_text_nor_callable_is_refused():
         _readiness.parse(8080)
 
 
-def test_listener_hears_what_notifiers_say():
+@pytest.mark.parametrize("platform", ["linux", "freebsd"])
+def test_listener_hears_what_notifiers_say(monkeypatch, platform):
+    monkeypatch.setattr(_notify.sys, "platform", platform)
     with _notify.Listener() as listener:
         assert listener.receive() == []
         _supervision.send(listener.address, {"STATUS": "half\nway", "READY": 1})
         _supervision.send(listener.address, {"MAINPID": 4712})
         expected = [("STATUS", "half way"), ("READY", "1"), ("MAINPID", "4712")]
         assert listener.receive() == expected
+    assert not os.path.exists(listener.address)
 
 
 def test_held_port_is_refused_to_others_and_free_again_later():
