@@ -47,7 +47,7 @@ GRACE = 2.0
 # What a keeper may need beyond the time it was given, in seconds.
 _PATIENCE = 12.0
 # How long the first look at a condition is repeated at the shortest and the longest, in seconds.
-_TICKS = (0.001, 0.01)
+_TICKS = (0.0005, 0.01)
 # A program that says nothing lives when all of it has waited for something that long, in seconds;
 _QUIET = 0.05
 # or has computed that long.
@@ -642,7 +642,7 @@ class SpawnedDaemon:
             if time.monotonic() >= deadline:
                 raise self._failure(what, timeout=timeout)
             poller.poll(tick * 1000)
-            tick = min(tick * 1.5, longest)
+            tick = min(tick * 1.2, longest)
 
     def _missing(self) -> str | None:
         """Return what the daemon lacks to be ready."""

@@ -145,9 +145,16 @@ def test_killed_keeper_leaves_nothing(spawn, spawning, tmp_path, command):
 
 def test_sentinel_that_was_killed_is_started_again(spawn, spawning, command):
     spawn(command("stubborn"), ready="log:up")
+    [keeper] = psutil.Process(spawning.sentinel.pid).children()
     os.kill(spawning.sentinel.pid, signal.SIGKILL)
     spawning.sentinel._process.wait()
     assert spawn(command("forks"), ready="log:up").is_running()
+    spawn.close()
+
+    def gone():
+        assert not is_alive(keeper.pid)
+
+    eventually(gone)
 
 
 def test_sentinel_imports_no_pytest(spawn, spawning, command):
