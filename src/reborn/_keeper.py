@@ -131,27 +131,42 @@ class Keeper:
         """Return the descriptors that the loop needs."""
         return [self._channel.fileno(), self._wake, self._wake_writer, *self._owners]
 
-    def start(self, body: Callable[[], object], *, executes: bool) -> bool:
-        """Fork the program, which is *body* (until it *executes* another); False if it cannot."""
-        reader, writer = os.pipe()
+    def start(self, body: Callable[[], object]) -> None:
+        """Fork the program, which is *body*."""
         pid = os.fork()
         if pid == 0:
-            os.close(reader)
-            if not executes:
-                os.close(writer)
-            self._be_program(body, writer)
-        os.close(writer)
-        failure = os.read(reader, 16)
-        os.close(reader)
-        if failure:
-            os.waitpid(pid, 0)
-            self._tell(failed=int(failure))
+            self._be_program(body)
+        self._main = pid
+        self._tell(started=pid)
+
+    def enter(self, directory: str) -> bool:
+        """Go to the *directory* in which the program is to run; False if that cannot be."""
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            self._tell(failed=error.errno or 0)
+            return False
+        return True
+
+    def spawn(self, argv: list[str], env: dict[str, str]) -> bool:
+        """Start the program *argv* (posix_spawn(3), which copies no page tables); False if not."""
+        try:
+            pid = os.posix_spawn(
+                _find(argv[0], env),
+                argv,
+                env,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM],
+            )
+        except OSError as error:
+            self._tell(failed=error.errno or 0)
             return False
         self._main = pid
         self._tell(started=pid)
         return True
 
-    def _be_program(self, body: Callable[[], object], failure: int) -> NoReturn:
+    def _be_program(self, body: Callable[[], object]) -> NoReturn:
         status = 1
         try:
             self._channel.close()
@@ -164,8 +179,6 @@ class Keeper:
             os.setsid()
             body()
             status = 0
-        except OSError as error:
-            os.write(failure, str(error.errno or 0).encode())
         finally:
             os._exit(status)
 
@@ -281,6 +294,14 @@ class Keeper:
             if family:
                 poll([self._wake], pause)
         return []
+
+
+def _find(program: str, env: dict[str, str]) -> str:
+    """Return the path of *program*, looked for as execvpe(3) does."""
+    if "/" in program:
+        return program
+    paths = (os.path.join(directory, program) for directory in os.get_exec_path(env))
+    return next((path for path in paths if os.access(path, os.X_OK)), program)
 
 
 def send(pids: Iterable[int], number: int) -> None:

@@ -15,6 +15,7 @@ be killed, what it kept comes here and is ended.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -38,6 +39,8 @@ def main() -> NoReturn:
     os.chdir("/")
     owners = _keeper.hold_processes(map(int, sys.argv[1].split(",")))
     _keeper.adopt_orphans()
+    gc.freeze()  # keepers share these pages with us; a collection would write to all of them
+    gc.disable()
     wake, _ = _keeper.wake_on_child()
     keepers: set[int] = set()
     while True:
@@ -106,11 +109,7 @@ def _keep(channel: socket.socket, log: int, owners: list[int]) -> None:
     silence(output=log)
     keeper = _keeper.Keeper(channel, mark=job["mark"], owners=owners, shared=shared is not None)
 
-    def execute() -> None:
-        os.chdir(job["cwd"])
-        os.execvpe(job["argv"][0], job["argv"], job["env"])
-
-    started = keeper.start(execute, executes=True)
+    started = keeper.enter(job["cwd"]) and keeper.spawn(job["argv"], job["env"])
     silence()  # so that only the program has the log open
     os.close(log)
     if started:

@@ -851,14 +851,13 @@ def _be_keeper(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, 0)
         keeper = _keeper.Keeper(channel, mark=mark, owners=owners)
-        started = keeper.start(lambda: _be_function(plan, env, log), executes=False)
+        keeper.start(lambda: _be_function(plan, env, log))
         _sentinel.silence()
         kept = {0, 1, 2, *keeper.descriptors()}
         for fd in _descriptors.open_descriptors():
             if fd not in kept:
                 os.close(fd)
-        if started:
-            keeper.loop()
+        keeper.loop()
     finally:
         os._exit(0)
 
