@@ -256,6 +256,8 @@ def _descendants(held: Held) -> list[Held]:
     except psutil.Error:
         return found
     for child in children:
+        if child.pid == os.getpid():
+            continue  # a worker that stops its own daemon has to see it through
         try:
             kept = Held(child.pid)
             if child.is_running():  # still the one whose parent psutil saw

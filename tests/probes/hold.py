@@ -144,6 +144,16 @@ def spawn_worker(kind):
         multiprocessing.get_context(kind).Process(target=time.sleep, args=(3600,)).start()
 
 
+def fork_stopper(gate, stopped):
+    """Fork a worker that waits at the gate, stops the daemon, and makes a file."""
+    path = context.pidfile
+    if os.fork() == 0:
+        wait_at(gate)
+        reborn.DaemonContext(path).search().stop(1.0)
+        with open(stopped, "w"):
+            os._exit(0)
+
+
 def recycle(pid):
     """As process 1 of a namespace: end *pid* and give its number to a stranger."""
     os.kill(pid, signal.SIGKILL)

@@ -195,6 +195,19 @@ def test_stop_takes_the_descendants_along_control(sandbox):
     assert len(survivors()) == 3
 
 
+def test_worker_can_stop_its_own_daemon(sandbox, gate):
+    stopped = sandbox.directory / "stopped"
+    result = sandbox.hold(after=[["fork_stopper", gate.path, str(stopped)]])
+    gate.let_pass()
+
+    def has_stopped_it():
+        assert stopped.exists()
+
+    eventually(has_stopped_it)
+    assert not is_alive(result.pid)
+    assert not sandbox.pidfile.exists()
+
+
 def test_daemon_that_ignores_sigterm_is_killed(sandbox, switches):
     with daemon_and_remote(sandbox, *switches, after=[["ignore", "SIGTERM"]]) as (pid, remote):
         remote("stop", 0.2)
