@@ -131,7 +131,10 @@ class DaemonContext:
             self._take_steps(None)
             return
         mask = _current_mask()
-        begun = _leave_launcher()
+        self._become_daemon(_leave_launcher(), mask)
+
+    def _become_daemon(self, begun: Beginning, mask: set[int]) -> None:
+        """Be the daemon: take the steps, say READY; what is raised, the launcher raises again."""
         with _detach.Start(begun.report, None):
             try:
                 self._take_steps(begun, mask)
@@ -367,7 +370,11 @@ def detach_process_context() -> None:
         DaemonProcessDetachError: no process can be made.
     """
     mask = _current_mask()
-    begun = _leave_launcher()
+    _be_daemon(_leave_launcher(), mask)
+
+
+def _be_daemon(begun: Beginning, mask: set[int]) -> None:
+    """Be a daemon that has only been detached: say READY, and be as the launcher was."""
     with _detach.Start(begun.report, None):
         for fd in begun.spare:
             os.close(fd)
