@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import PATIENCE, PROBES, eventually
+from harness import PATIENCE, PROBES, eventually, is_alive
 
 WAIT = """
 class Wait:
@@ -23,6 +23,26 @@ class Wait:
         os.kill(os.getpid(), signal.SIGKILL)
     def __exit__(self, *_):
         pass
+"""
+FAIL_LATE = """
+class Wait:
+    def __enter__(self):
+        note("entered")
+    def __exit__(self, *_):
+        note("left")
+def fail(function):
+    raise LookupError("nothing there")
+daemon.daemon.register_atexit_function = fail
+"""
+GIVE_UP = """
+class Wait:
+    def __enter__(self):
+        note("entered")
+        os.kill(LAUNCHER, signal.SIGKILL)
+        signal.sigtimedwait([signal.SIGTERM], 20)
+    def __exit__(self, *_):
+        note("left")
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 """
 # Nobody waits for a daemon that detaches in its own way.
 OWN_DETACH = """
@@ -108,3 +128,21 @@ def test_daemon_that_waits_for_a_lock_can_be_stopped(start):
     assert last_line(process) == "Terminating on signal 15"
     assert process.returncode == 1
     assert notes()["raised"]["role"] == "launcher"
+
+
+def test_start_that_fails_late_leaves_what_it_has_entered(start):
+    process, notes = start(FAIL_LATE)
+    assert last_line(process) == "LookupError: nothing there"
+    assert {"entered", "left"} <= notes().keys()
+
+
+def test_daemon_whose_launcher_is_killed_leaves_what_it_has_entered(start):
+    process, notes = start(GIVE_UP)
+    last_line(process)
+    assert process.returncode == -signal.SIGKILL
+
+    def left():
+        assert "left" in notes()
+        assert not is_alive(notes()["left"]["pid"])
+
+    eventually(left)
