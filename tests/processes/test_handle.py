@@ -157,12 +157,17 @@ def test_handle_tells_of_a_running_daemon(sandbox, switches):
 
 
 @pytest.mark.parametrize("switches", [(), ("without_pidfd",)], ids=["all", "no pidfd"])
+@pytest.mark.many
+@pytest.mark.timeout(150)
 def test_stop_comes_back_when_the_next_start_is_possible(sandbox, switches):
-    before = [[name] for name in switches]
-    result = sandbox.start(program="restart.py", silent=True, timeout=50, before=before, rounds=100)
+    before, rounds = [[name] for name in switches], 20 if switches else 100
+    result = sandbox.start(
+        program="restart.py", silent=True, timeout=120, before=before, rounds=rounds
+    )
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.many
 def test_stop_comes_back_when_the_next_start_is_possible_control(sandbox):
     result = sandbox.start(program="restart.py", silent=True, before=[["without_waiting"]])
     assert "PidFileLockedError" in result.stderr

@@ -36,6 +36,8 @@ from hypothesis.stateful import (
 
 from reborn import DaemonContext, PidFile
 
+pytestmark = pytest.mark.many
+
 EXAMPLES = os.environ.get("REBORN_MODEL_EXAMPLES")
 # Looking for the fewest steps would take longer than a test may.
 PHASES = [Phase.generate, Phase.shrink] if EXAMPLES else [Phase.generate]
