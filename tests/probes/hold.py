@@ -145,13 +145,15 @@ def spawn_worker(kind):
 
 
 def fork_stopper(gate, stopped):
-    """Fork a worker that waits at the gate, stops the daemon, and makes a file."""
+    """Fork a worker that waits at the gate, stops the daemon, and writes its own pid to a file."""
     path = context.pidfile
     if os.fork() == 0:
         wait_at(gate)
         reborn.DaemonContext(path).search().stop(1.0)
-        with open(stopped, "w"):
-            os._exit(0)
+        with open(f"{stopped}.partial", "w") as file:
+            file.write(str(os.getpid()))
+        os.rename(f"{stopped}.partial", stopped)
+        os._exit(0)
 
 
 def recycle(pid):

@@ -6,7 +6,6 @@ The launcher prints the daemon's pid once the handlers are there. *after* names 
 functions below, and what is done before it.
 """
 
-import asyncio
 import json
 import os
 import select
@@ -36,6 +35,8 @@ def serve():
 
 
 def serve_async():
+    import asyncio  # late: it has a fork hook of its own, which takes the wakeup descriptor away
+
     async def main():
         with server:
             context.ready()
@@ -54,6 +55,7 @@ def serve_in_own_loop():
 
 def serve_beside_asyncio():
     """Serve where the event loop's own signal handling has the wakeup descriptor."""
+    import asyncio
 
     async def main():
         asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, note, signal.SIGWINCH)
@@ -66,6 +68,7 @@ def serve_beside_asyncio():
 
 def serve_before_asyncio():
     """Serve where the event loop takes the wakeup descriptor later."""
+    import asyncio
 
     async def main():
         with server:

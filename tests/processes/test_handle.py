@@ -11,7 +11,7 @@ import subprocess
 
 import psutil
 import pytest
-from harness import PATIENCE, Remote, RemoteError, eventually, is_alive, survivors
+from harness import PATIENCE, Remote, RemoteError, eventually, exit_code, is_alive, survivors
 
 SWITCHES = {
     "all": (),
@@ -209,6 +209,7 @@ def test_worker_can_stop_its_own_daemon(sandbox, gate):
         assert stopped.exists()
 
     eventually(has_stopped_it)
+    assert exit_code(int(stopped.read_text())) == 0
     assert not is_alive(result.pid)
     assert not sandbox.pidfile.exists()
 
