@@ -121,14 +121,14 @@ def fork_worker(path, hook=True):
 
     def fork(number):
         note(number)
-        pid = os.fork()
-        if pid == 0:
+        if os.fork() == 0:
             try:
+                with open(f"{path}.partial", "w") as file:
+                    file.write(str(os.getpid()))
+                os.rename(f"{path}.partial", path)
                 report.hang()
             finally:
                 os._exit(0)
-        with open(path, "w") as file:
-            file.write(str(pid))
 
     if not hook:
         os.register_at_fork = lambda **_: None
