@@ -339,4 +339,4 @@ class Sandbox:
             for child in psutil.Process().children(recursive=True)
             if child.status() != psutil.STATUS_ZOMBIE
         ]
-        assert children == []
+        assert children == [], children

@@ -245,9 +245,11 @@ def end(roots: list[Held], timeout: float) -> bool:
 
 def _descendants(held: Held) -> list[Held]:
     """Take hold of the descendants of *held*, those in other sessions included."""
-    import psutil  # late: 17 ms that neither a start nor a look needs
-
     found: list[Held] = []
+    try:
+        import psutil  # late: 17 ms that neither a start nor a look needs
+    except (ImportError, OSError):
+        return found  # as another user, or in another root, its files cannot be read any more
     try:
         process = psutil.Process(held.pid)
         if held.has_ended():
