@@ -22,6 +22,7 @@ context = DaemonContext(
 )
 server = SignalServer()
 leaving = threading.Event()
+workers: list[threading.Thread] = []
 
 
 def log(text: str) -> None:
@@ -34,16 +35,14 @@ def work() -> None:
     log("the work is done")
 
 
-worker = threading.Thread(target=work, daemon=True)
-
-
 @server.on(signal.SIGTERM, command="stop")
 @server.on(signal.SIGQUIT, command="quit")
 def terminate(number: int) -> None:
     log("terminating ...")
     leaving.set()
     if number == signal.SIGQUIT:
-        worker.join()
+        for worker in workers:
+            worker.join()
     raise StopServing
 
 
@@ -72,7 +71,8 @@ def main() -> None:
         return
 
     log("daemon started")
-    worker.start()
+    workers.append(threading.Thread(target=work, daemon=True))
+    workers[0].start()
     with server:
         context.ready()  # not before the handlers are there: SIGHUP would end the program
         server.serve()

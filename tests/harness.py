@@ -32,10 +32,11 @@ def become_subreaper():
         raise OSError(message)
 
 
-def survivors():
-    """End whatever still runs below this process; return what it was."""
+def survivors(grace=0.0):
+    """End whatever still runs below this process after *grace* seconds; return what it was."""
     found = []
     processes = psutil.Process().children(recursive=True)
+    psutil.wait_procs(processes, timeout=grace)
     for process in processes:
         with contextlib.suppress(psutil.Error):
             if process.status() != psutil.STATUS_ZOMBIE:
@@ -338,4 +339,4 @@ class Sandbox:
             for child in psutil.Process().children(recursive=True)
             if child.status() != psutil.STATUS_ZOMBIE
         ]
-        assert children == []
+        assert children == [], children

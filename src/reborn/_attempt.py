@@ -221,19 +221,19 @@ class StatusLine:
                 return
             # Serial lines and some ptys say 0.
             columns = os.get_terminal_size(2).columns or 80
+            self._shown = True  # first: Ctrl-C may come between the two
             self._write(f"\r\x1b[K{_visible(text, columns - 1)}")
-            self._shown = True
         except OSError:
             pass  # the terminal went away; the wait goes on
 
     def clear(self) -> None:
         """Leave the line as it was found: empty."""
         if self._shown:
-            self._shown = False
             try:
                 self._write("\r\x1b[K")
             except OSError:
                 pass
+            self._shown = False
 
     def _write(self, text: str) -> None:
         os.write(2, text.encode("utf-8", "backslashreplace"))

@@ -183,7 +183,7 @@ class PidFile:
             try:
                 if self._directory is None:
                     os.ftruncate(self._fd, 0)
-                elif _is_named(os.fstat(self._fd), name, self._directory):
+                elif _is_named(os.fstat(self._fd), name, self._directory, alone=False):
                     os.unlink(name, dir_fd=self._directory)
             except OSError:
                 os.ftruncate(self._fd, 0)
@@ -290,8 +290,8 @@ class PidFile:
         return UnsafeFileError(kind="pid file", path=self.path, reason=reason)
 
 
-def _is_named(status: os.stat_result, name: str, directory: int) -> bool:
-    """Tell whether *name* means the file of *status*, and is its only name.
+def _is_named(status: os.stat_result, name: str, directory: int, *, alone: bool = True) -> bool:
+    """Tell whether *name* means the file of *status*, and is its only name if it must be *alone*.
 
     Device, inode and link count come from one look; two looks would be a race.
     """
@@ -300,7 +300,7 @@ def _is_named(status: os.stat_result, name: str, directory: int) -> bool:
     except FileNotFoundError:
         return False
     same = (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
-    return same and named.st_nlink == 1
+    return same and (named.st_nlink == 1 or not alone)
 
 
 def _parse(text: bytes) -> int | None:

@@ -245,9 +245,11 @@ def end(roots: list[Held], timeout: float) -> bool:
 
 def _descendants(held: Held) -> list[Held]:
     """Take hold of the descendants of *held*, those in other sessions included."""
-    import psutil  # late: 17 ms that neither a start nor a look needs
-
     found: list[Held] = []
+    try:
+        import psutil  # late: 17 ms that neither a start nor a look needs
+    except (ImportError, OSError):
+        return found  # as another user, or in another root, its files cannot be read any more
     try:
         process = psutil.Process(held.pid)
         if held.has_ended():
@@ -256,6 +258,8 @@ def _descendants(held: Held) -> list[Held]:
     except psutil.Error:
         return found
     for child in children:
+        if child.pid == os.getpid():
+            continue  # a worker that stops its own daemon has to see it through
         try:
             kept = Held(child.pid)
             if child.is_running():  # still the one whose parent psutil saw

@@ -401,7 +401,10 @@ def _hook_forks(server: SignalServer) -> None:
     masks: list[set[int]] = []
 
     def before() -> None:
-        masks.append(_signals.block_all())
+        # Only these: a handler that raised in a hook would have raised for nothing.
+        ours = known()
+        numbers = () if ours is None else ours._previous  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, numbers))
 
     def in_parent() -> None:
         _signals.restore_mask(masks.pop())

@@ -133,7 +133,12 @@ def test_log_rotation_loses_no_line(run, tmp_path):
     pid = int(run("log_rotation").split("pid ")[1].split(";")[0])
     wait_for(log, "line 1\n")
     run("log_rotation", "-s", "rotate")
-    eventually(lambda: wait_for(log, "line "))
+
+    def rotated():
+        assert len(list(tmp_path.glob("log_rotation.log*"))) == 2
+
+    eventually(rotated)
+    wait_for(log, "line ")
     log.rename(tmp_path / "log_rotation.log.by-logrotate")
     run("log_rotation", "-s", "reopen")
 

@@ -23,6 +23,11 @@ from harness import PATIENCE, PROBES, eventually, is_alive
 
 DOC = Path(__file__).parents[2] / "docs" / "python-daemon.md"
 NULL = os.devnull
+TERMINAL = PROBES / "on_terminal.py"
+# It leads the session and stays: at its end python-daemon's intermediate might still be there, and
+# be hung up with the rest.
+STAY = '"$@"; status=$?; until [ -s report ]; do sleep 0.02; done; exit $status'
+LOGIN_SHELL = ("/bin/sh", "-c", STAY, "sh")
 NOBODY = pwd.getpwnam("nobody")
 CORE = resource.getrlimit(resource.RLIMIT_CORE)[0]
 
@@ -41,16 +46,10 @@ class Run:
             path.write_text(text)
             os.utime(path, (0, 0))
         before = set(os.listdir(directory))
-        with open(directory / "stdout", "wb") as out, open(directory / "stderr", "wb") as err:
-            warnings = "error,ignore::ResourceWarning"  # a daemon leaves files open, and may
-            options = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err, **case.run}
-            options["env"] = {**os.environ, "PYTHONWARNINGS": warnings, **case.run.get("env", {})}
-            options["env"].pop("PYTHONUNBUFFERED", None)
-            process = subprocess.Popen([*case.prefix, *command], cwd=directory, **options)
-        self.pids = {str(process.pid): "LAUNCHER"}
-        report = {}
-        if not case.foreground:
-            report["status"] = process.wait(PATIENCE)
+        with contextlib.ExitStack() as stack:
+            process = self.start(command, case, stack)
+            self.pids = {str(process.pid): "LAUNCHER"}
+            report = {} if case.foreground else {"status": process.wait(PATIENCE)}
         report["exit"] = self.end(process, case)
         eventually(self.assert_all_gone)
         report["notes"] = self.notes()
@@ -65,6 +64,25 @@ class Run:
             for name in case.files
         }
         self.report = dict(flat(report))
+
+    def start(self, command, case, stack):
+        """Start the launcher; its terminal, if it has one, hangs up when the *stack* unwinds."""
+        out, err = (
+            stack.enter_context((self.directory / name).open("wb")) for name in ("stdout", "stderr")
+        )
+        # A daemon leaves files open at its end, and may.
+        warnings = "error,ignore::ResourceWarning"
+        options = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err, **case.run}
+        options["env"] = {**os.environ, "PYTHONWARNINGS": warnings, **case.run.get("env", {})}
+        options["env"].pop("PYTHONUNBUFFERED", None)
+        prefix = list(case.prefix)
+        if case.on_terminal:
+            master, slave = os.openpty()
+            stack.callback(os.close, master)
+            stack.callback(os.close, slave)
+            prefix += [sys.executable, "-IS", TERMINAL, os.ttyname(slave), *LOGIN_SHELL]
+            options["start_new_session"] = True
+        return subprocess.Popen([*prefix, *command], cwd=self.directory, **options)
 
     def end(self, process, case):
         """End the daemon, if there is one; return its exit code."""
@@ -269,6 +287,7 @@ class Case:
         ends_by=SIGTERM,
         foreground=False,
         prefix=(),
+        on_terminal=False,
         run=(),
         shows=(),
     ):
@@ -277,6 +296,7 @@ class Case:
         self.ends_by = ends_by
         self.foreground = foreground
         self.prefix = prefix
+        self.on_terminal = on_terminal
         self.run = dict(run)
         self.shows = set(shows)
 
@@ -329,6 +349,16 @@ if os.fork() == 0:
     sys.exit(3)
 os.wait()
 """
+IN = """
+class In(daemon.DaemonContext):
+    def open(self):
+        def serve():
+            daemon.DaemonContext.open(self)
+            globals()["context"] = self
+            tell()
+            os._exit(3)
+        thread = {}
+"""
 THREAD = """
 import threading
 done = threading.Event()
@@ -353,6 +383,14 @@ class Own(daemon.DaemonContext):
 
 CASES = {
     "defaults": runs(),
+    "on a terminal": runs(on_terminal=True),
+    "never closed": runs(
+        f"Open({LOCK.format('')})",
+        "tell()",
+        LOCKED,
+        before="class Open(daemon.DaemonContext):\n    def __exit__(self, *_):\n        pass",
+        ends_by=None,
+    ),
     "end of the block": runs(after="tell()", ends_by=None),
     "exception in the block": runs(
         f"daemon.DaemonContext({STREAMS})", "tell(); 1 / 0", ends_by=None
@@ -589,6 +627,25 @@ CASES = {
         shows={"standard streams that are closed"},
         prefix=("sh", "-c", 'exec "$@" <&-', "sh"),
     ),
+    "in another thread": runs(
+        "In()",
+        "",
+        "other threads",
+        before="import threading\n"
+        + IN.format("threading.Thread(target=serve)")
+        + "        thread.start()\n        thread.join()\n",
+        run={"env": {"PYTHONWARNINGS": "default"}},
+        ends_by=None,
+    ),
+    "in an event loop": runs(
+        "In()",
+        "",
+        "descriptors that are not preserved",
+        before="import asyncio\nasync def main(serve):\n    serve()\n"
+        + IN.format("main(serve)")
+        + "        asyncio.run(thread)\n",
+        ends_by=None,
+    ),
     "thread": runs(
         "daemon.DaemonContext()",
         TELL,
@@ -600,13 +657,16 @@ CASES = {
 
 REPORTED = "files_preserve=[keep_report()]"
 KEPT = f"daemon.DaemonContext({REPORTED}, {{}})"
-BECOME = "os.setgroups([61234]); os.setresgid(*[61234] * 3); os.setresuid(*[61234] * 3)\n"
+# What ours might still load is loaded first, since nobody else may read the interpreter's files.
+BECOME = (
+    "import psutil; os.setgroups([61234]); os.setresgid(*[61234] * 3); os.setresuid(*[61234] * 3)\n"
+)
 LIMITED = (
     "keep_report()\nimport json.encoder\n"
     + BECOME
     + "resource.setrlimit(resource.RLIMIT_NPROC, ({0}, {0}))"
 )
-IN_ROOT = "note('daemon', root=sorted(os.listdir('/')), there=os.getcwd()); hang()"
+IN_ROOT = "note('daemon', root='dev' in os.listdir('/'), there=os.getcwd()); hang()"
 
 ROOT_CASES = {
     "another user": runs(

@@ -160,7 +160,7 @@ class Guard:
         note(
             "entered",
             directory=os.getcwd(),
-            orphan=is_orphan(1),
+            orphan=is_orphan(20 if which == "original" else 0.3),
             caught=callable(signal.getsignal(signal.SIGTERM)),
             streams=[os.readlink(f"/proc/self/fd/{fd}") for fd in range(3)],
         )

@@ -73,7 +73,7 @@ def without_comparing():
     """Take any file at the path for the one that was locked."""
     from reborn import _pidfile
 
-    _pidfile._is_named = lambda *_: True
+    _pidfile._is_named = lambda *_, **__: True
 
 
 def without_emptying():
@@ -142,6 +142,18 @@ def spawn_worker(kind):
         os.read(reader, 1)
     else:
         multiprocessing.get_context(kind).Process(target=time.sleep, args=(3600,)).start()
+
+
+def fork_stopper(gate, stopped):
+    """Fork a worker that waits at the gate, stops the daemon, and writes its own pid to a file."""
+    path = context.pidfile
+    if os.fork() == 0:
+        wait_at(gate)
+        reborn.DaemonContext(path).search().stop(1.0)
+        with open(f"{stopped}.partial", "w") as file:
+            file.write(str(os.getpid()))
+        os.rename(f"{stopped}.partial", stopped)
+        os._exit(0)
 
 
 def recycle(pid):

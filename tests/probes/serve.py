@@ -6,7 +6,6 @@ The launcher prints the daemon's pid once the handlers are there. *after* names 
 functions below, and what is done before it.
 """
 
-import asyncio
 import json
 import os
 import select
@@ -36,6 +35,8 @@ def serve():
 
 
 def serve_async():
+    import asyncio  # late: it has a fork hook of its own, which takes the wakeup descriptor away
+
     async def main():
         with server:
             context.ready()
@@ -54,6 +55,7 @@ def serve_in_own_loop():
 
 def serve_beside_asyncio():
     """Serve where the event loop's own signal handling has the wakeup descriptor."""
+    import asyncio
 
     async def main():
         asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, note, signal.SIGWINCH)
@@ -66,6 +68,7 @@ def serve_beside_asyncio():
 
 def serve_before_asyncio():
     """Serve where the event loop takes the wakeup descriptor later."""
+    import asyncio
 
     async def main():
         with server:
@@ -118,14 +121,14 @@ def fork_worker(path, hook=True):
 
     def fork(number):
         note(number)
-        pid = os.fork()
-        if pid == 0:
+        if os.fork() == 0:
             try:
+                with open(f"{path}.partial", "w") as file:
+                    file.write(str(os.getpid()))
+                os.rename(f"{path}.partial", path)
                 report.hang()
             finally:
                 os._exit(0)
-        with open(path, "w") as file:
-            file.write(str(pid))
 
     if not hook:
         os.register_at_fork = lambda **_: None

@@ -11,7 +11,7 @@ import subprocess
 
 import psutil
 import pytest
-from harness import PATIENCE, Remote, RemoteError, eventually, is_alive, survivors
+from harness import PATIENCE, Remote, RemoteError, eventually, exit_code, is_alive, survivors
 
 SWITCHES = {
     "all": (),
@@ -157,12 +157,17 @@ def test_handle_tells_of_a_running_daemon(sandbox, switches):
 
 
 @pytest.mark.parametrize("switches", [(), ("without_pidfd",)], ids=["all", "no pidfd"])
+@pytest.mark.many
+@pytest.mark.timeout(150)
 def test_stop_comes_back_when_the_next_start_is_possible(sandbox, switches):
-    before = [[name] for name in switches]
-    result = sandbox.start(program="restart.py", silent=True, timeout=50, before=before, rounds=100)
+    before, rounds = [[name] for name in switches], 20 if switches else 100
+    result = sandbox.start(
+        program="restart.py", silent=True, timeout=120, before=before, rounds=rounds
+    )
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.many
 def test_stop_comes_back_when_the_next_start_is_possible_control(sandbox):
     result = sandbox.start(program="restart.py", silent=True, before=[["without_waiting"]])
     assert "PidFileLockedError" in result.stderr
@@ -193,6 +198,20 @@ def test_stop_takes_the_descendants_along_control(sandbox):
     with pytest.raises(AssertionError, match=r"== \[\]"):
         check_family_is_stopped(sandbox, "without_family")
     assert len(survivors()) == 3
+
+
+def test_worker_can_stop_its_own_daemon(sandbox, gate):
+    stopped = sandbox.directory / "stopped"
+    result = sandbox.hold(after=[["fork_stopper", gate.path, str(stopped)]])
+    gate.let_pass()
+
+    def has_stopped_it():
+        assert stopped.exists()
+
+    eventually(has_stopped_it)
+    assert exit_code(int(stopped.read_text())) == 0
+    assert not is_alive(result.pid)
+    assert not sandbox.pidfile.exists()
 
 
 def test_daemon_that_ignores_sigterm_is_killed(sandbox, switches):

@@ -257,6 +257,7 @@ def test_directory_swapped_between_steps_control(sandbox, after):
     survivors()
 
 
+@pytest.mark.many
 def test_directory_swapped_all_the_time_changes_nothing_outside(sandbox):
     arena = Arena(sandbox)
     command = [sys.executable, str(PROBES / "swap.py"), str(arena.directory), str(arena.outside)]

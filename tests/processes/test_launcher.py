@@ -345,6 +345,7 @@ def test_daemon_has_its_final_parent_when_the_launcher_returns_control(sandbox):
     eventually(sandbox.assert_nothing_left)
 
 
+@pytest.mark.many
 def test_many_starts_leave_nothing_in_the_launcher(sandbox):
     times = {"fork": 30, "reexec": 10}[sandbox.strategy]
     result = sandbox.start(program="attempt.py", times=times, timeout=2 * PATIENCE)

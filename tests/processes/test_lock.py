@@ -12,6 +12,8 @@ from harness import Gate, Remote, eventually, survivors
 
 import reborn
 
+pytestmark = pytest.mark.many
+
 REFUSED = "pid file {!r} is locked by {}; {} it or choose another path"
 
 

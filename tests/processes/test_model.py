@@ -10,7 +10,7 @@ one's file alone. If its file is moved back it is found again, and nobody finds 
 
 A failure tells the steps. For an hour of other steps, and the fewest where they fail:
 
-    REBORN_MODEL_EXAMPLES=1000 ./dev tests-3.13 -- --timeout=0 tests/processes/test_model.py
+    REBORN_MODEL_EXAMPLES=1000 ./dev tests-3.13 -- tests/processes/test_model.py
 """
 
 import contextlib
@@ -35,6 +35,8 @@ from hypothesis.stateful import (
 )
 
 from reborn import DaemonContext, PidFile
+
+pytestmark = pytest.mark.many
 
 EXAMPLES = os.environ.get("REBORN_MODEL_EXAMPLES")
 # Looking for the fewest steps would take longer than a test may.
@@ -256,6 +258,7 @@ class Machine(RuleBasedStateMachine):
                 for _ in range(count):
                     launcher, _ = self.sandbox.popen(program="hold.py", before=before)
                     launchers.append(stack.enter_context(launcher))
+                    stack.callback(launcher.kill)  # or a failure would wait at the gate for ever
                 for launcher in launchers:
                     assert launcher.stdout.readline() == "waiting\n"
             gate_path.unlink()
@@ -489,6 +492,8 @@ def run(machine, sandbox, settings, **arguments):
     run_state_machine_as_test(factory, settings=settings)
 
 
+# Many starts, one after the other; on a busy machine they take their time.
+@pytest.mark.timeout(0 if EXAMPLES else 300)
 def test_world_is_what_the_model_says(sandbox):
     # The last ones first: Hypothesis begins with an example of nothing but the first, a start.
     run(machine_of(*reversed(STEPS)), sandbox, SETTINGS)

@@ -40,15 +40,18 @@ def check_complete(sandbox, **arguments):
         assert text == f"{pid}\n"
 
 
+@pytest.mark.many
 def test_pid_file_is_complete_when_launcher_returns(sandbox):
     check_complete(sandbox)
 
 
+@pytest.mark.many
 def test_pid_file_is_complete_control(sandbox):
     with pytest.raises(AssertionError, match="assert '' =="):
         check_complete(sandbox, before=[["without", "pid file"]])
 
 
+@pytest.mark.many
 def test_pid_file_is_complete_after_launchers_exit(sandbox):
     for _ in range(20):
         result = sandbox.hold()

@@ -7,6 +7,8 @@ from signal import SIGHUP, SIGUSR1
 import pytest
 from harness import eventually, exit_code, is_alive
 
+pytestmark = pytest.mark.many
+
 TIMES = 200
 LINES = 50_000
 WRITERS = ["by_descriptor", "by_stream", "by_logging", "by_logging"]

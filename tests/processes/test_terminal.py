@@ -72,6 +72,7 @@ def terminal_of(pid):
         return int(file.read().rpartition(")")[2].split()[4])
 
 
+@pytest.mark.many
 def test_all_of_a_hundred_daemons_survive_the_end_of_their_terminals(sandbox):
     def start_one(number):
         pidfile = sandbox.directory / f"{number}.pid"

@@ -268,3 +268,18 @@ def test_descriptors_of_the_report_are_those_of_its_end(ends):
     daemon = ends[1]
     assert Report(daemon).descriptors() == [daemon.incoming, daemon.outgoing]
     assert isinstance(daemon, Channel)
+
+
+def test_error_of_another_module_comes_over_and_hides_none_of_ours():
+    class OwnError(RebornError):
+        fields = ("value",)
+
+        def __init__(self, *, value):
+            super().__init__(value)
+            self.value = value
+
+    hiding = type("NotSupportedError", (RebornError,), {})
+    text = json.dumps({"class": "OwnError", "data": OwnError(value=7).as_data()})
+    assert rebuild(text).value == 7
+    text = json.dumps({"class": "NotSupportedError", "data": {"platform": "x"}})
+    assert type(rebuild(text)) is exceptions.NotSupportedError is not hiding

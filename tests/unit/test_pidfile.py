@@ -289,6 +289,14 @@ def test_release_removes_only_its_own_file(path, pidfile):
     assert path.read_bytes() == b"the successor's\n"
 
 
+def test_release_removes_its_name_also_if_there_is_another(path, pidfile):
+    pidfile.acquire()
+    path.with_name("link").hardlink_to(path)
+    pidfile.release()
+    assert not path.exists()  # or the next start would be refused because of the link
+    assert path.with_name("link").exists()
+
+
 def test_release_works_in_the_directory_that_was_opened_wherever_it_is_now(path, pidfile):
     pidfile.acquire()
     moved = path.parent.with_name(f"{path.parent.name}-moved")

@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import signal
+import sys
 
 import psutil
 import pytest
@@ -87,6 +88,11 @@ def test_poll_comes_back_without_news(pipe, timeout):
 def test_poll_comes_back_with_news(pipe, timeout):
     os.write(pipe[1], b"x")
     assert _process.poll(None, *pipe[:1], timeout=timeout) == [pipe[0]]
+
+
+def test_without_psutil_there_are_no_descendants_to_end(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert _process._descendants(Held(os.getpid())) == []
 
 
 def test_ending_nobody_is_quick():

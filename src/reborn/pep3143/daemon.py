@@ -21,6 +21,7 @@ import sys
 from reborn import _context, _descriptors, _detach, _launcher, _options, _privileges, _signals
 from reborn import _steps as _core_steps
 from reborn._detach import Beginning
+from reborn._handshake import LauncherGoneError
 from reborn._privileges import Identity
 from reborn.exceptions import StartError, StepError
 from reborn.pep3143._raised import RaisedError
@@ -131,14 +132,20 @@ class DaemonContext:
             self._take_steps(None)
             return
         mask = _current_mask()
-        begun = _leave_launcher()
+        self._become_daemon(_leave_launcher(), mask)
+
+    def _become_daemon(self, begun: Beginning, mask: set[int]) -> None:
+        """Be the daemon: take the steps, say READY; what is raised, the launcher raises again."""
         with _detach.Start(begun.report, None):
             try:
                 self._take_steps(begun, mask)
+                mask = _signals.block_all()
+                begun.report.ready()
             except BaseException as error:
+                self.close()
+                if isinstance(error, LauncherGoneError):
+                    raise
                 raise RaisedError.of(error) from error
-            mask = _signals.block_all()
-            begun.report.ready()
         _signals.restore_mask(mask)
 
     def _take_steps(self, begun: Beginning | None, mask: set[int] | None = None) -> None:
@@ -182,8 +189,8 @@ class DaemonContext:
 
     def _preserved(self) -> set[Any]:
         """Return the descriptors that stay open, and what should have been one."""
-        streams = (item for item in (self.stdin, self.stdout, self.stderr))
-        items = [*(self.files_preserve or ()), *(s for s in streams if hasattr(s, "fileno"))]
+        streams = [s for s in (self.stdin, self.stdout, self.stderr) if hasattr(s, "fileno")]
+        items = [*(self.files_preserve or ()), *streams]
         found = ((item, _descriptors.fileno(item)) for item in items if item is not None)
         return {item if fd is None else fd for item, fd in found}
 
@@ -367,7 +374,11 @@ def detach_process_context() -> None:
         DaemonProcessDetachError: no process can be made.
     """
     mask = _current_mask()
-    begun = _leave_launcher()
+    _be_daemon(_leave_launcher(), mask)
+
+
+def _be_daemon(begun: Beginning, mask: set[int]) -> None:
+    """Be a daemon that has only been detached: say READY, and be as the launcher was."""
     with _detach.Start(begun.report, None):
         for fd in begun.spare:
             os.close(fd)
