@@ -19,22 +19,24 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from typing import Any
 
-    from reborn._leaks import Census
-    from reborn._meeting import Meeting
-    from reborn._sharing import SpawnDaemonSession
-    from reborn._spawning import SpawnDaemon, SpawnedDaemon, Spawning
+    from reborn._spawning.daemon import SpawnedDaemon
+    from reborn._spawning.leaks import Census
+    from reborn._spawning.meeting import Meeting
+    from reborn._spawning.owner import Owner
+    from reborn._spawning.sharing import SpawnDaemonSession
+    from reborn._spawning.spawner import SpawnDaemon
 
 __all__ = ["LeakWarning", "SpawnDaemon", "SpawnDaemonSession", "SpawnedDaemon"]
 
 _HOMES = {
-    "SpawnDaemon": "reborn._spawning",
-    "SpawnDaemonSession": "reborn._sharing",
-    "SpawnedDaemon": "reborn._spawning",
+    "SpawnDaemon": "reborn._spawning.spawner",
+    "SpawnDaemonSession": "reborn._spawning.sharing",
+    "SpawnedDaemon": "reborn._spawning.daemon",
 }
 _FIXTURES = frozenset(
     ("spawn_daemon", "spawn_daemon_module", "spawn_daemon_package", "spawn_daemon_session")
 )
-_spawning_key: pytest.StashKey[Spawning] = pytest.StashKey()
+_owner_key: pytest.StashKey[Owner] = pytest.StashKey()
 _meeting_key: pytest.StashKey[Meeting] = pytest.StashKey()
 _census_key: pytest.StashKey[Census | None] = pytest.StashKey()
 _first_key: pytest.StashKey[int] = pytest.StashKey()
@@ -96,10 +98,10 @@ def spawn_daemon_package(request: pytest.FixtureRequest) -> Iterator[SpawnDaemon
 @pytest.fixture(scope="session")
 def spawn_daemon_session(request: pytest.FixtureRequest) -> Iterator[SpawnDaemonSession]:
     """Start daemons as `spawn_daemon` does, for the session; with shared=True for all workers."""
-    spawning = _spawning(request.config)
-    from reborn._sharing import SpawnDaemonSession
+    owner = _owner(request.config)
+    from reborn._spawning.sharing import SpawnDaemonSession
 
-    spawner = SpawnDaemonSession(spawning, request.config.stash.get(_meeting_key, None))
+    spawner = SpawnDaemonSession(owner, request.config.stash.get(_meeting_key, None))
     try:
         yield spawner
     finally:
@@ -107,17 +109,17 @@ def spawn_daemon_session(request: pytest.FixtureRequest) -> Iterator[SpawnDaemon
 
 
 def _spawner(config: pytest.Config) -> Iterator[SpawnDaemon]:
-    spawning = _spawning(config)
-    from reborn._spawning import SpawnDaemon
+    owner = _owner(config)
+    from reborn._spawning.spawner import SpawnDaemon
 
-    spawner = SpawnDaemon(spawning)
+    spawner = SpawnDaemon(owner)
     try:
         yield spawner
     finally:
         spawner.close()
 
 
-def _spawning(config: pytest.Config) -> Spawning:
+def _owner(config: pytest.Config) -> Owner:
     """Return what this process spawns with, made when it is first needed.
 
     Raises:
@@ -127,11 +129,11 @@ def _spawning(config: pytest.Config) -> Spawning:
         from reborn.exceptions import NotSupportedError
 
         raise NotSupportedError(platform=sys.platform)
-    if _spawning_key not in config.stash:
+    if _owner_key not in config.stash:
         import tempfile
         from pathlib import Path
 
-        from reborn._spawning import Spawning
+        from reborn._spawning.owner import Owner
 
         def directory() -> Path:
             factory: pytest.TempPathFactory | None = getattr(config, "_tmp_path_factory", None)
@@ -141,15 +143,15 @@ def _spawning(config: pytest.Config) -> Spawning:
 
         meeting = config.stash.get(_meeting_key, None)
         controller = None if meeting is None else meeting.controller
-        config.stash[_spawning_key] = Spawning(directory, controller=controller)
-    return config.stash[_spawning_key]
+        config.stash[_owner_key] = Owner(directory, controller=controller)
+    return config.stash[_owner_key]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Meet the other workers of a parallel session."""
     place = getattr(config, "workerinput", {}).get("reborn_meeting")
     if place is not None:
-        from reborn._meeting import Meeting
+        from reborn._spawning.meeting import Meeting
 
         directory, controller = place
         config.stash[_meeting_key] = Meeting(directory, controller=controller)
@@ -160,7 +162,7 @@ def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist may not be
     """Tell a worker of pytest-xdist where all of them meet."""
     if sys.platform == "win32":
         return
-    from reborn._meeting import Meeting
+    from reborn._spawning.meeting import Meeting
 
     stash = node.config.stash
     if _meeting_key not in stash:
@@ -172,12 +174,12 @@ def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist may not be
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End what is left: the sentinel, and in the controller the daemons of all workers."""
-    spawning = config.stash.get(_spawning_key, None)
+    owner = config.stash.get(_owner_key, None)
     meeting = config.stash.get(_meeting_key, None)
     if meeting is not None:
         meeting.leave()
-    if spawning is not None:
-        spawning.close()
+    if owner is not None:
+        owner.close()
 
 
 def _leaks_option(item: pytest.Item) -> str:
@@ -193,11 +195,11 @@ def _leaks_option(item: pytest.Item) -> str:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     """Take note of what runs before the test."""
-    spawning = item.config.stash.get(_spawning_key, None)
-    item.stash[_first_key] = 0 if spawning is None else len(spawning.daemons)
+    owner = item.config.stash.get(_owner_key, None)
+    item.stash[_first_key] = 0 if owner is None else len(owner.daemons)
     item.config.stash[_census_key] = None
     if _leaks_option(item) != "off":
-        from reborn._leaks import Census
+        from reborn._spawning.leaks import Census
 
         item.config.stash[_census_key] = Census()
     return (yield)
@@ -246,8 +248,8 @@ def _judge(item: pytest.Item, found: list[str]) -> None:
 
 
 def _ours(config: pytest.Config) -> set[int]:
-    spawning = config.stash.get(_spawning_key, None)
-    return set() if spawning is None else spawning.ours()
+    owner = config.stash.get(_owner_key, None)
+    return set() if owner is None else owner.family()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -256,12 +258,12 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the logs of the test's daemons to its report."""
     report = yield
-    spawning = item.config.stash.get(_spawning_key, None)
+    owner = item.config.stash.get(_owner_key, None)
     which = item.config.getoption("--reborn-show-logs")
     wanted = which == "all" or (which == "failed" and report.failed)
-    if spawning is not None and wanted and (report.failed or call.when == "teardown"):
+    if owner is not None and wanted and (report.failed or call.when == "teardown"):
         first = item.stash.get(_first_key, 0)
-        for index, daemon in enumerate(spawning.daemons):
+        for index, daemon in enumerate(owner.daemons):
             if index >= first or daemon.is_running():
                 report.sections.append((f"daemon {daemon.name}", daemon.last_lines(200)))
     return report

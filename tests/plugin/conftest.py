@@ -14,7 +14,9 @@ import psutil
 import pytest
 from harness import PATIENCE, eventually, is_alive
 
-from reborn import _spawning
+from reborn._spawning import channel
+from reborn._spawning.owner import Owner
+from reborn._spawning.spawner import SpawnDaemon
 
 PRELUDE = """
 import os, pathlib, signal, socket, subprocess, sys, time
@@ -29,21 +31,21 @@ STUBBORN = [
 
 
 @pytest.fixture
-def spawning(tmp_path, monkeypatch):
+def owner(tmp_path, monkeypatch):
     """What a session has, for this test alone."""
     if "COVERAGE_PROCESS_CONFIG" in os.environ:
-        monkeypatch.setattr(_spawning, "_SWITCHES", ("-I",))  # with `site`, which measures
+        monkeypatch.setattr(channel, "_SWITCHES", ("-I",))  # with `site`, which measures
     logs = tmp_path / "logs"
     logs.mkdir()
-    spawning = _spawning.Spawning(lambda: logs)
-    yield spawning
-    spawning.close()
+    owner = Owner(lambda: logs)
+    yield owner
+    owner.close()
 
 
 @pytest.fixture
-def spawn(spawning):
+def spawn(owner):
     """What the fixture `spawn_daemon` gives, in this process."""
-    spawner = _spawning.SpawnDaemon(spawning)
+    spawner = SpawnDaemon(owner)
     yield spawner
     spawner.close()
 

@@ -8,7 +8,8 @@ import psutil
 import pytest
 from harness import PATIENCE, eventually, is_alive
 
-from reborn import SpawnError, _ends, _keeper, _sentinel
+from reborn import SpawnError
+from reborn._spawning import ends, keeper, sentinel, tree
 
 DAEMON = """
 import os, signal, subprocess, sys, time
@@ -100,8 +101,8 @@ def test_nothing_gets_away_from_a_function(spawn, tmp_path, command, kind):
 @pytest.fixture(params=["/proc", "/nowhere"])
 def unaided(monkeypatch, request):
     """As on systems without subreapers or /proc; the keeper of a function is a copy of this one."""
-    monkeypatch.setattr(_keeper, "_PROC", request.param)
-    monkeypatch.setattr(_keeper, "adopt_orphans", lambda: False)
+    monkeypatch.setattr(tree, "_PROC", request.param)
+    monkeypatch.setattr(keeper, "adopt_orphans", lambda: False)
 
 
 @pytest.mark.parametrize("kind", ["forks", "leads", "outlived"])
@@ -121,7 +122,7 @@ def test_mark_finds_them_where_nothing_is_adopted(spawn, tmp_path, command, kind
 
 def test_negative_control_without_adoption_and_mark(spawn, tmp_path, command, monkeypatch):
     """Neither of the two: then it does get away, so it is they that find it."""
-    monkeypatch.setattr(_keeper, "adopt_orphans", lambda: False)
+    monkeypatch.setattr(keeper, "adopt_orphans", lambda: False)
     words = command("cleared")
     with pytest.raises(SpawnError, match="exited with status 0"):
         spawn(lambda: os.execv(words[0], words), ready="file:/nowhere")
@@ -131,11 +132,10 @@ def test_negative_control_without_adoption_and_mark(spawn, tmp_path, command, mo
     os.waitpid(pid, 0)
 
 
-def test_killed_keeper_leaves_nothing(spawn, spawning, tmp_path, command):
+def test_killed_keeper_leaves_nothing(spawn, owner, tmp_path, command):
     spawn(command("forks"), ready="log:up")
     [pid] = recorded(tmp_path / "pids", 1)
-    [keeper] = psutil.Process(spawning.sentinel.pid).children()
-    keeper.kill()
+    psutil.Process(pid).parent().kill()  # its keeper
 
     def gone():
         assert not is_alive(pid)
@@ -143,11 +143,10 @@ def test_killed_keeper_leaves_nothing(spawn, spawning, tmp_path, command):
     eventually(gone, timeout=PATIENCE)
 
 
-def test_sentinel_that_was_killed_is_started_again(spawn, spawning, command):
-    spawn(command("stubborn"), ready="log:up")
-    [keeper] = psutil.Process(spawning.sentinel.pid).children()
-    os.kill(spawning.sentinel.pid, signal.SIGKILL)
-    spawning.sentinel._process.wait()
+def test_sentinel_that_was_killed_is_started_again(spawn, owner, command):
+    keeper = psutil.Process(spawn(command("stubborn"), ready="log:up").pid).parent()
+    os.kill(owner.sentinel.pid, signal.SIGKILL)
+    owner.sentinel._process.wait()
     assert spawn(command("forks"), ready="log:up").is_running()
     spawn.close()
 
@@ -157,15 +156,15 @@ def test_sentinel_that_was_killed_is_started_again(spawn, spawning, command):
     eventually(gone)
 
 
-def test_sentinel_imports_no_pytest(spawn, spawning, command):
+def test_sentinel_imports_no_pytest(spawn, owner, command):
     spawn(command("forks"), ready="log:up")
-    maps = psutil.Process(spawning.sentinel.pid).memory_maps()
+    maps = psutil.Process(owner.sentinel.pid).memory_maps()
     assert not any("psutil" in each.path for each in maps)
-    code = "import sys; from reborn import _sentinel; print(sorted(sys.modules))"
+    code = "import sys; from reborn._spawning import sentinel; print(sorted(sys.modules))"
     names = psutil.subprocess.check_output([sys.executable, "-c", code], text=True)
     assert "pytest" not in names
     assert "subprocess'" not in names
-    assert _sentinel.BOOT.startswith("import sys")
+    assert sentinel.BOOT.startswith("import sys")
 
 
 def test_fork_of_the_tests_does_not_keep_a_daemon(spawn, command):
@@ -174,7 +173,7 @@ def test_fork_of_the_tests_does_not_keep_a_daemon(spawn, command):
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.write(writer, str(len(_ends.sockets)).encode())
+        os.write(writer, str(len(ends.sockets)).encode())
         os._exit(0)
     os.waitpid(pid, 0)
     assert os.read(reader, 10) == b"0"

@@ -10,7 +10,6 @@ import pytest
 from harness import eventually, is_alive
 
 from reborn import DaemonContext, SpawnError
-from reborn._spawning import Plan
 
 SLEEP = [sys.executable, "-S", "-c", "print('up', flush=True); import time; time.sleep(600)"]
 OWN_LAUNCHER = """
@@ -192,7 +191,7 @@ def test_missing_program_is_said(spawn):
     assert str(raised.value) == "cannot start '/nowhere/app': No such file or directory [ENOENT]"
 
 
-def test_condition_that_was_not_met_is_named(spawn, spawning):
+def test_condition_that_was_not_met_is_named(spawn):
     port = spawn.free_port()
     with pytest.raises(SpawnError) as raised:
         spawn(SLEEP, ready=f"tcp:{port}", timeout=0.2)
@@ -310,40 +309,36 @@ def test_moment_that_does_not_come_is_an_error(spawn):
     assert not is_alive(daemon.pid)
 
 
-def test_daemon_is_killed_at_a_status_line_and_starts_again(spawn, tmp_path, strategy):
+CRASHING = """
+import os, sys, time
+from reborn import DaemonContext
+options = {"log_file": "app.log", "working_directory": None, "wait_ready": True}
+with DaemonContext("app.pid", strategy=sys.argv[1], **options) as context:
+    again = os.path.exists("migrating")
+    with open("migrating", "w") as file:
+        file.write(f"{os.getpid()}\\n")
+    context.status("migrating")
+    if not again:
+        time.sleep(600)
+    context.ready()
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("at", ["status:^migrating$", "file:migrating", "callable"])
+def test_daemon_is_killed_while_it_starts_and_starts_again(spawn, tmp_path, strategy, at):
     script = tmp_path / "app.py"
-    script.write_text(OWN_LAUNCHER)
-    (tmp_path / "begun").touch()
-    os.mkfifo(tmp_path / "gate")
+    script.write_text(CRASHING)
     first = []
 
     def moment():
-        """Not before it is at the gate; then the way is free for the next one."""
-        if not (tmp_path / "app.pid").exists() or not (tmp_path / "app.pid").read_text():
-            return False
-        first.append(number_in(tmp_path / "app.pid"))
-        (tmp_path / "gate").unlink()
+        first.append(number_in(tmp_path / "migrating"))
         return True
 
     command = [sys.executable, script, strategy]
-    daemon = spawn.crash_and_restart(command, at=moment, cwd=tmp_path, log="app.log")
-    assert daemon.pid == number_in(tmp_path / "app.pid") != first[0]
-    assert not is_alive(first[0])
-    (tmp_path / "begun").unlink()
-
-
-def test_status_line_is_a_moment(spawn, tmp_path, strategy):
-    script = tmp_path / "app.py"
-    script.write_text(OWN_LAUNCHER)
-    os.mkfifo(tmp_path / "gate")
-    daemon = spawn._add(
-        Plan([sys.executable, script, strategy], context=None, env=None, cwd=tmp_path),
-        ready=None,
-        timeout=20,
-        name=None,
-        log="app.log",
+    daemon = spawn.crash_and_restart(
+        command, at=moment if at == "callable" else at, cwd=tmp_path, log="app.log"
     )
-    daemon.start_and_crash("status:^nearly there$")
-    (tmp_path / "gate").unlink()
-    daemon.restart()
-    assert daemon.pid == number_in(tmp_path / "app.pid")
+    assert daemon.pid == number_in(tmp_path / "app.pid") == number_in(tmp_path / "migrating")
+    assert daemon.is_running()
+    assert not any(map(is_alive, first))

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from reborn import _notify, _ports, _readiness, _supervision
+from reborn import _notify, _readiness, _supervision
+from reborn._spawning import ports
 
 
 class View:
@@ -77,11 +78,11 @@ def test_http_needs_a_success(status, said):
 
 
 def test_http_needs_an_answer():
-    ports = _ports.Ports()
-    port = ports.take("127.0.0.1")
+    held = ports.Ports()
+    port = held.take("127.0.0.1")
     url = f"http://127.0.0.1:{port}/"
     assert missing(url) == f"nothing answers at {url}: Connection refused"
-    ports.close()
+    held.close()
 
 
 def test_log_needs_a_line():
@@ -152,24 +153,24 @@ def test_listener_hears_what_notifiers_say(monkeypatch, platform):
 
 
 def test_held_port_is_refused_to_others_and_free_again_later():
-    ports = _ports.Ports()
-    port = ports.take("127.0.0.1")
+    held = ports.Ports()
+    port = held.take("127.0.0.1")
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", port))
     with socket.create_server(("127.0.0.1", port)):  # sets SO_REUSEADDR
         pass
-    ports.close()
+    held.close()
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))
 
 
 def test_port_in_time_wait_can_be_listened_to(monkeypatch):
     """The way of systems where a held port could not."""
-    monkeypatch.setattr(_ports.sys, "platform", "freebsd")
-    ports = _ports.Ports()
-    port = ports.take("127.0.0.1")
+    monkeypatch.setattr(ports.sys, "platform", "freebsd")
+    held = ports.Ports()
+    port = held.take("127.0.0.1")
     with socket.create_server(("127.0.0.1", port)):
         pass
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", port))
-    ports.close()
+    held.close()

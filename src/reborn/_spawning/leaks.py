@@ -12,11 +12,14 @@ from __future__ import annotations
 import os
 import sys
 
-from reborn import _keeper, _process
+from reborn import _process
+from reborn._spawning import tree
 
 _NAME = "REBORN_TEST"
 # How long they get to end after SIGTERM, in seconds.
 _GRACE = 1.0
+# How often more of them are looked for.
+_ROUNDS = 3
 
 
 class Census:
@@ -27,7 +30,7 @@ class Census:
         if not value.startswith(f"{os.getpid()}."):  # none yet, or that of an outer session
             value = os.environ[_NAME] = f"{os.getpid()}.{os.urandom(8).hex()}"
         self._mark = f"{_NAME}={value}".encode()
-        self._known = {*_keeper.processes(), *_keeper.descendants(os.getpid())}
+        self._known = {*tree.processes(), *tree.descendants(os.getpid())}
 
     def pardon(self, ours: set[int]) -> None:
         """Take what has been started up to now for known."""
@@ -35,10 +38,17 @@ class Census:
 
     def end(self, ours: set[int]) -> list[str]:
         """End what is new and not *ours*; return what it was: pids and command lines."""
-        found = self._new(ours)
-        if not found:
-            return []
-        texts = [f"{pid} {_keeper.command_line(pid)}" for pid in found]
+        texts: list[str] = []
+        # Again, since something may be started by what we are about to end.
+        for _ in range(_ROUNDS):
+            found = self._new(ours)
+            if not found:
+                break
+            texts += self._end(found)
+        return texts
+
+    def _end(self, found: list[int]) -> list[str]:
+        texts = [f"{pid} {tree.command_line(pid)}" for pid in found]
         held = [each for each in map(_process.hold, found) if each is not None]
         try:
             _process.end(held, _GRACE)
@@ -52,11 +62,9 @@ class Census:
         return texts
 
     def _new(self, ours: set[int]) -> list[int]:
-        descendants = _keeper.descendants(os.getpid())
-        others = {*_keeper.processes(), *descendants} - self._known - ours - _helpers()
-        orphans = [
-            pid for pid, _ in _keeper.marked(self._mark, among=others.difference(descendants))
-        ]
+        descendants = tree.descendants(os.getpid())
+        others = {*tree.processes(), *descendants} - self._known - ours - _helpers()
+        orphans = [pid for pid, _ in tree.marked(self._mark, among=others.difference(descendants))]
         return [pid for pid in (*descendants, *orphans) if pid in others]
 
 
@@ -70,5 +78,5 @@ def _helpers() -> set[int]:
         helper = getattr(sys.modules.get(module), attribute, None)
         pid = getattr(helper, field, None)
         if isinstance(pid, int):
-            found |= {pid, *_keeper.descendants(pid)}
+            found |= {pid, *tree.descendants(pid)}
     return found

@@ -1,4 +1,4 @@
-"""What the fixture of a session gives: it can share a daemon between workers, see `_meeting`.
+"""What the fixture of a session gives: it can share a daemon between workers, see `meeting`.
 
 Who comes first starts the daemon, under a `filelock.FileLock`, and writes down where it is; who
 comes later reads that.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from reborn._spawning import Plan, SpawnDaemon, SpawnedDaemon
+from reborn._spawning.plan import Plan
+from reborn._spawning.spawner import SpawnDaemon
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,15 +18,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from reborn._context import DaemonContext
-    from reborn._meeting import Meeting
-    from reborn._spawning import Command, Ready, Spawning
+    from reborn._spawning.daemon import SpawnedDaemon
+    from reborn._spawning.meeting import Meeting
+    from reborn._spawning.owner import Owner
+    from reborn._spawning.plan import Command
+    from reborn._spawning.spawner import Ready
 
 
 class SpawnDaemonSession(SpawnDaemon):
     """What the session's fixture gives: it can share a daemon between workers, too."""
 
-    def __init__(self, spawning: Spawning, meeting: Meeting | None) -> None:
-        super().__init__(spawning)
+    def __init__(self, owner: Owner, meeting: Meeting | None) -> None:
+        super().__init__(owner)
         self._meeting = meeting
 
     def __call__(
@@ -56,7 +60,9 @@ class SpawnDaemonSession(SpawnDaemon):
         if shared and plan.function is not None:
             raise ValueError("a shared daemon outlives its worker, and cannot be a function of it")
         if not shared or self._meeting is None or name is None:
-            return self._add(plan, ready=ready, timeout=timeout, name=name, log=log).started()
+            daemon = self._add(plan, ready=ready, timeout=timeout, name=name, log=log)
+            daemon.start()
+            return daemon
         return self._share(
             self._meeting.directory, plan, ready=ready, timeout=timeout, name=name, log=log
         )
@@ -91,6 +97,6 @@ class SpawnDaemonSession(SpawnDaemon):
             if path.exists():
                 daemon.attach(json.loads(path.read_text(encoding="utf-8")))
             else:
-                daemon.started()
+                daemon.start()
                 path.write_text(json.dumps(daemon.describe()), encoding="utf-8")
         return daemon

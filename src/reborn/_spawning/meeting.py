@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import tempfile
 
-from reborn import _ends, _process
+from reborn import _process
+from reborn._spawning import ends
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,14 +43,14 @@ class Meeting:
             # Both ways, since a fifo that nobody reads cannot be opened for writing alone.
             access = os.O_RDWR if name == "lifeline" else os.O_RDONLY
             meeting._fds.append(os.open(path, access | os.O_NONBLOCK))
-        _ends.descriptors.update(meeting._fds)
+        ends.descriptors.update(meeting._fds)
         return meeting
 
     def leave(self) -> None:
         """Let the lifeline go, wait until the daemons are gone, tidy up: the controller does."""
         if not self._fds:
             return
-        _ends.descriptors.difference_update(self._fds)
+        ends.descriptors.difference_update(self._fds)
         lifeline, kept = self._fds
         os.close(lifeline)
         if any(name.endswith(".json") for name in os.listdir(self.directory)):
