@@ -55,7 +55,7 @@ class Session:
 
     def __init__(self, pytester):
         self._pytester = pytester
-        self._mark = f"plugin-{os.getpid()}-{os.urandom(4).hex()}"
+        self.mark = f"plugin-{os.getpid()}-{os.urandom(4).hex()}"
         assert self.census() == []
 
     def census(self):
@@ -64,7 +64,7 @@ class Session:
         for pid in psutil.pids():
             try:
                 with open(f"/proc/{pid}/environ", "rb") as file:
-                    if f"CENSUS={self._mark}".encode() in file.read():
+                    if f"CENSUS={self.mark}".encode() in file.read():
                         found.add(pid)
             except OSError:
                 continue
@@ -85,7 +85,7 @@ class Session:
             # Only what is needed: some other plugins take a second to load.
             env={
                 **os.environ,
-                "CENSUS": self._mark,
+                "CENSUS": self.mark,
                 "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
                 "PYTEST_PLUGINS": "reborn.pytest_plugin,xdist.plugin",
             },
@@ -148,4 +148,7 @@ def session(pytester):
 @pytest.fixture
 def interrupt():
     """Press Ctrl-C for a process."""
-    return lambda process: process.send_signal(signal.SIGINT)
+    # A shell starts what is in its background with SIGINT ignored, and that is inherited.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda process: process.send_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)

@@ -90,10 +90,11 @@ def _home(package: str) -> str:
 class Kept:
     """A program that runs below a keeper, as far as this process has heard."""
 
-    def __init__(self, channel: socket.socket, *, keeper: int | None = None) -> None:
-        """Talk by *channel*; *keeper* is its pid where it is a child of ours."""
+    def __init__(self, channel: socket.socket, *, child: int | None = None) -> None:
+        """Talk by *channel*; *child* is the keeper's pid where it is a child of ours."""
         self._channel = channel
-        self.keeper = keeper
+        self._child = child
+        self.keeper = 0
         self._rest = b""
         self.started: int | None = None
         self.main: int | None = None
@@ -128,6 +129,7 @@ class Kept:
             message: dict[str, Any] = json.loads(line)
             if "started" in message:
                 self.started = self.main = message["started"]
+                self.keeper = message["keeper"]
             self.main = message.get("main", self.main)
             self.settled = message.get("settled", self.settled)
             self.code = message.get("ended", self.code)
@@ -166,12 +168,12 @@ class Kept:
         """Leave the channel, which ends what is not ended yet, and wait for a keeper of ours."""
         self._channel.close()
         self.left = self.left or []
-        if self.keeper is not None:
+        if self._child is not None:
             try:
-                os.waitpid(self.keeper, 0)
+                os.waitpid(self._child, 0)
             except ChildProcessError:
                 pass
-            self.keeper = None
+            self._child = None
 
     def _tell(self, **order: object) -> None:
         keeper.tell(self._channel, **order)

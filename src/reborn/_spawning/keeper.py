@@ -14,7 +14,7 @@ told apart. Where there are no subreapers, a mark in the environment finds what 
 Only the standard library, and little of it: the keeper is forked from the sentinel, see there, or
 from pytest if the daemon is a function. Owner and keeper talk in lines of JSON:
 
-    1. keeper  {"started": pid}       or {"failed": errno}
+    1. keeper  {"started": pid, …}    or {"failed": errno}
     2. keeper  {"main": pid}          the program has detached itself, this is its daemon
     3. owner   {"do": "settle", …}    the daemon is ready; its number is not to change any more
     4. keeper  {"settled": pid}       it is this one
@@ -182,7 +182,7 @@ class Keeper:
         if pid == 0:
             self._be_program(body)
         self._main = pid
-        tell(self._channel, started=pid)
+        tell(self._channel, started=pid, keeper=os.getpid())
 
     def spawn(self, argv: list[str], env: dict[str, str], cwd: str) -> bool:
         """Start the program *argv*; False if that cannot be.
@@ -207,7 +207,7 @@ class Keeper:
             tell(self._channel, failed=error.errno or 0)
             return False
         self._main = pid
-        tell(self._channel, started=pid)
+        tell(self._channel, started=pid, keeper=os.getpid())
         return True
 
     def _be_program(self, body: Callable[[], object]) -> NoReturn:

@@ -121,7 +121,7 @@ class Start:
                 theirs, self._plan, env, mark=mark, log=log, owners=self._owner.pids
             )
         self._owner.keepers.add(pid)
-        return Kept(ours, keeper=pid)
+        return Kept(ours, child=pid)
 
     @property
     def code(self) -> int | None:
@@ -168,7 +168,7 @@ class Start:
         """Have the daemon's number for good, and return it."""
         pid = self._kept.main or self._kept.started or 0
         told = self._said.get("MAINPID", "")
-        if told.isdigit() and int(told) in tree.descendants(self._root()):
+        if told.isdigit() and int(told) in tree.descendants(self._kept.keeper):
             pid = int(told)
         return self._kept.settle(pid)
 
@@ -250,7 +250,8 @@ class Start:
         if not tree.exists(kept.main):
             return "its launcher has ended"  # and the keeper is about to say what follows
         if kept.main == kept.started:
-            family = tree.descendants(kept.main)
+            # One in a session of its own may be the daemon, or about to start it.
+            family = tree.descendants(kept.keeper)
             detaching = any(tree.session(pid) not in {kept.main, None} for pid in family)
         else:
             # The one in the middle of a double fork, perhaps; it is about to end.
@@ -274,10 +275,6 @@ class Start:
             return lambda: None if pattern.search(self._statuses) else text
         condition = _readiness.parse(at)
         return lambda: condition.missing(self)
-
-    def _root(self) -> int:
-        """Return a process of ours that all that came of the daemon is below of."""
-        return self._kept.keeper or self._owner.sentinel.pid or 0
 
     def _failure(
         self, missing: str, *, code: int | None = None, timeout: float = 0.0
