@@ -203,14 +203,14 @@ def test_it(start):
     assert ("yes" if "\nsaid by it\n" in output else some) == cell("log in"), output
 
 
-def test_process_that_is_kept_for_the_next_run(run, cell, pytester, plugin):
+def test_process_that_is_kept_for_the_next_run(run, cell, pytester, monkeypatch):
+    # That it is not stopped at the end is a choice of the fixture there.
+    begin = START["pytest-xprocess"].partition("    yield start")[0]
+    monkeypatch.setitem(START, "pytest-xprocess", f"{begin}    return start\n")
     code = 'def test_it(start): pathlib.Path("pid").write_text(str(start(SLEEP)))'
-    START_ONLY = START["pytest-xprocess"].replace(
-        '    xprocess.getinfo("inner").terminate(timeout=1)\n', ""
-    )
     pids = []
     for _ in range(2):
-        output = run(START_ONLY + code if plugin == "pytest-xprocess" else code)
+        output = run(code)
         assert "1 passed" in output
         pids.append(int((pytester.path / "pid").read_text()))
     for pid in set(pids):

@@ -38,21 +38,18 @@ class Sentinel:
         """Its pid, if it runs."""
         return None if self._process is None else self._process.pid
 
-    def call_keeper(self, log: int) -> socket.socket:
-        """Call the keeper that is ahead, with *log* for its program; return the channel to it."""
+    def call_keeper(self, theirs: socket.socket, log: int) -> None:
+        """Call the keeper that is ahead, to talk by *theirs*, with *log* for its program."""
         if self._control is None or self._process is None or self._process.poll() is not None:
-            self._control = self._start()
-        ours, theirs = socket.socketpair()
-        ends.sockets.add(ours)
-        with theirs:
-            socket.send_fds(self._control, [b"k"], [theirs.fileno(), log])
-        return ours
+            self._start()
+        assert self._control is not None  # noqa: S101 - it has been started
+        socket.send_fds(self._control, [b"k"], [theirs.fileno(), log])
 
-    def _start(self) -> socket.socket:
+    def _start(self) -> None:
         if self._control is not None:
             self._control.close()  # of one that was killed
-        ours, theirs = socket.socketpair()
-        ends.sockets.add(ours)
+        self._control, theirs = socket.socketpair()
+        ends.sockets.add(self._control)
         homes = {_home("reborn"), _home("psutil")}
         owners = ",".join(map(str, self._owners))
         command = [sys.executable, *_SWITCHES, "-c", sentinel.BOOT, owners, *homes]
@@ -64,7 +61,6 @@ class Sentinel:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for pytest
             )
-        return ours
 
     def close(self) -> None:
         """Let it go; it has nothing to keep any more."""
@@ -90,10 +86,11 @@ def _home(package: str) -> str:
 class Kept:
     """A program that runs below a keeper, as far as this process has heard."""
 
-    def __init__(self, channel: socket.socket, *, child: int | None = None) -> None:
-        """Talk by *channel*; *child* is the keeper's pid where it is a child of ours."""
-        self._channel = channel
-        self._child = child
+    def __init__(self) -> None:
+        """Make the channel; `theirs` is for the keeper, and closed here when it has it."""
+        self._channel, self.theirs = socket.socketpair()
+        ends.sockets.add(self._channel)
+        self.child: int | None = None  # the keeper's pid where it is a child of ours
         self.keeper = 0
         self._rest = b""
         self.started: int | None = None
@@ -149,7 +146,7 @@ class Kept:
 
     def settle(self, pid: int) -> int:
         """Propose *pid* as the daemon's for good; return which one it is."""
-        self._tell(do="settle", pid=pid)
+        self.tell(do="settle", pid=pid)
         while self.settled is None and not self.has_ended:
             self.take_in(None)
         self.main = self.settled or self.main or pid
@@ -157,7 +154,8 @@ class Kept:
 
     def end(self, timeout: float) -> list[int]:
         """End the daemon and all that came of it; return what is left of it."""
-        self._tell(do="end", timeout=timeout)
+        self.theirs.close()  # should no keeper have got it
+        self.tell(do="end", timeout=timeout)
         deadline = time.monotonic() + timeout + _PATIENCE
         while self.left is None and time.monotonic() < deadline:
             self.take_in(deadline - time.monotonic())
@@ -168,12 +166,13 @@ class Kept:
         """Leave the channel, which ends what is not ended yet, and wait for a keeper of ours."""
         self._channel.close()
         self.left = self.left or []
-        if self._child is not None:
+        if self.child is not None:
             try:
-                os.waitpid(self._child, 0)
+                os.waitpid(self.child, 0)
             except ChildProcessError:
                 pass
-            self._child = None
+            self.child = None
 
-    def _tell(self, **order: object) -> None:
+    def tell(self, **order: object) -> None:
+        """Tell the keeper."""
         keeper.tell(self._channel, **order)

@@ -199,6 +199,7 @@ class SpawnedDaemon:
         self._held = self._pid = self._start = None
         self._start = Start(self._owner, self._plan, self._log, shared=self._shared)
         self._starts = self._start.starts
+        self._start.begin()
         return self._start
 
     def _settle(self, start: Start) -> None:

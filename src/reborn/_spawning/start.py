@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import select
-import socket
 import time
 from errno import errorcode
 
 from reborn import _readiness
 from reborn._notify import Listener
-from reborn._spawning import ends, function, keeper, tree
+from reborn._spawning import function, keeper, tree
 from reborn._spawning.channel import Kept
 from reborn.exceptions import SpawnError
 
@@ -58,70 +56,59 @@ class Start:
     """What this process has heard of a program that it has started."""
 
     def __init__(self, owner: Owner, plan: Plan, log: Log, *, shared: str | None) -> None:
-        """Start what is planned; with *shared*, the daemon is one of a parallel session.
-
-        Raises:
-            SpawnError: it cannot be started.
-        """
+        """Prepare to start what is planned; with *shared*, the daemon is a parallel session's."""
         self._owner = owner
         self._plan = plan
         self._log = log
+        self._shared = shared
         self._starts = log.sizes()
         self._said: dict[str, str] = {}
         self._statuses = ""
         self._rest = Rest()
         self._met: float | None = None
+        self._kept = Kept()
         self._listener = Listener()
-        try:
-            self._kept = self._begin(shared)
-        except BaseException:
-            self._listener.close()
-            raise
 
-    def _begin(self, shared: str | None) -> Kept:
-        """Start the program below a keeper of its own."""
+    def begin(self) -> None:
+        """Start the program below a keeper of its own.
+
+        Raises:
+            SpawnError: it cannot be started.
+        """
+        kept = self._kept
         mark = self._owner.new_mark()
         env = {**self._plan.env, "NOTIFY_SOCKET": self._listener.address, keeper.MARK: mark}
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         log = os.open(self._log.captured, flags, 0o644)
         try:
             if self._plan.function is None:
-                kept = self._start_program(env, mark, log, shared)
+                self._start_program(env, mark, log)
             else:
-                kept = self._start_function(env, mark, log)
+                self._start_function(env, mark, log)
         finally:
             os.close(log)
         kept.wait_started()
         if kept.started is None:
-            kept.close()
             number = kept.failed or 0
             said = f"{os.strerror(number)} [{errorcode.get(number, number)}]"
             reason = kept.broken or (said if number else "its keeper has been killed")
             raise SpawnError(command=str(self._plan), pid=None, reason=reason)
-        return kept
 
-    def _start_program(self, env: dict[str, str], mark: str, log: int, shared: str | None) -> Kept:
-        channel = self._owner.sentinel.call_keeper(log)
-        job = {
-            "argv": self._plan.argv,
-            "env": env,
-            "cwd": self._plan.cwd,
-            "mark": mark,
-            "shared": shared,
-        }
-        channel.sendall(json.dumps(job).encode() + b"\n")
-        self._owner.sentinel.shares |= shared is not None
-        return Kept(channel)
+    def _start_program(self, env: dict[str, str], mark: str, log: int) -> None:
+        sentinel = self._owner.sentinel
+        sentinel.shares |= self._shared is not None
+        with self._kept.theirs as theirs:
+            sentinel.call_keeper(theirs, log)
+        self._kept.tell(
+            argv=self._plan.argv, env=env, cwd=self._plan.cwd, mark=mark, shared=self._shared
+        )
 
-    def _start_function(self, env: dict[str, str], mark: str, log: int) -> Kept:
-        ours, theirs = socket.socketpair()
-        ends.sockets.add(ours)
-        with theirs:
-            pid = function.fork_keeper(
-                theirs, self._plan, env, mark=mark, log=log, owners=self._owner.pids
-            )
-        self._owner.keepers.add(pid)
-        return Kept(ours, child=pid)
+    def _start_function(self, env: dict[str, str], mark: str, log: int) -> None:
+        owners = self._owner.pids
+        with self._kept.theirs as theirs:
+            child = function.fork_keeper(theirs, self._plan, env, mark=mark, log=log, owners=owners)
+        self._kept.child = child
+        self._owner.keepers.add(child)
 
     @property
     def code(self) -> int | None:
