@@ -118,3 +118,10 @@ def demo(session: nox.Session) -> None:
     """Run examples/demo.py."""
     install(session, ".")
     session.run("python", "examples/demo.py", *session.posargs)
+
+
+@nox.session
+def benchmark(session: nox.Session) -> None:
+    """Compare spawning with others (benchmarks/spawn.py)."""
+    install(session, ".", groups=("benchmarks",))
+    session.run("python", "benchmarks/spawn.py", *session.posargs)

@@ -15,6 +15,9 @@ sys.modules["harness"] = harness
 _spec.loader.exec_module(harness)
 
 
+pytest_plugins = ["pytester"]
+
+
 def pytest_configure():
     harness.become_subreaper()
 

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from reborn import _process
+from reborn import _process, _supervision
 from reborn._handshake import ERROR, rebuild
 from reborn._process import Held
 from reborn.exceptions import EarlyExitError, NotReadyError, ProgramError
@@ -124,6 +124,7 @@ class Attempt:
                 self._daemon = self._believe(value)
             elif key == "STATUS":
                 self._status_line.show(value)
+                _supervision.tell_spawner(STATUS=value)
             elif key == "READY":
                 self._ready = True
             elif key == ERROR:

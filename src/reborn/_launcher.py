@@ -10,7 +10,7 @@ import os
 import sys
 from _weakref import ref  # weakref itself is Python code that a bare program has not loaded
 
-from reborn import _descriptors, _detach, _files
+from reborn import _descriptors, _detach, _files, _supervision
 from reborn._detach import Beginning, Step
 from reborn._process import Daemon
 
@@ -32,6 +32,7 @@ def detach(plan: Plan, *, cautious: bool = True) -> Daemon | Beginning:
         StartError: it is not running, and nothing of it is left.
         KeyboardInterrupt: the user gave up, and nothing is left either.
     """
+    _supervision.tell_spawner(X_REBORN_LAUNCHER=os.getpid())
     filled = _descriptors.fill_standard()
     mine = True  # in the daemon the streams take their place
     try:

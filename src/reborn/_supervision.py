@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import socket
 
 
+# In the environment of what `spawn_daemon` has started.
+SPAWNED = "REBORN_SPAWNED"
+
+
 class Supervisor:
     """A manager that started this process and expects it to stay in the foreground."""
 
@@ -79,22 +83,32 @@ class Notifier:
         self._send({"STOPPING": 1})
 
     def _send(self, assignments: dict[str, object]) -> None:
-        if not self._address:
-            return
-        import socket  # late: 6 ms, for a program that has somebody to tell
+        if self._address:
+            send(self._address, assignments)
 
-        from reborn import _handshake
 
-        lines = (f"{key}={' '.join(str(value).splitlines())}" for key, value in assignments.items())
-        address = self._address
-        message = _handshake.encode("\n".join(lines))
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            try:
-                # "@": the abstract name space of unix(7).
-                notify.connect(f"\0{address[1:]}" if address.startswith("@") else address)
-                notify.sendall(message)
-            except OSError:
-                pass  # the supervisor has gone away; the program serves on
+def tell_spawner(**assignments: object) -> None:
+    """Launcher: tell a test that has spawned it (`spawn_daemon`) how the start goes."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address and SPAWNED in os.environ:
+        send(address, assignments)
+
+
+def send(address: str, assignments: dict[str, object]) -> None:
+    """Send a message of sd_notify(3) to *address*; nobody may be there any more."""
+    import socket  # late: 6 ms, for a program that has somebody to tell
+
+    from reborn import _handshake
+
+    lines = (f"{key}={' '.join(str(value).splitlines())}" for key, value in assignments.items())
+    message = _handshake.encode("\n".join(lines))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        try:
+            # "@": the abstract name space of unix(7).
+            notify.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+            notify.sendall(message)
+        except OSError:
+            pass  # the supervisor has gone away; the program serves on
 
 
 def sockets(preserved: list[int]) -> dict[str, socket.socket]:

@@ -10,6 +10,7 @@
     │   ├── NotReadyError           the daemon was not ready in time (also a TimeoutError)
     │   ├── EarlyExitError          the daemon ended before it was ready
     │   ├── ProgramError            the daemon raised before it was ready
+    │   ├── SpawnError              what a test or a command started was not ready, or ended before
     │   └── NotSupportedError       this is not a POSIX system
     ├── NotRunningError             no daemon holds the pid file
     ├── InvalidPidFileError         the text of the pid file is no process id (also a ValueError)
@@ -233,6 +234,54 @@ class ProgramError(StartError):
         first = next((line for line in self.message.splitlines() if line.strip()), "")
         raised = f"{daemon_named(self.pid)} raised {self.exception} before it was ready"
         return f"{raised}: {first.strip()}" if first else raised
+
+
+class SpawnError(StartError):
+    """A program was started and did not become ready; nothing of it is left.
+
+    `missing` is the condition that was not met, in words. Either `status` (its exit status) or
+    `signal` (the number of the signal that ended it) is set if it has ended, `reason` if it could
+    not be started at all; otherwise `timeout` seconds have passed. `output` is the end of its log,
+    which is also a note of this error, so Python shows it.
+    """
+
+    fields = ("command", "pid", "missing", "status", "signal", "reason", "timeout", "output")
+
+    def __init__(
+        self,
+        *,
+        command: str,
+        pid: int | None,
+        missing: str = "",
+        status: int | None = None,
+        signal: int | None = None,
+        reason: str = "",
+        timeout: float = 0.0,
+        output: str = "",
+    ) -> None:
+        """Say what *command* lacked."""
+        super().__init__()
+        self.command = command
+        self.pid = pid
+        self.missing = missing
+        self.status = status
+        self.signal = signal
+        self.reason = reason
+        self.timeout = timeout
+        self.output = output
+        if output.strip():
+            self.add_note(f"The end of its log:\n{output.rstrip()}")
+
+    def __str__(self) -> str:
+        if self.reason:
+            return f"cannot start {self.command!r}: {self.reason}"
+        name = f"{daemon_named(self.pid)} ({self.command})"
+        since = f", because {self.missing}" if self.missing else ""
+        if self.signal is not None:
+            return f"{name} was killed by {signal_name(self.signal)} before it was ready{since}"
+        if self.status is not None:
+            return f"{name} exited with status {self.status} before it was ready{since}"
+        return f"{name} was not ready within {self.timeout} s and was stopped{since}"
 
 
 class NotSupportedError(StartError):

@@ -207,6 +207,14 @@ def messages_of_applications(tmp_path, monkeypatch):
 
 MESSAGES = [
     "the handler of SIGHUP failed; serving goes on",  # said in tests/unit/test_serving.py
+    # said in tests/plugin/test_leaks.py
+    "test_app.py::test_start left running, and now stopped: 4712 sleep 600",
+    reborn.SpawnError(
+        command="python app.py",
+        pid=4712,
+        missing="nothing answers at 8080: Connection refused",
+        status=3,
+    ),
     reborn.NotRunningError(pidfile="/run/app.pid"),
     reborn.StopTimeoutError(pid=4712, timeout=10.0, remains="it does not end, even by SIGKILL"),
     reborn.PidFileLockedError(path="/run/app.pid", pid=4711),

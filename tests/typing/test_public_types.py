@@ -28,6 +28,7 @@ from reborn import (
     RebornError,
     RelaunchError,
     SignalServer,
+    SpawnError,
     StartError,
     StepError,
     StopServing,
@@ -186,6 +187,7 @@ def errors(  # noqa: PLR0917 - one of each
     late: NotReadyError,
     early: EarlyExitError,
     program: ProgramError,
+    spawned: SpawnError,
     invalid: InvalidPidFileError,
     stop: StopTimeoutError,
     idle: NotRunningError,
@@ -200,6 +202,11 @@ def errors(  # noqa: PLR0917 - one of each
     assert_type(early.output, str)
     assert_type((program.pid, program.exception), tuple[int | None, str])
     assert_type((program.message, program.traceback), tuple[str, str])
+    assert_type((spawned.command, spawned.missing, spawned.reason), tuple[str, str, str])
+    assert_type(
+        (spawned.pid, spawned.status, spawned.signal), tuple[int | None, int | None, int | None]
+    )
+    assert_type((spawned.timeout, spawned.output), tuple[float, str])
     assert_type((invalid.path, invalid.text), tuple[str, str])
     assert_type((stop.pid, stop.timeout, stop.remains), tuple[int, float, str])
     assert_type(idle.pidfile, str)

@@ -42,6 +42,23 @@ MESSAGES = {
             "raise ready_timeout or call ready() earlier"
         ),
     ),
+    "spawned, not ready": (
+        exceptions.SpawnError(
+            command="app", pid=4712, missing="there is no file 'up'", timeout=5.0
+        ),
+        (
+            "daemon 4712 (app) was not ready within 5.0 s and was stopped, "
+            "because there is no file 'up'"
+        ),
+    ),
+    "spawned, killed": (
+        exceptions.SpawnError(command="app", pid=4712, signal=11, output="bye"),
+        "daemon 4712 (app) was killed by SIGSEGV before it was ready",
+    ),
+    "spawned, not there": (
+        exceptions.SpawnError(command="app", pid=None, reason="Permission denied [EACCES]"),
+        "cannot start 'app': Permission denied [EACCES]",
+    ),
     "exited": (
         exceptions.EarlyExitError(
             pid=4712, status=3, signal=None, output="starting\nno such table: jobs\n"

@@ -1,0 +1,55 @@
+"""The owner of spawned daemons, which is this process: what it needs for all of them."""
+
+from __future__ import annotations
+
+import os
+
+from reborn._spawning import tree
+from reborn._spawning.channel import Sentinel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from reborn._spawning.daemon import SpawnedDaemon
+
+
+class Owner:
+    """One for a session of tests."""
+
+    def __init__(self, directory: Callable[[], Path], *, controller: int | None = None) -> None:
+        """Put logs into *directory*(); end everything if the *controller* of xdist ends."""
+        self.pids = [os.getpid()] if controller is None else [os.getpid(), controller]
+        self._make_directory = directory
+        self._directory: Path | None = None
+        self._names: dict[str, int] = {}
+        self._token = os.urandom(8).hex()
+        self._count = 0
+        self.sentinel = Sentinel(self.pids)
+        self.keepers: set[int] = set()
+        self.daemons: list[SpawnedDaemon] = []
+
+    def new_log(self, name: str) -> Path:
+        """Return the path of a new log, named after *name*."""
+        if self._directory is None:
+            self._directory = self._make_directory()
+        stem = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+        number = self._names[stem] = self._names.get(stem, 0) + 1
+        return self._directory / f"{stem}{'' if number == 1 else f'-{number}'}.log"
+
+    def new_mark(self) -> str:
+        """Return a mark for what is started next."""
+        self._count += 1
+        return f"{self._token}.{self._count}"
+
+    def family(self) -> set[int]:
+        """Return sentinel, keepers and all below them, which are no leaks."""
+        roots = [pid for pid in (self.sentinel.pid, *self.keepers) if pid is not None]
+        return {*roots, *(pid for root in roots for pid in tree.descendants(root))}
+
+    def close(self) -> None:
+        """End what is left, and the sentinel."""
+        for daemon in reversed(self.daemons):
+            daemon.close()
+        self.sentinel.close()

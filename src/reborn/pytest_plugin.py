@@ -1,0 +1,281 @@
+"""Fixtures that spawn daemons, wait until they are ready, and leak nothing.
+
+    def test_app(spawn_daemon):
+        daemon = spawn_daemon([sys.executable, "app.py"], ready="tcp:8080")
+
+pytest loads this module in every session in which reborn is installed, so it imports nothing; what
+spawns is loaded with the first fixture.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from typing import Any
+
+    from reborn._spawning.daemon import SpawnedDaemon
+    from reborn._spawning.leaks import Census
+    from reborn._spawning.meeting import Meeting
+    from reborn._spawning.owner import Owner
+    from reborn._spawning.sharing import SpawnDaemonSession
+    from reborn._spawning.spawner import SpawnDaemon
+
+__all__ = ["LeakWarning", "SpawnDaemon", "SpawnDaemonSession", "SpawnedDaemon"]
+
+_HOMES = {
+    "SpawnDaemon": "reborn._spawning.spawner",
+    "SpawnDaemonSession": "reborn._spawning.sharing",
+    "SpawnedDaemon": "reborn._spawning.daemon",
+}
+_FIXTURES = frozenset(
+    ("spawn_daemon", "spawn_daemon_module", "spawn_daemon_package", "spawn_daemon_session")
+)
+_owner_key: pytest.StashKey[Owner] = pytest.StashKey()
+_meeting_key: pytest.StashKey[Meeting] = pytest.StashKey()
+_census_key: pytest.StashKey[Census | None] = pytest.StashKey()
+_first_key: pytest.StashKey[int] = pytest.StashKey()
+
+
+class LeakWarning(pytest.PytestWarning):
+    """A test left processes running (``--reborn-leaks=warn``)."""
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    group = parser.getgroup("reborn", "daemons (reborn)")
+    group.addoption(
+        "--reborn-leaks",
+        choices=("fail", "warn", "off"),
+        help="what becomes of a test that leaves processes running: it fails, it is warned of (in "
+        "both cases they are stopped), or nothing. Given here or as the ini option reborn_leaks, "
+        "every test is looked at; by default, those with a spawn_daemon fixture, and they fail.",
+    )
+    group.addoption(
+        "--reborn-show-logs",
+        choices=("failed", "all", "no"),
+        nargs="?",
+        const="all",
+        default="failed",
+        help="which tests show the logs of their daemons: the failed ones (default), all, or none",
+    )
+    parser.addini("reborn_leaks", "the same as --reborn-leaks", default="")
+
+
+@pytest.fixture
+def spawn_daemon(request: pytest.FixtureRequest) -> Iterator[SpawnDaemon]:
+    """Start daemons that are stopped, with all that came of them, when the test is over."""
+    yield from _spawner(request.config)
+
+
+@pytest.fixture(scope="module")
+def spawn_daemon_module(request: pytest.FixtureRequest) -> Iterator[SpawnDaemon]:
+    """Start daemons as `spawn_daemon` does; they live as long as the tests of the module."""
+    yield from _spawner(request.config)
+
+
+@pytest.fixture(scope="package")
+def spawn_daemon_package(request: pytest.FixtureRequest) -> Iterator[SpawnDaemon]:
+    """Start daemons as `spawn_daemon` does; they live as long as the tests of the package."""
+    yield from _spawner(request.config)
+
+
+@pytest.fixture(scope="session")
+def spawn_daemon_session(request: pytest.FixtureRequest) -> Iterator[SpawnDaemonSession]:
+    """Start daemons as `spawn_daemon` does, for the session; with shared=True for all workers."""
+    owner = _owner(request.config)
+    from reborn._spawning.sharing import SpawnDaemonSession
+
+    spawner = SpawnDaemonSession(owner, request.config.stash.get(_meeting_key, None))
+    try:
+        yield spawner
+    finally:
+        spawner.close()
+
+
+def _spawner(config: pytest.Config) -> Iterator[SpawnDaemon]:
+    owner = _owner(config)
+    from reborn._spawning.spawner import SpawnDaemon
+
+    spawner = SpawnDaemon(owner)
+    try:
+        yield spawner
+    finally:
+        spawner.close()
+
+
+def _owner(config: pytest.Config) -> Owner:
+    """Return what this process spawns with, made when it is first needed.
+
+    Raises:
+        NotSupportedError: this is not a POSIX system.
+    """
+    if sys.platform == "win32":
+        from reborn.exceptions import NotSupportedError
+
+        raise NotSupportedError(platform=sys.platform)
+    if _owner_key not in config.stash:
+        import tempfile
+        from pathlib import Path
+
+        from reborn._spawning.owner import Owner
+
+        def directory() -> Path:
+            factory: pytest.TempPathFactory | None = getattr(config, "_tmp_path_factory", None)
+            if factory is None:  # -p no:tmpdir
+                return Path(tempfile.mkdtemp(prefix="reborn-"))
+            return factory.mktemp("daemons")
+
+        meeting = config.stash.get(_meeting_key, None)
+        controller = None if meeting is None else meeting.controller
+        config.stash[_owner_key] = Owner(directory, controller=controller)
+    return config.stash[_owner_key]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Meet the other workers of a parallel session."""
+    place = getattr(config, "workerinput", {}).get("reborn_meeting")
+    if place is not None:
+        from reborn._spawning.meeting import Meeting
+
+        directory, controller = place
+        config.stash[_meeting_key] = Meeting(directory, controller=controller)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist may not be there
+    """Tell a worker of pytest-xdist where all of them meet."""
+    if sys.platform == "win32":
+        return
+    from reborn._spawning.meeting import Meeting
+
+    stash = node.config.stash
+    if _meeting_key not in stash:
+        stash[_meeting_key] = Meeting.arrange()
+    meeting = stash[_meeting_key]
+    node.workerinput["reborn_meeting"] = (meeting.directory, meeting.controller)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End what is left: the sentinel, and in the controller the daemons of all workers."""
+    owner = config.stash.get(_owner_key, None)
+    meeting = config.stash.get(_meeting_key, None)
+    if meeting is not None:
+        meeting.leave()
+    if owner is not None:
+        owner.close()
+
+
+def _leaks_option(item: pytest.Item) -> str:
+    """Return what becomes of leaks of *item*."""
+    option: str = item.config.getoption("--reborn-leaks") or item.config.getini("reborn_leaks")
+    if option not in {"", "fail", "warn", "off"}:
+        raise pytest.UsageError(f"reborn_leaks is {option!r}, and must be fail, warn or off")
+    if option:
+        return option
+    return "off" if _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) else "fail"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Take note of what runs before the test."""
+    owner = item.config.stash.get(_owner_key, None)
+    item.stash[_first_key] = 0 if owner is None else len(owner.daemons)
+    item.config.stash[_census_key] = None
+    if _leaks_option(item) != "off":
+        from reborn._spawning.leaks import Census
+
+        item.config.stash[_census_key] = Census()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """Pardon what a fixture of a wider scope starts: it is no leak of the test that comes first."""
+    result = yield
+    census = request.config.stash.get(_census_key, None)
+    if census is not None and fixturedef.scope != "function":
+        census.pardon(_ours(request.config))
+    return result
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Look for what the test has left running, when all its fixtures are gone."""
+    try:
+        result = yield
+    except (KeyboardInterrupt, SystemExit, pytest.exit.Exception):
+        _end_leaks(item)  # the session ends, and that must not be hidden
+        raise
+    except BaseException:
+        _judge(item, _end_leaks(item))
+        raise
+    _judge(item, _end_leaks(item))
+    return result
+
+
+def _end_leaks(item: pytest.Item) -> list[str]:
+    census = item.config.stash.get(_census_key, None)
+    item.config.stash[_census_key] = None
+    return [] if census is None else census.end(_ours(item.config))
+
+
+def _judge(item: pytest.Item, found: list[str]) -> None:
+    if not found:
+        return
+    message = f"{item.nodeid} left running, and now stopped: {'; '.join(found)}"
+    if _leaks_option(item) == "fail":
+        pytest.fail(message, pytrace=False)
+    warnings.warn(LeakWarning(message), stacklevel=1)
+
+
+def _ours(config: pytest.Config) -> set[int]:
+    owner = config.stash.get(_owner_key, None)
+    return set() if owner is None else owner.family()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the logs of the test's daemons to its report."""
+    report = yield
+    owner = item.config.stash.get(_owner_key, None)
+    which = item.config.getoption("--reborn-show-logs")
+    wanted = which == "all" or (which == "failed" and report.failed)
+    if owner is not None and wanted and (report.failed or call.when == "teardown"):
+        first = item.stash.get(_first_key, 0)
+        for index, daemon in enumerate(owner.daemons):
+            if index >= first or daemon.is_running():
+                report.sections.append((f"daemon {daemon.name}", daemon.last_lines(200)))
+    return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401
+    """Show the logs of tests that have passed, if that is asked for."""
+    if config.getoption("--reborn-show-logs") != "all":
+        return
+    for report in terminalreporter.getreports("") + terminalreporter.getreports("passed"):
+        shown = [each for each in report.sections if each[0].startswith("daemon ")]
+        for title, text in shown if report.when == "teardown" and report.passed else ():
+            terminalreporter.section(f"{title} of {report.nodeid}", "-")
+            terminalreporter.line(text)

@@ -1,0 +1,60 @@
+"""What is known of processes, from /proc and without it: the same."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from reborn._spawning import tree
+
+
+@pytest.fixture(params=["/proc", "/nowhere"], autouse=True)
+def proc(request, monkeypatch):
+    monkeypatch.setattr(tree, "_PROC", request.param)
+
+
+@pytest.fixture
+def child():
+    environment = {**os.environ, "MARKED": "yes"}
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, env=environment) as process:
+        yield process.pid
+        process.stdin.close()
+
+
+def test_children_are_found_and_are_in_the_list_of_all(child):
+    assert child in tree.children(os.getpid())
+    assert child in tree.descendants(os.getpid())
+    assert {child, os.getpid()} <= set(tree.processes())
+    assert tree.children(child) == []
+
+
+def test_kernel_that_lists_no_children_is_asked_for_the_parents(child):
+    if os.path.exists(tree._PROC):
+        assert child in tree._children_by_status(os.getpid())
+
+
+def test_mark_is_found_and_the_parent_told(child):
+    assert tree.marked(b"MARKED=yes", among=[child, 1]) == [(child, os.getpid())]
+    assert tree.marked(b"MARKED=no", among=[child]) == []
+
+
+def test_state_tells_what_is_done_and_how_long():
+    state, seconds = tree.state(os.getpid())
+    assert state in "RS"
+    assert seconds > 0
+
+
+def test_process_that_has_ended_is_nowhere(child):
+    with subprocess.Popen(["true"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert ended.pid not in tree.children(os.getpid())
+    assert tree.state(ended.pid) == ("X", 0.0)
+    assert tree.children(ended.pid) == []
+    assert tree.session(ended.pid) is None
+    assert tree.command_line(ended.pid) == "(it has ended)"
+    tree.send([ended.pid], 0)
+
+
+def test_command_line_is_for_people(child):
+    assert tree.command_line(os.getpid()).startswith(sys.executable.rpartition("/")[0])
