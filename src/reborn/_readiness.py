@@ -19,6 +19,8 @@ import os
 import re
 import sys
 
+__tracebackhide__ = True  # pytest shows its users their own lines
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
@@ -122,8 +124,8 @@ def _tcp(value: str) -> Look:
                 if connection.getsockname() != connection.getpeername():
                     return None
         except OSError as error:
-            return f"nothing answers at {value}: {_reason(error)}"
-        return f"nothing answers at {value}"
+            return f"nothing answers at tcp:{value}: {_reason(error)}"
+        return f"nothing answers at tcp:{value}"
 
     return look
 
@@ -138,7 +140,7 @@ def _unix(value: str) -> Look:
             try:
                 _connect(client, path)
             except OSError as error:
-                return f"nothing answers at {value}: {_reason(error)}"
+                return f"nothing answers at unix:{value}: {_reason(error)}"
         return None
 
     return look

@@ -263,9 +263,12 @@ def pytest_runtest_makereport(
     wanted = which == "all" or (which == "failed" and report.failed)
     if owner is not None and wanted and (report.failed or call.when == "teardown"):
         first = item.stash.get(_first_key, 0)
+        # A `SpawnError` has the end of the log already.
+        shown = {"", None if call.excinfo is None else getattr(call.excinfo.value, "output", None)}
         for index, daemon in enumerate(owner.daemons):
-            if index >= first or daemon.is_running():
-                report.sections.append((f"daemon {daemon.name}", daemon.last_lines(200)))
+            text = daemon.last_lines(200)
+            if text not in shown and (index >= first or daemon.is_running()):
+                report.sections.append((f"daemon {daemon.name}", text))
     return report
 
 

@@ -212,7 +212,7 @@ MESSAGES = [
     reborn.SpawnError(
         command="python app.py",
         pid=4712,
-        missing="nothing answers at 8080: Connection refused",
+        missing="nothing answers at tcp:8080: Connection refused",
         status=3,
     ),
     reborn.NotRunningError(pidfile="/run/app.pid"),

@@ -83,3 +83,18 @@ print(json.dumps(sorted(set(sys.modules) - before)))
         "reborn._signals",
         "reborn.pytest_plugin",
     ]
+
+
+def test_failure_is_shown_once_and_without_our_own_lines(session):
+    output = session.run(
+        """
+def test_bad(spawn_daemon):
+    spawn_daemon(["sh", "-c", "echo no such table: jobs; exit 3"], ready="log:up")
+def test_missing(spawn_daemon):
+    spawn_daemon(["/nowhere/app"])
+"""
+    ).output
+    assert len(re.findall("^E +no such table: jobs$", output, re.MULTILINE)) == 1, output
+    assert "in _await" not in output, output
+    assert "/_spawning/" not in output, output
+    assert "- daemon" not in output, output

@@ -196,7 +196,7 @@ def test_condition_that_was_not_met_is_named(spawn):
     with pytest.raises(SpawnError) as raised:
         spawn(SLEEP, ready=f"tcp:{port}", timeout=0.2)
     error = raised.value
-    text = f"because nothing answers at {port}: Connection refused"
+    text = f"because nothing answers at tcp:{port}: Connection refused"
     assert str(error).endswith(f"was not ready within 0.2 s and was stopped, {text}")
     assert not is_alive(error.pid)
 
@@ -216,7 +216,7 @@ def test_end_before_ready_is_told_with_the_end_of_the_log(spawn, end, said):
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"command": "app.py"}, TypeError, "must be a list of words or a function"),
+        ({"command": "app.py"}, TypeError, "must be a list of words, as in"),
         ({"command": []}, ValueError, "there is nothing to start"),
         ({"command": SLEEP, "ready": "port:80"}, ValueError, "none of tcp:"),
         ({"command": SLEEP, "context": DaemonContext()}, TypeError, "a context needs a function"),

@@ -52,13 +52,17 @@ def test_tcp_needs_somebody_who_accepts(host):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert missing(f"tcp:{host}{port}") is None
-    assert missing(f"tcp:{host}{port}") == f"nothing answers at {host}{port}: Connection refused"
+    assert (
+        missing(f"tcp:{host}{port}") == f"nothing answers at tcp:{host}{port}: Connection refused"
+    )
 
 
 def test_unix_needs_somebody_who_accepts_however_long_the_path(tmp_path):
     directory = tmp_path / ("long" * 40)
     directory.mkdir()
-    assert missing("unix:app.sock", cwd=directory).startswith("nothing answers at app.sock: No")
+    assert missing("unix:app.sock", cwd=directory).startswith(
+        "nothing answers at unix:app.sock: No"
+    )
     with socket.socket(socket.AF_UNIX) as server:
         fd = os.open(directory, os.O_PATH)
         server.bind(f"/proc/self/fd/{fd}/app.sock")

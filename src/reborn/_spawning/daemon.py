@@ -10,6 +10,8 @@ from reborn._spawning.log import Log
 from reborn._spawning.start import Start
 from reborn.exceptions import SpawnError, StopTimeoutError
 
+__tracebackhide__ = True  # pytest shows its users their own lines
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os

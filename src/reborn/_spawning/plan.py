@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 
+__tracebackhide__ = True  # pytest shows its users their own lines
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +33,8 @@ class Plan:
         if callable(command):
             self.function = command
         elif isinstance(command, str | bytes):
-            raise TypeError(f"command is {command!r}, and must be a list of words or a function")
+            words = command.split()
+            raise TypeError(f"command is {command!r}, and must be a list of words, as in {words!r}")
         else:
             self.argv = [os.fspath(word) for word in command]
             if not self.argv:

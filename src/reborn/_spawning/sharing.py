@@ -12,6 +12,8 @@ from pathlib import Path
 from reborn._spawning.plan import Plan
 from reborn._spawning.spawner import SpawnDaemon
 
+__tracebackhide__ = True  # pytest shows its users their own lines
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os

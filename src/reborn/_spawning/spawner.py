@@ -8,6 +8,8 @@ from reborn._spawning.plan import Plan
 from reborn._spawning.ports import Ports
 from reborn.exceptions import StopTimeoutError
 
+__tracebackhide__ = True  # pytest shows its users their own lines
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os

@@ -14,6 +14,8 @@ from reborn._spawning import function, keeper, tree
 from reborn._spawning.channel import Kept
 from reborn.exceptions import SpawnError
 
+__tracebackhide__ = True  # pytest shows its users their own lines
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
