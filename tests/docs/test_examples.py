@@ -245,3 +245,16 @@ def test_click_app_starts_and_stops(run, tmp_path):
     assert f"  pid         {pid}\n" in run("click_app", "status")
     assert run("click_app", "stop") == "click_app stopped\n"
     assert not is_alive(pid)
+
+
+def test_tests_of_an_example_pass(tmp_path):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    result = subprocess.run(
+        [*command, f"--basetemp={tmp_path}", "-c", os.devnull, EXAMPLES / "test_http_server.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert result.returncode == 0, result.stdout
+    assert "2 passed" in result.stdout
