@@ -96,6 +96,14 @@ class Condition:
         """Return everything in machine units (seconds, bytes), fit for JSON."""
         return {name: value for name, value in vars(self).items() if name != "daemon"}
 
+    def shown(self, *, as_json: bool) -> str:
+        """Return what people or programs are shown."""
+        if not as_json:
+            return str(self)
+        import json
+
+        return json.dumps(self.as_data())
+
     def __str__(self) -> str:
         if self.state == "unknown":
             return f"{self.name}: cannot tell whether it runs: {self.reason}"

@@ -21,7 +21,8 @@ from reborn.exceptions import PidFileLockedError, StartError, StopTimeoutError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from typing import Unpack
+    from collections.abc import Mapping
+    from typing import Any, Unpack
 
     from reborn._condition import Condition
     from reborn._context import Handler, Path
@@ -90,6 +91,13 @@ class Control:
     def enter(self) -> Outcome | None:
         """Open the context, whatever it is; None where this process is to run the program."""
         return self._open("started")
+
+    def detach(self) -> Outcome | None:
+        """Open the context for a program without verbs: not permitted is a failure like others."""
+        outcome = self.enter()
+        if outcome is not None and outcome.status == NOT_PERMITTED:
+            outcome.status = FAILED
+        return outcome
 
     def start(self) -> Outcome | None:
         """Start the daemon unless it runs; None where this process is to run the program."""
@@ -268,7 +276,35 @@ def seconds(text: str) -> float:
     return number
 
 
-def background_context(
+def context_of_program(
+    given: Mapping[str, Any],
+    pidfile: Path | None,
+    log_file: Path | None,
+    **options: Unpack[ContextOptions],
+) -> DaemonContext:
+    """Return the context of a program without verbs, from what was *given* and the defaults."""
+    # The program that was started again may have got other arguments (the option args).
+    if "background" in given or was_reborn():
+        paths = given.get("pidfile", pidfile), given.get("log_file", log_file)
+        return _background_context(*paths, detach=True, **options)
+    return foreground_context(given.get("pidfile"), given.get("log_file"), **options)
+
+
+def context_of_verb(
+    verb: str,
+    given: Mapping[str, Any],
+    pidfile: Path,
+    log_file: Path | None,
+    **options: Unpack[ContextOptions],
+) -> DaemonContext:
+    """Return the context that *verb* is about, from what was *given* and the defaults."""
+    pidfile = given.get("pidfile", pidfile)
+    if verb == "run":
+        return foreground_context(pidfile, given.get("log_file"), **options)
+    return _background_context(pidfile, given.get("log_file", log_file), detach=None, **options)
+
+
+def _background_context(
     pidfile: Path | None,
     log_file: Path | None,
     *,

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from typing import Any, Unpack
 
     from reborn._context import DaemonContext, Path
-    from reborn._control import Control
     from reborn._keywords import ContextOptions
 
     ExitStatus = int | str | None
@@ -74,22 +73,14 @@ def background(
     relative paths on the command line keep their meaning.
     """
     from reborn import _control, _terminal
-    from reborn._context import was_reborn
 
     _add_background_options(parser, pidfile, log_file)
     args = parser.parse_args(argv, namespace=Arguments())
     given = _take_ours(args)
-    # The program that was started again may have got other arguments (the option args).
-    if "background" in given or was_reborn():
-        pidfile, log_file = given.get("pidfile", pidfile), given.get("log_file", log_file)
-        context = _control.background_context(pidfile, log_file, detach=True, **options)
-    else:
-        ours = given.get("pidfile"), given.get("log_file")
-        context = _control.foreground_context(*ours, **options)
-    outcome = _control.Control(context, name=name or parser.prog).enter()
+    context = _control.context_of_program(given, pidfile, log_file, **options)
+    outcome = _control.Control(context, name=name or parser.prog).detach()
     if outcome is not None:
-        status = _terminal.leave(outcome)
-        sys.exit(_control.FAILED if status == _control.NOT_PERMITTED else status)
+        sys.exit(_terminal.leave(outcome))
     args.daemon_context = context
     with context:
         yield args
@@ -134,14 +125,12 @@ def control(
     )
     given = _take_ours(args)
     verb = given["verb"]
-    paths = given.get("pidfile", pidfile), given.get("log_file", log_file)
-    if verb == "run":
-        context = _control.foreground_context(paths[0], given.get("log_file"), **options)
-    else:
-        context = _control.background_context(*paths, detach=None, **options)
+    context = _control.context_of_verb(verb, given, pidfile, log_file, **options)
     daemon = _control.Control(context, name=name)
     if verb == "status":
-        return _show_status(daemon, as_json="json" in given)
+        condition = daemon.status()
+        _terminal.say(condition.shown(as_json="json" in given))
+        return condition.exit_status
     if (why := daemon.why_foreground(verb)) is not None:
         _terminal.say(why, error=True)
     outcome = daemon.perform(verb, timeout=given.get("timeout", _control.TIMEOUT))
@@ -150,19 +139,6 @@ def control(
     args.daemon_context = context
     with context:
         return main(args)
-
-
-def _show_status(daemon: Control, *, as_json: bool) -> int:
-    from reborn import _terminal
-
-    condition = daemon.status()
-    if as_json:
-        import json
-
-        _terminal.say(json.dumps(condition.as_data()))
-    else:
-        _terminal.say(condition)
-    return condition.exit_status
 
 
 def _add_background_options(

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 import click
 
 from reborn import _control, _terminal
-from reborn._context import was_reborn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any, NoReturn, TypeVar, Unpack
+    from typing import Any, TypeVar, Unpack
 
     from reborn._context import Path
     from reborn._control import Control, Outcome
@@ -57,18 +56,9 @@ def background(
     """
 
     def run_it(ctx: click.Context) -> None:
-        given = _given(ctx)
-        if "background" in given or was_reborn():
-            paths = given.get("pidfile", pidfile), given.get("log_file", log_file)
-            context = _control.background_context(*paths, detach=True, **options)
-        else:
-            ours = given.get("pidfile"), given.get("log_file")
-            context = _control.foreground_context(*ours, **options)
+        context = _control.context_of_program(_given(ctx), pidfile, log_file, **options)
         daemon = _control.Control(context, name=_name(ctx, name))
-        outcome = daemon.enter()
-        if outcome is not None and outcome.status == _control.NOT_PERMITTED:
-            outcome.status = _control.FAILED
-        _carry_on(ctx, daemon, outcome)
+        _carry_on(ctx, daemon, daemon.detach())
 
     def decorate(command: Command) -> Command:
         taken = _flags(command)
@@ -107,14 +97,12 @@ def control(
 
     def act(ctx: click.Context) -> None:
         verb, given = ctx.command.name or "", _given(ctx)
-        paths = given.get("pidfile", pidfile), given.get("log_file", log_file)
-        if verb == "run":
-            context = _control.foreground_context(paths[0], given.get("log_file"), **options)
-        else:
-            context = _control.background_context(*paths, detach=None, **options)
+        context = _control.context_of_verb(verb, given, pidfile, log_file, **options)
         daemon = _control.Control(context, name=_name(ctx, name))
         if verb == "status":
-            _show_status(ctx, daemon, as_json="json" in given)
+            condition = daemon.status()
+            _terminal.say(condition.shown(as_json="json" in given))
+            ctx.exit(condition.exit_status)
         if (why := daemon.why_foreground(verb)) is not None:
             _terminal.say(why, error=True)
         outcome = daemon.perform(verb, timeout=given.get("timeout", _control.TIMEOUT))
@@ -232,17 +220,6 @@ def _given(ctx: click.Context) -> dict[str, Any]:
 
 def _name(ctx: click.Context, name: str | None) -> str:
     return name or ctx.find_root().info_name or ctx.command.name or "the program"
-
-
-def _show_status(ctx: click.Context, daemon: Control, *, as_json: bool) -> NoReturn:
-    condition = daemon.status()
-    if as_json:
-        import json
-
-        _terminal.say(json.dumps(condition.as_data()))
-    else:
-        _terminal.say(condition)
-    ctx.exit(condition.exit_status)
 
 
 def _carry_on(ctx: click.Context, daemon: Control, outcome: Outcome | None) -> None:

@@ -35,6 +35,7 @@ import sys
 import time
 
 from reborn._spawning import tree
+from reborn._supervision import SPAWNED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, NoReturn
 
-# A variable of the environment of each spawned process, for systems without subreapers.
-MARK = "REBORN_SPAWNED"
 # What they get to end after SIGTERM when the owner is gone, in seconds.
 _GRACE = 0.5
 # How long SIGKILL is repeated before the keeper gives up, in seconds.
@@ -158,7 +157,7 @@ class Keeper:
         """
         self._channel = channel
         self._children = children
-        self._mark = f"{MARK}={mark}".encode()
+        self._mark = f"{SPAWNED}={mark}".encode()
         self._owners = owners
         self._shared = shared
         self._adopts = adopt_orphans()

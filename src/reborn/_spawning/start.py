@@ -10,8 +10,9 @@ from errno import errorcode
 
 from reborn import _readiness
 from reborn._notify import Listener
-from reborn._spawning import function, keeper, tree
+from reborn._spawning import function, tree
 from reborn._spawning.channel import Kept
+from reborn._supervision import SPAWNED
 from reborn.exceptions import SpawnError
 
 __tracebackhide__ = True  # pytest shows its users their own lines
@@ -79,7 +80,7 @@ class Start:
         """
         kept = self._kept
         mark = self._owner.new_mark()
-        env = {**self._plan.env, "NOTIFY_SOCKET": self._listener.address, keeper.MARK: mark}
+        env = {**self._plan.env, "NOTIFY_SOCKET": self._listener.address, SPAWNED: mark}
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         log = os.open(self._log.captured, flags, 0o644)
         try:
