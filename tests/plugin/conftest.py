@@ -79,15 +79,19 @@ class Session:
 
     def popen(self, *arguments):
         """Start pytest, and do not wait."""
+        return self.start(self.command(*arguments), "xdist.plugin")
+
+    def start(self, command, *plugins):
+        """Start pytest by *command*, with these *plugins* beside ours."""
         return subprocess.Popen(
-            self.command(*arguments),
+            command,
             cwd=self._pytester.path,
             # Only what is needed: some other plugins take a second to load.
             env={
                 **os.environ,
                 "CENSUS": self.mark,
                 "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-                "PYTEST_PLUGINS": "reborn.pytest_plugin,xdist.plugin",
+                "PYTEST_PLUGINS": ",".join(["reborn.pytest_plugin", *plugins]),
             },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -95,20 +94,7 @@ def popen(session, pytester, plugin):
     def popen(code):
         session.write(START[plugin] + HERE + code)
         others = ["xprocess.pytest_xprocess"] if plugin == "pytest-xprocess" else []
-        return subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-q", "--basetemp=inner"],
-            cwd=pytester.path,
-            env={
-                **os.environ,
-                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-                "PYTEST_PLUGINS": ",".join(["reborn.pytest_plugin", *others]),
-                "CENSUS": session.mark,
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        return session.start([sys.executable, "-m", "pytest", "-q", "--basetemp=inner"], *others)
 
     return popen
 

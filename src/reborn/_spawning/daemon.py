@@ -242,9 +242,9 @@ class SpawnedDaemon:
                 command=str(self._plan),
                 pid=self._pid,
                 reason="another worker has started it, and it has ended",
-                output=self.last_lines(),
+                output=self._log.last_lines(self._starts),
             )
 
-    def last_lines(self, count: int = 30) -> str:
+    def last_lines(self, count: int) -> str:
         """Return the end of what it has written since it was last started."""
-        return "\n".join(self._log.read(self._starts).splitlines()[-count:])
+        return self._log.last_lines(self._starts, count)

@@ -29,11 +29,11 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import sys
 import time
 
+from reborn import _process
 from reborn._spawning import tree
 from reborn._supervision import SPAWNED
 
@@ -62,15 +62,6 @@ def adopt_orphans() -> bool:
         return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
     except (ImportError, OSError, AttributeError):
         return False
-
-
-def poll(fds: Iterable[int], timeout: float | None) -> list[int]:
-    """Return which of *fds* can be read or have ended, after *timeout* seconds at most."""
-    poller = select.poll()
-    for fd in fds:
-        poller.register(fd, select.POLLIN)
-    milliseconds = None if timeout is None else max(0.0, timeout) * 1000
-    return [fd for fd, _ in poller.poll(milliseconds)]
 
 
 def hold_processes(pids: Iterable[int]) -> list[int]:
@@ -228,7 +219,8 @@ class Keeper:
         timeout: float | None = None
         while timeout is None:
             fds = (self._channel.fileno(), self._children.reader, *self._owners)
-            readable = poll([fd for fd in fds if fd >= 0], None if self._adopts else _TICK)
+            tick = None if self._adopts else _TICK
+            readable = _process.poll(*(fd for fd in fds if fd >= 0), timeout=tick)
             self._collect()
             if not set(self._owners).isdisjoint(readable):
                 timeout = _GRACE
@@ -324,7 +316,7 @@ class Keeper:
                 tree.send(family, signal.SIGKILL)
             pause = _TICK if left <= 0 or not self._adopts else min(left, 0.2)
             if family:
-                poll([self._children.reader], pause)
+                _process.poll(self._children.reader, timeout=pause)
         return []
 
 

@@ -42,3 +42,7 @@ class Log:
             except OSError:
                 continue
         return "".join(texts)
+
+    def last_lines(self, starts: list[int], count: int = 30) -> str:
+        """Return the end of the text of both, from *starts* on."""
+        return "\n".join(self.read(starts).splitlines()[-count:])

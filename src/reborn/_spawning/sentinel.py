@@ -27,6 +27,7 @@ import signal
 import socket
 import sys
 
+from reborn import _process
 from reborn._spawning import keeper, tree
 
 TYPE_CHECKING = False
@@ -67,7 +68,7 @@ def main() -> NoReturn:
             poller.register(ahead, select.POLLIN)
     control.close()
     while keepers:
-        keeper.poll([children.reader], None)
+        _process.poll(children.reader, timeout=None)
         _bury(children, keepers)
     os._exit(0)
 
@@ -110,7 +111,7 @@ def _wait_for_order(control: socket.socket, taken: int, owners: list[int]) -> No
     """Keeper: take the next order, and keep its program."""
     os.setsid()
     children = keeper.ChildSignal()
-    if control.fileno() not in keeper.poll([control.fileno(), *owners], None):
+    if control.fileno() not in _process.poll(control.fileno(), *owners, timeout=None):
         return  # an owner has ended, while somebody else holds the other end
     order, received, _, _ = socket.recv_fds(control, 1, 2)
     if not order:

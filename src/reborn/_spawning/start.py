@@ -34,7 +34,6 @@ _QUIET = 0.05
 _BUSY = 0.5
 # How long a launcher that somebody else wrote gets to end, once its daemon is ready, in seconds.
 _LAUNCHER = 1.0
-_LAST_LINES = 30
 
 
 class Rest:
@@ -64,7 +63,7 @@ class Start:
         self._plan = plan
         self._log = log
         self._shared = shared
-        self._starts = log.sizes()
+        self.starts = log.sizes()  # where its part of the log begins
         self._said: dict[str, str] = {}
         self._statuses = ""
         self._rest = Rest()
@@ -123,11 +122,6 @@ class Start:
     def is_over(self) -> bool:
         """Whether nothing of it is left."""
         return self._kept.left is not None
-
-    @property
-    def starts(self) -> list[int]:
-        """Where its part of the log begins."""
-        return self._starts
 
     def wait_ready(self, condition: Condition | None, timeout: float) -> None:
         """Wait until *condition* is met; None: until the program says so, or lives.
@@ -192,7 +186,7 @@ class Start:
 
     def read_log(self) -> str:
         """Return what it has written since this start."""
-        return self._log.read(self._starts)
+        return self._log.read(self.starts)
 
     def _await(self, missing: Callable[[], str | None], timeout: float) -> None:
         """Wait until nothing is *missing*."""
@@ -277,9 +271,5 @@ class Start:
             signal=-code if code is not None and code < 0 else None,
             reason=self._kept.broken,
             timeout=timeout,
-            output=self.last_lines(),
+            output=self._log.last_lines(self.starts),
         )
-
-    def last_lines(self, count: int = _LAST_LINES) -> str:
-        """Return the end of what it has written since this start."""
-        return "\n".join(self.read_log().splitlines()[-count:])
