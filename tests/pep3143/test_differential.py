@@ -124,7 +124,9 @@ class Run:
             self.pids.setdefault(pid, "DAEMON")
             place = seen.pop("place")
             found[place if place not in found else f"{place} again"] = seen
-        return json.loads(self.plain(json.dumps(found)))
+        # In texts only: a number of the report may happen to be that of a process.
+        texts = re.compile(r'"(?:[^"\\]|\\.)*"')
+        return json.loads(texts.sub(lambda text: self.plain(text[0]), json.dumps(found)))
 
     def text(self, name):
         return self.plain((self.directory / name).read_text(errors="backslashreplace"))
