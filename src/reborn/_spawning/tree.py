@@ -8,11 +8,14 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 # Where it is missing, psutil asks the system in its way.
 _PROC = "/proc"
-# How often, and after how many seconds, an environment that is empty is looked at again.
+# How often, and after how many seconds, what is empty for a process is looked at again.
 _LOOKS, _TICK = 5, 0.002
 
 
@@ -39,7 +42,7 @@ def command_line(pid: int) -> str:
     import psutil
 
     try:
-        return " ".join(psutil.Process(pid).cmdline())
+        return " ".join(_once_executed(pid, psutil.Process(pid).cmdline))
     except psutil.Error:
         return "(it has ended)"
 
@@ -162,18 +165,26 @@ def exists(pid: int) -> bool:
 
 
 def _environment(pid: int) -> list[bytes]:
-    """Return what *pid* was started with; in the middle of execve(2) it has none for a moment."""
-    data = b""
+    """Return what *pid* was started with."""
+
+    def read() -> bytes:
+        with open(f"{_PROC}/{pid}/environ", "rb") as file:
+            return file.read()
+
+    try:
+        return _once_executed(pid, read).split(b"\0")
+    except OSError:
+        return []
+
+
+def _once_executed(pid: int, look: Callable[[], T]) -> T:
+    """Return what *look* finds; in the middle of execve(2) *pid* shows nothing for a moment."""
     for _ in range(_LOOKS):
-        try:
-            with open(f"{_PROC}/{pid}/environ", "rb") as file:
-                data = file.read()
-        except OSError:
-            break
-        if data or not exists(pid):
-            break
+        found = look()
+        if found or not exists(pid):
+            return found
         time.sleep(_TICK)
-    return data.split(b"\0")
+    return look()
 
 
 def marked(mark: bytes, *, among: Iterable[int] | None = None) -> list[tuple[int, int]]:
