@@ -10,6 +10,7 @@ import os
 import sys
 
 from reborn import _options
+from reborn._step import Step, loading
 from reborn.exceptions import NotSupportedError, StartError
 
 TYPE_CHECKING = False
@@ -169,9 +170,11 @@ class DaemonContext:
         if self.is_open:
             message = "the context is open already; close() it before reborn()"
             raise RuntimeError(message)
-        from reborn import _detach, _launcher
-        from reborn._process import Daemon
+        from reborn import _origin
 
+        with loading("launcher" if _origin.launch is None else "daemon"):
+            from reborn import _detach, _launcher, _pidfile  # noqa: F401 - resolve() needs it
+            from reborn._process import Daemon
         plan = _options.resolve(self)
         try:
             begun = _detach.resume(plan)
@@ -367,15 +370,19 @@ class DaemonContext:
 
     def _carry_on(self, plan: Plan, begun: Beginning) -> None:
         """Be the daemon: take the steps; on failure tell the launcher, and leave nothing."""
-        from reborn import _detach, _signals, _steps
+        from reborn import _detach
 
         with _detach.Start(begun.report, plan.pidfile):
-            stage = _steps.detached_stage(plan, begun)
+            with loading("daemon"):
+                from reborn import _signals, _steps
+            with Step("streams", "open the null device", role="daemon"):
+                stage = _steps.detached_stage(plan, begun)
             _steps.run(stage)
             self._enter(plan, begun.report)
             self._null = stage.null
             # A signal finds a daemon that is ready or one that is not, and nothing between.
-            mask = _signals.block_all()
+            with Step("ready", "block the signals", role="daemon"):
+                mask = _signals.block_all()
             if not plan.wait_ready:
                 begun.report.ready()
                 self._forget_errors(plan)

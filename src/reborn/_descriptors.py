@@ -32,6 +32,20 @@ def open_null() -> int:
     return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
 
+def close(*fds: int | None) -> None:
+    """Close the *fds*; None is none.
+
+    What close(2) may complain of harms nobody: the descriptor is gone whatever it answers, and of
+    ours none has data left that is only written then.
+    """
+    for fd in fds:
+        try:
+            if fd is not None:
+                os.close(fd)
+        except OSError:
+            pass
+
+
 def connect(sources: Sequence[int | None], *, unwritten: int | None = None) -> None:
     """Make 0, 1 and 2 copies of the *sources*; None leaves the stream as it is.
 
@@ -46,7 +60,7 @@ def connect(sources: Sequence[int | None], *, unwritten: int | None = None) -> N
     for number, copy in zip(STANDARD, copies, strict=True):
         if copy is not None:
             os.dup2(copy, number)
-            os.close(copy)
+            close(copy)
 
 
 def flush() -> None:
@@ -115,7 +129,7 @@ def close_inherited(opened: Iterable[int], *, keep: Iterable[int], null: int) ->
         return
     for fd in doomed:
         if os.get_inheritable(fd):
-            os.close(fd)
+            close(fd)
         else:
             os.dup2(null, fd, inheritable=False)
 

@@ -17,6 +17,7 @@ import sys
 from reborn import _attempt, _descriptors, _handshake, _origin, _process, _signals
 from reborn._handshake import LauncherGoneError, Report
 from reborn._process import Daemon, Held
+from reborn._step import Step
 from reborn.exceptions import (
     ForkUnsafeError,
     ForkWithThreadsWarning,
@@ -135,7 +136,7 @@ def by_fork(streams: Sequence[int], *, spare: Sequence[int]) -> Attempt | Beginn
     """Fork twice: an `Attempt` in the launcher, a `Beginning` in the daemon.
 
     Raises:
-        StepError: there can be no more processes; nothing has been started.
+        OSError: there can be no more processes; nothing has been started.
     """
     _descriptors.flush()
     ours, theirs = _handshake.open_channel()
@@ -158,10 +159,8 @@ def _begin(channel: Channel, streams: Sequence[int], spare: Sequence[int]) -> Be
     global _daemon_pid  # noqa: PLW0603 - a fact about this process
     _daemon_pid = os.getpid()
     report = Report(channel)
-    try:
+    with Start(report, None), Step("handshake", "answer the launcher", role="daemon"):
         report.begin()
-    except BaseException:  # noqa: BLE001 - this copy of the program must not come back to life
-        os._exit(1)
     return Beginning(report, streams, spare=spare, forked=True)
 
 
@@ -169,7 +168,7 @@ def by_reexec(argv: Sequence[str], plan: Plan, streams: Sequence[int]) -> Attemp
     """Start the program again, below a shell or, where there is none, a forked intermediate.
 
     Raises:
-        StepError: it cannot be started.
+        OSError: it cannot be started.
     """
     from reborn import _relaunch
 
@@ -184,10 +183,9 @@ def by_reexec(argv: Sequence[str], plan: Plan, streams: Sequence[int]) -> Attemp
         directory = _origin.directory
         if directory == _origin.current_directory():
             directory = None  # also where we may no longer enter the one we are in
-        with Step("exec", f"start {argv[0]!r} again", role="launcher"):
-            pid = _relaunch.spawn_shell(
-                argv, env, directory=directory, standard=standard, handed=handed
-            )
+        pid = _relaunch.spawn_shell(
+            argv, env, directory=directory, standard=standard, handed=handed
+        )
         if pid is None:
             pid = fork_blocked()
             if pid == 0:
@@ -200,8 +198,7 @@ def by_reexec(argv: Sequence[str], plan: Plan, streams: Sequence[int]) -> Attemp
         raise
     finally:
         theirs.close()
-        for fd in standard:
-            os.close(fd)
+        _descriptors.close(*standard)
     return _attempt.Attempt(ours, pid)
 
 
@@ -225,7 +222,7 @@ def lead(channel: Channel, start: Callable[[], int]) -> None:
     except BrokenPipeError:
         pass  # no launcher, nobody to tell
     except OSError as error:
-        failure = StepError.from_os_error(error, action=action, step=step, role="intermediate")
+        failure = StepError.from_error(error, action=action, step=step, role="intermediate")
         Report(channel).failed(failure)
     finally:
         if pid != 0:
@@ -262,13 +259,12 @@ def fork_blocked() -> int:
     No handler of the program may run in a process that is only half a daemon.
 
     Raises:
-        StepError: there can be no more processes.
+        OSError: there can be no more processes.
     """
     mask = _signals.block_all()
     pid = -1
     try:
-        with Step("fork", "fork the intermediate", role="launcher"):
-            pid = _fork_unwarned()
+        pid = _fork_unwarned()
     finally:
         if pid != 0:
             _signals.restore_mask(mask)
@@ -375,26 +371,3 @@ def relaunch_command(args: Sequence[str] | None) -> list[str]:
     if _origin.directory is None or not os.path.isdir(_origin.directory):
         raise RelaunchError(reason="the directory it was started in is gone")
     return _relaunch.command(args)
-
-
-class Step:
-    """Make an `OSError` inside the block a `StepError`."""
-
-    def __init__(self, step: str, action: str, *, role: str) -> None:
-        self.step = step
-        self.action = action
-        self.role = role
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if isinstance(error, OSError) and not isinstance(error, StepError):
-            raise StepError.from_os_error(
-                error, action=self.action, step=self.step, role=self.role
-            ) from None

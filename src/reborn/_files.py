@@ -12,6 +12,7 @@ import os
 import stat
 from errno import ELOOP, EMLINK, ENXIO, EOPNOTSUPP
 
+from reborn import _descriptors
 from reborn.exceptions import UnsafeFileError
 
 # Enough to pass through a directory that we may search but not list; macOS has no such flag.
@@ -55,10 +56,10 @@ def open_directory(path: str, *, kind: str) -> tuple[int, str]:
                     raise UnsafeFileError(kind=kind, path=path, reason=reason) from None
                 steps += target.split("/")[::-1]
                 entered = os.open("/" if target.startswith("/") else ".", flags, dir_fd=directory)
-            os.close(directory)
+            _descriptors.close(directory)
             directory = entered
     except BaseException:
-        os.close(directory)
+        _descriptors.close(directory)
         raise
     return directory, name
 
@@ -85,7 +86,12 @@ def open_or_create(name: str, flags: int, *, mode: int, directory: int) -> tuple
             fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | _CAREFUL, mode, dir_fd=directory)
         except FileExistsError:
             continue  # made by somebody else between the two calls
-        os.fchmod(fd, mode)
+        try:
+            os.fchmod(fd, mode)
+        except BaseException:
+            os.unlink(name, dir_fd=directory)
+            _descriptors.close(fd)
+            raise
         return fd, True
 
 
@@ -159,7 +165,7 @@ def open_log(path: str, *, mode: int) -> tuple[int, bool]:
             try:
                 _check_log(fd, path=path, directory=directory)
             except BaseException:
-                os.close(fd)
+                _descriptors.close(fd)
                 raise
             os.set_blocking(fd, True)
             return fd, made
@@ -174,7 +180,7 @@ def open_log(path: str, *, mode: int) -> tuple[int, bool]:
                 raise UnsafeFileError(kind="log file", path=path, reason=reason) from None
             target = os.path.join(os.path.dirname(target), os.readlink(name, dir_fd=directory))
         finally:
-            os.close(directory)
+            _descriptors.close(directory)
     reason = "it is a loop of symbolic links"
     raise UnsafeFileError(kind="log file", path=path, reason=reason)
 
@@ -200,4 +206,4 @@ def remove_if_empty(path: str, log_fd: int) -> None:
     except OSError:
         pass  # gone already, or not ours to remove
     finally:
-        os.close(directory)
+        _descriptors.close(directory)

@@ -25,6 +25,8 @@ import fcntl
 import os
 import sys
 
+from reborn import _descriptors, _signals
+from reborn._step import Step
 from reborn.exceptions import ProgramError, RebornError
 
 TYPE_CHECKING = False
@@ -73,7 +75,7 @@ class Channel:
                 _signal.sigwait({_signal.SIGPIPE})
             raise
         finally:
-            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+            _signals.restore_mask(mask)
         return written
 
     def receive(self) -> list[tuple[str, str]] | None:
@@ -87,8 +89,7 @@ class Channel:
 
     def close(self) -> None:
         """Close both pipes."""
-        os.close(self.incoming)
-        os.close(self.outgoing)
+        _descriptors.close(self.incoming, self.outgoing)
 
 
 def open_channel() -> tuple[Channel, Channel]:
@@ -97,8 +98,7 @@ def open_channel() -> tuple[Channel, Channel]:
     try:
         to_daemon, from_launcher = os.pipe()
     except BaseException:
-        os.close(to_launcher)
-        os.close(from_daemon)
+        _descriptors.close(to_launcher, from_daemon)
         raise
     return Channel(to_launcher, from_launcher), Channel(to_daemon, from_daemon)
 
@@ -159,9 +159,14 @@ class Report:
         channel = self._channel
         if channel is None:
             return False
-        self._watch(channel, on=False)  # the answer must not raise the signal
-        self._send(**({} if message is None else {"STATUS": message}), READY=1)
-        if channel.receive() is None:
+        with Step("ready", "tell the launcher that it is ready", role="daemon"):
+            self._watch(channel, on=False)  # the answer must not raise the signal
+            self._send(**({} if message is None else {"STATUS": message}), READY=1)
+        try:
+            answer = channel.receive()
+        except OSError:
+            answer = []  # it may have been taken; were it not, the launcher would end this process
+        if answer is None:
             raise LauncherGoneError
         self.close()
         return True

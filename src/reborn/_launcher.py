@@ -11,8 +11,9 @@ import sys
 from _weakref import ref  # weakref itself is Python code that a bare program has not loaded
 
 from reborn import _descriptors, _detach, _files, _supervision
-from reborn._detach import Beginning, Step
+from reborn._detach import Beginning
 from reborn._process import Daemon
+from reborn._step import Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ def detach(plan: Plan, *, cautious: bool = True) -> Daemon | Beginning:
         result = Launcher(plan).start(cautious=cautious)
         mine = isinstance(result, Daemon)
     finally:
-        for fd in filled if mine else ():
-            os.close(fd)
+        if mine:
+            _descriptors.close(*filled)
     return result
 
 
@@ -69,16 +70,19 @@ class Launcher:
         try:
             streams = self._prepare()
             if argv is None:
-                attempt = _detach.by_fork(streams, spare=self._descriptors())
+                with Step("fork", "fork the intermediate", role="launcher"):
+                    attempt = _detach.by_fork(streams, spare=self._descriptors())
             else:
-                attempt = _detach.by_reexec(argv, plan, streams)
+                with Step("exec", f"start {argv[0]!r} again", role="launcher"):
+                    attempt = _detach.by_reexec(argv, plan, streams)
         except BaseException:
             self._undo()
             raise
         if isinstance(attempt, Beginning):
             return attempt
         try:
-            held = attempt.wait_ready(plan.ready_timeout, self._last_lines)
+            with Step("wait", "wait until the daemon is ready", role="launcher"):
+                held = attempt.wait_ready(plan.ready_timeout, self._last_lines)
         except BaseException:
             attempt.abandon()
             self._undo()
@@ -92,7 +96,8 @@ class Launcher:
         plan = self.plan
         lock_pidfile(plan)
         opened = open_log(plan)
-        self.null = _descriptors.open_null()
+        with Step("streams", "open the null device", role="launcher"):
+            self.null = _descriptors.open_null()
         log = errors = self.null
         if opened is not None:
             self.log_fd, self.log_made = opened
@@ -124,15 +129,14 @@ class Launcher:
             return ""
         finally:
             if fd != self.capture:
-                os.close(fd)
+                _descriptors.close(fd)
         return "\n".join(text.rstrip("\n").split("\n")[-_LAST_LINES:])
 
     def _leave_to_daemon(self) -> None:
         """Close what is the daemon's from now on."""
         if self.plan.pidfile is not None:
             self.plan.pidfile.leave()
-        for fd in self._descriptors():
-            os.close(fd)
+        _descriptors.close(*self._descriptors())
         self.null = self.log_fd = self.capture = None
 
     def _undo(self) -> None:
@@ -196,7 +200,7 @@ def reopen_log(plan: Plan) -> None:
         _descriptors.flush()  # into the old file, where the line began
         _descriptors.connect((None, *(fd if own is None else None for own in plan.streams[1:])))
     finally:
-        os.close(fd)
+        _descriptors.close(fd)
 
 
 def captures_errors(plan: Plan) -> bool:
@@ -211,8 +215,11 @@ def forget_errors(plan: Plan, null: int) -> None:
     The null device *null* has been opened in time, since a new root may have none; it is closed.
     """
     if captures_errors(plan):
-        _descriptors.connect((None, None, null))
-    os.close(null)
+        try:
+            os.dup2(null, 2)
+        except OSError:
+            pass  # what it prints goes on into that file; it has been reported ready
+    _descriptors.close(null)
 
 
 def _unnamed_file() -> int:
@@ -235,5 +242,5 @@ def _reopen_for_reading(path: str, log_fd: int) -> int | None:
         return None
     if os.path.sameopenfile(fd, log_fd):
         return fd
-    os.close(fd)
+    _descriptors.close(fd)
     return None

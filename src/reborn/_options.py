@@ -8,6 +8,7 @@ anything is forked or locked. The result, a `Plan`, is all that the later module
 from __future__ import annotations
 
 import os
+import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,7 +162,13 @@ def _resolve_directories(plan: Plan, context: DaemonContext) -> None:
 
 
 def _refuse_file(name: str, path: str | None) -> None:
-    if path is not None and os.path.exists(path) and not os.path.isdir(path):
+    if path is None:
+        return
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # the step that goes there tells why
+    if not stat.S_ISDIR(mode):
         _refuse(f"{name} {path!r} is not a directory")
 
 

@@ -21,7 +21,7 @@ import stat
 import sys
 import time
 
-from reborn import _files
+from reborn import _descriptors, _files
 from reborn.exceptions import InvalidPidFileError, PidFileLockedError, UnsafeFileError
 
 TYPE_CHECKING = False
@@ -85,7 +85,7 @@ class PidFile:
         try:
             self._fd = self._lock(name, directory)
         except BaseException:
-            os.close(directory)
+            _descriptors.close(directory)
             raise
         self._directory = directory
         self._owner = os.getpid()
@@ -114,12 +114,12 @@ class PidFile:
                 # A file system without locks: nobody else can have locked what we made.
                 if made and _is_named(os.fstat(fd), name, directory):
                     os.unlink(name, dir_fd=directory)
-                os.close(fd)
+                _descriptors.close(fd)
                 raise
             except BaseException:
-                os.close(fd)
+                _descriptors.close(fd)
                 raise
-            os.close(fd)  # the file lost its name before we had the lock
+            _descriptors.close(fd)  # the file lost its name before we had the lock
         raise self._unsafe("it keeps being replaced")
 
     def _open(self, name: str, directory: int) -> tuple[int, bool]:
@@ -151,7 +151,7 @@ class PidFile:
                 raise self._unsafe(reason)  # noqa: TRY301 - one way out closes the directory
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException:
-            os.close(directory)
+            _descriptors.close(directory)
             raise
         self._fd = fd
         self._directory = directory
@@ -193,15 +193,13 @@ class PidFile:
     def leave(self) -> None:
         """Close this process's descriptors; file and lock stay with who else has them."""
         fd, self._fd, self._owner = self._fd, None, None
-        if fd is not None:
-            os.close(fd)
+        _descriptors.close(fd)
         self.leave_directory()
 
     def leave_directory(self) -> None:
         """Close the directory; from now on `release` can only empty the file."""
         directory, self._directory = self._directory, None
-        if directory is not None:
-            os.close(directory)
+        _descriptors.close(directory)
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that must stay open for the lock to last."""
@@ -227,7 +225,7 @@ class PidFile:
         try:
             text = os.pread(fd, _LONGEST_TEXT, 0)
         finally:
-            os.close(fd)
+            _descriptors.close(fd)
         pid = _parse(text)
         if pid is None and text.strip():
             shown = text.decode("ascii", "backslashreplace").rstrip("\n")
@@ -252,7 +250,7 @@ class PidFile:
             held = _is_locked(status, fd) if shown is None else shown
             return pid if held else None
         finally:
-            os.close(fd)
+            _descriptors.close(fd)
 
     def is_locked(self) -> bool:
         """Tell whether any process holds the lock, named or not."""
@@ -262,7 +260,7 @@ class PidFile:
         try:
             return _is_locked(os.fstat(fd), fd)
         finally:
-            os.close(fd)
+            _descriptors.close(fd)
 
     def _look(self) -> int | None:
         """Open the file for reading; None if it is not there."""
@@ -275,7 +273,7 @@ class PidFile:
             self._explain(error)
             raise
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
+            _descriptors.close(fd)
             raise self._unsafe("it is not a regular file")
         return fd
 

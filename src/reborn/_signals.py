@@ -29,7 +29,11 @@ def block_all() -> set[int]:
 
 def restore_mask(mask: set[int]) -> None:
     """Block exactly *mask* in this thread."""
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+    try:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+    except OSError:
+        # Never, says its manual page. Once more, since a daemon that is ready cannot turn back.
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
 def numbers() -> Iterator[int]:

@@ -17,7 +17,7 @@ import os
 import sys
 
 from reborn import _descriptors, _origin, _signals
-from reborn.exceptions import StepError
+from reborn._step import Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,8 +127,7 @@ def connect_streams(stage: Stage) -> None:
     """Point 0, 1 and 2 away from the terminal and the caller's pipes (APUE 13.3, rule 6)."""
     # What the launcher could not write (to a closed pipe, say) is not the daemon's to write.
     _descriptors.connect(stage.streams, unwritten=stage.null if stage.inherited else None)
-    for fd in stage.spare:
-        os.close(fd)
+    _descriptors.close(*stage.spare)
     name_streams()
     if stage.plan.log_file is not None:
         _descriptors.flush_each_line()
@@ -182,13 +181,10 @@ def run(stage: Stage) -> None:
     Raises:
         StepError: a step failed.
     """
+    options = {slot: getattr(stage.plan, slot) for slot in stage.plan.__slots__}
     for name, action, step in STEPS:
-        try:
+        with Step(name, action.format(**options), role="daemon"):
             step(stage)
-        except OSError as error:
-            options = {slot: getattr(stage.plan, slot) for slot in stage.plan.__slots__}
-            done = action.format(**options)
-            raise StepError.from_os_error(error, action=done, step=name, role="daemon") from None
 
 
 def load_what_is_needed_later() -> None:

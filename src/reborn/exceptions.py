@@ -60,7 +60,8 @@ class StepError(StartError, OSError):
     """A step of the start failed with an errno.
 
     `step` is the name in the table of steps, `role` the process it failed in ("launcher",
-    "intermediate" or "daemon"), `errno` and `strerror` are those of the system call.
+    "intermediate" or "daemon"), `errno` and `strerror` are those of the system call; `errno` is 0
+    where Python did not pass it on, as with a module that cannot be read.
     """
 
     fields = ("action", "step", "role", "errno", "strerror")
@@ -73,18 +74,17 @@ class StepError(StartError, OSError):
         self.role = role
 
     def __str__(self) -> str:
-        code = errorcode.get(self.errno or 0, str(self.errno))
+        code = f" [{errorcode.get(self.errno, self.errno)}]" if self.errno else ""
         return (
-            f"cannot {self.action}: {self.strerror} [{code}] "
-            f"(step {self.step!r}, in the {self.role})"
+            f"cannot {self.action}: {self.strerror}{code} (step {self.step!r}, in the {self.role})"
         )
 
     @classmethod
-    def from_os_error(cls, error: OSError, *, action: str, step: str, role: str) -> StepError:
+    def from_error(cls, error: Exception, *, action: str, step: str, role: str) -> StepError:
         """Tell of *error* as the failure of a step."""
-        number = error.errno or 0
+        number = (isinstance(error, OSError) and error.errno) or 0
         # glibc's text, not the one a library may have put there: one errno reads one way.
-        text = os.strerror(number) if number in errorcode else str(error)
+        text = os.strerror(number) if number in errorcode else str(error) or type(error).__name__
         return cls(action=action, step=step, role=role, errno=number, strerror=text)
 
 

@@ -203,7 +203,7 @@ def test_error_after_the_start_is_no_start_error(kind):
 
 
 def test_step_error_has_errno_and_the_systems_own_text():
-    error = exceptions.StepError.from_os_error(
+    error = exceptions.StepError.from_error(
         OSError(errno.ENOENT, "a library's text"), action="open it", step="log", role="launcher"
     )
     assert (error.errno, error.strerror) == (errno.ENOENT, os.strerror(errno.ENOENT))
@@ -211,7 +211,7 @@ def test_step_error_has_errno_and_the_systems_own_text():
 
 
 def test_step_error_of_an_error_without_errno_keeps_its_text():
-    error = exceptions.StepError.from_os_error(
+    error = exceptions.StepError.from_error(
         OSError("odd"), action="open it", step="log", role="launcher"
     )
     assert (error.errno, error.strerror) == (0, "odd")
