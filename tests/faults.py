@@ -63,7 +63,8 @@ SCENARIOS = {"plain": {}, "full": {"log_file": "app.log", "uid": "nobody", "wait
 PATH = sorted({str(Path(module.__file__).parents[1]) for module in (reborn, psutil)})
 _GETPGID, _WRITE = seccomp.number_of("getpgid"), seccomp.number_of("write")
 # The last line of what a launcher says that could not make a daemon.
-_REPORT = re.compile(r"reborn\.exceptions\.\w+: .")
+# That there is no such user is all that CPython says of an account that cannot be looked up.
+_REPORT = re.compile(r"reborn\.exceptions\.\w+: .|ValueError: uid names 'nobody'")
 
 
 class Violation(Exception):
@@ -138,9 +139,10 @@ class Run:
             self.listener.let_pass(self.held)
             self.held = None
             self._until(lambda: not children(), GRACE, "the daemon does not end")
+            self._check_free(told=harness.exit_code(daemon) != 0)
         else:
             self.outcome = "gone"
-        self._check_free()
+            self._check_free(told=True)
 
     def _lives(self, code):
         """Tell whether there is a daemon, after a launcher that was killed or reports one."""
@@ -156,7 +158,8 @@ class Run:
         if not _REPORT.match(last):
             raise Violation(f"the message says nothing: {last!r}")
         self.message = last
-        left = [path.name for path in self.directory.iterdir()]
+        # A log with the daemon's own words is left to be read.
+        left = [path.name for path in self.directory.iterdir() if not is_log_with_words(path)]
         if left:
             raise Violation(f"reported, and left: {left}")
 
@@ -170,11 +173,12 @@ class Run:
         if not is_locked(self.pidfile):
             raise Violation("the daemon does not hold the lock")
 
-    def _check_free(self):
+    def _check_free(self, *, told):
+        """See that nobody holds the lock, and that the pid is gone unless its end *told* of that."""
         if self.pidfile.exists():
             if is_locked(self.pidfile):
                 raise Violation("the lock remains")
-            if self.killed is None and self.pidfile.read_text():
+            if not told and self.pidfile.read_text():
                 raise Violation("release() left the pid in the file")
 
     def _start_again(self):
@@ -258,6 +262,10 @@ def children():
         if pid != os.getpid() and not has_ended(pid):
             found.add(pid)
     return found
+
+
+def is_log_with_words(path):
+    return path.name == "app.log" and path.stat().st_size > 0
 
 
 def has_ended(pid):

@@ -170,9 +170,7 @@ class DaemonContext:
         if self.is_open:
             message = "the context is open already; close() it before reborn()"
             raise RuntimeError(message)
-        from reborn import _origin
-
-        with loading("launcher" if _origin.launch is None else "daemon"):
+        with loading():
             from reborn import _detach, _launcher, _pidfile  # noqa: F401 - resolve() needs it
             from reborn._process import Daemon
         plan = _options.resolve(self)

@@ -136,18 +136,23 @@ def check(fd: int, *, kind: str, path: str, directory: int) -> os.stat_result:
     raise UnsafeFileError(kind=kind, path=path, reason=reason)
 
 
-def give(fd: int, uid: int | None, gid: int | None) -> None:
+def _give(fd: int, uid: int | None, gid: int | None) -> None:
     """Give the open file to a user and group, if we may; None leaves one alone."""
+    if uid is gid is None:
+        return
     try:
         os.fchown(fd, -1 if uid is None else uid, -1 if gid is None else gid)
     except PermissionError:
         pass  # who may not give it away may not become that user either, and is told so later
 
 
-def open_log(path: str, *, mode: int) -> tuple[int, bool]:
+def open_log(
+    path: str, *, mode: int, owner: tuple[int | None, int | None] = (None, None)
+) -> tuple[int, bool]:
     """Open the log *path* for append, and tell whether this call made it.
 
-    A link is followed only where nobody else could have put it. `/dev/stdout` and `/dev/stderr`
+    A new one is given to *owner*, a user and a group, so that the daemon can open it again. A link
+    is followed only where nobody else could have put it. `/dev/stdout` and `/dev/stderr`
     are the caller's own streams, whatever they are connected to.
 
     Raises:
@@ -164,10 +169,14 @@ def open_log(path: str, *, mode: int) -> tuple[int, bool]:
             fd, made = open_or_create(name, flags, mode=mode, directory=directory)
             try:
                 _check_log(fd, path=path, directory=directory)
+                os.set_blocking(fd, True)
+                if made:
+                    _give(fd, *owner)
             except BaseException:
+                if made:
+                    os.unlink(name, dir_fd=directory)
                 _descriptors.close(fd)
                 raise
-            os.set_blocking(fd, True)
             return fd, made
         except OSError as error:
             if is_kind_refusal(error):

@@ -96,17 +96,15 @@ class Launcher:
         plan = self.plan
         lock_pidfile(plan)
         opened = open_log(plan)
-        with Step("streams", "open the null device", role="launcher"):
-            self.null = _descriptors.open_null()
-        log = errors = self.null
         if opened is not None:
             self.log_fd, self.log_made = opened
-            self.log_start = os.fstat(self.log_fd).st_size
-            log = errors = self.log_fd
-        elif captures_errors(plan):
-            with Step("log", "make a file for the first error messages", role="launcher"):
-                self.capture = _unnamed_file()
-            errors = self.capture
+        with Step("streams", "prepare stdin, stdout and stderr", role="launcher"):
+            log = errors = self.null = _descriptors.open_null()
+            if self.log_fd is not None:
+                log = errors = self.log_fd
+                self.log_start = os.fstat(log).st_size
+            elif captures_errors(plan):
+                errors = self.capture = _unnamed_file()
         own = zip(plan.streams, (self.null, log, errors), strict=True)
         return [default if fd is None else fd for fd, default in own]
 
@@ -171,12 +169,10 @@ def open_log(plan: Plan) -> tuple[int, bool] | None:
     """
     if plan.log_file is None:
         return None
+    identity = plan.identity
+    owner = (None, None) if identity is None else (identity.uid, identity.gid)
     with Step("log", f"open log file {plan.log_file!r}", role="launcher"):
-        fd, made = _files.open_log(plan.log_file, mode=plan.log_file_mode)
-        if made and plan.identity is not None:
-            # By descriptor, never by path: so that the daemon can open its log again (logrotate).
-            _files.give(fd, plan.identity.uid, plan.identity.gid)
-    return fd, made
+        return _files.open_log(plan.log_file, mode=plan.log_file_mode, owner=owner)
 
 
 def reopen_log(plan: Plan) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import stat
 
+from reborn._step import loading
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
@@ -121,7 +123,8 @@ def resolve(context: DaemonContext) -> Plan:
     _resolve_directories(plan, context)
     plan.identity = None
     if context.uid is not None or context.gid is not None or context.initgroups:
-        from reborn import _privileges
+        with loading():
+            from reborn import _privileges
 
         plan.identity = _privileges.resolve(context.uid, context.gid, initgroups=context.initgroups)
     plan.streams = [_stream(context, name) for name in ("stdin", "stdout", "stderr")]

@@ -46,6 +46,10 @@ class Step:
             ) from None
 
 
-def loading(role: str) -> Step:
+def loading(role: str | None = None) -> Step:
     """Return the step of importing: a module that cannot be read is refused in many ways."""
+    if role is None:
+        from reborn import _origin
+
+        role = "launcher" if _origin.launch is None else "daemon"
     return Step("load", "load the rest of reborn", role=role, errors=(Exception,))

@@ -192,14 +192,8 @@ def load_what_is_needed_later() -> None:
 
     `traceback` loads `ast` and `tokenize` only when it formats one.
     """
-    try:
-        import ast
-        import json
-        import select
-        import signal
-        import tokenize
-        import traceback
-    except ImportError:
-        return  # they can be read no more, which stops nobody from becoming a daemon
-
-    del ast, json, select, signal, tokenize, traceback
+    for name in ("ast", "json", "select", "signal", "tokenize", "traceback"):
+        try:
+            __import__(name)
+        except ImportError:
+            continue  # it can be read no more, which stops nobody from becoming a daemon

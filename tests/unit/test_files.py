@@ -151,8 +151,8 @@ def test_file_given_to_the_daemons_user_is_a_good_log_in_our_own_directory(tmp_p
 @pytest.mark.root
 def test_log_is_given_away_by_descriptor(tmp_path):
     fd, _ = _files.open_log(str(tmp_path / "log"), mode=0o600)
-    _files.give(fd, STRANGER, None)
-    _files.give(fd, None, 4242)
+    _files._give(fd, STRANGER, None)
+    _files._give(fd, None, 4242)
     os.close(fd)
     status = (tmp_path / "log").stat()
     assert (status.st_uid, status.st_gid) == (STRANGER, 4242)
