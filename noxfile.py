@@ -121,6 +121,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Put a fault at each system call of a start (tests/faults.py); `-- --every 7` for fewer."""
+    install(session, ".")
+    session.run("python", "tests/faults.py", *session.posargs)
+
+
+@nox.session
 def benchmark(session: nox.Session) -> None:
     """Compare spawning with others (benchmarks/spawn.py)."""
     install(session, ".", groups=("benchmarks",))

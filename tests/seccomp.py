@@ -152,8 +152,8 @@ class Listener:
     def _answer(self, call, error, flags):
         try:
             fcntl.ioctl(self.fd, _SEND, bytearray(_ANSWER.pack(call.id, 0, error, flags)))
-        except OSError as error:
-            if error.errno != ENOENT:  # killed meanwhile
+        except OSError as refusal:
+            if refusal.errno != ENOENT:  # killed meanwhile
                 raise
 
 

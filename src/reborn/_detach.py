@@ -17,7 +17,7 @@ import sys
 from reborn import _attempt, _descriptors, _handshake, _origin, _process, _signals
 from reborn._handshake import LauncherGoneError, Report
 from reborn._process import Daemon, Held
-from reborn._step import Step
+from reborn._step import Step, loading
 from reborn.exceptions import (
     ForkUnsafeError,
     ForkWithThreadsWarning,
@@ -159,7 +159,7 @@ def _begin(channel: Channel, streams: Sequence[int], spare: Sequence[int]) -> Be
     global _daemon_pid  # noqa: PLW0603 - a fact about this process
     _daemon_pid = os.getpid()
     report = Report(channel)
-    with Start(report, None), Step("handshake", "answer the launcher", role="daemon"):
+    with Start(report, None):
         report.begin()
     return Beginning(report, streams, spare=spare, forked=True)
 
@@ -355,7 +355,8 @@ def relaunch_command(args: Sequence[str] | None) -> list[str]:
     Raises:
         RelaunchError: that cannot be done.
     """
-    from reborn import _relaunch
+    with loading("launcher"):
+        from reborn import _relaunch
 
     if was_reborn() or _origin.launch is not None:
         raise RelaunchError(

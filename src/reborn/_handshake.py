@@ -124,12 +124,12 @@ class Report:
 
     def begin(self) -> None:
         """Say which process is the daemon; from now on notice when the launcher goes away."""
-        channel = self._open_channel()
-        self._watch(channel, on=True)
-        self._previous_hook, sys.excepthook = sys.excepthook, self._uncaught
-        # A worker forked before READY must not keep the launcher waiting for the end of file.
-        os.register_at_fork(after_in_child=self.close)
-        self._send(MAINPID=os.getpid())
+        with Step("handshake", "answer the launcher", role="daemon"):
+            self._watch(self._open_channel(), on=True)
+            self._previous_hook, sys.excepthook = sys.excepthook, self._uncaught
+            # A worker forked before READY must not keep the launcher waiting for the end of file.
+            os.register_at_fork(after_in_child=self.close)
+            self._send(MAINPID=os.getpid())
 
     def status(self, message: str) -> None:
         """Say what the daemon is doing; nothing happens once it is ready."""

@@ -18,7 +18,6 @@ program has its own options.
 
 from __future__ import annotations
 
-import array
 import fcntl
 import os
 import stat
@@ -219,9 +218,8 @@ def _waiting(fd: int) -> int:
     """Return how many bytes can be read at once; a stranger's pipe is left as it is."""
     import termios
 
-    count = array.array("i", [0])
-    fcntl.ioctl(fd, termios.FIONREAD, count)
-    return count[0]
+    count = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))  # an int
+    return int.from_bytes(count, sys.byteorder)
 
 
 def _last_argument(env: Mapping[str, str]) -> dict[str, str]:

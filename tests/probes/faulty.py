@@ -1,6 +1,6 @@
 """A program that says by system calls how far it is, so that faults can be put in between.
 
-    faulty.py "{'path': [...], 'options': {...}}"
+    faulty.py "{'path': [...], 'options': {...}, 'sabotage': None}"
 
 It loads nothing but what every program loads. The call that says "serving" is not answered until
 it is time to release.
@@ -21,12 +21,49 @@ def mark(name):
         pass
 
 
+def leave_the_daemon():
+    """Give up a start, and what was started lives on."""
+    from reborn import _attempt
+
+    _attempt.Attempt.abandon = lambda _: None
+
+
+def leave_the_files():
+    from reborn import _launcher
+
+    _launcher.Launcher._undo = lambda _: None
+
+
+def tell_nobody():
+    """End well after a start that failed."""
+    start = reborn.DaemonContext.reborn
+
+    def end_well(context):
+        try:
+            return start(context)
+        except reborn.StartError:
+            os._exit(0)
+
+    reborn.DaemonContext.reborn = end_well
+
+
+def wait_for_ever():
+    """Miss that the launcher is gone, since the daemon holds its end, too."""
+    from reborn import _handshake
+
+    _handshake.Channel.close = lambda _: None
+
+
+SABOTAGES = ("leave_the_daemon", "leave_the_files", "tell_nobody", "wait_for_ever")
+
 if __name__ == "__main__":
     spec = eval(sys.argv[1])
     sys.path += spec["path"]
 
     import reborn
 
+    if spec["sabotage"] is not None:
+        globals()[spec["sabotage"]]()
     context = reborn.DaemonContext(**spec["options"])
     mark("start")
     daemon = context.reborn()

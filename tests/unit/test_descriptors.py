@@ -171,3 +171,9 @@ def test_descriptor_of_a_file_or_a_number_or_of_nothing(pipe):
     assert _descriptors.fileno(7) == 7
     assert _descriptors.fileno("7") is None
     assert _descriptors.fileno(None) is None
+
+
+def test_closing_never_fails():
+    reader, writer = os.pipe()
+    _descriptors.close(reader, None, reader, -1, writer)
+    assert not _descriptors.is_open(writer)

@@ -217,6 +217,15 @@ def test_step_error_of_an_error_without_errno_keeps_its_text():
     assert (error.errno, error.strerror) == (0, "odd")
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(MemoryError(), "MemoryError"), (ImportError("No module named 'x'"), "No module named 'x'")],
+)
+def test_step_error_of_something_else_has_no_errno(error, text):
+    error = exceptions.StepError.from_error(error, action="open it", step="log", role="launcher")
+    assert str(error) == f"cannot open it: {text} (step 'log', in the launcher)"
+
+
 def test_program_error_shows_the_daemons_traceback_as_a_note():
     error, _ = MESSAGES["raised"]
     assert error.__notes__ == ["In the daemon:\nTraceback ..."]

@@ -1,5 +1,6 @@
 """Which pid files and logs are opened, and which are refused because a stranger could be behind."""
 
+import errno
 import os
 import stat
 
@@ -149,13 +150,32 @@ def test_file_given_to_the_daemons_user_is_a_good_log_in_our_own_directory(tmp_p
 
 
 @pytest.mark.root
-def test_log_is_given_away_by_descriptor(tmp_path):
-    fd, _ = _files.open_log(str(tmp_path / "log"), mode=0o600)
-    _files._give(fd, STRANGER, None)
-    _files._give(fd, None, 4242)
-    os.close(fd)
+def test_new_log_is_given_away(tmp_path):
+    for owner in [(STRANGER, None), (0, None), (None, 4242)]:
+        fd, _ = _files.open_log(str(tmp_path / "log"), mode=0o600, owner=owner)
+        os.close(fd)
     status = (tmp_path / "log").stat()
-    assert (status.st_uid, status.st_gid) == (STRANGER, 4242)
+    assert (status.st_uid, status.st_gid) == (STRANGER, 0)  # and one that is there is not
+
+
+@pytest.mark.parametrize("call", ["fchmod", "fchown", "set_blocking"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_new_log_that_cannot_be_prepared_is_removed(tmp_path, monkeypatch, call, exists):
+    if exists:
+        (tmp_path / "log").touch()
+    before = os.listdir("/dev/fd")
+    monkeypatch.setattr(os, call, failing)
+    if exists and call != "set_blocking":
+        append(tmp_path / "log")
+    else:
+        with pytest.raises(OSError, match="failing"):
+            _files.open_log(str(tmp_path / "log"), mode=0o640, owner=(os.getuid(), None))
+    assert (tmp_path / "log").exists() is exists
+    assert os.listdir("/dev/fd") == before
+
+
+def failing(*_, **__):
+    raise OSError(errno.EIO, "failing")
 
 
 def test_refused_log_leaves_no_descriptor_open(tmp_path):

@@ -227,6 +227,25 @@ def test_launcher_that_goes_away_instead_of_answering_is_noticed(ends, report):
     ends[0].outgoing = os.dup(ends[0].incoming)
 
 
+def test_answer_that_cannot_be_read_counts_as_given(ends, report, monkeypatch):
+    def read(fd, size):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "read", read)
+    assert report.ready() is True
+    assert report.descriptors() == []
+
+
+@pytest.mark.parametrize(("action", "step"), [("begin", "handshake"), ("ready", "ready")])
+def test_what_cannot_be_told_names_the_step(ends, report, monkeypatch, action, step):
+    def write(fd, data):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(StepError, match=f"EIO.*step '{step}', in the daemon"):
+        getattr(report, action)()
+
+
 def test_uncaught_exception_is_told_and_shown_as_before(ends, report, monkeypatch):
     shown = []
     monkeypatch.setattr(sys, "excepthook", lambda *arguments: shown.append(arguments))

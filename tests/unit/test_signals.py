@@ -1,5 +1,7 @@
 """What was ignored or blocked for us is undone; what the program arranged stays."""
 
+import errno
+import os
 import signal
 
 import pytest
@@ -32,6 +34,20 @@ def test_everything_can_be_blocked_and_put_back():
     assert blocked >= set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
     _signals.restore_mask(mask)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+
+
+def test_mask_is_put_back_at_the_second_attempt(monkeypatch):
+    calls = []
+
+    def once(how, mask):
+        calls.append(mask)
+        if len(calls) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_signals._signal, "pthread_sigmask", once)
+        _signals.restore_mask({signal.SIGUSR1})
+    assert calls == [{signal.SIGUSR1}] * 2
 
 
 def test_no_signal_is_offered_that_cannot_be_handled():

@@ -1,0 +1,47 @@
+"""A fault at one system call in so many, see `faults.py`; `./dev faults` puts one at each."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FAULTS = Path(__file__).parents[1] / "faults.py"
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="NEEDS LINUX: seccomp_unotify(2)")
+
+pytestmark = [LINUX, pytest.mark.many, pytest.mark.timeout(600)]
+
+
+def sweep(**options):
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, str(FAULTS), "--jobs", "1", *words]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("strategy", ["fork", "reexec"])
+@pytest.mark.parametrize("scenario", ["plain", pytest.param("full", marks=pytest.mark.root)])
+@pytest.mark.parametrize(
+    ("role", "every"), [("launcher", 32), ("intermediate", 11), ("daemon", 73), ("release", 4)]
+)
+def test_fault_leaves_a_daemon_or_a_report(strategy, scenario, role, every):
+    result = sweep(strategy=strategy, scenario=scenario, role=role, every=every)
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+    assert int(re.search(r"^(\d+) faults", result.stdout, re.MULTILINE)[1]) > 0
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "role", "fault", "violation"),
+    [
+        ("leave_the_daemon", "launcher", "EIO", "reported, and a process remains"),
+        ("leave_the_files", "launcher", "EIO", "reported, and left: ['app.pid']"),
+        ("tell_nobody", "daemon", "SIGKILL", "success was reported, and there is no daemon"),
+        ("wait_for_ever", "launcher", "SIGKILL", "half a daemon"),
+    ],
+)
+def test_broken_promise_is_seen(sabotage, role, fault, violation):
+    result = sweep(
+        strategy="fork", scenario="plain", role=role, fault=fault, every=37, sabotage=sabotage
+    )
+    assert result.returncode == 1
+    assert violation in result.stdout
