@@ -21,11 +21,15 @@ def mark(name):
         pass
 
 
-def leave_the_daemon():
-    """Give up a start, and what was started lives on."""
-    from reborn import _attempt
+def deny_the_daemon():
+    """Report a failure where there is a daemon."""
+    start = reborn.DaemonContext.reborn
 
-    _attempt.Attempt.abandon = lambda _: None
+    def deny(context):
+        if start(context) is not None:
+            raise reborn.EarlyExitError(pid=None, status=1, signal=None, output="")
+
+    reborn.DaemonContext.reborn = deny
 
 
 def leave_the_files():
@@ -54,7 +58,7 @@ def wait_for_ever():
     _handshake.Channel.close = lambda _: None
 
 
-SABOTAGES = ("leave_the_daemon", "leave_the_files", "tell_nobody", "wait_for_ever")
+SABOTAGES = ("deny_the_daemon", "leave_the_files", "tell_nobody", "wait_for_ever")
 
 if __name__ == "__main__":
     spec = eval(sys.argv[1])

@@ -31,17 +31,16 @@ def test_fault_leaves_a_daemon_or_a_report(strategy, scenario, role, every):
 
 
 @pytest.mark.parametrize(
-    ("sabotage", "role", "fault", "violation"),
+    ("sabotage", "role", "fault", "every", "violation"),
     [
-        ("leave_the_daemon", "launcher", "EIO", "reported, and a process remains"),
-        ("leave_the_files", "launcher", "EIO", "reported, and left: ['app.pid']"),
-        ("tell_nobody", "daemon", "SIGKILL", "success was reported, and there is no daemon"),
-        ("wait_for_ever", "launcher", "SIGKILL", "half a daemon"),
+        ("deny_the_daemon", "daemon", "EINTR", 1000, "reported, and a process remains"),
+        ("leave_the_files", "launcher", "EIO", 10, "reported, and left: ['app.pid']"),
+        ("tell_nobody", "daemon", "SIGKILL", 37, "success was reported, and there is no daemon"),
+        ("wait_for_ever", "launcher", "SIGKILL", 37, "half a daemon"),
     ],
 )
-def test_broken_promise_is_seen(sabotage, role, fault, violation):
-    result = sweep(
-        strategy="fork", scenario="plain", role=role, fault=fault, every=37, sabotage=sabotage
-    )
+def test_broken_promise_is_seen(sabotage, role, fault, every, violation):
+    options = {"role": role, "fault": fault, "every": every, "sabotage": sabotage}
+    result = sweep(strategy="fork", scenario="plain", **options)
     assert result.returncode == 1
     assert violation in result.stdout
