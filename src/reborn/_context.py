@@ -218,10 +218,12 @@ class DaemonContext:
         if not isinstance(pidfile, PidFile):
             message = f"pidfile is {pidfile!r}, and search() needs the path of a pid file"
             raise ValueError(message)  # noqa: TRY004 - its value rules the search out
-        while (pid := pidfile.holder()) is not None:
-            daemon = Daemon(pid, held=hold(pid), pidfile=pidfile)
+        while (first := pidfile.sight()) is not None:
+            held = hold(first.pid)
+            seen = pidfile.sight()
             # Held now, and still the holder: so the handle is the daemon's and not a successor's.
-            if pidfile.holder() == pid:
+            if seen is not None and seen.pid == first.pid:
+                daemon = Daemon(seen.pid, held=held, pidfile=pidfile, seen=seen)
                 # A zombie may stay named, where nothing shows that it does not hold the file.
                 return daemon if daemon.is_running() else None
         return None

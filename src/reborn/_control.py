@@ -16,7 +16,7 @@ from errno import EACCES, EPERM
 
 from reborn._context import DaemonContext, was_reborn
 from reborn._terminal import Waiting
-from reborn.exceptions import PidFileLockedError, StartError, StopTimeoutError
+from reborn.exceptions import PidFileLockedError, StartError, StopTimeoutError, UnsafeFileError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ class Control:
                 daemon.stop(timeout)
         except PermissionError:
             return self._not_permitted(what)
+        except UnsafeFileError as error:
+            return Outcome(FAILED, f"{self.name}: {error}")
         except StopTimeoutError as error:
             why = f"within {timeout} s: {error.remains}; try again with a longer timeout"
             return Outcome(FAILED, f"{self.name}: cannot {what} {why}")
@@ -156,6 +158,8 @@ class Control:
             daemon.send_signal(_signal.SIGHUP)
         except PermissionError:
             return self._not_permitted(what)
+        except UnsafeFileError as error:
+            return Outcome(FAILED, f"{self.name}: {error}")
         except ProcessLookupError:
             return self._not_running(self.look(), NOT_RUNNING)
         return Outcome(OK, f"{self.name} reloads, pid {daemon.pid}")

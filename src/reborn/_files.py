@@ -136,6 +136,31 @@ def check(fd: int, *, kind: str, path: str, directory: int) -> os.stat_result:
     raise UnsafeFileError(kind=kind, path=path, reason=reason)
 
 
+def foreign_hand(status: os.stat_result) -> str | None:
+    """Return what lets somebody besides root choose the text of a file; None: nothing does."""
+    if status.st_uid != 0:
+        name = user_named(status.st_uid)
+        user = "a user without an account" if name is None else f"user {name!r}"
+        return f"could have been written by {user} (uid {status.st_uid})"
+    if status.st_nlink != 1:
+        return "has a second name (a hard link), and may be another program's"
+    if status.st_mode & stat.S_IWOTH:
+        return "could have been written by any user"
+    if status.st_mode & stat.S_IWGRP:
+        return f"could have been written by its group (gid {status.st_gid})"
+    return None
+
+
+def user_named(uid: int) -> str | None:
+    """Return the name of a user; None if there is no such account."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return None
+
+
 def _give(fd: int, uid: int | None, gid: int | None) -> None:
     """Give the open file to a user and group, if we may; None leaves one alone."""
     if uid is gid is None:

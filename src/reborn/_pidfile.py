@@ -22,7 +22,12 @@ import sys
 import time
 
 from reborn import _descriptors, _files
-from reborn.exceptions import InvalidPidFileError, PidFileLockedError, UnsafeFileError
+from reborn.exceptions import (
+    InvalidPidFileError,
+    PidFileLockedError,
+    UnsafeFileError,
+    signal_name,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -238,6 +243,11 @@ class PidFile:
         The lock must be held, the text complete, and the process must have this very file open
         (device and inode, where the system shows them). Looking takes no lock on Linux.
         """
+        seen = self.sight()
+        return None if seen is None else seen.pid
+
+    def sight(self) -> Sighting | None:
+        """Return the process that `holder` names, together with what was read to find it."""
         fd = self._look()
         if fd is None:
             return None
@@ -248,9 +258,20 @@ class PidFile:
             status = os.fstat(fd)
             shown = _shown_holding(pid, status)
             held = _is_locked(status, fd) if shown is None else shown
-            return pid if held else None
+            return Sighting(pid, self.path, status, self._reaches(status)) if held else None
         finally:
             _descriptors.close(fd)
+
+    def _reaches(self, status: os.stat_result) -> bool:
+        """Tell whether the path leads to the file *status* without a link of somebody else's."""
+        try:
+            directory, name = _files.open_directory(self.path, kind="pid file")
+        except (OSError, UnsafeFileError):
+            return False
+        try:
+            return _is_named(status, name, directory, alone=False)
+        finally:
+            _descriptors.close(directory)
 
     def is_locked(self) -> bool:
         """Tell whether any process holds the lock, named or not."""
@@ -286,6 +307,48 @@ class PidFile:
 
     def _unsafe(self, reason: str) -> UnsafeFileError:
         return UnsafeFileError(kind="pid file", path=self.path, reason=reason)
+
+
+class Sighting:
+    """A process that holds a pid file, and the file that said so.
+
+    A user can have a process of root's hold a lock: by locking a file and starting a set-user-id
+    program, which inherits the descriptor. So root believes only files that nobody else could have
+    written, as systemd does (PIDFile= in systemd.service(5)). The file is judged by the *status* of
+    the very descriptor that was read; *reached*: not through a link of somebody else's.
+    """
+
+    __slots__ = ("path", "pid", "reached", "status")
+
+    def __init__(self, pid: int, path: str, status: os.stat_result, reached: bool) -> None:  # noqa: FBT001
+        self.pid = pid
+        self.path = path
+        self.status = status
+        self.reached = reached
+
+    def refuse_if_doubtful(self, number: int) -> None:
+        """See that root may send the process signal *number* on the word of this file.
+
+        Raises:
+            UnsafeFileError: somebody else could have written it.
+        """
+        reason = _files.foreign_hand(self.status)
+        if not self.reached:
+            reason = "is reached through a link that others could have put there"
+        if reason is None:
+            return
+        name = signal_name(number).removeprefix("SIG").removeprefix("signal ")
+        command = f"kill -{name} {self.pid}"
+        owner = self.status.st_uid
+        if owner == 0:
+            remedy = f"see what that process is, and signal it yourself: {command}"
+        else:
+            # The kernel knows what that user may signal.
+            user = _files.user_named(owner) or f"'#{owner}'"
+            remedy = f"signal it as that user: sudo -u {user} {command}"
+        raise UnsafeFileError(
+            kind="pid file", path=self.path, reason=reason, remedy=remedy, pid=self.pid
+        )
 
 
 def _is_named(status: os.stat_result, name: str, directory: int, *, alone: bool = True) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import psutil
 
-    from reborn._pidfile import PidFile
+    from reborn._pidfile import PidFile, Sighting
 else:
     import _signal
 
@@ -129,11 +129,22 @@ class Held:
 class Daemon:
     """A running daemon, as `reborn()` and `search()` hand it out."""
 
-    def __init__(self, pid: int, *, held: Held | None, pidfile: PidFile | None = None) -> None:
-        """Handle the process *held*; None where it has ended already."""
+    def __init__(
+        self,
+        pid: int,
+        *,
+        held: Held | None,
+        pidfile: PidFile | None = None,
+        seen: Sighting | None = None,
+    ) -> None:
+        """Handle the process *held*; None where it has ended already.
+
+        *seen* is the look at *pidfile* that found it; None: its launcher knows it anyway.
+        """
         self.pid = pid
         self._held = held
         self._pidfile = pidfile
+        self._seen = seen
 
     def __repr__(self) -> str:
         return f"Daemon(pid={self.pid}, {'running' if self.is_running() else 'not running'})"
@@ -150,9 +161,12 @@ class Daemon:
         Raises:
             ProcessLookupError: the daemon is gone.
             PermissionError: the daemon belongs to another user.
+            UnsafeFileError: this is root, and somebody else could have written the pid file in
+                which the daemon was found.
         """
         if self._held is None or not self._is_still_it():
             raise _gone(self.pid)
+        self._refuse_if_doubtful(number)
         self._held.send(number)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -169,9 +183,12 @@ class Daemon:
         Raises:
             StopTimeoutError: something is still there.
             PermissionError: the daemon belongs to another user.
+            UnsafeFileError: as in `send_signal`.
         """
         deadline = time.monotonic() + timeout
         roots = [] if self._held is None or not self._is_still_it() else [self._held]
+        if roots:
+            self._refuse_if_doubtful(_signal.SIGTERM)
         if not end(roots, timeout):
             raise self._timeout(timeout, "it does not end, even by SIGKILL")
         # Without a pidfd, one whose pid file is gone gets no signal; it may be about to end.
@@ -199,7 +216,17 @@ class Daemon:
         assert self._held is not None  # noqa: S101 - the caller has looked
         if self._held.fd is not None or self._pidfile is None:
             return True
-        return self._pidfile.holder() == self.pid
+        seen = self._pidfile.sight()
+        if seen is None or seen.pid != self.pid:
+            return False
+        if self._seen is not None:
+            self._seen = seen  # what counts is the last look
+        return True
+
+    def _refuse_if_doubtful(self, number: int) -> None:
+        """See that root does not send a signal for a user; a user can do no more than he may."""
+        if self._seen is not None and os.geteuid() == 0 and self.is_running():
+            self._seen.refuse_if_doubtful(number)
 
     def _timeout(self, timeout: float, remains: str) -> StopTimeoutError:
         return StopTimeoutError(pid=self.pid, timeout=timeout, remains=remains)

@@ -146,6 +146,7 @@ class SignalServer:
             ValueError: there is no such word.
             NotRunningError: there is no such daemon.
             PermissionError: the daemon belongs to another user.
+            UnsafeFileError: this is root, and somebody else could have written the pid file.
         """
         if word not in self._commands:
             message = f"{word!r} is no command; there are {', '.join(map(repr, self._commands))}"

@@ -4,7 +4,7 @@
     ├── StartError                  the daemon was not started, and nothing of it is left
     │   ├── StepError               a step failed with an errno (also an OSError)
     │   ├── PidFileLockedError      another process holds the pid file
-    │   ├── UnsafeFileError         a stranger could have planted the pid file or the log
+    │   ├── UnsafeFileError         a stranger could have planted or written the pid file or log
     │   ├── ForkUnsafeError         forking now would break the program
     │   ├── RelaunchError           the program cannot be started a second time
     │   ├── NotReadyError           the daemon was not ready in time (also a TimeoutError)
@@ -108,25 +108,36 @@ class PidFileLockedError(StartError):
 
 
 class UnsafeFileError(StartError):
-    """A pid file or log that a stranger could have planted is not touched.
+    """A pid file or log that a stranger could have planted is not touched, nor is it believed.
 
-    `kind` is "pid file" or "log file", `reason` what is wrong with it.
+    `kind` is "pid file" or "log file", `reason` what is wrong with it. `pid` is the process that
+    root did not signal on the word of that pid file; None where the file itself was refused.
     """
 
-    fields = ("kind", "path", "reason")
+    fields = ("kind", "path", "reason", "remedy", "pid")
 
-    def __init__(self, *, kind: str, path: str, reason: str) -> None:
+    def __init__(
+        self,
+        *,
+        kind: str,
+        path: str,
+        reason: str,
+        remedy: str = "remove it or choose another path",
+        pid: int | None = None,
+    ) -> None:
         """Say why *path* is refused."""
         super().__init__()
         self.kind = kind
         self.path = path
         self.reason = reason
+        self.remedy = remedy
+        self.pid = pid
 
     def __str__(self) -> str:
-        return (
-            f"{self.kind} {self.path!r} is refused because {self.reason}; "
-            "remove it or choose another path"
-        )
+        file = f"{self.kind} {self.path!r}"
+        if self.pid is not None:
+            return f"refusing to signal process {self.pid}: {file} {self.reason}; {self.remedy}"
+        return f"{file} is refused because {self.reason}; {self.remedy}"
 
 
 class ForkUnsafeError(StartError):

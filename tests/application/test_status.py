@@ -132,7 +132,7 @@ def test_living_stranger_is_neither_taken_for_it_nor_signalled(app, stranger):
 
 def test_living_stranger_control(app, stranger):
     """Were the text believed, the stranger would be gone."""
-    believe = "from reborn._pidfile import PidFile\nPidFile.holder = PidFile.read"
+    believe = "from reborn import _pidfile\n_pidfile._shown_holding = lambda *_: True"
     app.write(before=believe)
     app.pidfile.write_text(f"{stranger.pid}\n")
     assert app("status")[0] == 0
@@ -203,6 +203,25 @@ def test_program_of_another_user_is_seen_and_not_touched(public_app):
     assert f"cannot lock pid file {str(app.pidfile)!r}: Permission denied [EACCES]" in err
     assert app("reload", **somebody)[0] == 3  # anybody may see that it has no handler
     assert app.pid == pid
+    app.stopped()
+
+
+@pytest.mark.root
+def test_root_touches_no_program_whose_pid_file_a_user_could_have_written(app):
+    app.write(before="signal.signal(signal.SIGHUP, lambda *_: None)")
+    pid = app.started("start")
+    os.chown(app.pidfile, 65534, -1)
+    message = (
+        f"app: refusing to signal process {pid}: pid file {str(app.pidfile)!r} could have been "
+        "written by user 'nobody' (uid 65534); signal it as that user: "
+    )
+    for verb, name in (("stop", "TERM"), ("restart", "TERM"), ("reload", "HUP")):
+        refusal = f"{message}sudo -u nobody kill -{name} {pid}\n"
+        assert app(verb) == (1, "", refusal)
+    assert app("status")[0] == 0
+    assert app("start")[1] == f"app is already running, pid {pid}\n"
+    os.chown(app.pidfile, 0, -1)
+    assert app("reload")[0] == 0
     app.stopped()
 
 

@@ -122,6 +122,19 @@ def stopping_numbers():
     reborn.Daemon.stop = stop
 
 
+def stop_what_was_started():
+    """Have the launcher stop its daemon by the handle that reborn() gives it."""
+    start = reborn.DaemonContext.reborn
+
+    def start_and_stop(context):
+        daemon = start(context)
+        if daemon is not None:
+            daemon.stop()
+        return daemon
+
+    reborn.DaemonContext.reborn = start_and_stop
+
+
 def fork_and_exit():
     """Fork a worker that ends as programs end, and wait for it."""
     pid = os.fork()

@@ -113,6 +113,20 @@ MESSAGES = {
             "remove it or choose another path"
         ),
     ),
+    "unsafe to believe": (
+        exceptions.UnsafeFileError(
+            kind="pid file",
+            path="/run/app.pid",
+            reason="could have been written by user 'alice' (uid 1000)",
+            remedy="signal it as that user: sudo -u alice kill -TERM 4711",
+            pid=4711,
+        ),
+        (
+            "refusing to signal process 4711: "
+            "pid file '/run/app.pid' could have been written by user 'alice' (uid 1000); "
+            "signal it as that user: sudo -u alice kill -TERM 4711"
+        ),
+    ),
     "not supported": (
         exceptions.NotSupportedError(platform="win32"),
         (
