@@ -88,7 +88,7 @@ def drop(identity: Identity) -> None:
         PermissionError: we may not, or the change did not hold.
     """
     uid, gid = identity.uid, identity.gid
-    if _ids(uid, gid) == _current(uid, gid) and os.geteuid() != 0:
+    if _is(uid, gid) and os.geteuid() != 0:
         return  # already so, and without the right to touch the groups
     if uid is not None and gid is not None:
         if identity.groups_of is not None:
@@ -111,19 +111,23 @@ def _set_all(number: int, which: str) -> None:
         getattr(os, f"set{which}")(number)
 
 
-def _ids(uid: int | None, gid: int | None) -> list[int]:
-    return [number for number in (uid, gid) if number is not None for _ in range(2)]
+def _is(uid: int | None, gid: int | None) -> bool:
+    """Tell whether all ids are these; None is any."""
+    users = uid is None or _all("uid") == {uid}
+    return users and (gid is None or _all("gid") == {gid})
 
 
-def _current(uid: int | None, gid: int | None) -> list[int]:
-    users = [] if uid is None else [os.getuid(), os.geteuid()]
-    groups = [] if gid is None else [os.getgid(), os.getegid()]
-    return users + groups
+def _all(which: str) -> set[int]:
+    """Return the real, effective and saved id; the saved one is a way back (macOS hides it)."""
+    get_three = getattr(os, f"getres{which}", None)
+    if get_three is not None:
+        return set(get_three())
+    return {getattr(os, f"get{which}")(), getattr(os, f"gete{which}")()}
 
 
 def _verify(uid: int | None, gid: int | None) -> None:
     """See that the ids are the new ones, and that root cannot be had back."""
-    if _ids(uid, gid) != _current(uid, gid):
+    if not _is(uid, gid):
         raise PermissionError(EPERM, os.strerror(EPERM))
     if uid:
         try:

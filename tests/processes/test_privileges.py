@@ -9,7 +9,7 @@ from signal import SIGKILL
 
 import psutil
 import pytest
-from harness import Sandbox, exit_code
+from harness import Remote, Sandbox, exit_code
 
 NOBODY = pwd.getpwnam("nobody")
 STRANGE_GROUPS = [4242, 4343]
@@ -117,6 +117,114 @@ def test_daemon_is_the_user_control(sandbox, careless):
     end(process)
 
 
+def status_of(process):
+    with open(f"/proc/{process.pid}/status") as file:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in file)
+
+
+def rights(process):
+    """Return what credentials(7) and capabilities(7) know of a process."""
+    status = status_of(process)
+    sets = [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")]
+    return status["Uid"].split(), status["Gid"].split(), status["Groups"].split(), sets
+
+
+@pytest.fixture(params=[None, "root"], ids=["same root", "new root"])
+def new_root(request, sandbox):
+    """A directory without anything in it, for the options; an account is looked up outside."""
+    if request.param is None:
+        return {}
+    directory = sandbox.directory / request.param
+    directory.mkdir()
+    return {"chroot_directory": str(directory)}
+
+
+AMBIENT = ("setpriv", "--inh-caps=+net_raw", "--ambient-caps=+net_raw")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("prefix", [(), AMBIENT], ids=["plain", "ambient"])
+@pytest.mark.parametrize("user", ["nobody", NOBODY.pw_uid])
+def test_no_right_of_roots_is_left(sandbox, new_root, user, prefix):
+    process = start(sandbox, after=TRY_TO_GO_BACK, uid=user, prefix=prefix, **new_root)
+    # Real, effective, saved, and that of the file system.
+    uids, gids = [str(NOBODY.pw_uid)] * 4, [str(NOBODY.pw_gid)] * 4
+    assert rights(process) == (uids, gids, gids[:1], [0, 0, 0])
+    assert os.readlink(f"/proc/{process.pid}/root") == new_root.get("chroot_directory", "/")
+    assert sandbox.log_text() == "no way\n" * WAYS_BACK
+    end(process)
+    # Nothing of it can be removed any more: the directory is root's, or out of reach.
+    assert sandbox.pidfile.read_text() == ""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("prefix", [(), AMBIENT], ids=["plain", "ambient"])
+def test_no_right_of_roots_is_left_control(sandbox, new_root, prefix):
+    before = "from reborn import _privileges\n_privileges.drop = lambda identity: None"
+    process = start(sandbox, before, uid="nobody", prefix=prefix, **new_root)
+    uids, _, _, (permitted, effective, ambient) = rights(process)
+    assert uids == ["0"] * 4
+    assert permitted & effective
+    assert bool(ambient) is bool(prefix)
+    end(process)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("uid", ["nobody", None], ids=["nobody", "root"])
+def test_no_new_privs_is_kept(sandbox, uid):
+    process = start(sandbox, uid=uid, prefix=("setpriv", "--no-new-privs"))
+    assert status_of(process)["NoNewPrivs"] == "1"
+    end(process)
+
+
+@pytest.mark.root
+def test_no_new_privs_is_kept_control(sandbox):
+    process = start(sandbox, uid="nobody")
+    assert status_of(process)["NoNewPrivs"] == status_of(psutil.Process())["NoNewPrivs"]
+    end(process)
+
+
+TELL_OF_PROCESSES = """
+def tell_of_processes(event, _):
+    if event in ("os.fork", "os.posix_spawn"):
+        os.write(2, b"a process\\n")
+sys.addaudithook(tell_of_processes)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"uid": "no such user"}, "uid names 'no such user', and there is no such user"),
+        ({"gid": "no such group"}, "gid names 'no such group', and there is no such group"),
+        pytest.param({"uid": "nobody"}, None, marks=pytest.mark.root),  # the control
+    ],
+)
+def test_unknown_account_is_refused_before_anything_is_made(sandbox, options, message):
+    result = sandbox.start(
+        program="scenario.py",
+        before=TELL_OF_PROCESSES,
+        silent=True,
+        log_file=str(sandbox.log),
+        **options,
+    )
+    assert ("a process\n" in result.stderr) is (message is None)
+    if message is None:
+        end(psutil.Process(int(sandbox.pidfile.read_text())))
+        return
+    assert result.stderr.splitlines()[-1] == f"ValueError: {message}"
+    assert list(sandbox.directory.iterdir()) == []
+
+
+@pytest.mark.root
+def test_anybody_can_find_the_users_daemon(sandbox):
+    process = start(sandbox, uid="nobody")
+    with Remote(sandbox.pidfile) as remote:
+        remote("become", "daemon")
+        assert remote("search") == process.pid
+    end(process)
+
+
 @pytest.mark.root
 def test_group_alone_can_be_changed(sandbox):
     process = start(sandbox, gid="daemon")
@@ -217,6 +325,21 @@ def test_refused_change_of_user_is_told_and_leaves_nothing(sandbox, able):
     assert not sandbox.log.exists()
 
 
+def become(group, user, *, saved=()):
+    """Return code with which a launcher becomes a user, all but the *saved* ids.
+
+    Not for "reexec": the interpreter may lie where nobody but root can start it.
+    """
+    saved_group, saved_user = saved or (group, user)
+    return f"""
+import resource, select, traceback  # as long as they can be read
+from reborn import _attempt, _detach, _pidfile, _privileges, _steps
+os.setgroups([])
+os.setresgid({group}, {group}, {saved_group})
+os.setresuid({user}, {user}, {saved_user})
+"""
+
+
 @pytest.mark.root
 @pytest.mark.parametrize(
     ("uid", "message"),
@@ -226,14 +349,7 @@ def test_refused_change_of_user_is_told_and_leaves_nothing(sandbox, able):
     ],
 )
 def test_ordinary_user_can_become_nobody_else(uid, message):
-    # Not with "reexec": the interpreter may lie where nobody but root can start it.
-    before = f"""
-import resource, select, traceback  # as long as they can be read
-from reborn import _attempt, _detach, _pidfile, _privileges, _steps
-os.setgroups([])
-os.setresgid(*[{NOBODY.pw_gid}] * 3)
-os.setresuid(*[{NOBODY.pw_uid}] * 3)
-"""
+    before = become(NOBODY.pw_gid, NOBODY.pw_uid)
     with tempfile.TemporaryDirectory() as directory:
         os.chown(directory, NOBODY.pw_uid, NOBODY.pw_gid)
         sandbox = Sandbox(Path(directory), "fork")
@@ -243,3 +359,35 @@ os.setresuid(*[{NOBODY.pw_uid}] * 3)
             end(psutil.Process(int(sandbox.pidfile.read_text())))
         assert (message or "") in result.stderr
         sandbox.assert_nothing_left()
+
+
+HIDE_SAVED = "del os.getresuid, os.getresgid\n"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("hidden", [False, True], ids=["promise", "control"])
+@pytest.mark.parametrize("saved", [(NOBODY.pw_gid, 0), (0, NOBODY.pw_uid)], ids=["user", "group"])
+def test_saved_id_that_leads_back_is_refused(saved, hidden):
+    # As in a set-user-id program that has lowered itself, but not for good.
+    before = become(NOBODY.pw_gid, NOBODY.pw_uid, saved=saved) + (HIDE_SAVED if hidden else "")
+    with tempfile.TemporaryDirectory() as directory:
+        os.chown(directory, NOBODY.pw_uid, NOBODY.pw_gid)
+        sandbox = Sandbox(Path(directory), "fork")
+        result = sandbox.start(
+            program="scenario.py",
+            before=before,
+            after=TRY_TO_GO_BACK,
+            silent=True,
+            uid="nobody",
+            wait_ready=True,
+            log_file=str(sandbox.log),
+        )
+        if hidden:
+            assert "back\n" in sandbox.log_text()
+            sandbox.stop(int(sandbox.pidfile.read_text()), SIGKILL)
+        else:
+            assert (
+                f"cannot become uid {NOBODY.pw_uid} and gid {NOBODY.pw_gid}: "
+                "Operation not permitted [EPERM] (step 'privileges', in the daemon)"
+            ) in result.stderr
+            sandbox.assert_nothing_left()
