@@ -8,6 +8,7 @@ out of the environment before the program can pass it on to another one).
 from __future__ import annotations
 
 import os
+import sys
 
 from reborn import _signals
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from reborn._relaunch import Launch
 
 MARK = "REBORN_MARK"
+_AT_SECURE = 23  # linux/auxvec.h
 
 
 def current_directory() -> str | None:
@@ -26,9 +28,30 @@ def current_directory() -> str | None:
         return None
 
 
+def has_gained_privileges() -> bool:
+    """Tell whether this program may do what those who started it may not.
+
+    That is so after set-user-id, set-group-id and file capabilities (AT_SECURE in getauxval(3)).
+    Its environment and its descriptors are then a stranger's word.
+    """
+    if (os.getuid(), os.getgid()) != (os.geteuid(), os.getegid()):
+        return True
+    if sys.platform != "linux":
+        return False
+    try:
+        with open("/proc/self/auxv", "rb") as file:
+            words = memoryview(file.read()).cast("L")
+    except OSError:
+        # Such a process may not read its own, nor may one that has changed its user since.
+        import ctypes
+
+        return bool(ctypes.CDLL(None).getauxval(_AT_SECURE))
+    return bool(dict(zip(words[::2], words[1::2], strict=True)).get(_AT_SECURE))
+
+
 def _claim() -> Launch | None:
     mark = os.environ.pop(MARK, None)
-    if mark is None:
+    if mark is None or has_gained_privileges():
         return None
     from reborn import _relaunch  # late: only a program that is started again needs it
 

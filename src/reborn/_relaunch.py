@@ -12,8 +12,9 @@ The mark is a variable of the environment that names the two pipes of the channe
 inode), a nonce that the launcher repeats as the first line in the pipe, and the intermediate. It is
 for one process: the intermediate's child. Anybody else who sees it, because it was inherited,
 forged or left over, has other descriptors under these numbers, or another parent, and takes no
-notice of it. Nothing that the launcher says chooses a path or a user: the fresh
-program has its own options.
+notice of it. Nor does a program that may do more than those who started it (set-user-id, file
+capabilities), since they could forge all of this. Nothing that the launcher says chooses a path or
+a user: the fresh program has its own options.
 """
 
 from __future__ import annotations

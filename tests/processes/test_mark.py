@@ -8,12 +8,16 @@ program behaves as if it was started by hand.
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from harness import PATIENCE, Sandbox
 
+import reborn
 from reborn._handshake import Channel
 from reborn._relaunch import MARK, make_mark
 
@@ -311,3 +315,85 @@ os.wait()
     result = sandbox.launch(script(sandbox, after=after))
     assert (result.report["was_reborn"], result.report["notes"]["worker"]) == (True, "False")
     sandbox.stop(result.pid)
+
+
+AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+SAY_MORE = """
+import os, reborn
+with open("/proc/self/status") as file:
+    capable = "CapEff:\\t0000000000000000" not in file.read()
+print(reborn.was_reborn(), "REBORN_MARK" in os.environ, capable)
+"""
+
+
+@pytest.fixture(params=["set-user-id", "file capabilities"])
+def privileged_python(request):
+    """A copy of the interpreter that may do more than who starts it (AT_SECURE in getauxval(3)).
+
+    Of itself it honours PYTHONHOME and PYTHONPATH all the same; a program of the kind that is meant
+    here is frozen, or wrapped.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        python = Path(directory, "python")
+        shutil.copy(os.path.realpath(sys.executable), python)
+        if request.param == "set-user-id":
+            python.chmod(0o4755)
+        else:
+            # Also because it may need files that others may not read.
+            subprocess.run(["setcap", "cap_dac_read_search+ep", str(python)], check=True)
+        works = [*AS_NOBODY, str(python), "-c", "import os, sys; sys.exit(not os.listdir('/root'))"]
+        if subprocess.run(works, env=environment_of_copy(), check=False).returncode:
+            pytest.skip("a copied interpreter does not work here, or gets no privileges")
+        yield python
+
+
+def environment_of_copy():
+    package = Path(reborn.__file__).parents[1]
+    return {**os.environ, "PYTHONHOME": sys.base_prefix, "PYTHONPATH": str(package)}
+
+
+@pytest.mark.root
+def test_privileged_program_ignores_a_mark_that_is_right_in_everything(privileged_python, forgery):
+    # A user can have pipes of root's: crontab(5) feeds a job what stands behind the "%".
+    leader = f'exec {" ".join(AS_NOBODY)} sh -c \'{LEADER}\' "$0" "$@"'
+    done = run_marked(
+        forgery.mark(),
+        [str(privileged_python), "-c", SAY_MORE],
+        leader=leader,
+        pass_fds=forgery.inheritable(),
+        env=environment_of_copy(),
+    )
+    assert (done.returncode, done.stdout) == (0, "False False True\n"), done
+    forgery.assert_untouched()
+
+
+@pytest.mark.root
+def test_privileged_program_control(privileged_python, forgery):
+    # Root gets no more by starting it than root has.
+    done = run_marked(
+        forgery.mark(),
+        [str(privileged_python), "-c", SAY_MORE],
+        pass_fds=forgery.inheritable(),
+        env=environment_of_copy(),
+    )
+    assert (done.returncode, done.stdout) == (0, "True False True\n"), done
+
+
+@pytest.mark.root
+def test_privileged_program_is_not_started_again(privileged_python):
+    text = "import reborn; reborn.DaemonContext(strategy='reexec', detach_process=True).reborn()"
+    done = subprocess.run(
+        [*AS_NOBODY, str(privileged_python), "-c", text],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env=environment_of_copy(),
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "reborn.exceptions.RelaunchError: cannot start the program again: it may do more than "
+        "those who started it (set-user-id or file capabilities), and its next life could not "
+        "tell a launcher from a forger; use strategy='fork'"
+    )
