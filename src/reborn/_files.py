@@ -89,10 +89,20 @@ def open_or_create(name: str, flags: int, *, mode: int, directory: int) -> tuple
         try:
             os.fchmod(fd, mode)
         except BaseException:
-            os.unlink(name, dir_fd=directory)
+            remove(name, fd, directory=directory)
             _descriptors.close(fd)
             raise
         return fd, True
+
+
+def remove(name: str, fd: int, *, directory: int) -> None:
+    """Remove *name* from the *directory*, if it means the open file *fd* and no other one."""
+    try:
+        named = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if os.path.samestat(os.fstat(fd), named):
+            os.unlink(name, dir_fd=directory)
+    except OSError:
+        pass  # gone already, or not ours to remove
 
 
 def is_link_refusal(error: OSError) -> bool:
@@ -115,8 +125,10 @@ def is_trusted(uid: int) -> bool:
     return uid in (0, os.geteuid())
 
 
-def check(fd: int, *, kind: str, path: str, directory: int) -> os.stat_result:
-    """Refuse the open file *fd* if a stranger could have planted it.
+def check(
+    fd: int, *, kind: str, path: str, directory: int, owner: int | None = None
+) -> os.stat_result:
+    """Refuse the open file *fd* if a stranger could have planted it; *owner* is none.
 
     Raises:
         UnsafeFileError: it is no regular file, has a second name, or is another owner's in a
@@ -129,7 +141,7 @@ def check(fd: int, *, kind: str, path: str, directory: int) -> os.stat_result:
         reason = "it is not a regular file"
     elif status.st_nlink > 1:
         reason = "it has a second name (a hard link)"
-    elif shared and not is_trusted(status.st_uid):
+    elif shared and not is_trusted(status.st_uid) and status.st_uid != owner:
         reason = f"it belongs to user {status.st_uid} in a directory that others can write"
     else:
         return status
@@ -193,13 +205,13 @@ def open_log(
             flags = os.O_WRONLY | os.O_APPEND
             fd, made = open_or_create(name, flags, mode=mode, directory=directory)
             try:
-                _check_log(fd, path=path, directory=directory)
+                _check_log(fd, path=path, directory=directory, owner=owner[0])
                 os.set_blocking(fd, True)
                 if made:
                     _give(fd, *owner)
             except BaseException:
                 if made:
-                    os.unlink(name, dir_fd=directory)
+                    remove(name, fd, directory=directory)
                 _descriptors.close(fd)
                 raise
             return fd, made
@@ -219,11 +231,14 @@ def open_log(
     raise UnsafeFileError(kind="log file", path=path, reason=reason)
 
 
-def _check_log(fd: int, *, path: str, directory: int) -> None:
-    """Refuse a planted log; a device such as /dev/null is as good as its directory."""
+def _check_log(fd: int, *, path: str, directory: int, owner: int | None) -> None:
+    """Refuse a planted log; a device such as /dev/null is as good as its directory.
+
+    What is the user's that the daemon becomes was given to that user by the last start.
+    """
     device = stat.S_ISCHR(os.fstat(fd).st_mode)
     if not (device and not others_can_write(os.fstat(directory))):
-        check(fd, kind="log file", path=path, directory=directory)
+        check(fd, kind="log file", path=path, directory=directory, owner=owner)
 
 
 def remove_if_empty(path: str, log_fd: int) -> None:
@@ -233,11 +248,7 @@ def remove_if_empty(path: str, log_fd: int) -> None:
     except (OSError, UnsafeFileError):
         return  # gone, or not what it was
     try:
-        status = os.fstat(log_fd)
-        named = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        if status.st_size == 0 and os.path.samestat(status, named):
-            os.unlink(name, dir_fd=directory)
-    except OSError:
-        pass  # gone already, or not ours to remove
+        if os.fstat(log_fd).st_size == 0:
+            remove(name, log_fd, directory=directory)
     finally:
         _descriptors.close(directory)

@@ -233,7 +233,7 @@ def _reopen_for_reading(path: str, log_fd: int) -> int | None:
     if not os.path.isfile(path):
         return None
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return None
     if os.path.sameopenfile(fd, log_fd):

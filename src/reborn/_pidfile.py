@@ -117,8 +117,8 @@ class PidFile:
                     return fd
             except OSError:
                 # A file system without locks: nobody else can have locked what we made.
-                if made and _is_named(os.fstat(fd), name, directory):
-                    os.unlink(name, dir_fd=directory)
+                if made:
+                    _files.remove(name, fd, directory=directory)
                 _descriptors.close(fd)
                 raise
             except BaseException:

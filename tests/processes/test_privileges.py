@@ -268,6 +268,26 @@ except PermissionError:
 
 
 @pytest.mark.root
+def test_log_that_became_the_users_serves_the_next_start_where_others_can_write(sandbox):
+    sandbox.directory.chmod(0o1777)
+    for uid in ("nobody", "nobody"):
+        end(start(sandbox, uid=uid, after="print('logged', flush=True)"))
+    assert sandbox.log_text() == "logged\nlogged\n"
+
+
+@pytest.mark.root
+def test_log_of_another_user_does_not_serve_there_control(sandbox):
+    sandbox.directory.chmod(0o1777)
+    end(start(sandbox, uid="nobody"))
+    result = sandbox.start(
+        program="scenario.py", silent=True, log_file=str(sandbox.log), uid="daemon"
+    )
+    assert (
+        f"it belongs to user {NOBODY.pw_uid} in a directory that others can write" in result.stderr
+    )
+
+
+@pytest.mark.root
 @pytest.mark.parametrize("owner", [0, NOBODY.pw_uid])
 def test_release_after_the_change_of_user(sandbox, owner):
     directory = sandbox.directory / "run"

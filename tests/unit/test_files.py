@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -176,6 +177,45 @@ def test_new_log_that_cannot_be_prepared_is_removed(tmp_path, monkeypatch, call,
 
 def failing(*_, **__):
     raise OSError(errno.EIO, "failing")
+
+
+@pytest.fixture
+def before_check(monkeypatch):
+    """Have something done right before a log is judged."""
+
+    def arrange(act):
+        check = _files.check
+
+        def act_and_check(fd, **options):
+            act()
+            return check(fd, **options)
+
+        monkeypatch.setattr(_files, "check", act_and_check)
+
+    return arrange
+
+
+def test_new_log_that_is_refused_is_removed_again(tmp_path, before_check):
+    log = tmp_path / "log"
+    before_check(lambda: (tmp_path / "second").hardlink_to(log))
+    assert reason(log) == "it has a second name (a hard link)"
+    assert not log.exists()
+
+
+@pytest.mark.parametrize("plant", [Path.touch, Path.mkdir, lambda path: path.symlink_to("victim")])
+def test_what_took_the_place_of_a_refused_log_stays(tmp_path, before_check, plant):
+    log = tmp_path / "log"
+
+    def replace():
+        (tmp_path / "second").hardlink_to(log)
+        log.rename(tmp_path / "away")
+        plant(log)
+        plants.append(log.lstat().st_ino)
+
+    plants = []
+    before_check(replace)
+    assert reason(log) == "it has a second name (a hard link)"
+    assert [log.lstat().st_ino] == plants
 
 
 def test_refused_log_leaves_no_descriptor_open(tmp_path):
