@@ -132,3 +132,10 @@ def benchmark(session: nox.Session) -> None:
     """Compare spawning with others (benchmarks/spawn.py)."""
     install(session, ".", groups=("benchmarks",))
     session.run("python", "benchmarks/spawn.py", *session.posargs)
+
+
+@nox.session
+def hostile(session: nox.Session) -> None:
+    """Have another user swap the pid file and the log of starts, as root (tests/hostile.py)."""
+    install(session, ".")
+    session.run("python", "tests/hostile.py", *session.posargs)
