@@ -23,7 +23,7 @@ if "without_pidfd" in switches and hasattr(os, "pidfd_open"):
 import psutil  # noqa: E402
 from hold import recycle  # noqa: E402, F401 - called by name
 
-from reborn import DaemonContext, PidFile, RebornError, _pidfile, _process  # noqa: E402
+from reborn import DaemonContext, PidFile, RebornError, SignalServer, _pidfile, _process  # noqa: E402
 
 # The handle, or the pid file.
 kept = []
@@ -71,6 +71,12 @@ def send_signal(name):
 
 def stop(timeout):
     kept[0].stop(timeout)
+
+
+def send_command():
+    server = SignalServer()
+    server.add_command("halt", signal.SIGTERM)
+    return server.send_command("halt", DaemonContext(path)).pid
 
 
 def describe():

@@ -129,6 +129,17 @@ def test_root_refuses_control(sandbox, daemon, doubt, switches):
     assert not is_alive(daemon)
 
 
+def test_command_is_a_signal_like_others(sandbox, daemon):
+    give_to_user(sandbox.pidfile)
+    with Remote(sandbox.pidfile) as remote:
+        message, _ = refusal(lambda: remote("send_command"))
+        assert message.endswith(f"sudo -u nobody kill -TERM {daemon}")
+        assert is_alive(daemon)
+        os.chown(sandbox.pidfile, 0, -1)
+        assert remote("send_command") == daemon
+    sandbox.wait_gone(daemon)
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o600, 0o400])
 def test_root_believes_what_only_root_could_have_written(sandbox, daemon, mode):
     sandbox.pidfile.chmod(mode)
