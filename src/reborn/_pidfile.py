@@ -258,18 +258,26 @@ class PidFile:
             status = os.fstat(fd)
             shown = _shown_holding(pid, status)
             held = _is_locked(status, fd) if shown is None else shown
-            return Sighting(pid, self.path, status, self._reaches(status)) if held else None
+            reached = self._reaches(status)
+            if not held or reached is None:
+                return None
+            return Sighting(pid, self.path, status, reached=reached)
         finally:
             _descriptors.close(fd)
 
-    def _reaches(self, status: os.stat_result) -> bool:
-        """Tell whether the path leads to the file *status* without a link of somebody else's."""
+    def _reaches(self, status: os.stat_result) -> bool | None:
+        """Tell whether the path leads to the file *status* without a link of somebody else's.
+
+        None where it leads to that file no more: it was removed, as at the end of a daemon.
+        """
         try:
             directory, name = _files.open_directory(self.path, kind="pid file")
+        except FileNotFoundError:
+            return None
         except (OSError, UnsafeFileError):
             return False
         try:
-            return _is_named(status, name, directory, alone=False)
+            return _is_named(status, name, directory, alone=False) or None
         finally:
             _descriptors.close(directory)
 
@@ -320,7 +328,7 @@ class Sighting:
 
     __slots__ = ("path", "pid", "reached", "status")
 
-    def __init__(self, pid: int, path: str, status: os.stat_result, reached: bool) -> None:  # noqa: FBT001
+    def __init__(self, pid: int, path: str, status: os.stat_result, *, reached: bool) -> None:
         self.pid = pid
         self.path = path
         self.status = status

@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import stat
+from pathlib import Path
 
 import filelock
 import pytest
@@ -287,6 +288,14 @@ def test_release_removes_only_its_own_file(path, pidfile):
     replace(path)
     pidfile.release()
     assert path.read_bytes() == b"the successor's\n"
+
+
+@pytest.mark.parametrize("act", [Path.unlink, lambda path: path.rename(path.with_name("away"))])
+def test_file_that_loses_its_name_during_a_look_names_nobody(path, pidfile, monkeypatch, act):
+    pidfile.acquire()
+    pidfile.write()
+    monkeypatch.setattr(_pidfile, "_shown_holding", lambda *_: act(path) or True)
+    assert pidfile.holder() is None
 
 
 def test_release_removes_its_name_also_if_there_is_another(path, pidfile):
