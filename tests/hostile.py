@@ -38,7 +38,7 @@ ATTACKER = 4242
 # Nobody else can write these, but for root; those of the other user could be written by him.
 OWNERS = {"root": 0, "nobody": NOBODY.pw_uid}
 # Where the files are to be: the owner and the mode of that directory.
-PLACES = {"sticky": (0, 0o1777), "strangers": (ATTACKER, 0o777)}
+PLACES = {"sticky": (0, 0o1777), "open": (ATTACKER, 0o777), "strangers": (ATTACKER, 0o755)}
 # Who starts the daemon, and who it becomes.
 ROLES = {"root": (0, None), "root-to-nobody": (0, "nobody"), "nobody": (NOBODY.pw_uid, None)}
 FILES = ("app.pid", "app.log")
@@ -170,7 +170,7 @@ class Arena:
         return [*(f"{owner}-full" for owner in OWNERS), "root-empty", "root-directory", "absent"]
 
     def clear(self):
-        """Empty the place, and fill the store again."""
+        """Empty the place and the store."""
         for directory in (self.place, self.store):
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir()
@@ -531,6 +531,8 @@ def main():
         arguments.place or PLACES, arguments.role or ROLES, arguments.strategy or ("fork", "reexec")
     ):
         uid, _ = ROLES[role]
+        if place == "strangers" and uid != 0:
+            continue  # nobody else but root can make a file there
         if strategy == "reexec" and uid != 0 and not can_start_python(uid):
             print(f"{place}, {role}, {strategy}: left out, this user cannot start {sys.executable}")
             continue
