@@ -517,6 +517,8 @@ def parse():
     parser.add_argument("--starts", type=int, default=60, help="in the storm, for each")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--sabotage", action="append", default=[], help="see probes/besieged.py")
+    if os.geteuid() != 0:
+        parser.error("needs root, to be several users")
     return parser.parse_args()
 
 
