@@ -256,12 +256,12 @@ class PidFile:
             if pid is None:
                 return None
             status = os.fstat(fd)
+            reached = self._reaches(status)  # first: looking for the lock may take it for a moment
+            if reached is None:
+                return None
             shown = _shown_holding(pid, status)
             held = _is_locked(status, fd) if shown is None else shown
-            reached = self._reaches(status)
-            if not held or reached is None:
-                return None
-            return Sighting(pid, self.path, status, reached=reached)
+            return Sighting(pid, self.path, status, reached=reached) if held else None
         finally:
             _descriptors.close(fd)
 
