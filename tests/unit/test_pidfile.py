@@ -1,5 +1,6 @@
 """One file, locked as filelock locks it, read with distrust, removed by its owner only."""
 
+import errno
 import fcntl
 import os
 import re
@@ -445,3 +446,76 @@ def test_starter_waits_for_one_who_only_looks(path, pidfile, monkeypatch):
     monkeypatch.setattr(_pidfile.time, "sleep", lambda _: looker.close())
     pidfile.acquire()
     assert pidfile.is_locked()
+
+
+def fail(number):
+    def failing(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return failing
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("text", [None, b"4711\n"], ids=["new", "old"])
+def test_file_system_without_locks_is_an_os_error_and_nobody_holds_a_file_there(
+    path, pidfile, monkeypatch, number, text
+):
+    if text is not None:
+        path.write_bytes(text)
+    before = descriptors()
+    monkeypatch.setattr(fcntl, "flock", fail(number))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        pidfile.acquire()
+    assert descriptors() == before
+    assert (path.read_bytes() if path.exists() else None) == text
+    assert (pidfile.is_locked(), pidfile.holder()) == (False, None)
+
+
+def test_failure_to_look_at_a_lock_is_not_taken_for_a_free_one(path, pidfile, monkeypatch):
+    path.touch()
+    monkeypatch.setattr(fcntl, "flock", fail(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        pidfile.is_locked()
+
+
+def test_file_that_cannot_be_emptied_is_not_kept_locked(path, pidfile, monkeypatch):
+    before = descriptors()
+    monkeypatch.setattr(os, "ftruncate", fail(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        pidfile.acquire()
+    assert descriptors() == before
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("names", [["unlink"], ["unlink", "ftruncate"], ["stat", "ftruncate"]])
+def test_release_lets_go_of_the_lock_whatever_the_file_system_says(
+    path, pidfile, monkeypatch, names
+):
+    before = descriptors()
+    pidfile.acquire()
+    pidfile.write()
+    with monkeypatch.context() as patch:
+        for name in names:
+            patch.setattr(os, name, fail(errno.EROFS))
+        pidfile.release()
+    assert descriptors() == before
+    assert not pidfile.is_locked()
+    assert (path.read_bytes() == b"") is ("ftruncate" not in names)
+    pidfile.acquire()
+
+
+def test_complaint_of_close_comes_too_late_to_be_heeded(path, pidfile, monkeypatch):
+    close = os.close
+
+    def complain(fd):
+        close(fd)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    pidfile.acquire()
+    fd = pidfile.lock_fd
+    pidfile.leave_directory()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", complain)
+        pidfile.release()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
