@@ -22,6 +22,7 @@ NO_PROCESS = 2**22
 GARBAGE = [b"nginx\n", b"-1\n", b"0\n", b"007\n", b"+7\n", b" 7\n", b"7 \n", b"4711", b"47\n11\n"]
 GARBAGE += [b"1\n\n", b"1_0\n", b"\xff\xfe\n", "\u0664\n".encode(), b"12345678901\n", b"1\n" * 50]
 EMPTY = [b"", b"\n", b" \n"]
+OWN = b"%d\n" % os.getpid()
 
 
 @pytest.fixture
@@ -137,6 +138,42 @@ def test_unlocked_file_never_blocks_whatever_its_text(path, pidfile, text):
 def test_only_a_complete_number_is_a_pid(text):
     match = re.fullmatch(rb"[1-9][0-9]{0,9}\n", text)
     assert _pidfile._parse(text) == (None if match is None else int(text))
+
+
+@given(
+    text=st.binary(max_size=40) | st.text("0123456789\u0663\0\n", max_size=12).map(str.encode),
+    size=st.none() | st.integers(0, 2**40),
+    locked=st.booleans(),
+)
+@example(text=OWN, size=None, locked=True)
+@example(text=OWN, size=2**40, locked=True)
+@example(text=b"9999999999\n", size=None, locked=False)
+def test_any_content_is_nobody_garbage_or_a_number(tmp_path_factory, text, size, locked):
+    path = tmp_path_factory.getbasetemp() / "fuzzed.pid"
+    with open(path, "wb") as file:
+        file.write(text)
+        if size is not None:
+            file.truncate(size)  # without taking room
+        file.flush()
+        if locked:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        pidfile = PidFile(path)
+        content = (text + b"\0" * 40)[:size] if size is not None else text
+        number = content if re.fullmatch(rb"[1-9][0-9]{0,9}\n", content[:32]) else None
+        if number or not content[:32].strip():
+            assert pidfile.read() == (int(number) if number else None)
+        else:
+            with pytest.raises(InvalidPidFileError) as caught:
+                pidfile.read()
+            assert caught.value.text.isascii()
+            assert len(str(caught.value)) < len(str(path)) + 300
+        assert pidfile.holder() == (os.getpid() if locked and number == OWN else None)
+        assert pidfile.is_locked() is locked
+        assert os.fstat(file.fileno()).st_size == (len(text) if size is None else size)
+    # And it never blocks a start.
+    pidfile.acquire()
+    assert path.read_bytes() == b""
+    pidfile.release()
 
 
 @pytest.mark.parametrize("text", GARBAGE)
