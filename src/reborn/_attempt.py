@@ -125,8 +125,8 @@ class Attempt:
             elif key == "STATUS":
                 self._status_line.show(value)
                 _supervision.tell_spawner(STATUS=value)
-            elif key == "READY":
-                self._ready = value == "1"
+            elif (key, value) == ("READY", "1"):
+                self._ready = True
             elif key == ERROR:
                 self._error = _rebuild(value)
             elif key == "EXIT_STATUS":

@@ -42,7 +42,7 @@ ERROR = "X_REBORN_ERROR"
 _LONGEST_TRACEBACK = _LONGEST_MESSAGE = 32768
 # Of a line that does not end no more is kept, in bytes.
 _LONGEST_LINE = 2**20
-# An unsigned number above this is no process, and no status.
+# What is larger is the number of no process, and no status.
 _LARGEST_NUMBER = 2**31 - 1
 
 
@@ -125,7 +125,8 @@ def number(text: str) -> int | None:
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 10):
         return None
-    return int(text) if int(digits) <= _LARGEST_NUMBER else None
+    value = int(text)
+    return value if abs(value) <= _LARGEST_NUMBER else None
 
 
 def _one_line(text: str) -> str:

@@ -65,7 +65,11 @@ class PidFile:
 
     def __enter__(self) -> Self:
         self.acquire()
-        self.write()
+        try:
+            self.write()
+        except BaseException:
+            self.release()
+            raise
         return self
 
     def __exit__(
@@ -79,7 +83,7 @@ class PidFile:
     def acquire(self) -> None:
         """Lock the file and empty it; make it if it is not there.
 
-        Nothing is changed when this raises.
+        Nothing is changed when this raises, but that a file which cannot be emptied is removed.
 
         Raises:
             PidFileLockedError: another process holds it.

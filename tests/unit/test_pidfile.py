@@ -524,6 +524,15 @@ def test_file_that_cannot_be_emptied_is_not_kept_locked(path, pidfile, monkeypat
     assert not path.exists()
 
 
+def test_file_that_the_pid_does_not_fit_in_is_not_kept_locked(path, pidfile, monkeypatch):
+    before = descriptors()
+    monkeypatch.setattr(os, "pwrite", fail(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left"):
+        pidfile.__enter__()
+    assert descriptors() == before
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("names", [["unlink"], ["unlink", "ftruncate"], ["stat", "ftruncate"]])
 def test_release_lets_go_of_the_lock_whatever_the_file_system_says(
     path, pidfile, monkeypatch, names
