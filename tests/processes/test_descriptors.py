@@ -258,6 +258,7 @@ opened = [os.open("/", os.O_RDONLY) for _ in range(5000)]
     fork_sandbox.stop(result.pid)
 
 
+@pytest.mark.many
 def test_table_of_descriptors_that_is_full_is_told(sandbox):
     """Whatever is left over for the start: the daemon lives, or is told why not and is gone."""
     outcomes = []

@@ -33,9 +33,9 @@ def is_suspended(pid):
     return psutil.Process(pid).status() == psutil.STATUS_STOPPED
 
 
-def suspend(pid, number=signal.SIGSTOP):
+def suspend(pid):
     """Suspend a process, and see that it is."""
-    os.kill(pid, number)
+    os.kill(pid, signal.SIGSTOP)
 
     def suspended():
         assert is_suspended(pid)
@@ -75,15 +75,6 @@ def test_start_goes_on_when_it_is_resumed(sandbox, mark, gate, whom, ready):
         os.kill(each, signal.SIGCONT)
     if not ready:
         gate.let_pass()
-    assert_started(sandbox, process, path, pid)
-
-
-def test_launcher_is_suspended_as_a_terminal_does_it(sandbox, mark, gate):
-    process, path, pid = wait(sandbox, mark, gate)
-    suspend(process.pid, signal.SIGTSTP)
-    assert not is_suspended(pid)
-    process.send_signal(signal.SIGCONT)
-    gate.let_pass()
     assert_started(sandbox, process, path, pid)
 
 
