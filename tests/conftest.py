@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # By path, since the tests are no package.
 _spec = importlib.util.spec_from_file_location("harness", Path(__file__).parent / "harness.py")
@@ -16,6 +17,11 @@ _spec.loader.exec_module(harness)
 
 
 pytest_plugins = ["pytester"]
+
+# No deadline, since the machine may be busy. `--hypothesis-profile=many --timeout=0` looks further.
+settings.register_profile("few", deadline=None)
+settings.register_profile("many", deadline=None, max_examples=5000)
+settings.load_profile("few")
 
 
 def pytest_configure():

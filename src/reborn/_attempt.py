@@ -11,7 +11,7 @@ import sys
 import time
 
 from reborn import _process, _supervision
-from reborn._handshake import ERROR, rebuild
+from reborn._handshake import ERROR, number, rebuild
 from reborn._process import Held
 from reborn.exceptions import EarlyExitError, NotReadyError, ProgramError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from reborn._handshake import Channel
-    from reborn.exceptions import RebornError
+    from reborn.exceptions import StartError
 else:
     import _signal
 
@@ -45,7 +45,7 @@ class Attempt:
         self._daemon: Held | None = None
         # Whose end ends the attempt: the intermediate's, or the daemon's if that one was killed.
         self._watched = self._leader
-        self._error: RebornError | None = None
+        self._error: StartError | None = None
         self._exit_code: int | None = None
         self._ready = False
         self._status_line = StatusLine()
@@ -56,7 +56,7 @@ class Attempt:
         Raises:
             NotReadyError: *timeout* seconds have passed.
             EarlyExitError: it has ended; *last_lines* gives what it wrote last.
-            RebornError: what the daemon says went wrong.
+            StartError: what the daemon says went wrong.
         """
         deadline = time.monotonic() + timeout
         try:
@@ -121,26 +121,30 @@ class Attempt:
         lines = self._channel.receive()
         for key, value in lines or ():
             if key == "MAINPID":
-                self._daemon = self._believe(value)
+                self._believe(value)
             elif key == "STATUS":
                 self._status_line.show(value)
                 _supervision.tell_spawner(STATUS=value)
-            elif key == "READY":
+            elif (key, value) == ("READY", "1"):
                 self._ready = True
             elif key == ERROR:
                 self._error = _rebuild(value)
             elif key == "EXIT_STATUS":
-                self._exit_code = int(value)
+                self._exit_code = number(value)
         return lines is not None
 
-    def _believe(self, text: str) -> Held | None:
+    def _believe(self, text: str) -> None:
         """Take hold of the process that says it is the daemon, if it is in the new session."""
+        pid = number(text)
+        if pid is None or pid <= 0:
+            return
         try:
-            self._pid = int(text)
-            held = Held(self._pid)
-            return held if os.getsid(held.pid) == self._intermediate else None
-        except (ValueError, ProcessLookupError):
-            return None  # it may have ended already
+            held = Held(pid)
+            if os.getsid(pid) == self._intermediate:
+                self._pid, self._daemon = pid, held
+        except ProcessLookupError:
+            if self._daemon is None:
+                self._pid = pid  # it has ended already
 
     def _early_exit(self, output: str) -> EarlyExitError:
         """Return the error that says how the daemon ended."""
@@ -254,7 +258,7 @@ def _visible(text: str, columns: int) -> str:
     return shown
 
 
-def _rebuild(text: str) -> RebornError:
+def _rebuild(text: str) -> StartError:
     try:
         return rebuild(text)
     except ValueError as error:

@@ -214,7 +214,7 @@ class DaemonContext:
 
         pidfile = self.pidfile
         if isinstance(pidfile, str | os.PathLike):
-            pidfile = PidFile(pidfile)
+            pidfile = PidFile(_options.absolute("pidfile", pidfile))
         if not isinstance(pidfile, PidFile):
             message = f"pidfile is {pidfile!r}, and search() needs the path of a pid file"
             raise ValueError(message)  # noqa: TRY004 - its value rules the search out

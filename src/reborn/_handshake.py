@@ -16,7 +16,8 @@ reported as failed could leave a daemon. On Linux the kernel sends the daemon SI
 moment (F_SETSIG in fcntl(2)); elsewhere `ready()` notices.
 
 Pipes rather than a socket: they are made by `os` alone, while `socket` costs a bare program half an
-interpreter start-up. JSON rather than pickle: nothing that is read here can run code.
+interpreter start-up. JSON rather than pickle: nothing that is read here can run code. What makes no
+sense is ignored: a program can get hold of any descriptor, and write there what it likes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import sys
 
 from reborn import _descriptors, _signals
 from reborn._step import Step
-from reborn.exceptions import ProgramError, RebornError
+from reborn.exceptions import ProgramError, StartError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,11 @@ else:
     import _signal
 
 ERROR = "X_REBORN_ERROR"
-_LONGEST_TRACEBACK = 32768
+_LONGEST_TRACEBACK = _LONGEST_MESSAGE = 32768
+# Of a line that does not end no more is kept, in bytes.
+_LONGEST_LINE = 2**20
+# What is larger is the number of no process, and no status.
+_LARGEST_NUMBER = 2**31 - 1
 
 
 class LauncherGoneError(Exception):
@@ -83,7 +88,11 @@ class Channel:
         data = os.read(self.incoming, 65536)
         if not data:
             return None
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        first, *others = data.split(b"\n")
+        self._rest += first[: max(0, _LONGEST_LINE - len(self._rest))]
+        if not others:
+            return []
+        lines, self._rest = [self._rest, *others[:-1]], others[-1]
         pairs = (line.decode("utf-8", "surrogateescape").partition("=") for line in lines)
         return [(key, value) for key, _, value in pairs]
 
@@ -109,6 +118,15 @@ def encode(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # a surrogate that stands for no byte
         return text.encode("utf-8", "backslashreplace")
+
+
+def number(text: str) -> int | None:
+    """Return the number that *text* is, if a process or a status can have it."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 10):
+        return None
+    value = int(text)
+    return value if abs(value) <= _LARGEST_NUMBER else None
 
 
 def _one_line(text: str) -> str:
@@ -142,7 +160,7 @@ class Report:
             return
         import json  # late, as is traceback: 9 ms that only a failure needs
 
-        failure = error if isinstance(error, RebornError) else program_error(error)
+        failure = error if isinstance(error, StartError) else program_error(error)
         data = json.dumps({"class": type(failure).__name__, "data": failure.as_data()})
         number = error.errno if isinstance(error, OSError) else None
         try:
@@ -163,11 +181,14 @@ class Report:
             self._watch(channel, on=False)  # the answer must not raise the signal
             self._send(**({} if message is None else {"STATUS": message}), READY=1)
         try:
-            answer = channel.receive()
+            taken = False
+            while not taken:
+                answer = channel.receive()
+                if answer is None:
+                    raise LauncherGoneError
+                taken = ("READY", "1") in answer
         except OSError:
-            answer = []  # it may have been taken; were it not, the launcher would end this process
-        if answer is None:
-            raise LauncherGoneError
+            pass  # it may have been taken; were it not, the launcher would end this process
         self.close()
         return True
 
@@ -232,13 +253,13 @@ def program_error(error: BaseException) -> ProgramError:
     return ProgramError(
         pid=os.getpid(),
         exception=type(error).__qualname__,
-        message=message,
+        message=message[:_LONGEST_MESSAGE],
         # The end names the error; the start of an endless recursion is of no use.
         traceback=text[-_LONGEST_TRACEBACK:],
     )
 
 
-def rebuild(text: str) -> RebornError:
+def rebuild(text: str) -> StartError:
     """Return the error that `Report.failed` wrote.
 
     Raises:
@@ -248,13 +269,15 @@ def rebuild(text: str) -> RebornError:
 
     try:
         described = json.loads(text)
-        return _kinds()[described["class"]].from_data(described["data"])
+        failure = _kinds()[described["class"]].from_data(described["data"])
+        str(failure)  # it is going to be shown
+        return failure
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
         message = f"not an error of the daemon: {text[:80]!r}"
         raise ValueError(message) from error
 
 
-def _kinds(base: type[RebornError] = RebornError) -> dict[str, type[RebornError]]:
+def _kinds(base: type[StartError] = StartError) -> dict[str, type[StartError]]:
     """Return *base* and what is derived from it, by name; of two, the one that was there first."""
     kinds = {base.__name__: base}
     for kind in base.__subclasses__():

@@ -119,7 +119,7 @@ def resolve(context: DaemonContext) -> Plan:
     plan.pidfile = plan.guard = None
     if context.pidfile is not None:
         _resolve_pidfile(plan, context)
-    plan.log_file = None if context.log_file is None else os.path.abspath(context.log_file)
+    plan.log_file = None if context.log_file is None else absolute("log_file", context.log_file)
     _resolve_directories(plan, context)
     plan.identity = None
     if context.uid is not None or context.gid is not None or context.initgroups:
@@ -141,7 +141,7 @@ def _resolve_pidfile(plan: Plan, context: DaemonContext) -> None:
     if isinstance(pidfile, PidFile):
         plan.pidfile = pidfile
     elif isinstance(pidfile, str | os.PathLike):
-        plan.pidfile = PidFile(pidfile, mode=context.pidfile_mode)
+        plan.pidfile = PidFile(absolute("pidfile", pidfile), mode=context.pidfile_mode)
     else:
         plan.guard = pidfile
 
@@ -152,7 +152,7 @@ def _resolve_directories(plan: Plan, context: DaemonContext) -> None:
     if context.chroot_directory is not None:
         plan.chroot_directory = os.fspath(context.chroot_directory)
     if plan.chroot_directory is None:
-        plan.working_directory = None if directory is None else os.path.abspath(directory)
+        plan.working_directory = directory and absolute("working_directory", directory)
         _refuse_file("working_directory", plan.working_directory)
         return
     _refuse_file("chroot_directory", plan.chroot_directory)
@@ -162,6 +162,21 @@ def _resolve_directories(plan: Plan, context: DaemonContext) -> None:
             "up below the new root; give an absolute path"
         )
     plan.working_directory = directory
+
+
+def absolute(name: str, path: str | os.PathLike[str]) -> str:
+    """Return the *path* that is the option *name*, resolved against the current directory.
+
+    Raises:
+        ValueError: it is relative, and there is no such directory any more.
+    """
+    try:
+        return os.path.abspath(os.fspath(path))
+    except FileNotFoundError:
+        _refuse(
+            f"{name} {os.fspath(path)!r} is relative to the current directory, which is gone; "
+            "give an absolute path"
+        )
 
 
 def _refuse_file(name: str, path: str | None) -> None:

@@ -23,6 +23,7 @@ import time
 
 from reborn import _descriptors, _files
 from reborn.exceptions import (
+    NO_LOCKS,
     InvalidPidFileError,
     PidFileLockedError,
     UnsafeFileError,
@@ -65,7 +66,11 @@ class PidFile:
 
     def __enter__(self) -> Self:
         self.acquire()
-        self.write()
+        try:
+            self.write()
+        except BaseException:
+            self.release()
+            raise
         return self
 
     def __exit__(
@@ -79,7 +84,7 @@ class PidFile:
     def acquire(self) -> None:
         """Lock the file and empty it; make it if it is not there.
 
-        Nothing is changed when this raises.
+        Nothing is changed when this raises, but that a file which cannot be emptied is removed.
 
         Raises:
             PidFileLockedError: another process holds it.
@@ -94,8 +99,12 @@ class PidFile:
             raise
         self._directory = directory
         self._owner = os.getpid()
-        # At once: a held lock must not stand beside the pid of a predecessor.
-        os.ftruncate(self._fd, 0)
+        try:
+            # At once: a held lock must not stand beside the pid of a predecessor.
+            os.ftruncate(self._fd, 0)
+        except OSError:
+            self.release()
+            raise
 
     def _lock(self, name: str, directory: int) -> int:
         """Return a locked descriptor of the file that the path means."""
@@ -181,19 +190,27 @@ class PidFile:
         """Remove the file and let go of the lock, if this process owns it.
 
         Only what this object locked is removed: not a file that has taken its place. Where the
-        directory cannot be written any more, as after a change of user, the file is emptied.
+        directory cannot be written any more, as after a change of user, the file is emptied; where
+        the file system is read-only or gone by now, it is left, and blocks nobody.
         """
         if self._fd is not None and self._owner == os.getpid():
-            name = os.path.basename(self.path)
             try:
-                if self._directory is None:
+                if self._directory is None or not self._remove(self._fd, self._directory):
                     os.ftruncate(self._fd, 0)
-                elif _is_named(os.fstat(self._fd), name, self._directory, alone=False):
-                    os.unlink(name, dir_fd=self._directory)
             except OSError:
-                os.ftruncate(self._fd, 0)
+                pass
         # After the file: whoever gets the lock next must not have its own file removed.
         self.leave()
+
+    def _remove(self, fd: int, directory: int) -> bool:
+        """Remove the file if it still has its name; False if that cannot be."""
+        name = os.path.basename(self.path)
+        try:
+            if _is_named(os.fstat(fd), name, directory, alone=False):
+                os.unlink(name, dir_fd=directory)
+        except OSError:
+            return False
+        return True
 
     def leave(self) -> None:
         """Close this process's descriptors; file and lock stay with who else has them."""
@@ -446,4 +463,7 @@ def _is_locked(status: os.stat_result, fd: int) -> bool:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
     return False  # the shared lock ends when the caller closes the descriptor

@@ -28,6 +28,9 @@ else:
 _open_pidfd = getattr(os, "pidfd_open", None)
 # How often a process without a pidfd is looked at, in seconds.
 _TICK = 0.02
+# How long is waited in one go: a signal that comes just before poll(2) begins, such as Ctrl-C, is
+# handled only after it.
+_GLANCE = 1.0
 
 
 def poll(*fds: int | None, timeout: float | None) -> list[int]:
@@ -38,8 +41,12 @@ def poll(*fds: int | None, timeout: float | None) -> list[int]:
     for fd in fds:
         if fd is not None:
             poller.register(fd, select.POLLIN)
-    milliseconds = None if timeout is None or timeout > 2**31 / 1000 else max(0.0, timeout) * 1000
-    return [fd for fd, _ in poller.poll(milliseconds)]
+    deadline = float("inf") if timeout is None else time.monotonic() + timeout
+    while True:
+        left = min(max(0.0, deadline - time.monotonic()), _GLANCE)
+        found = [fd for fd, _ in poller.poll(left * 1000)]
+        if found or time.monotonic() >= deadline:
+            return found
 
 
 class Held:

@@ -52,6 +52,10 @@ _SHELL_REDIRECTS = range(3, 10)
 # What is written before anybody reads must fit into a pipe: 64 KiB, 16 KiB on some systems.
 _LONGEST_LIST = 10000
 _LONGEST_VALUE = 1000
+_NOT_HANDED_OVER = (
+    "a descriptor that the launcher handed to this program is not there; "
+    "import reborn before anything closes descriptors"
+)
 _READ_ONCE = ("/dev/fd/", "/proc/self/fd/")
 
 
@@ -59,6 +63,11 @@ class Launch:
     """What the launcher handed to this fresh program."""
 
     def __init__(self, report: Report, hello: Mapping[str, str]) -> None:
+        """Take what *hello* says.
+
+        Raises:
+            KeyError, ValueError: it is not what a launcher says, or a descriptor is not there.
+        """
         self.report = report
         self.pid = os.getpid()
         self.pending = True
@@ -68,6 +77,11 @@ class Launch:
         # program comes past those calls, too.
         pairs = [word.split(":") for word in hello["EARLIER"].split()]
         self.earlier = [(int(pid), int(pidfd) if pidfd else None) for pid, pidfd in pairs]
+        handed = [self.lock_fd, *self.preserved, *(pidfd for _, pidfd in self.earlier)]
+        self.handed = [fd for fd in handed if fd is not None]
+        if not all(fd > 2 and _descriptors.is_open(fd) for fd in self.handed):
+            raise ValueError
+        _restore_last_argument(hello)
 
 
 def command(args: Sequence[str] | None) -> list[str]:
@@ -167,7 +181,7 @@ def claim(mark: str) -> Launch | None:
     """Return what the launcher says, if *mark* is meant for this process; else None.
 
     Raises:
-        SystemExit: it is, but the launcher has gone away.
+        SystemExit: it is, but the launcher has gone away, or what it handed over has.
     """
     try:
         incoming, outgoing, nonce, length, leader = mark.split(":")
@@ -183,17 +197,17 @@ def claim(mark: str) -> Launch | None:
         hello = dict(channel.receive() or ())
         if hello["NONCE"] != nonce:
             return None
-        report = Report(channel)
-        launch = Launch(report, hello)
     except (ValueError, TypeError, KeyError, OSError, OverflowError):
         return None
-    pidfds = [pidfd for _, pidfd in launch.earlier]
-    for fd in (channel.incoming, channel.outgoing, launch.lock_fd, *launch.preserved, *pidfds):
-        if fd is not None:
-            os.set_inheritable(fd, False)
-    _restore_last_argument(hello)
     try:
-        report.begin()
+        launch = Launch(Report(channel), hello)
+    except (ValueError, KeyError):
+        # Not ignored: the program would start itself again, and so would that one.
+        raise SystemExit(_NOT_HANDED_OVER) from None
+    for fd in (channel.incoming, channel.outgoing, *launch.handed):
+        os.set_inheritable(fd, False)
+    try:
+        launch.report.begin()
     except LauncherGoneError:
         raise SystemExit(1) from None
     return launch

@@ -26,11 +26,15 @@ values of these attributes, in JSON, and is the same error on both sides.
 from __future__ import annotations
 
 import os
-from errno import errorcode
+from errno import ENOLCK, ENOSYS, ENOTSUP, EOPNOTSUPP, errorcode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, ClassVar, Self
+
+
+# What flock(2) answers on a file system that has no locks, as some network and FUSE ones.
+NO_LOCKS = (ENOLCK, ENOSYS, ENOTSUP, EOPNOTSUPP)
 
 
 class RebornError(Exception):
@@ -75,8 +79,11 @@ class StepError(StartError, OSError):
 
     def __str__(self) -> str:
         code = f" [{errorcode.get(self.errno, self.errno)}]" if self.errno else ""
+        lockless = self.step == "lock" and self.errno in NO_LOCKS
+        remedy = "; put the pid file on a local file system such as /run" if lockless else ""
         return (
-            f"cannot {self.action}: {self.strerror}{code} (step {self.step!r}, in the {self.role})"
+            f"cannot {self.action}: {self.strerror}{code} "
+            f"(step {self.step!r}, in the {self.role}){remedy}"
         )
 
     @classmethod

@@ -7,6 +7,7 @@ handle or the error it was given. The daemon is ready where *after* says so. Amo
 
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -14,7 +15,7 @@ import sys
 import psutil
 import report
 
-from reborn import DaemonContext, StartError
+from reborn import DaemonContext, StartError, was_reborn
 
 
 def announce(path):
@@ -33,6 +34,34 @@ def pass_gate(path):
 
 def ready():
     context.ready()
+
+
+def send(text):
+    """Write to the launcher what a daemon would not say."""
+    data = text.encode("utf-8", "surrogateescape")
+    assert os.write(context._notifier._channel.outgoing, data) == len(data)
+
+
+def flood(size):
+    """Write a line that does not end before *size* bytes."""
+    for _ in range(0, size, 65536):
+        send("x" * 65536)
+    send("\n")
+
+
+def limit_memory(spare):
+    """Let the launcher, and what it starts, have *spare* bytes more than it has."""
+    if was_reborn():
+        return
+    limit = psutil.Process().memory_info().vms + spare
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def keep_lines():
+    """Sabotage: a line is kept, however long it is."""
+    from reborn import _handshake
+
+    _handshake._LONGEST_LINE = sys.maxsize
 
 
 def default(name):

@@ -22,8 +22,17 @@ if "without_pidfd" in switches and hasattr(os, "pidfd_open"):
 # All of it now: after become() there may be no way to the interpreter's files.
 import psutil  # noqa: E402
 from hold import recycle  # noqa: E402, F401 - called by name
+from report import stepping_clock, trusting_clock  # noqa: E402, F401
 
-from reborn import DaemonContext, PidFile, RebornError, SignalServer, _pidfile, _process  # noqa: E402
+from reborn import (  # noqa: E402
+    DaemonContext,
+    PidFile,
+    RebornError,
+    SignalServer,
+    _condition,
+    _pidfile,
+    _process,
+)
 
 # The handle, or the pid file.
 kept = []
@@ -77,6 +86,13 @@ def send_command():
     server = SignalServer()
     server.add_command("halt", signal.SIGTERM)
     return server.send_command("halt", DaemonContext(path)).pid
+
+
+def status():
+    """Return the state that a status command tells, and whether the uptime can be."""
+    condition = _condition.look(DaemonContext(pidfile=path), name="app")
+    condition.measure()
+    return [condition.state, condition.uptime is None or condition.uptime >= 0.0]
 
 
 def describe():

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import select
+import shutil
 import signal
 import sys
 import time
@@ -41,6 +42,31 @@ def wait_before(step, gate, reached):
     index = [name for name, _, _ in _steps.STEPS].index(step)
     row = ("wait", "wait", wait)
     _steps.STEPS = (*_steps.STEPS[:index], row, *_steps.STEPS[index:])
+
+
+def remove_before(step, directory):
+    """Remove a directory when the daemon comes to a step."""
+    from reborn import _steps
+
+    row = ("remove", "remove", lambda _: shutil.rmtree(directory))
+    index = [name for name, _, _ in _steps.STEPS].index(step)
+    _steps.STEPS = (*_steps.STEPS[:index], row, *_steps.STEPS[index:])
+
+
+def remove_when_reborn(directory):
+    if reborn.was_reborn():
+        shutil.rmtree(directory)
+
+
+def remove_here():
+    os.rmdir(os.getcwd())
+
+
+def enter_removed(directory):
+    """Be in a directory that is gone."""
+    os.makedirs(directory, exist_ok=True)
+    os.chdir(directory)
+    os.rmdir(directory)
 
 
 def launcher_waits_at(gate):
@@ -78,6 +104,10 @@ def without_comparing():
 
 def without_emptying():
     os.ftruncate = lambda *_: None
+
+
+def without_removal():
+    os.unlink = lambda *_, **__: None
 
 
 def believing_text():
@@ -209,6 +239,13 @@ def by_path(directory):
 
     os.open, os.unlink = whole(os.open), whole(os.unlink)
     without_comparing()
+
+
+def forgetting_directories():
+    """Remove by path what is called like the file that was locked."""
+    from reborn import _pidfile
+
+    _pidfile.PidFile._remove = lambda self, *_: os.unlink(self.path) or True
 
 
 def swap_at(count, directory, outside):

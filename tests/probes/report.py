@@ -7,6 +7,7 @@ of a name and arguments: what happens before reborn(), in both processes under r
 in the daemon, before it is ready.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -24,6 +25,29 @@ def without(step):
     left = tuple(row for row in _steps.STEPS if row[0] != step)
     assert len(left) < len(_steps.STEPS)
     _steps.STEPS = left
+
+
+def stepping_clock(seconds):
+    """Have the wall clock jump at every look, in all the ways in which Python code sees it."""
+    wall, gettime = time.time, time.clock_gettime
+    looks = itertools.count(1)
+
+    def look():
+        return wall() + seconds * next(looks)
+
+    def look_at(clock):
+        return look() if clock == time.CLOCK_REALTIME else gettime(clock)
+
+    time.time = look
+    time.time_ns = lambda: int(look() * 1e9)
+    time.clock_gettime = look_at
+    time.clock_gettime_ns = lambda clock: int(look_at(clock) * 1e9)
+    time.gmtime = time.localtime = time.ctime = time.strftime = None
+
+
+def trusting_clock():
+    """Wait by the wall clock."""
+    time.monotonic = time.time
 
 
 def open_file(path, inheritable=False):

@@ -138,11 +138,11 @@ class Forgery:
 
     nonce = "0123456789abcdef"
 
-    def __init__(self):
+    def __init__(self, said="LOCK=\nPRESERVED=\nEARLIER=\n"):
         to_program, self.writer = os.pipe()
         self.reader, from_program = os.pipe()
         self.theirs = Channel(to_program, from_program)
-        self.text = f"NONCE={self.nonce}\nLOCK=\nPRESERVED=\nEARLIER=\n".encode()
+        self.text = f"NONCE={self.nonce}\n{said}".encode()
         os.write(self.writer, self.text)
 
     def mark(self, nonce=nonce, incoming=None, outgoing=None, length=None):
@@ -196,6 +196,29 @@ def test_mark_that_is_right_in_everything_is_taken(forgery):
     assert (done.returncode, done.stdout) == (0, "True False\n"), done
     with pytest.raises((AssertionError, BlockingIOError)):
         forgery.assert_untouched()
+
+
+SAID = {
+    "closed lock": "LOCK=999\nPRESERVED=\nEARLIER=\n",
+    "closed file": "LOCK=\nPRESERVED=999\nEARLIER=\n",
+    "code": "LOCK=__import__('os')._exit(7)\nPRESERVED=\nEARLIER=\n",
+    "nothing": "\n",
+    "flood": "X" * 65000,
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_launcher_that_makes_no_sense_ends_the_program_with_a_line(name):
+    """To go on as if started by hand would be to start the program again, and again."""
+    forgery = Forgery(SAID[name])
+    fds = forgery.inheritable()
+    done = run_marked(forgery.mark(), [sys.executable, "-c", SAY], pass_fds=fds)
+    forgery.close()
+    assert (done.returncode, done.stdout) == (1, ""), done
+    assert done.stderr == (
+        "a descriptor that the launcher handed to this program is not there; "
+        "import reborn before anything closes descriptors\n"
+    )
 
 
 GARBAGE = [

@@ -85,6 +85,31 @@ def test_closed_streams_stay_closed_and_log_gets_everything(sandbox, closed):
     sandbox.stop(result.pid)
 
 
+@pytest.mark.parametrize("closed", CLOSED)
+@pytest.mark.parametrize("wait_ready", [False, True])
+def test_closed_streams_need_no_log(sandbox, closed, wait_ready):
+    arguments = {"log_file": None, "wait_ready": wait_ready, "prefix": closing(*closed)}
+    result = start(sandbox, LOOK, **arguments)
+    assert launcher_streams(sandbox) == [not close for close in closed]
+    assert PidFile(sandbox.pidfile).holder() == result.pid
+    sandbox.stop(result.pid)
+    result = start(sandbox, after="context.ready()\ntell()", **arguments)
+    assert [result.report["fds"][number] for number in "012"] == [os.devnull] * 3
+    sandbox.stop(result.pid)
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_start_that_fails_with_closed_streams_leaves_nothing(sandbox, closed):
+    after = 'print("no such table", file=sys.stderr)\nos._exit(3)'
+    result = start(sandbox, after=after, log_file=None, prefix=closing(*closed))
+    assert result.returncode == 1
+    # What cannot be told to anybody is not told to whoever has got the number.
+    told = "exited with status 3 before it was ready; its last line was 'no such table'"
+    assert (told in result.stderr) is not closed[2]
+    assert result.stdout == ""
+    sandbox.assert_nothing_left()
+
+
 def test_closed_streams_control(sandbox):
     result = start(sandbox, LEAVE_FILLED + LOOK, prefix=closing(True, True, True))
     assert launcher_streams(sandbox) == [True, True, True]

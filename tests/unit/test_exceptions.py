@@ -35,6 +35,19 @@ MESSAGES = {
             "(step 'chdir', in the daemon)"
         ),
     ),
+    "step on a file system without locks": (
+        exceptions.StepError(
+            action="lock pid file '/mnt/app.pid'",
+            step="lock",
+            role="launcher",
+            errno=errno.ENOLCK,
+            strerror="No locks available",
+        ),
+        (
+            "cannot lock pid file '/mnt/app.pid': No locks available [ENOLCK] "
+            "(step 'lock', in the launcher); put the pid file on a local file system such as /run"
+        ),
+    ),
     "not ready": (
         exceptions.NotReadyError(pid=4712, timeout=30.0),
         (

@@ -224,3 +224,16 @@ def test_refused_log_leaves_no_descriptor_open(tmp_path):
     before = os.listdir("/dev/fd")
     reason(tmp_path / "log")
     assert os.listdir("/dev/fd") == before
+
+
+def test_log_that_cannot_have_its_mode_is_not_left_behind(tmp_path, monkeypatch):
+    before = os.listdir("/dev/fd")
+
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    with pytest.raises(PermissionError):
+        _files.open_log(str(tmp_path / "log"), mode=0o640)
+    assert os.listdir("/dev/fd") == before
+    assert list(tmp_path.iterdir()) == []

@@ -9,12 +9,12 @@ import signal
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from reborn import _handshake, exceptions
 from reborn._handshake import ERROR, Channel, LauncherGoneError, Report, rebuild
-from reborn.exceptions import ProgramError, RebornError, StepError
+from reborn.exceptions import NotRunningError, ProgramError, StartError, StepError
 
 
 @pytest.fixture
@@ -153,22 +153,57 @@ def test_nobody_to_hear_of_a_failure_is_no_failure(ends):
     Report(daemon).failed(RuntimeError("no"))
 
 
-@settings(max_examples=50)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+FAILURES = [
+    kind
+    for kind in vars(exceptions).values()
+    if isinstance(kind, type) and issubclass(kind, StartError) and kind.fields
+]
+
+
 @given(
     st.text()
-    | st.recursive(
-        st.none() | st.integers() | st.text(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    ).map(json.dumps)
+    | JSON.map(json.dumps)
     | st.builds(
         lambda name, data: json.dumps({"class": name, "data": data}),
         st.sampled_from([*dir(exceptions), "no such class", "__class__"]),
         st.none() | st.dictionaries(st.sampled_from(["pid", "path", "x"]), st.none() | st.text()),
     )
+    | st.sampled_from(FAILURES).flatmap(
+        # The right names, and any values.
+        lambda kind: st.fixed_dictionaries(
+            dict.fromkeys(kind.fields, JSON), optional={"x": JSON}
+        ).map(lambda data: json.dumps({"class": kind.__name__, "data": data}))
+    )
 )
 def test_garbage_is_a_value_error_and_nothing_worse(text):
     with contextlib.suppress(ValueError):
-        assert isinstance(rebuild(text), RebornError)
+        assert isinstance(str(rebuild(text)), str)
+
+
+def test_error_that_cannot_be_shown_is_no_error():
+    data = {"pid": 7, "status": 1, "signal": None, "output": 7}
+    with pytest.raises(ValueError, match="not an error of the daemon"):
+        rebuild(json.dumps({"class": "EarlyExitError", "data": data}))
+
+
+@pytest.mark.parametrize("kind", ["RebornError", "NotRunningError", "StopTimeoutError"])
+def test_error_that_is_not_of_a_start_is_none(kind):
+    data = {"pidfile": "app.pid"} if kind == "NotRunningError" else {}
+    with pytest.raises(ValueError, match="not an error of the daemon"):
+        rebuild(json.dumps({"class": kind, "data": data}))
+
+
+def test_error_of_ours_that_is_not_of_this_start_is_told_as_the_programs(ends):
+    launcher, daemon = ends
+    Report(daemon).failed(NotRunningError(pidfile="other.pid"))
+    error = rebuild(dict(launcher.receive())[ERROR])
+    assert (type(error), error.exception) == (ProgramError, "NotRunningError")
+    assert error.message == "no daemon holds pid file 'other.pid'; start it first"
 
 
 @pytest.mark.parametrize(
@@ -267,6 +302,77 @@ def test_receive_keeps_the_start_of_a_line_for_later(ends):
     assert launcher.receive() == [("STATUS", "x"), ("nothing", "")]
 
 
+def flood(launcher, daemon, count):
+    """Send a line without an end; return how much of it is kept."""
+    for _ in range(count):
+        os.write(daemon.outgoing, b"x" * 4096)
+        assert launcher.receive() == []
+    return len(launcher._rest)
+
+
+def test_line_without_an_end_takes_no_memory_without_an_end(ends, monkeypatch):
+    launcher, daemon = ends
+    monkeypatch.setattr(_handshake, "_LONGEST_LINE", 10_000)
+    assert flood(launcher, daemon, 10) == flood(launcher, daemon, 10) == 10_000
+    os.write(daemon.outgoing, b"\nREADY=1\n")
+    assert launcher.receive() == [("x" * 10_000, ""), ("READY", "1")]
+
+
+def test_line_without_an_end_control(ends, monkeypatch):
+    launcher, daemon = ends
+    monkeypatch.setattr(_handshake, "_LONGEST_LINE", sys.maxsize)
+    assert flood(launcher, daemon, 10) == 40_960
+
+
+@given(st.binary(max_size=100) | st.text("RÉADY=10\n").map(str.encode), st.booleans())
+def test_answer_that_is_none_is_waited_out(garbage, answered):
+    launcher, daemon = _handshake.open_channel()
+    os.write(launcher.outgoing, garbage + b"\nREADY=1\n" * answered)
+    os.close(launcher.outgoing)
+    report = Report(daemon)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Report, "_watch", lambda *_, **__: None)
+        if answered or b"READY=1" in garbage.split(b"\n")[:-1]:
+            assert report.ready() is True
+        else:
+            with pytest.raises(LauncherGoneError):
+                report.ready()
+            report.close()
+    os.close(launcher.incoming)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0", 0),
+        ("4711", 4711),
+        ("-9", -9),
+        ("2147483647", 2147483647),
+        ("2147483648", None),
+        ("-2147483648", None),
+        ("", None),
+        ("-", None),
+        ("--1", None),
+        ("+1", None),
+        (" 1", None),
+        ("1_0", None),
+        ("1.0", None),
+        ("0x1", None),
+        ("\u0663", None),  # digits to int()
+        ("\u00b2", None),  # a digit, but no number
+        ("9" * 5000, None),
+    ],
+)
+def test_number_is_one_that_a_process_or_status_can_have(text, number):
+    assert _handshake.number(text) == number
+
+
+@given(st.text() | st.integers().map(str))
+def test_any_text_is_such_a_number_or_none(text):
+    number = _handshake.number(text)
+    assert number is None or (int(text) == number and abs(number) < 2**31)
+
+
 def test_half_a_channel_leaves_nothing_open(monkeypatch):
     pipe, made = os.pipe, []
 
@@ -290,14 +396,14 @@ def test_descriptors_of_the_report_are_those_of_its_end(ends):
 
 
 def test_error_of_another_module_comes_over_and_hides_none_of_ours():
-    class OwnError(RebornError):
+    class OwnError(StartError):
         fields = ("value",)
 
         def __init__(self, *, value):
             super().__init__(value)
             self.value = value
 
-    hiding = type("NotSupportedError", (RebornError,), {})
+    hiding = type("NotSupportedError", (StartError,), {})
     text = json.dumps({"class": "OwnError", "data": OwnError(value=7).as_data()})
     assert rebuild(text).value == 7
     text = json.dumps({"class": "NotSupportedError", "data": {"platform": "x"}})

@@ -1,5 +1,6 @@
 """One file, locked as filelock locks it, read with distrust, removed by its owner only."""
 
+import errno
 import fcntl
 import os
 import re
@@ -22,6 +23,7 @@ NO_PROCESS = 2**22
 GARBAGE = [b"nginx\n", b"-1\n", b"0\n", b"007\n", b"+7\n", b" 7\n", b"7 \n", b"4711", b"47\n11\n"]
 GARBAGE += [b"1\n\n", b"1_0\n", b"\xff\xfe\n", "\u0664\n".encode(), b"12345678901\n", b"1\n" * 50]
 EMPTY = [b"", b"\n", b" \n"]
+OWN = b"%d\n" % os.getpid()
 
 
 @pytest.fixture
@@ -137,6 +139,42 @@ def test_unlocked_file_never_blocks_whatever_its_text(path, pidfile, text):
 def test_only_a_complete_number_is_a_pid(text):
     match = re.fullmatch(rb"[1-9][0-9]{0,9}\n", text)
     assert _pidfile._parse(text) == (None if match is None else int(text))
+
+
+@given(
+    text=st.binary(max_size=40) | st.text("0123456789\u0663\0\n", max_size=12).map(str.encode),
+    size=st.none() | st.integers(0, 2**40),
+    locked=st.booleans(),
+)
+@example(text=OWN, size=None, locked=True)
+@example(text=OWN, size=2**40, locked=True)
+@example(text=b"9999999999\n", size=None, locked=False)
+def test_any_content_is_nobody_garbage_or_a_number(tmp_path_factory, text, size, locked):
+    path = tmp_path_factory.getbasetemp() / "fuzzed.pid"
+    with open(path, "wb") as file:
+        file.write(text)
+        if size is not None:
+            file.truncate(size)  # without taking room
+        file.flush()
+        if locked:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        pidfile = PidFile(path)
+        content = (text + b"\0" * 40)[:size] if size is not None else text
+        number = content if re.fullmatch(rb"[1-9][0-9]{0,9}\n", content[:32]) else None
+        if number or not content[:32].strip():
+            assert pidfile.read() == (int(number) if number else None)
+        else:
+            with pytest.raises(InvalidPidFileError) as caught:
+                pidfile.read()
+            assert caught.value.text.isascii()
+            assert len(str(caught.value)) < len(str(path)) + 300
+        assert pidfile.holder() == (os.getpid() if locked and number == OWN else None)
+        assert pidfile.is_locked() is locked
+        assert os.fstat(file.fileno()).st_size == (len(text) if size is None else size)
+    # And it never blocks a start.
+    pidfile.acquire()
+    assert path.read_bytes() == b""
+    pidfile.release()
 
 
 @pytest.mark.parametrize("text", GARBAGE)
@@ -454,3 +492,85 @@ def test_starter_waits_for_one_who_only_looks(path, pidfile, monkeypatch):
     monkeypatch.setattr(_pidfile.time, "sleep", lambda _: looker.close())
     pidfile.acquire()
     assert pidfile.is_locked()
+
+
+def fail(number):
+    def failing(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return failing
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("text", [None, b"4711\n"], ids=["new", "old"])
+def test_file_system_without_locks_is_an_os_error_and_nobody_holds_a_file_there(
+    path, pidfile, monkeypatch, number, text
+):
+    if text is not None:
+        path.write_bytes(text)
+    before = descriptors()
+    monkeypatch.setattr(fcntl, "flock", fail(number))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        pidfile.acquire()
+    assert descriptors() == before
+    assert (path.read_bytes() if path.exists() else None) == text
+    assert (pidfile.is_locked(), pidfile.holder()) == (False, None)
+
+
+def test_failure_to_look_at_a_lock_is_not_taken_for_a_free_one(path, pidfile, monkeypatch):
+    path.touch()
+    monkeypatch.setattr(fcntl, "flock", fail(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        pidfile.is_locked()
+
+
+def test_file_that_cannot_be_emptied_is_not_kept_locked(path, pidfile, monkeypatch):
+    before = descriptors()
+    monkeypatch.setattr(os, "ftruncate", fail(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        pidfile.acquire()
+    assert descriptors() == before
+    assert not path.exists()
+
+
+def test_file_that_the_pid_does_not_fit_in_is_not_kept_locked(path, pidfile, monkeypatch):
+    before = descriptors()
+    monkeypatch.setattr(os, "pwrite", fail(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left"):
+        pidfile.__enter__()
+    assert descriptors() == before
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("names", [["unlink"], ["unlink", "ftruncate"], ["stat", "ftruncate"]])
+def test_release_lets_go_of_the_lock_whatever_the_file_system_says(
+    path, pidfile, monkeypatch, names
+):
+    before = descriptors()
+    pidfile.acquire()
+    pidfile.write()
+    with monkeypatch.context() as patch:
+        for name in names:
+            patch.setattr(os, name, fail(errno.EROFS))
+        pidfile.release()
+    assert descriptors() == before
+    assert not pidfile.is_locked()
+    assert (path.read_bytes() == b"") is ("ftruncate" not in names)
+    pidfile.acquire()
+
+
+def test_complaint_of_close_comes_too_late_to_be_heeded(path, pidfile, monkeypatch):
+    close = os.close
+
+    def complain(fd):
+        close(fd)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    pidfile.acquire()
+    fd = pidfile.lock_fd
+    pidfile.leave_directory()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", complain)
+        pidfile.release()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)

@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import select
 import signal
 import sys
 
@@ -88,6 +89,41 @@ def test_poll_comes_back_without_news(pipe, timeout):
 def test_poll_comes_back_with_news(pipe, timeout):
     os.write(pipe[1], b"x")
     assert _process.poll(None, *pipe[:1], timeout=timeout) == [pipe[0]]
+
+
+class Clock:
+    """A clock that a poll moves on, and by which nothing happens."""
+
+    def __init__(self, patch):
+        self.now = 0.0
+        self.waits = []
+        patch.setattr(_process.time, "monotonic", lambda: self.now)
+        patch.setattr(select, "poll", lambda: self)
+
+    def register(self, *_):
+        pass
+
+    def poll(self, milliseconds):
+        self.waits.append(milliseconds)
+        self.now += milliseconds / 1000
+        return [(7, 0)] if len(self.waits) == 5 else []
+
+
+@pytest.mark.parametrize(
+    ("timeout", "found", "waits"),
+    [
+        (2.5, [], [1000, 1000, 500]),
+        (0, [], [0]),
+        (-1.0, [], [0]),
+        (None, [7], [1000] * 5),
+        (math.inf, [7], [1000] * 5),
+    ],
+)
+def test_poll_waits_a_second_at_a_time(monkeypatch, timeout, found, waits):
+    """Or a Ctrl-C that comes right before it would be noticed when the time is up, or never."""
+    clock = Clock(monkeypatch)
+    assert _process.poll(7, timeout=timeout) == found
+    assert clock.waits == waits
 
 
 def test_without_psutil_there_are_no_descendants_to_end(monkeypatch):

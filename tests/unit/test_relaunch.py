@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reborn import _options, _relaunch
-from reborn._handshake import open_channel
+from reborn._handshake import Report, open_channel
 from reborn.exceptions import RelaunchError
 
 CODE = "import app; app.main()"
@@ -191,6 +191,89 @@ def test_mark_of_real_pipes_that_nobody_meant_for_us_changes_nothing(
     launcher.close()
     with open(daemon.incoming, "rb", closefd=False) as file:
         assert file.read() == said
+
+
+def claim_hello(hello):
+    """Claim a mark that is right, from a launcher that says *hello*; return what came of it."""
+    launcher, daemon = open_channel()
+    try:
+        length = launcher.send(NONCE="n", **hello)
+        mark = f"{_relaunch.make_mark(daemon, 'n', length)}:{os.getppid()}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "getsid", lambda _: os.getppid())
+            patch.setattr(Report, "begin", lambda _: None)
+            patch.setattr(os, "environ", {"_": "was"})
+            patch.setattr(os, "environb", {})
+            patch.setattr(os, "set_inheritable", lambda *_: None)
+            return _relaunch.claim(mark)
+    except SystemExit as end:
+        return end.code
+    finally:
+        launcher.close()
+        daemon.close()
+
+
+HELLO = {"LOCK": "", "PRESERVED": "", "EARLIER": ""}
+NOT_THERE = (
+    "a descriptor that the launcher handed to this program is not there; "
+    "import reborn before anything closes descriptors"
+)
+
+
+def test_hello_says_what_is_handed_over(tmp_path):
+    with open(tmp_path / "lock", "w") as lock, open(tmp_path / "kept", "w") as kept:
+        lock_fd, kept_fd = lock.fileno(), kept.fileno()
+        hello = {"LOCK": lock_fd, "PRESERVED": kept_fd, "EARLIER": f"7: 8:{kept_fd}"}
+        launch = claim_hello(hello)
+    assert (launch.lock_fd, launch.preserved) == (lock_fd, [kept_fd])
+    assert launch.earlier == [(7, None), (8, kept_fd)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"LOCK": "9999"},
+        {"LOCK": "0"},  # a standard stream is never handed over
+        {"LOCK": "-1"},
+        {"LOCK": "x"},
+        {"LOCK": str(2**64)},
+        {"LOCK": "9" * 5000},
+        {"PRESERVED": "9998 9999"},
+        {"PRESERVED": "1 x"},
+        {"EARLIER": "7"},
+        {"EARLIER": "7:8:9"},
+        {"EARLIER": "7:9999"},
+        {"EARLIER": "7:2"},
+        {"LAST_ARGUMENT": "xyz"},
+        {"LAST_ARGUMENT": "a"},
+    ],
+    ids=str,
+)
+def test_hello_that_makes_no_sense_ends_the_program_with_a_line(said):
+    """To go on as if started by hand would be to start the program again, and again."""
+    assert claim_hello({**HELLO, **said}) == NOT_THERE
+
+
+@pytest.mark.parametrize("name", HELLO)
+def test_hello_that_lacks_a_word_ends_the_program_with_a_line(name):
+    assert claim_hello({key: value for key, value in HELLO.items() if key != name}) == NOT_THERE
+
+
+HELLO_WORDS = st.lists(WORD | st.builds("{}:{}".format, NUMBER, NUMBER), max_size=4).map(" ".join)
+
+
+@given(
+    st.fixed_dictionaries(
+        dict.fromkeys(HELLO, HELLO_WORDS | st.text()),
+        optional={"LAST_ARGUMENT": st.binary().map(bytes.hex) | st.text(), "X": st.text()},
+    )
+)
+@example({**HELLO, "LAST_ARGUMENT": "00"})
+def test_any_hello_is_taken_or_ends_the_program_with_a_line(hello):
+    before = os.listdir("/dev/fd")
+    launch = claim_hello(hello)
+    assert launch == NOT_THERE or isinstance(launch, _relaunch.Launch)
+    assert os.listdir("/dev/fd") == before
 
 
 def test_inherited_mark_is_no_mark(ends, monkeypatch):

@@ -1,0 +1,140 @@
+"""The launcher's ear: whatever it hears ends in a daemon or in an error of a start."""
+
+import contextlib
+import itertools
+import json
+import os
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from reborn import _attempt, _handshake, _process
+from reborn._attempt import Attempt
+from reborn._handshake import ERROR
+from reborn.exceptions import EarlyExitError, NotReadyError, ProgramError, StartError
+
+LONG = 3600.0
+# No process, and no session.
+NOBODY = 2**22
+PID = os.getpid()
+
+
+@contextlib.contextmanager
+def alone():
+    """Have no intermediate, and take this process for one in its session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_process, "hold", lambda _: None)
+        patch.setattr(os, "getsid", lambda pid: NOBODY if pid == PID else -1)
+        yield patch
+
+
+def hear(said):
+    """Return what became of a start in which *said* was heard, and then nothing more."""
+    launcher, daemon = _handshake.open_channel()
+    os.write(daemon.outgoing, said)
+    os.close(daemon.outgoing)
+    try:
+        with alone():
+            return Attempt(launcher, NOBODY).wait_ready(LONG, lambda: "")
+    except StartError as error:
+        launcher.close()
+        return error
+    finally:
+        os.close(daemon.incoming)
+
+
+KEYS = ["MAINPID", "STATUS", "READY", ERROR, "ERRNO", "EXIT_STATUS", "NONCE", "", "X"]
+NUMBERS = st.integers() | st.integers(0, 2**22) | st.just(PID) | st.just(-PID)
+VALUES = (
+    st.text()
+    | NUMBERS.map(str)
+    | st.sampled_from(["1", "\u0661", "1_0", "1e3", "nan", "9" * 5000, "[" * 5000, "{}", "0x1"])
+    | st.builds(
+        lambda kind, data: json.dumps({"class": kind, "data": data}),
+        st.sampled_from(["StepError", "EarlyExitError", "ProgramError", "RebornError"]),
+        st.dictionaries(st.sampled_from(["pid", "status", "output"]), st.none() | NUMBERS),
+    )
+)
+LINES = st.builds("{}={}\n".format, st.sampled_from(KEYS), VALUES).map(_handshake.encode)
+HEARD = st.binary(max_size=200) | st.lists(LINES | st.binary(max_size=20), max_size=6).map(b"".join)
+
+
+@given(HEARD)
+@example(b"EXIT_STATUS=garbage\n")
+@example(b"MAINPID=%d\n" % 10**30)
+@example(b"READY=1\n")
+@example(b"\xff=\xff\nREADY\n=\n\n")
+def test_any_words_end_in_a_daemon_or_in_an_error_of_a_start(said):
+    outcome = hear(said)
+    assert isinstance(outcome, StartError | _process.Held)
+    if isinstance(outcome, StartError):
+        assert str(outcome)
+    else:
+        assert outcome.pid == PID
+        assert b"MAINPID=%d\n" % PID in said
+        assert b"READY=1\n" in said
+
+
+def test_right_words_make_a_daemon():
+    assert hear(b"MAINPID=%d\nSTATUS=x\nREADY=1\n" % PID).pid == PID
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"MAINPID=7x\n", b"MAINPID=0\n", b"MAINPID=-1\n", b"MAINPID=%d\n" % 2**40, b"MAINPID=1\n"],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_daemon_is_not_forgotten_over_a_pid_that_is_none(garbage, first):
+    words = [garbage, b"MAINPID=%d\n" % PID]
+    assert hear(b"".join(words if first else words[::-1]) + b"READY=1\n").pid == PID
+
+
+@pytest.mark.parametrize("value", [b"", b"0", b"2", b"11", b"yes"])
+def test_ready_is_said_with_a_one(value):
+    outcome = hear(b"MAINPID=%d\nREADY=%s\n" % (PID, value))
+    assert isinstance(outcome, EarlyExitError)
+    assert outcome.pid == PID
+
+
+@pytest.mark.parametrize("value", [b"garbage", b"", b"%d" % 2**70, "\u0663".encode(), b"3.0"])
+def test_status_that_is_none_is_unknown(value):
+    outcome = hear(b"MAINPID=%d\nEXIT_STATUS=%s\n" % (PID, value))
+    assert (outcome.pid, outcome.status, outcome.signal) == (PID, None, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "signal"), [(3, 3, None), (0, 0, None), (-9, None, 9), (-99, None, 99)]
+)
+def test_status_is_told_as_status_or_signal(value, status, signal):
+    outcome = hear(b"EXIT_STATUS=%d\n" % value)
+    assert (outcome.status, outcome.signal) == (status, signal)
+
+
+def test_error_that_is_none_is_told_as_that():
+    outcome = hear(f"{ERROR}={{}}\n".encode())
+    assert isinstance(outcome, ProgramError)
+    assert outcome.message == "not an error of the daemon: '{}'"
+
+
+def test_flood_of_words_does_not_put_off_the_end_of_the_time(monkeypatch):
+    """As many as there is time for, and then the time is up."""
+    clock = itertools.count()
+    monkeypatch.setattr(_attempt.time, "monotonic", lambda: float(next(clock)))
+    received = []
+    receive = _handshake.Channel.receive
+
+    def flood(self):
+        received.append(receive(self))
+        os.write(writer, b"STATUS=more\n")
+        return received[-1]
+
+    launcher, daemon = _handshake.open_channel()
+    writer = daemon.outgoing
+    monkeypatch.setattr(_handshake.Channel, "receive", flood)
+    os.write(writer, b"STATUS=more\n")
+    with alone(), pytest.raises(NotReadyError):
+        Attempt(launcher, NOBODY).wait_ready(100.0, lambda: "")
+    assert 10 < len(received) < 100
+    daemon.close()
+    launcher.close()
