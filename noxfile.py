@@ -125,3 +125,17 @@ def benchmark(session: nox.Session) -> None:
     """Compare spawning with others (benchmarks/spawn.py)."""
     install(session, ".", groups=("benchmarks",))
     session.run("python", "benchmarks/spawn.py", *session.posargs)
+
+
+@nox.session
+def contention(session: nox.Session) -> None:
+    """Let crowds of starters loose on one pid file (tests/crowd.py)."""
+    install(session, ".")
+    session.run("python", "tests/crowd.py", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Start, stop and kill a daemon at random for ten minutes (tests/soak.py)."""
+    install(session, ".")
+    session.run("python", "tests/soak.py", *session.posargs)
