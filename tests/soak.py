@@ -178,7 +178,9 @@ class Soak:
 
     def stop(self, daemon):
         """Stop the daemon in order: then nothing of it is left."""
-        reborn.DaemonContext(self.pidfile).search().stop()
+        found = reborn.DaemonContext(self.pidfile).search()
+        self.expect(found, f"daemon {daemon} runs, and nobody is found")
+        found.stop()
         self.expect(self.settled() is None, f"daemon {daemon} was stopped, and somebody runs")
         self.expect(not self.pidfile.exists(), f"daemon {daemon} has left its pid file")
 
@@ -211,7 +213,7 @@ def run(seconds, *, deeds, **arguments):
                     soak.act(deeds)
                     soak.rest()
                 soak.finish()
-            except crowd.ViolationError as violation:
+            except (crowd.ViolationError, reborn.RebornError) as violation:
                 soak.violations.append(str(violation))
             soak.take_journal()
     finally:

