@@ -50,6 +50,12 @@ def test_one_of_a_crowd_wins_control(strategy):
         check_crowd(strategy, "stale", starters=4, rounds=1, before=["without_locks"])
 
 
+def test_crowd_names_nobody_but_the_winner_control(strategy):
+    before = ["without_emptying", "believing_text"]
+    with pytest.raises(AssertionError, match="won, and others said"):
+        check_crowd(strategy, "stranger", starters=4, rounds=1, before=before)
+
+
 def test_one_of_a_crowd_wins_while_the_last_daemon_leaves(strategy):
     check_crowd(strategy, "leaving", starters=12, rounds=3, before=["lingering"])
 
