@@ -338,10 +338,10 @@ def _shown_holding(pid: int, status: os.stat_result) -> bool | None:
             with open(f"/proc/{pid}/fdinfo/{number}", "rb") as info:
                 if any(map(_is_ours, info)):
                     return True
-        except FileNotFoundError:
-            continue  # closed meanwhile
         except PermissionError:
             return None
+        except OSError:
+            continue  # closed meanwhile, or on another file system, which does not work any more
     return False
 
 

@@ -94,7 +94,9 @@ def has_locked(pid, path):
         wanted = os.stat(path)
         for number in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{number}"), wanted):
+                # The name first: a stranger's descriptor may be on a file system that is broken.
+                named = os.readlink(f"/proc/{pid}/fd/{number}") == os.path.realpath(path)
+                if named and os.path.samestat(os.stat(f"/proc/{pid}/fd/{number}"), wanted):
                     with open(f"/proc/{pid}/fdinfo/{number}") as info:
                         if re.search(r"FLOCK +ADVISORY +WRITE", info.read()):
                             return True

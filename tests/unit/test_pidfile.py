@@ -1,5 +1,6 @@
 """One file, locked as filelock locks it, read with distrust, removed by its owner only."""
 
+import errno
 import fcntl
 import os
 import re
@@ -436,6 +437,26 @@ def test_shared_lock_of_one_who_only_looks_is_not_taken_for_a_daemons(path, plat
         fcntl.flock(looker, fcntl.LOCK_SH)
         assert not PidFile(path).is_locked()
         assert PidFile(path).holder() is None
+
+
+def test_holder_is_found_beside_descriptors_on_a_file_system_that_fails(path, monkeypatch):
+    look, failed = os.stat, []
+
+    def fail(name, *arguments, **options):
+        """As below a FUSE or NFS mount whose server has gone, for a descriptor of the holder."""
+        status = look(name, *arguments, **options)
+        if isinstance(name, str) and name.startswith("/proc/") and not stat.S_ISREG(status.st_mode):
+            failed.append(name)
+            raise OSError(errno.EIO, os.strerror(errno.EIO), name)
+        return status
+
+    with PidFile(path) as pidfile:
+        monkeypatch.setattr(os, "stat", fail)
+        assert pidfile.holder() == os.getpid()
+        with pytest.raises(PidFileLockedError) as caught:
+            PidFile(path).acquire()
+    assert caught.value.pid == os.getpid()
+    assert failed
 
 
 def test_looking_takes_no_lock(path, pidfile, monkeypatch):
