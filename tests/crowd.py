@@ -300,6 +300,7 @@ def parse(argv):
 def main(argv=None):
     args = parse(argv)
     harness.become_subreaper()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # that nothing is left then, either
     failed = False
     print(f"{'strategy':9}{'file':9}{'at once':>8}", *(f"{column:>10}" for column in COLUMNS))
     kinds = itertools.product(

@@ -236,6 +236,7 @@ def parse(argv):
 def main(argv=None):
     args = parse(argv)
     harness.become_subreaper()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # that nothing is left then, either
     print(f"seed {args.seed}, {args.actors} actors, {args.seconds:g} s", flush=True)
     done, violations = run(
         args.seconds,
