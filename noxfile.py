@@ -128,14 +128,28 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
-def benchmark(session: nox.Session) -> None:
-    """Compare spawning with others (benchmarks/spawn.py)."""
-    install(session, ".", groups=("benchmarks",))
-    session.run("python", "benchmarks/spawn.py", *session.posargs)
-
-
-@nox.session
 def hostile(session: nox.Session) -> None:
     """Have another user swap the pid file and the log of starts, as root (tests/hostile.py)."""
     install(session, ".")
     session.run("python", "tests/hostile.py", *session.posargs)
+
+
+@nox.session
+def contention(session: nox.Session) -> None:
+    """Let crowds of starters loose on one pid file (tests/crowd.py)."""
+    install(session, ".")
+    session.run("python", "tests/crowd.py", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Start, stop and kill a daemon at random for ten minutes (tests/soak.py)."""
+    install(session, ".")
+    session.run("python", "tests/soak.py", *session.posargs)
+
+
+@nox.session
+def benchmark(session: nox.Session) -> None:
+    """Compare spawning with others (benchmarks/spawn.py)."""
+    install(session, ".", groups=("benchmarks",))
+    session.run("python", "benchmarks/spawn.py", *session.posargs)

@@ -8,9 +8,10 @@ it ends when the last descriptor closes, which a crash does too. It is called di
 through filelock, whose import costs a bare program four interpreter start-ups; it is the lock that
 filelock takes, and a test proves that the two contend.
 
-Who holds the file is never found out by trying the lock: a moment of trying could refuse somebody
-else's start. Linux shows the lock in /proc/PID/fdinfo; elsewhere a shared lock is tried, and a
-starter that meets an unexplained lock looks again for `_PATIENCE` seconds.
+Who holds the file is not found out by trying its lock: a moment of trying could refuse somebody
+else's start. Linux shows it in /proc/PID/fdinfo and /proc/locks. Where nothing is shown, a shared
+lock is tried, and that can be told from a daemon's: a starter is refused only while nobody can have
+a shared lock. Until then, and for `_PATIENCE` seconds in any case, it tries again.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 # Between a winner's lock and its pid lie the two forks (3 ms); whoever looks holds a lock for less.
 _PATIENCE = 0.1
+# Shared locks that are there for so long are not those of any number of lookers that take turns.
+_LONGEST_LOOKS = 5.0
 # Each round somebody must have replaced the file between two of our system calls.
 _ROUNDS = 100
 _LONGEST_TEXT = 32
@@ -108,7 +111,7 @@ class PidFile:
 
     def _lock(self, name: str, directory: int) -> int:
         """Return a locked descriptor of the file that the path means."""
-        deadline = None
+        begin = None
         for _ in range(_ROUNDS):
             fd, made = self._open(name, directory)
             try:
@@ -119,8 +122,9 @@ class PidFile:
                         break
                     except BlockingIOError:
                         pass
-                    deadline = deadline or time.monotonic() + _PATIENCE
-                    self._refuse_if_held(fd, status, late=time.monotonic() > deadline)
+                    now = time.monotonic()
+                    begin = begin or now
+                    self._refuse_if_held(fd, status, waited=now - begin)
                     time.sleep(_PATIENCE / 20)
                 if _is_named(status, name, directory):
                     return fd
@@ -143,11 +147,11 @@ class PidFile:
             self._explain(error)
             raise
 
-    def _refuse_if_held(self, fd: int, status: os.stat_result, *, late: bool) -> None:
+    def _refuse_if_held(self, fd: int, status: os.stat_result, *, waited: float) -> None:
         """Raise if the holder is known, or if there was time enough for it to become known."""
         pid = _parse(os.pread(fd, _LONGEST_TEXT, 0))
         shown = False if pid is None else _shown_holding(pid, status)
-        if shown or late:
+        if shown or waited > _LONGEST_LOOKS or (waited > _PATIENCE and _is_held(fd)):
             # Where nothing is shown, the text has outlasted the moment between lock and emptying.
             raise PidFileLockedError(path=self.path, pid=None if shown is False else pid)
 
@@ -418,12 +422,12 @@ def _shown_holding(pid: int, status: os.stat_result) -> bool | None:
             if (opened.st_dev, opened.st_ino) != wanted:
                 continue
             with open(f"/proc/{pid}/fdinfo/{number}", "rb") as info:
-                if b"FLOCK" in info.read():
+                if any(map(_is_ours, info)):
                     return True
-        except FileNotFoundError:
-            continue  # closed meanwhile
         except PermissionError:
             return None
+        except OSError:
+            continue  # closed meanwhile, or on another file system, which does not work any more
     return False
 
 
@@ -447,6 +451,11 @@ def _is_zombie(pid: int) -> bool:
         return False
 
 
+def _is_ours(line: bytes) -> bool:
+    """Tell whether a *line* of proc_locks(5) is a daemon's lock, and not a looker's shared one."""
+    return b" FLOCK " in line and b" WRITE " in line
+
+
 def _is_locked(status: os.stat_result, fd: int) -> bool:
     """Tell whether anybody holds the lock of the file *status*, open as *fd*."""
     if sys.platform == "linux":
@@ -454,11 +463,16 @@ def _is_locked(status: os.stat_result, fd: int) -> bool:
             with open("/proc/locks", "rb") as locks:
                 # By inode only: the device is not what stat(2) says on btrfs and overlayfs.
                 inode = b":%d " % status.st_ino
-                if any(b" FLOCK " in line and inode in line for line in locks):
+                if any(_is_ours(line) and inode in line for line in locks):
                     return True
         except OSError:
             pass
         # In a pid namespace the kernel hides a lock whose taker, our launcher, is gone.
+    return _is_held(fd)
+
+
+def _is_held(fd: int) -> bool:
+    """Tell whether somebody has the lock of the open file to himself: it cannot be shared."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -466,4 +480,6 @@ def _is_locked(status: os.stat_result, fd: int) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-    return False  # the shared lock ends when the caller closes the descriptor
+        return False
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False

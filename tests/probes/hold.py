@@ -11,6 +11,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import random
 import select
 import shutil
 import signal
@@ -90,9 +91,26 @@ def without_locks():
 
 
 def without_patience():
+    """Refuse at once, whoever has the lock."""
     from reborn import _pidfile
 
-    _pidfile._PATIENCE = 0.0
+    def refuse(pidfile, *_, **__):
+        raise reborn.PidFileLockedError(path=pidfile.path, pid=None)
+
+    _pidfile.PidFile._refuse_if_held = refuse
+
+
+def lingering():
+    """Take some time between opening the pid file and locking it, as on a busy machine."""
+    from reborn import _files
+
+    check = _files.check
+
+    def check_later(*arguments, **options):
+        time.sleep(random.uniform(0, 0.02))
+        return check(*arguments, **options)
+
+    _files.check = check_later
 
 
 def without_comparing():
@@ -287,8 +305,9 @@ def do(actions):
         (globals().get(name) or getattr(report, name))(*arguments)
 
 
-if __name__ == "__main__":
-    spec = json.loads(sys.argv[1])
+def run(spec):
+    """Be the launcher and the daemon."""
+    global context  # noqa: PLW0603 - what *after* names uses it
     do(spec["before"])
     context = reborn.DaemonContext(**{"wait_ready": True, **spec["options"]})
     daemon = context.reborn()
@@ -301,3 +320,7 @@ if __name__ == "__main__":
         idle()
     finally:
         context.release()
+
+
+if __name__ == "__main__":
+    run(json.loads(sys.argv[1]))

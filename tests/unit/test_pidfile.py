@@ -9,7 +9,6 @@ from pathlib import Path
 
 import filelock
 import pytest
-from harness import PATIENCE
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -478,6 +477,34 @@ def test_holder_is_found_on_every_platform(path, platform):
     assert pidfile.holder() is None
 
 
+def test_shared_lock_of_one_who_only_looks_is_not_taken_for_a_daemons(path, platform):
+    path.write_bytes(b"%d\n" % os.getpid())  # whoever looks has been given a predecessor's number
+    with open(path, "rb") as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        assert not PidFile(path).is_locked()
+        assert PidFile(path).holder() is None
+
+
+def test_holder_is_found_beside_descriptors_on_a_file_system_that_fails(path, monkeypatch):
+    look, failed = os.stat, []
+
+    def fail(name, *arguments, **options):
+        """As below a FUSE or NFS mount whose server has gone, for a descriptor of the holder."""
+        status = look(name, *arguments, **options)
+        if isinstance(name, str) and name.startswith("/proc/") and not stat.S_ISREG(status.st_mode):
+            failed.append(name)
+            raise OSError(errno.EIO, os.strerror(errno.EIO), name)
+        return status
+
+    with PidFile(path) as pidfile:
+        monkeypatch.setattr(os, "stat", fail)
+        assert pidfile.holder() == os.getpid()
+        with pytest.raises(PidFileLockedError) as caught:
+            PidFile(path).acquire()
+    assert caught.value.pid == os.getpid()
+    assert failed
+
+
 def test_looking_takes_no_lock(path, pidfile, monkeypatch):
     with PidFile(path), monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", lambda *_: pytest.fail("a lock was tried"))
@@ -485,11 +512,26 @@ def test_looking_takes_no_lock(path, pidfile, monkeypatch):
         assert pidfile.is_locked()
 
 
-def test_starter_waits_for_one_who_only_looks(path, pidfile, monkeypatch):
-    looker = open(path, "wb")  # noqa: SIM115 - closed while the starter waits
-    fcntl.flock(looker, fcntl.LOCK_SH)
-    monkeypatch.setattr(_pidfile, "_PATIENCE", PATIENCE)
-    monkeypatch.setattr(_pidfile.time, "sleep", lambda _: looker.close())
+@pytest.mark.parametrize("text", [b"", b"%d\n" % os.getpid()], ids=["empty", "stale"])
+def test_starter_waits_for_those_who_only_look_however_late_it_is(
+    path, platform, impatient, monkeypatch, text
+):
+    path.write_bytes(text)
+    lookers = [open(path, "rb") for _ in range(3)]  # noqa: SIM115 - closed while the starter waits
+    for looker in lookers:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+    monkeypatch.setattr(_pidfile.time, "sleep", lambda _: lookers.pop().close())
+    with PidFile(path) as pidfile:
+        assert lookers == []
+        assert pidfile.is_locked()
+
+
+def test_shared_lock_that_stays_is_refused(path, pidfile, monkeypatch):
+    monkeypatch.setattr(_pidfile, "_LONGEST_LOOKS", 0.0)
+    with open(path, "wb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        with pytest.raises(PidFileLockedError, match="another process"):
+            pidfile.acquire()
     pidfile.acquire()
     assert pidfile.is_locked()
 
