@@ -277,28 +277,23 @@ class PidFile:
             if pid is None:
                 return None
             status = os.fstat(fd)
+            if not _is_named(status, self.path, None, alone=False):
+                return None  # it was removed meanwhile, as at the end of a daemon
             reached = self._reaches(status)  # first: looking for the lock may take it for a moment
-            if reached is None:
-                return None
             shown = _shown_holding(pid, status)
             held = _is_locked(status, fd) if shown is None else shown
             return Sighting(pid, self.path, status, reached=reached) if held else None
         finally:
             _descriptors.close(fd)
 
-    def _reaches(self, status: os.stat_result) -> bool | None:
-        """Tell whether the path leads to the file *status* without a link of somebody else's.
-
-        None where it leads to that file no more: it was removed, as at the end of a daemon.
-        """
+    def _reaches(self, status: os.stat_result) -> bool:
+        """Tell whether the path leads to the file *status* without a link of somebody else's."""
         try:
             directory, name = _files.open_directory(self.path, kind="pid file")
-        except FileNotFoundError:
-            return None
         except (OSError, UnsafeFileError):
             return False
         try:
-            return _is_named(status, name, directory, alone=False) or None
+            return _is_named(status, name, directory, alone=False)
         finally:
             _descriptors.close(directory)
 
@@ -380,7 +375,9 @@ class Sighting:
         )
 
 
-def _is_named(status: os.stat_result, name: str, directory: int, *, alone: bool = True) -> bool:
+def _is_named(
+    status: os.stat_result, name: str, directory: int | None, *, alone: bool = True
+) -> bool:
     """Tell whether *name* means the file of *status*, and is its only name if it must be *alone*.
 
     Device, inode and link count come from one look; two looks would be a race.
