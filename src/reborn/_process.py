@@ -289,8 +289,8 @@ def _descendants(held: Held) -> list[Held]:
         if held.has_ended():
             return found
         children = process.children(recursive=True)
-    except psutil.Error:
-        return found
+    except (psutil.Error, OSError):
+        return found  # it has ended, or no more files can be opened
     for child in children:
         if child.pid == os.getpid():
             continue  # a worker that stops its own daemon has to see it through
@@ -298,7 +298,7 @@ def _descendants(held: Held) -> list[Held]:
             kept = Held(child.pid)
             if child.is_running():  # still the one whose parent psutil saw
                 found.append(kept)
-        except (ProcessLookupError, psutil.Error):
+        except (psutil.Error, OSError):
             continue
     return found
 

@@ -131,5 +131,14 @@ def test_without_psutil_there_are_no_descendants_to_end(monkeypatch):
     assert _process._descendants(Held(os.getpid())) == []
 
 
+def test_where_no_more_files_can_be_opened_there_are_no_descendants_to_end(monkeypatch):
+    def full(_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    held = Held(os.getpid())
+    monkeypatch.setattr(psutil, "Process", full)
+    assert _process._descendants(held) == []
+
+
 def test_ending_nobody_is_quick():
     assert _process.end([], 0.0)
