@@ -62,7 +62,8 @@ class Launcher:
         plan = self.plan
         argv = None
         if plan.strategy == "reexec":
-            argv = _detach.relaunch_command(plan.args)
+            with Step("exec", "find out how this program was started", role="launcher"):
+                argv = _detach.relaunch_command(plan.args)
         else:
             if cautious:
                 _detach.refuse_unsafe_fork()
