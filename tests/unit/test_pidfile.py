@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import stat
+import sys
 from pathlib import Path
 
 import filelock
@@ -503,6 +504,12 @@ def test_holder_is_found_beside_descriptors_on_a_file_system_that_fails(path, mo
             PidFile(path).acquire()
     assert caught.value.pid == os.getpid()
     assert failed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NEEDS LINUX: a link that is none in the path")
+def test_holder_is_found_by_whatever_path_leads_to_the_file(path, pidfile):
+    with pidfile:
+        assert PidFile(f"/proc/self/root{path}").holder() == os.getpid()
 
 
 def test_looking_takes_no_lock(path, pidfile, monkeypatch):
