@@ -9,9 +9,10 @@ through filelock, whose import costs a bare program four interpreter start-ups; 
 filelock takes, and a test proves that the two contend.
 
 Who holds the file is not found out by trying its lock: a moment of trying could refuse somebody
-else's start. Linux shows it in /proc/PID/fdinfo and /proc/locks. Where nothing is shown, a shared
-lock is tried, and that can be told from a daemon's: a starter is refused only while nobody can have
-a shared lock. Until then, and for `_PATIENCE` seconds in any case, it tries again.
+else's start. Linux shows it in /proc/PID/fdinfo; /proc/locks is of no use, since the device in it
+is not always what stat(2) says, and an inode alone may be another file's. Where nothing is shown, a
+shared lock is tried, and that can be told from a daemon's: a starter is refused only while nobody
+can have a shared lock. Until then, and for `_PATIENCE` seconds in any case, it tries again.
 """
 
 from __future__ import annotations
@@ -281,7 +282,7 @@ class PidFile:
                 return None  # it was removed meanwhile, as at the end of a daemon
             reached = self._reaches(status)  # first: looking for the lock may take it for a moment
             shown = _shown_holding(pid, status)
-            held = _is_locked(status, fd) if shown is None else shown
+            held = _is_held(fd) if shown is None else shown
             return Sighting(pid, self.path, status, reached=reached) if held else None
         finally:
             _descriptors.close(fd)
@@ -303,7 +304,7 @@ class PidFile:
         if fd is None:
             return False
         try:
-            return _is_locked(os.fstat(fd), fd)
+            return _is_held(fd)
         finally:
             _descriptors.close(fd)
 
@@ -449,23 +450,8 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _is_ours(line: bytes) -> bool:
-    """Tell whether a *line* of proc_locks(5) is a daemon's lock, and not a looker's shared one."""
+    """Tell whether a *line* of /proc/PID/fdinfo is a daemon's lock, not a looker's shared one."""
     return b" FLOCK " in line and b" WRITE " in line
-
-
-def _is_locked(status: os.stat_result, fd: int) -> bool:
-    """Tell whether anybody holds the lock of the file *status*, open as *fd*."""
-    if sys.platform == "linux":
-        try:
-            with open("/proc/locks", "rb") as locks:
-                # By inode only: the device is not what stat(2) says on btrfs and overlayfs.
-                inode = b":%d " % status.st_ino
-                if any(_is_ours(line) and inode in line for line in locks):
-                    return True
-        except OSError:
-            pass
-        # In a pid namespace the kernel hides a lock whose taker, our launcher, is gone.
-    return _is_held(fd)
 
 
 def _is_held(fd: int) -> bool:

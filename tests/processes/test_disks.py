@@ -263,6 +263,22 @@ def test_read_only_view_of_a_disk_is_told_and_others_write_on(mount):
     assert_starts(disk, "pidfile")
 
 
+@pytest.mark.root
+def test_file_of_the_same_number_on_another_disk_is_another_file(mount):
+    disk = mount("size=64k")
+    other = disk.path / "other"
+    (disk.view / "other").mkdir()
+    result = disk.start("pidfile")
+    # The numbers begin anew: make files until there is one of that number.
+    disk.run("mount", "-t", "tmpfs", "none", str(other))
+    number = (disk.view / "app.pid").stat().st_ino
+    names = (disk.view / "other" / str(count) for count in range(number))
+    same = next(path for path in names if path.touch() or path.stat().st_ino == number)
+    assert PidFile(disk.view / "app.pid").is_locked()
+    assert not PidFile(same).is_locked()
+    disk.sandbox.stop(result.pid)
+
+
 LOCKLESS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP]
 
 

@@ -516,6 +516,14 @@ def test_looking_takes_no_lock(path, pidfile, monkeypatch):
     with PidFile(path), monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", lambda *_: pytest.fail("a lock was tried"))
         assert pidfile.holder() == os.getpid()
+    with PidFile(path), monkeypatch.context() as patch:
+        flock = fcntl.flock
+
+        def attempt(*arguments):
+            flock(*arguments)
+            pytest.fail("a lock was taken")
+
+        patch.setattr(fcntl, "flock", attempt)
         assert pidfile.is_locked()
 
 
