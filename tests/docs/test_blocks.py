@@ -225,6 +225,13 @@ MESSAGES = [
         errno=13,
         strerror="Permission denied",
     ),
+    reborn.UnsafeFileError(
+        kind="pid file",
+        path="/home/alice/app.pid",
+        reason="could have been written by user 'alice' (uid 1000)",
+        remedy="signal it as that user: sudo -u alice kill -TERM 4711",
+        pid=4711,
+    ),
 ]
 
 
