@@ -363,7 +363,7 @@ def relaunch_command(args: Sequence[str] | None) -> list[str]:
             reason="this process comes from such a start already, and would repeat it for ever",
             remedy="use strategy='fork', or start another program with subprocess",
         )
-    if _origin.has_gained_privileges():
+    if _origin.privileged:
         raise RelaunchError(
             reason="it may do more than those who started it (set-user-id or file capabilities), "
             "and its next life could not tell a launcher from a forger"

@@ -1,8 +1,8 @@
 """What the program was started with and may have changed by the time `reborn()` is called.
 
 Looked at once, when `reborn` is imported: the directory in which a relative script was found, the
-signals that the shell had ignored, and whether a launcher started this process (the mark is taken
-out of the environment before the program can pass it on to another one).
+signals that the shell had ignored, whether the program may do more than who started it, and whether
+a launcher did (the mark is taken out of the environment before the program can pass it on).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def current_directory() -> str | None:
         return None
 
 
-def has_gained_privileges() -> bool:
+def _has_gained_privileges() -> bool:
     """Tell whether this program may do what those who started it may not.
 
     That is so after set-user-id, set-group-id and file capabilities (AT_SECURE in getauxval(3)).
@@ -39,19 +39,22 @@ def has_gained_privileges() -> bool:
     if sys.platform != "linux":
         return False
     try:
-        with open("/proc/self/auxv", "rb") as file:
-            words = memoryview(file.read()).cast("L")
-    except OSError:
-        # Such a process may not read its own, nor may one that has changed its user since.
-        import ctypes
+        try:
+            with open("/proc/self/auxv", "rb") as file:
+                words = memoryview(file.read()).cast("L")
+        except OSError:
+            # Such a process may not read its own, nor may one that has changed its user since.
+            import ctypes
 
-        return bool(ctypes.CDLL(None).getauxval(_AT_SECURE))
+            return bool(ctypes.CDLL(None).getauxval(_AT_SECURE))
+    except (ImportError, OSError):
+        return True  # whoever started it may have seen to that
     return bool(dict(zip(words[::2], words[1::2], strict=True)).get(_AT_SECURE))
 
 
 def _claim() -> Launch | None:
     mark = os.environ.pop(MARK, None)
-    if mark is None or has_gained_privileges():
+    if mark is None or privileged:
         return None
     from reborn import _relaunch  # late: only a program that is started again needs it
 
@@ -60,4 +63,5 @@ def _claim() -> Launch | None:
 
 directory = current_directory()
 ignored = _signals.ignored()
+privileged = _has_gained_privileges()
 launch = _claim()
