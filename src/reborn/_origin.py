@@ -40,8 +40,11 @@ def _has_gained_privileges() -> bool:
         return False
     try:
         try:
-            with open("/proc/self/auxv", "rb") as file:
-                words = memoryview(file.read()).cast("L")
+            fd = os.open("/proc/self/auxv", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                words = memoryview(os.read(fd, 4096)).cast("L")
+            finally:
+                os.close(fd)
         except OSError:
             # Such a process may not read its own, nor may one that has changed its user since.
             import ctypes
