@@ -14,6 +14,8 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13"]
 # One is enough to see what is covered, and measuring doubles the time of every start.
 MEASURED = PYTHONS[-1]
+# And one for brute force, which takes long enough.
+BRUTE = PYTHONS[1]
 WINDOWS_MODULES = ["__init__", "_context", "_options", "exceptions"]
 BUILD = Path("build").resolve()
 COVERAGE = BUILD / "coverage"
@@ -80,6 +82,8 @@ def tests(session: nox.Session) -> None:
     install_wheel(session, groups=("test",))
     # The daemons under test mostly wait, so there may be more of them than processors.
     pytest = ["-m", "pytest", "-n", "4", *session.posargs]
+    if session.python != BRUTE and not session.posargs:
+        pytest += ["-m", "not brute"]
     if session.python != MEASURED:
         session.run("python", *pytest)
         return

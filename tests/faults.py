@@ -59,7 +59,7 @@ SCENARIOS = {"plain": {}, "full": {"log_file": "app.log", "uid": "nobody", "wait
 READY_TIMEOUT = 5.0
 # Beyond the time-out: what a start that is given up grants the daemon, twice, and a busy machine.
 PATIENCE = READY_TIMEOUT + 25.0
-GRACE = 15.0
+GRACE = 8.0
 OUTCOMES = ("reported", "running", "outlived", "gone", "cannot fail", "broken")
 PATH = sorted({str(Path(module.__file__).parents[1]) for module in (reborn, psutil)})
 # That there is no such user is all that CPython says of an account that cannot be looked up.
@@ -298,7 +298,7 @@ def sweep(task):
     """Put the fault at one call after the other, to the last; return what came of it."""
     outcomes, reports, violations = Counter(), Counter(), []
     # Which ones of each *every* depends on the fault, so that together they meet more calls.
-    index = 1 + FAULTS.index(task.fault) % task.every
+    index = 1 + FAULTS.index(task.fault) * task.every // len(FAULTS)
     while True:
         run = Run(task, index)
         try:

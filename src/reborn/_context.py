@@ -171,7 +171,7 @@ class DaemonContext:
             message = "the context is open already; close() it before reborn()"
             raise RuntimeError(message)
         with loading():
-            from reborn import _detach, _launcher, _pidfile  # noqa: F401 - resolve() needs it
+            from reborn import _detach, _launcher
             from reborn._process import Daemon
         plan = _options.resolve(self)
         try:

@@ -135,7 +135,8 @@ def resolve(context: DaemonContext) -> Plan:
 
 
 def _resolve_pidfile(plan: Plan, context: DaemonContext) -> None:
-    from reborn._pidfile import PidFile
+    with loading():
+        from reborn._pidfile import PidFile
 
     pidfile = context.pidfile
     if isinstance(pidfile, PidFile):

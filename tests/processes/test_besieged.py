@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.root, pytest.mark.many]
+pytestmark = [pytest.mark.root, pytest.mark.brute, pytest.mark.many]
 
 PROGRAM = Path(__file__).parents[1] / "hostile.py"
 WHERE = ("--place", "open", "--role", "root-to-nobody", "--strategy", "fork")

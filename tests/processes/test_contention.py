@@ -6,6 +6,7 @@ What is promised is said in crowd.py and soak.py, which also run as commands, fo
     ./dev soak
 """
 
+import fcntl
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 
-pytestmark = pytest.mark.many
+pytestmark = [pytest.mark.brute, pytest.mark.many]
 
 
 def check(program, before, *arguments):
@@ -71,10 +72,13 @@ def test_starter_is_not_refused_by_those_who_look(strategy):
     check_crowd(strategy, "stranger", starters=1, rounds=3, lookers=6)
 
 
-def test_starter_is_not_refused_by_those_who_look_control():
-    before = ["without_patience"]
-    with pytest.raises(AssertionError, match="0 of 1 starters succeeded"):
-        check_crowd("fork", "stranger", starters=1, rounds=1000, lookers=6, before=before)
+def test_starter_is_not_refused_by_those_who_look_control(sandbox):
+    sandbox.pidfile.touch()
+    with sandbox.pidfile.open() as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        result = sandbox.hold(before=["without_patience"])
+    assert result.returncode == 1
+    assert "locked by another process" in result.message
 
 
 def test_nothing_goes_wrong_for_a_while():
