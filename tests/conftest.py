@@ -44,9 +44,9 @@ def warnings_are_errors_in_probes():
 
 
 @pytest.fixture(autouse=True)
-def many_are_not_measured(request, monkeypatch):
-    """Leave the programs of a test marked `many` out of the coverage: each takes twice as long."""
-    if request.node.get_closest_marker("many"):
+def some_are_not_measured(request, monkeypatch):
+    """Leave out of the coverage what takes twice as long then, or is in the way of coverage.py."""
+    if any(map(request.node.get_closest_marker, ("many", "unmeasured"))):
         for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS")]:
             monkeypatch.delenv(name)
 

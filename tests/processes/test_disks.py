@@ -427,6 +427,7 @@ def test_directory_removed_before_the_start_is_told(sandbox, place, option):
     assert_starts_in(sandbox, place)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("option", [*FILES, "working_directory"])
 def test_current_directory_that_is_gone_is_told(sandbox, place, option):
     options = {**{name: str(place / file) for name, file in FILES.items()}, option: "relative"}
