@@ -95,14 +95,29 @@ def open_or_create(name: str, flags: int, *, mode: int, directory: int) -> tuple
         return fd, True
 
 
-def remove(name: str, fd: int, *, directory: int) -> None:
-    """Remove *name* from the *directory*, if it means the open file *fd* and no other one."""
+def is_named(
+    status: os.stat_result, name: str, directory: int | None, *, alone: bool = True
+) -> bool:
+    """Tell whether *name* means the file of *status*, and is its only name if it must be *alone*.
+
+    Device, inode and link count come from one look; two looks would be a race.
+    """
     try:
         named = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        if os.path.samestat(os.fstat(fd), named):
+    except FileNotFoundError:
+        return False
+    same = (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
+    return same and (named.st_nlink == 1 or not alone)
+
+
+def remove(name: str, fd: int, *, directory: int) -> bool:
+    """Remove *name* from the *directory*, if it means the open file *fd*; False if that fails."""
+    try:
+        if is_named(os.fstat(fd), name, directory, alone=False):
             os.unlink(name, dir_fd=directory)
     except OSError:
-        pass  # gone already, or not ours to remove
+        return False
+    return True
 
 
 def is_link_refusal(error: OSError) -> bool:

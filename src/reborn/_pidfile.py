@@ -127,7 +127,7 @@ class PidFile:
                     begin = begin or now
                     self._refuse_if_held(fd, status, waited=now - begin)
                     time.sleep(_PATIENCE / 20)
-                if _is_named(status, name, directory):
+                if _files.is_named(status, name, directory):
                     return fd
             except OSError:
                 # A file system without locks: nobody else can have locked what we made.
@@ -165,7 +165,7 @@ class PidFile:
         """
         directory, name = _files.open_directory(self.path, kind="pid file")
         try:
-            if fd is None or not _is_named(os.fstat(fd), name, directory):
+            if fd is None or not _files.is_named(os.fstat(fd), name, directory):
                 reason = "the launcher locked another file (does the path change at every start?)"
                 raise self._unsafe(reason)  # noqa: TRY301 - one way out closes the directory
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,23 +199,14 @@ class PidFile:
         the file system is read-only or gone by now, it is left, and blocks nobody.
         """
         if self._fd is not None and self._owner == os.getpid():
+            name, directory = os.path.basename(self.path), self._directory
             try:
-                if self._directory is None or not self._remove(self._fd, self._directory):
+                if directory is None or not _files.remove(name, self._fd, directory=directory):
                     os.ftruncate(self._fd, 0)
             except OSError:
                 pass
         # After the file: whoever gets the lock next must not have its own file removed.
         self.leave()
-
-    def _remove(self, fd: int, directory: int) -> bool:
-        """Remove the file if it still has its name; False if that cannot be."""
-        name = os.path.basename(self.path)
-        try:
-            if _is_named(os.fstat(fd), name, directory, alone=False):
-                os.unlink(name, dir_fd=directory)
-        except OSError:
-            return False
-        return True
 
     def leave(self) -> None:
         """Close this process's descriptors; file and lock stay with who else has them."""
@@ -278,7 +269,7 @@ class PidFile:
             if pid is None:
                 return None
             status = os.fstat(fd)
-            if not _is_named(status, self.path, None, alone=False):
+            if not _files.is_named(status, self.path, None, alone=False):
                 return None  # it was removed meanwhile, as at the end of a daemon
             reached = self._reaches(status)  # first: looking for the lock may take it for a moment
             shown = _shown_holding(pid, status)
@@ -294,7 +285,7 @@ class PidFile:
         except (OSError, UnsafeFileError):
             return False
         try:
-            return _is_named(status, name, directory, alone=False)
+            return _files.is_named(status, name, directory, alone=False)
         finally:
             _descriptors.close(directory)
 
@@ -374,21 +365,6 @@ class Sighting:
         raise UnsafeFileError(
             kind="pid file", path=self.path, reason=reason, remedy=remedy, pid=self.pid
         )
-
-
-def _is_named(
-    status: os.stat_result, name: str, directory: int | None, *, alone: bool = True
-) -> bool:
-    """Tell whether *name* means the file of *status*, and is its only name if it must be *alone*.
-
-    Device, inode and link count come from one look; two looks would be a race.
-    """
-    try:
-        named = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    same = (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
-    return same and (named.st_nlink == 1 or not alone)
 
 
 def _parse(text: bytes) -> int | None:

@@ -32,26 +32,28 @@ def wait_at(gate):
         file.read(1)
 
 
-def wait_before(step, gate, reached):
-    """Make a file and wait at the gate when the daemon comes to a step."""
+def insert_before(step, action):
+    """Have the daemon do something more when it comes to a step."""
     from reborn import _steps
 
-    def wait(_):
+    index = [name for name, _, _ in _steps.STEPS].index(step)
+    row = ("more", "do more", lambda _: action())
+    _steps.STEPS = (*_steps.STEPS[:index], row, *_steps.STEPS[index:])
+
+
+def wait_before(step, gate, reached):
+    """Make a file and wait at the gate when the daemon comes to a step."""
+
+    def wait():
         with open(reached, "w"):
             wait_at(gate)
 
-    index = [name for name, _, _ in _steps.STEPS].index(step)
-    row = ("wait", "wait", wait)
-    _steps.STEPS = (*_steps.STEPS[:index], row, *_steps.STEPS[index:])
+    insert_before(step, wait)
 
 
 def remove_before(step, directory):
     """Remove a directory when the daemon comes to a step."""
-    from reborn import _steps
-
-    row = ("remove", "remove", lambda _: shutil.rmtree(directory))
-    index = [name for name, _, _ in _steps.STEPS].index(step)
-    _steps.STEPS = (*_steps.STEPS[:index], row, *_steps.STEPS[index:])
+    insert_before(step, lambda: shutil.rmtree(directory))
 
 
 def remove_when_reborn(directory):
@@ -115,9 +117,9 @@ def lingering():
 
 def without_comparing():
     """Take any file at the path for the one that was locked."""
-    from reborn import _pidfile
+    from reborn import _files
 
-    _pidfile._is_named = lambda *_, **__: True
+    _files.is_named = lambda *_, **__: True
 
 
 def without_emptying():
@@ -261,9 +263,9 @@ def by_path(directory):
 
 def forgetting_directories():
     """Remove by path what is called like the file that was locked."""
-    from reborn import _pidfile
+    from reborn import _files
 
-    _pidfile.PidFile._remove = lambda self, *_: os.unlink(self.path) or True
+    _files.remove = lambda *_, **__: os.unlink(context._plan.pidfile.path) or True
 
 
 def swap_at(count, directory, outside):
