@@ -62,8 +62,7 @@ class Launcher:
         plan = self.plan
         argv = None
         if plan.strategy == "reexec":
-            with Step("exec", "find out how this program was started", role="launcher"):
-                argv = _detach.relaunch_command(plan.args)
+            argv = _detach.relaunch_command(plan.args)
         else:
             if cautious:
                 _detach.refuse_unsafe_fork()
