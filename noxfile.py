@@ -42,6 +42,12 @@ def install_wheel(session: nox.Session, *what: str, groups: tuple[str, ...] = ()
     install(session, "--force-reinstall", "--no-deps", wheel)
 
 
+def run_program(session: nox.Session, program: str, *, groups: tuple[str, ...] = ()) -> None:
+    """Run one of the tree's programs with the package; `-- ARGUMENTS` are its own."""
+    install(session, ".", groups=groups)
+    session.run("python", program, *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting (ruff)."""
@@ -120,40 +126,34 @@ def news(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Run examples/demo.py."""
-    install(session, ".")
-    session.run("python", "examples/demo.py", *session.posargs)
+    run_program(session, "examples/demo.py")
 
 
 @nox.session
 def faults(session: nox.Session) -> None:
     """Put a fault at each system call of a start (tests/faults.py); `-- --every 7` for fewer."""
-    install(session, ".")
-    session.run("python", "tests/faults.py", *session.posargs)
+    run_program(session, "tests/faults.py")
 
 
 @nox.session
 def hostile(session: nox.Session) -> None:
     """Have another user swap the pid file and the log of starts, as root (tests/hostile.py)."""
-    install(session, ".")
-    session.run("python", "tests/hostile.py", *session.posargs)
+    run_program(session, "tests/hostile.py")
 
 
 @nox.session
 def contention(session: nox.Session) -> None:
     """Let crowds of starters loose on one pid file (tests/crowd.py)."""
-    install(session, ".")
-    session.run("python", "tests/crowd.py", *session.posargs)
+    run_program(session, "tests/crowd.py")
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """Start, stop and kill a daemon at random for ten minutes (tests/soak.py)."""
-    install(session, ".")
-    session.run("python", "tests/soak.py", *session.posargs)
+    run_program(session, "tests/soak.py")
 
 
 @nox.session
 def benchmark(session: nox.Session) -> None:
     """Compare spawning with others (benchmarks/spawn.py)."""
-    install(session, ".", groups=("benchmarks",))
-    session.run("python", "benchmarks/spawn.py", *session.posargs)
+    run_program(session, "benchmarks/spawn.py", groups=("benchmarks",))
