@@ -34,7 +34,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import harness
-import psutil
 
 sys.path.insert(0, str(harness.PROBES))
 import witness
@@ -138,7 +137,7 @@ class Crowd:
         if not self.pidfile.exists():
             gather(self.template, 1)
             [[_, out, _]] = let_go(self.template)
-            self.expect(out, "a start with nobody else was refused")
+            expect(out, "a start with nobody else was refused")
             if self.file == "stale":
                 self.end(int(out))
         return int(self.pidfile.read_text())
@@ -157,7 +156,7 @@ class Crowd:
 
     def compare(self, when, seen, allowed):
         wrong = sorted(seen - allowed, key=str)
-        self.expect(not wrong, f"{when} the start was seen what was not so: {wrong}")
+        expect(not wrong, f"{when} the start was seen what was not so: {wrong}")
 
     def winner(self, ended, predecessor):
         """Return the pid of the only daemon, if there is one; see what the other starters said."""
@@ -165,12 +164,12 @@ class Crowd:
         losers = [(code, out) for code, out, _ in ended if code]
         said = collections.Counter(message(err) for code, _, err in ended if code)
         most = f"{len(winners)} of {len(ended)} starters succeeded; others said {said}"
-        self.expect(len(winners) == 1 or (predecessor and not winners), most)
-        self.expect(set(losers) <= {(1, "")}, f"starters ended with {losers}")
+        expect(len(winners) == 1 or (predecessor and not winners), most)
+        expect(set(losers) <= {(1, "")}, f"starters ended with {losers}")
         holders = [pid for pid in (predecessor, *winners) if pid]
         named = [self.refusal(f"process {pid}; stop") for pid in holders]
         unknown = set(said) - {*named, self.refusal("another process; wait for")}
-        self.expect(not unknown, f"process {winners} won, and others said {unknown}")
+        expect(not unknown, f"process {winners} won, and others said {unknown}")
         count = sum(said[text] for text in named)
         self.figures.update(refused=len(losers), named=count)
         return winners[0] if winners else None
@@ -181,18 +180,18 @@ class Crowd:
     def check_holder(self, winner):
         """See that this daemon, or nobody, is there and holds the pid file."""
         others = self.others()
-        self.expect(others == {winner} - {None}, f"process {winner} won, and {others} live")
+        expect(others == {winner} - {None}, f"process {winner} won, and {others} live")
         if winner is None:
-            self.expect(not self.pidfile.exists(), "nobody won, and there is a pid file")
+            expect(not self.pidfile.exists(), "nobody won, and there is a pid file")
             return
         text = self.pidfile.read_text() if self.pidfile.exists() else None
-        self.expect(text == f"{winner}\n", f"process {winner} won, and the file says {text!r}")
+        expect(text == f"{winner}\n", f"process {winner} won, and the file says {text!r}")
         locked = witness.has_locked(winner, self.pidfile)
-        self.expect(locked, f"process {winner} has not locked the file")
+        expect(locked, f"process {winner} has not locked the file")
 
     def others(self):
         """Return the processes below this one besides template and lookers."""
-        return living() - {self.template.pid, *(looker.pid for looker in self.lookers)}
+        return harness.living() - {self.template.pid, *(looker.pid for looker in self.lookers)}
 
     def end(self, winner):
         """End the daemon as the next round needs it."""
@@ -206,18 +205,18 @@ class Crowd:
     def see_out(self, daemon):
         """Wait for the end of a daemon that was told to stop."""
         code = harness.exit_code(daemon)
-        self.expect(code == 0, f"daemon {daemon} was told to stop, and ended with {code}")
+        expect(code == 0, f"daemon {daemon} was told to stop, and ended with {code}")
 
-    def expect(self, truth, what):
-        if not truth:
-            raise ViolationError(what)
+
+def expect(truth, what):
+    if not truth:
+        raise ViolationError(what)
 
 
 def gather(template, count):
     """Have that many starters wait at the barrier."""
     template.tell(count)
-    if template.hear() != "waiting\n":
-        raise ViolationError("the starters do not wait")
+    expect(template.hear() == "waiting\n", "the starters do not wait")
 
 
 def let_go(template):
@@ -242,16 +241,6 @@ def message(err):
     """Return the message of the error that ended a program."""
     found = re.fullmatch(r"(?:[\w.]+: )?(.*)", err.rstrip("\n").rpartition("\n")[2])
     return found[1]
-
-
-def living():
-    """Return the pids of the processes below this one that have not ended."""
-    pids = set()
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.status() != psutil.STATUS_ZOMBIE:
-                pids.add(process.pid)
-    return pids
 
 
 def run(rounds, *, most, **arguments):

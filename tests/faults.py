@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import contextlib
 import errno
 import fcntl
 import multiprocessing
@@ -111,7 +110,7 @@ class Run:
         spec = {"path": PATH, "options": options, "sabotage": task.sabotage}
         self.argv = [sys.executable, "-I", "-S", str(harness.PROBES / "faulty.py"), repr(spec)]
         self.roles = {}
-        self.marks = {}
+        self.marks = set()
         self.counts = Counter()
         self.hit = None  # the call that was answered
         self.held = None  # the one that waits for the judge
@@ -146,13 +145,13 @@ class Run:
         return outcome
 
     def _judge(self):
-        self._until(lambda: has_ended(self.launcher), PATIENCE, "the launcher hangs")
+        self._until(lambda: not harness.is_alive(self.launcher), PATIENCE, "the launcher hangs")
         code = harness.exit_code(self.launcher)
         if code > 0:
-            self._until(lambda: not children(), GRACE, "reported, and a process remains")
+            self._until(lambda: not harness.living(), GRACE, "reported, and a process remains")
             self._check_report()
             return "reported"
-        self._until(lambda: self.held or not children(), GRACE, "half a daemon")
+        self._until(lambda: self.held or not harness.living(), GRACE, "half a daemon")
         if self.held is None:
             if code == 0 and not (self.killed == "daemon" and self.said_ready):
                 raise ViolationError("success was reported, and there is no daemon")
@@ -161,7 +160,7 @@ class Run:
         daemon = self.held.pid
         self._check_running(daemon)
         self.listener.let_pass(self.held)
-        self._until(lambda: not children(), GRACE, "the daemon does not end")
+        self._until(lambda: not harness.living(), GRACE, "the daemon does not end")
         # A file that cannot be removed or emptied is left: nobody holds its lock.
         self._check_free(told=harness.exit_code(daemon) != 0 or self.task.role == "release")
         return "running" if code == 0 else "outlived"
@@ -179,7 +178,7 @@ class Run:
             raise ViolationError(f"reported, and left: {left}")
 
     def _check_running(self, daemon):
-        if (alive := children()) != {daemon}:
+        if (alive := harness.living()) != {daemon}:
             raise ViolationError(f"daemon {daemon}, and alive are {alive}")
         if (text := self.pidfile.read_text()) != f"{daemon}\n":
             raise ViolationError(f"daemon {daemon}, and the pid file says {text!r}")
@@ -208,9 +207,9 @@ class Run:
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
-                raise ViolationError(f"{violation}: {children()}")
+                raise ViolationError(f"{violation}: {harness.living()}")
             for _ in range(200):
-                if not seccomp.wait(self.listener.fd, timeout=0.005):
+                if not self.listener.has_call(timeout=0.005):
                     break
                 call = self.listener.receive()
                 if call is not None:
@@ -220,7 +219,7 @@ class Run:
         number = call.arguments[0] - faulty.FIRST_MARK
         if call.number == _GETPGID and 0 <= number < len(faulty.MARKS):
             mark = faulty.MARKS[number]
-            self.marks[mark] = call.pid
+            self.marks.add(mark)
             if mark == "serving":
                 self.held = call
                 return
@@ -253,7 +252,7 @@ class Run:
 
     def _role_of(self, pid):
         if pid not in self.roles:
-            parent = self.roles.get(seccomp.parent_of(pid))
+            parent = self.roles.get(psutil.Process(pid).ppid())
             taken = self.roles.values()
             if parent == "launcher" and "intermediate" not in taken:
                 self.roles[pid] = "intermediate"
@@ -262,26 +261,6 @@ class Run:
             else:
                 self.roles[pid] = "helper"
         return self.roles[pid]
-
-
-def children():
-    """Return the descendants of this process that have not ended."""
-    found, new = set(), [os.getpid()]
-    while new:
-        pid = new.pop()
-        with contextlib.suppress(OSError):
-            new += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-        if pid != os.getpid() and not has_ended(pid):
-            found.add(pid)
-    return found
-
-
-def has_ended(pid):
-    """Tell whether a process is a zombie or gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1] in (b"Z", b"X")
-    except OSError:
-        return True
 
 
 def is_locked(path):

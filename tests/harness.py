@@ -32,6 +32,29 @@ def become_subreaper():
         raise OSError(message)
 
 
+def living():
+    """Return the pids of the processes below this one that have not ended."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.add(process.pid)
+    return found
+
+
+def announced(mark, count=1):
+    """Return the processes that have announced themselves at *mark*, once there are *count*."""
+
+    def there():
+        assert mark.exists()
+        lines = mark.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        assert len(whole) >= count
+        return [int(line) for line in whole]
+
+    return eventually(there)
+
+
 def survivors(grace=0.0):
     """End whatever still runs below this process after *grace* seconds; return what it was."""
     found = []
@@ -346,9 +369,4 @@ class Sandbox:
         """See that a failed start left no process (*but* the test's own), no lock, no pid file."""
         assert not self.pidfile.exists()
         reap()
-        children = [
-            child
-            for child in psutil.Process().children(recursive=True)
-            if child.status() != psutil.STATUS_ZOMBIE and child.pid not in but
-        ]
-        assert children == [], children
+        assert living() - {*but} == set()

@@ -31,8 +31,8 @@ import tempfile
 import time
 from pathlib import Path
 
-PROBES = Path(__file__).parent / "probes"
-PATIENCE = 20.0
+from harness import PATIENCE, PROBES, become_subreaper, survivors
+
 NOBODY = pwd.getpwnam("nobody")
 ATTACKER = 4242
 # Nobody else can write these, but for root; those of the other user could be written by him.
@@ -326,8 +326,6 @@ class Besieged:
 @contextlib.contextmanager
 def besieged(place, **options):
     """Yield a probe, with an arena around it; see that nothing of it is left running."""
-    from harness import survivors  # the tests load it by path
-
     with tempfile.TemporaryDirectory(prefix="hostile-") as directory:
         arena = Arena(Path(directory), place)
         probe = Besieged(arena, **options)
@@ -523,8 +521,6 @@ def parse():
 
 
 def main():
-    from harness import become_subreaper
-
     arguments = parse()
     become_subreaper()
     print(f"seed {arguments.seed}", flush=True)

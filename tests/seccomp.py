@@ -14,7 +14,6 @@ import select
 import socket
 import struct
 from errno import ENOENT
-from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _seccomp_names = ctypes.CDLL("libseccomp.so.2")
@@ -130,6 +129,10 @@ class Listener:
         """Close it; calls that still come fail with ENOSYS."""
         os.close(self.fd)
 
+    def has_call(self, timeout):
+        """Tell whether a call arrives, or the last process ends, within *timeout* seconds."""
+        return bool(select.select([self.fd], [], [], timeout)[0])
+
     def receive(self):
         """Return a call that has arrived; None if its process was killed meanwhile."""
         data = bytearray(_CALL.size)
@@ -155,17 +158,3 @@ class Listener:
         except OSError as refusal:
             if refusal.errno != ENOENT:  # killed meanwhile
                 raise
-
-
-def wait(*fds, timeout):
-    """Return those of *fds* that can be read (or have ended), after *timeout* seconds at most."""
-    poller = select.poll()
-    for fd in fds:
-        poller.register(fd, select.POLLIN)
-    return [fd for fd, _ in poller.poll(max(0.0, timeout) * 1000)]
-
-
-def parent_of(pid):
-    """Return the parent of a process."""
-    text = Path(f"/proc/{pid}/stat").read_bytes()
-    return int(text.rpartition(b") ")[2].split()[1])

@@ -83,7 +83,7 @@ class Soak:
                 answer = json.loads(waiting.pop().hear())
                 self.done.update(answer["done"])
                 self.violations += answer["violated"]
-            self.expect(time.monotonic() < deadline, "an actor hangs")
+            crowd.expect(time.monotonic() < deadline, "an actor hangs")
 
     def watch(self):
         """See that all agree on who holds the pid file; the daemon that has the witness does."""
@@ -98,7 +98,7 @@ class Soak:
         self.done["daemons observed"] += 1
         seen = (text, holder, found and found.pid, is_locked)
         expected = (f"{daemon}\n", daemon, daemon, True)
-        self.expect(seen == expected, f"daemon {daemon} holds the file, and was seen: {seen}")
+        crowd.expect(seen == expected, f"daemon {daemon} holds the file, and was seen: {seen}")
 
     def text(self):
         """Return what is in the pid file, or None if there is none."""
@@ -116,13 +116,15 @@ class Soak:
             code, out, err = self.start()
             refusal = f"is locked by process {daemon}; stop it or choose another path\n"
             refused = (code, out) == (1, "") and err.endswith(refusal)
-            self.expect(refused, f"daemon {daemon} runs, and a start ended with {code}: {err}{out}")
+            crowd.expect(
+                refused, f"daemon {daemon} runs, and a start ended with {code}: {err}{out}"
+            )
             self.stop(daemon)
         daemon = self.started()
         if self.random.random() < 0.5:
             os.kill(daemon, signal.SIGKILL)
             harness.exit_code(daemon)
-            self.expect(self.settled() is None, "a daemon that was killed is found")
+            crowd.expect(self.settled() is None, "a daemon that was killed is found")
             daemon = self.started()
         if self.random.random() < 0.5:
             self.stop(daemon)
@@ -132,7 +134,7 @@ class Soak:
 
         def one_at_most():
             harness.reap()
-            others = crowd.living() - {actor.pid for actor in self.actors}
+            others = harness.living() - {actor.pid for actor in self.actors}
             assert len(others) < 2, f"there are {others}"
             [daemon] = others or [None]
             # One that is not ready may go away, because its launcher was killed.
@@ -146,14 +148,14 @@ class Soak:
             raise crowd.ViolationError(f"nobody acts any more, and {error}") from None
         self.watch()
         owner = witness.owner(self.witness)
-        self.expect(owner == daemon, f"process {daemon} is left, and {owner} holds the witness")
+        crowd.expect(owner == daemon, f"process {daemon} is left, and {owner} holds the witness")
         if daemon is None:
             found = reborn.DaemonContext(self.pidfile).search()
             locked = reborn.PidFile(self.pidfile).is_locked()
-            self.expect(not (found or locked), f"nobody is left: {found} is found, {locked = }")
+            crowd.expect(not (found or locked), f"nobody is left: {found} is found, {locked = }")
         else:
             locked = witness.has_locked(daemon, self.pidfile)
-            self.expect(locked, f"daemon {daemon} has not locked the file")
+            crowd.expect(locked, f"daemon {daemon} has not locked the file")
         return daemon
 
     def take_journal(self):
@@ -171,18 +173,18 @@ class Soak:
     def started(self):
         """Start a daemon, which nobody is in the way of; return its pid."""
         code, out, err = self.start()
-        self.expect((code, err) == (0, ""), f"nobody runs, and a start ended with {code}: {err}")
+        crowd.expect((code, err) == (0, ""), f"nobody runs, and a start ended with {code}: {err}")
         daemon = self.settled()
-        self.expect(daemon == int(out), f"{out} was started, and {daemon} runs")
+        crowd.expect(daemon == int(out), f"{out} was started, and {daemon} runs")
         return daemon
 
     def stop(self, daemon):
         """Stop the daemon in order: then nothing of it is left."""
         found = reborn.DaemonContext(self.pidfile).search()
-        self.expect(found, f"daemon {daemon} runs, and nobody is found")
+        crowd.expect(found, f"daemon {daemon} runs, and nobody is found")
         found.stop()
-        self.expect(self.settled() is None, f"daemon {daemon} was stopped, and somebody runs")
-        self.expect(not self.pidfile.exists(), f"daemon {daemon} has left its pid file")
+        crowd.expect(self.settled() is None, f"daemon {daemon} was stopped, and somebody runs")
+        crowd.expect(not self.pidfile.exists(), f"daemon {daemon} has left its pid file")
 
     def finish(self):
         """See that nothing is left."""
@@ -192,11 +194,7 @@ class Soak:
         self.started()
         self.stop(self.settled())
         names = {path.name for path in self.directory.iterdir()}
-        self.expect(names == {"journal", "witness"}, f"there are left {names}")
-
-    def expect(self, truth, what):
-        if not truth:
-            raise crowd.ViolationError(what)
+        crowd.expect(names == {"journal", "witness"}, f"there are left {names}")
 
 
 def run(seconds, *, deeds, **arguments):

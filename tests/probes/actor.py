@@ -80,11 +80,8 @@ class Actor:
 
     def launch(self, kill_after=None):
         """Fork a launcher and wait for it; return its exit code, and what it has said."""
-        files = os.memfd_create("stdout"), os.memfd_create("stderr")
-        pid = os.fork()
+        pid, files = contender.fork_caught()
         if pid == 0:
-            for number, fd in enumerate(files, start=1):
-                os.dup2(fd, number)
             self.is_launcher = True
             return None
         if kill_after is not None:

@@ -23,17 +23,24 @@ import reborn
 from reborn import _attempt, _detach, _handshake, _launcher, _pidfile, _relaunch, _steps  # noqa: F401
 
 
+def fork_caught():
+    """Fork; return what os.fork() does, and the files that take what the child says."""
+    files = os.memfd_create("stdout"), os.memfd_create("stderr")
+    pid = os.fork()
+    if pid == 0:
+        for number, fd in enumerate(files, start=1):
+            os.dup2(fd, number)
+    return pid, files
+
+
 def forked(count):
     """Fork *count* starters; in them come back with None, else with the files of each by pid."""
     arrived, arriving = os.pipe()
     barrier, release = os.pipe()
     starters = {}
     for _ in range(count):
-        files = os.memfd_create("stdout"), os.memfd_create("stderr")
-        pid = os.fork()
+        pid, files = fork_caught()
         if pid == 0:
-            for number, fd in enumerate(files, start=1):
-                os.dup2(fd, number)
             os.close(release)
             os.close(arriving)
             os.read(barrier, 1)  # nobody writes: its end is the start

@@ -17,7 +17,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import PATIENCE, Remote, RemoteError, eventually, exit_code, is_alive
+from harness import PATIENCE, Remote, RemoteError, announced, exit_code, is_alive
 
 # coverage.py looks at the clock, too.
 pytestmark = pytest.mark.unmeasured
@@ -44,15 +44,6 @@ def switches(request):
     return request.param
 
 
-def announced(mark):
-    def there():
-        assert mark.exists()
-        assert mark.read_text().endswith("\n")
-        return int(mark.read_text())
-
-    return eventually(there)
-
-
 def wait_under(sandbox, before, mark, gate):
     """Start a daemon that is ready when it is let; return its launcher, and where that reports."""
     after = [["say", "loading"], ["announce", str(mark)], ["pass_gate", gate.path], "ready"]
@@ -61,7 +52,7 @@ def wait_under(sandbox, before, mark, gate):
 
 def test_start_is_waited_for(sandbox, mark, gate, step):
     process, path = wait_under(sandbox, clock(step), mark, gate)
-    pid = announced(mark)
+    [pid] = announced(mark)
     assert process.poll() is None
     gate.let_pass()
     assert process.communicate() == ("", "")

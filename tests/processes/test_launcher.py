@@ -7,7 +7,7 @@ import subprocess
 import pexpect
 import psutil
 import pytest
-from harness import PATIENCE, eventually, is_alive, survivors
+from harness import PATIENCE, announced, eventually, is_alive, survivors
 
 LONG = 3600
 WAITING = {"program": "attempt.py", "wait_ready": True, "ready_timeout": LONG}
@@ -16,22 +16,12 @@ ENDS = ["SIGKILL", "SIGTERM", "SIGHUP"]
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
-def daemon_at(mark):
-    """Return the daemon that has announced itself at *mark*, once it has."""
-
-    def announced():
-        assert mark.exists()
-        assert mark.read_text().endswith("\n")
-        return int(mark.read_text())
-
-    return eventually(announced)
-
-
 def wait(sandbox, mark, *after, **arguments):
     """Start a daemon that announces itself and does *after*: its launcher, report path and pid."""
     arguments = {**WAITING, "after": [["announce", str(mark)], *after], **arguments}
     process, path = sandbox.popen(**arguments)
-    return process, path, daemon_at(mark)
+    [pid] = announced(mark)
+    return process, path, pid
 
 
 def intermediate_of(pid):
@@ -80,7 +70,7 @@ def test_interrupt_while_waiting_stops_the_daemon_control(sandbox, mark):
 def test_ctrl_c_at_a_terminal_stops_the_daemon(sandbox, mark):
     command, path = sandbox.command(**WAITING, after=[["announce", str(mark)]])
     with pexpect.spawn(command[0], command[1:], timeout=PATIENCE) as terminal:
-        pid = daemon_at(mark)
+        [pid] = announced(mark)
         terminal.sendintr()
         terminal.expect(pexpect.EOF)
     assert sandbox.read_report(path)["error"] == "KeyboardInterrupt"

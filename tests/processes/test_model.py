@@ -24,7 +24,7 @@ import subprocess
 import hypothesis
 import psutil
 import pytest
-from harness import PATIENCE, Gate, Remote, Result, is_alive, survivors
+from harness import PATIENCE, Gate, Remote, Result, is_alive, living, survivors
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -106,16 +106,6 @@ def pick(choices, index):
 def ended_by(pid):
     """Wait until *pid*, which is ours, has ended; it stays a zombie."""
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-
-def running():
-    """Return all processes below this one that have not ended."""
-    found = set()
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if child.status() != psutil.STATUS_ZOMBIE:
-                found.add(child.pid)
-    return found
 
 
 def text_at(path):
@@ -441,7 +431,7 @@ class Machine(RuleBasedStateMachine):
     def who_must_run_runs_and_nobody_else(self):
         workers = set().union(*(daemon.workers for daemon in self.daemons))
         daemons = {daemon.pid for daemon in self.daemons}
-        assert running() == daemons | workers | self.orphans | set(self.strangers), "processes"
+        assert living() == daemons | workers | self.orphans | set(self.strangers), "processes"
 
     @invariant()
     def pid_file_has_one_owner(self):

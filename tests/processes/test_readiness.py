@@ -9,24 +9,12 @@ import signal
 import subprocess
 
 import pytest
-from harness import eventually, is_alive, survivors
+from harness import announced, is_alive, survivors
 
 from reborn import DaemonContext
 
 LONG = 3600
 SHORT = 1.5
-
-
-def pids(mark, count=1):
-    """Return the processes that have announced themselves at *mark*, once there are *count*."""
-
-    def announced():
-        assert mark.exists()
-        lines = mark.read_text().splitlines()
-        assert len(lines) >= count
-        return [int(line) for line in lines]
-
-    return eventually(announced)
 
 
 def start(sandbox, *after, **options):
@@ -51,7 +39,7 @@ def test_launcher_waits_until_the_program_says_ready(sandbox, gate, mark):
     process, path = sandbox.popen(
         program="attempt.py", after=after, wait_ready=True, ready_timeout=LONG
     )
-    (pid,) = pids(mark)
+    (pid,) = announced(mark)
     assert process.poll() is None
     gate.let_pass()
     assert process.communicate() == ("", "")
@@ -67,7 +55,7 @@ def test_launcher_that_is_not_to_wait_returns_at_the_end_of_the_set_up(sandbox, 
     assert sandbox.pidfile.read_text() == f"{report['pid']}\n"
     assert not mark.exists()
     gate.let_pass()
-    assert pids(mark) == [report["pid"]]
+    assert announced(mark) == [report["pid"]]
     sandbox.stop(report["pid"])
 
 
@@ -259,7 +247,7 @@ def test_daemon_that_ignores_sigterm_is_stopped_with_its_workers(sandbox, mark):
         ["fork_stubborn_worker", str(mark), True],
     ]
     assert_late(fail(sandbox, *after, signal_map={signal.SIGTERM: None}, **LATE))
-    assert [pid for pid in pids(mark, count=3) if is_alive(pid)] == []
+    assert [pid for pid in announced(mark, count=3) if is_alive(pid)] == []
 
 
 def test_daemon_that_ignores_sigterm_is_stopped_control(sandbox):
@@ -288,7 +276,7 @@ def test_ready_comes_back_when_the_launcher_has_taken_it(sandbox, gate, mark):
 def test_ready_comes_back_when_the_launcher_has_taken_it_control(sandbox, gate, mark):
     returned = sandbox.directory / "returned"
     pid = kill_stopped_launcher(sandbox, gate, mark, returned, before=["do_not_wait_for_answer"])
-    assert pids(returned) == [pid]
+    assert announced(returned) == [pid]
     assert is_alive(pid)
     survivors()
 
@@ -304,12 +292,12 @@ def kill_stopped_launcher(sandbox, gate, mark, returned, before=()):
         wait_ready=True,
         ready_timeout=LONG,
     )
-    pid = pids(mark)[0]
+    pid = announced(mark)[0]
     process.send_signal(signal.SIGSTOP)
     gate.let_pass()
-    assert pids(mark, count=2) == [pid, pid]
+    assert announced(mark, count=2) == [pid, pid]
     if before:
-        pids(returned)  # without an answer it is not long in coming
+        announced(returned)  # without an answer it is not long in coming
     process.kill()
     process.wait()
     return pid
@@ -323,10 +311,10 @@ def test_launcher_that_is_slow_to_listen_takes_ready(sandbox, gate, mark):
         wait_ready=True,
         ready_timeout=LONG,
     )
-    pid = pids(mark)[0]
+    pid = announced(mark)[0]
     process.send_signal(signal.SIGSTOP)
     gate.let_pass()
-    pids(mark, count=2)
+    announced(mark, count=2)
     process.send_signal(signal.SIGCONT)
     process.communicate()
     assert sandbox.read_report(path)["pid"] == pid
@@ -335,7 +323,7 @@ def test_launcher_that_is_slow_to_listen_takes_ready(sandbox, gate, mark):
 
 def test_second_ready_does_nothing(sandbox, mark):
     report = start(sandbox, "ready", "ready", ["say", "serving"], ["announce", str(mark)])
-    assert pids(mark) == [report["pid"]]
+    assert announced(mark) == [report["pid"]]
     sandbox.stop(report["pid"])
 
 

@@ -12,21 +12,11 @@ import time
 import pexpect
 import psutil
 import pytest
-from harness import PATIENCE, eventually, is_alive
+from harness import PATIENCE, announced, eventually, is_alive
 
 LONG = 3600
 SHORT = 1.0
 WAITING = {"program": "attempt.py", "wait_ready": True, "ready_timeout": LONG}
-
-
-def announced(mark, count=1):
-    def there():
-        assert mark.exists()
-        lines = mark.read_text().splitlines(keepends=True)
-        assert len([line for line in lines if line.endswith("\n")]) >= count
-        return int(lines[0])
-
-    return eventually(there)
 
 
 def is_suspended(pid):
@@ -48,7 +38,7 @@ def wait(sandbox, mark, gate, *, last=("ready",), **options):
     announce = ["announce", str(mark)]
     after = [announce, ["pass_gate", gate.path], announce, *last]
     process, path = sandbox.popen(after=after, **{**WAITING, **options})
-    return process, path, announced(mark)
+    return process, path, announced(mark)[0]
 
 
 def assert_started(sandbox, process, path, pid):
@@ -175,7 +165,7 @@ def test_ctrl_z_suspends_the_launcher_and_fg_resumes_it(sandbox, mark, gate, rea
     with Shell() as shell:
         shell.terminal.sendline(f"sh {script}")
         shell.terminal.expect("loading")
-        pid = announced(mark)
+        pid = announced(mark)[0]
         launcher = shell.job()
         shell.terminal.sendcontrol("z")
         shell.prompted()
