@@ -149,12 +149,16 @@ class Actor:
             fd = os.pidfd_open(pid)
         except ProcessLookupError:
             return
-        if witness.has_locked(pid, self.path):
-            signal.pidfd_send_signal(fd, number)
-            self.done["holders killed"] += 1
-            if not select.select([fd], [], [], STOP_TIMEOUT)[0]:
-                self.violated.append(f"signal {number} does not end process {pid}")
-        os.close(fd)
+        try:
+            if witness.has_locked(pid, self.path):
+                signal.pidfd_send_signal(fd, number)
+                self.done["holders killed"] += 1
+                if not select.select([fd], [], [], STOP_TIMEOUT)[0]:
+                    self.violated.append(f"signal {number} does not end process {pid}")
+        except ProcessLookupError:
+            pass  # it has ended since it was looked at
+        finally:
+            os.close(fd)
 
     def search(self):
         self.done["looks"] += 1
