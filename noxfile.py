@@ -153,7 +153,13 @@ def soak(session: nox.Session) -> None:
     run_program(session, "tests/soak.py")
 
 
-@nox.session
+@nox.session(python=PYTHONS)
 def benchmark(session: nox.Session) -> None:
-    """Compare spawning with others (benchmarks/spawn.py)."""
+    """Compare a start with the peers and with the least possible (benchmarks/start.py)."""
+    run_program(session, "benchmarks/start.py", groups=("benchmarks",))
+
+
+@nox.session
+def benchmark_spawn(session: nox.Session) -> None:
+    """Compare the fixtures with others (benchmarks/spawn.py)."""
     run_program(session, "benchmarks/spawn.py", groups=("benchmarks",))

@@ -5,7 +5,7 @@
 A trivial program in the foreground is started, awaited (by a line that it prints, and by its TCP
 port), and ended, in turn by a bare `subprocess.Popen`, by `spawn_daemon`, by pytest-xprocess and by
 mirakuru, each as its manual says. Medians of one run, after a round to warm up. The packages are
-those of the dependency group "benchmarks": `./dev benchmark` has them.
+those of the dependency group "benchmarks": `./dev benchmark_spawn` has them.
 """
 
 from __future__ import annotations

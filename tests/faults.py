@@ -195,9 +195,12 @@ class Run:
 
     def _start_again(self):
         """See that what a kill has left does not block the next start."""
-        result = subprocess.run(
-            self.argv, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
+        try:
+            result = subprocess.run(
+                self.argv, capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise ViolationError(f"the next start hangs: {harness.living()}") from None
         harness.survivors()
         if result.returncode:
             raise ViolationError(f"the next start failed: {result.stderr}")
@@ -319,6 +322,7 @@ def main(arguments=None):
     ) as pool:
         for done in concurrent.futures.as_completed([pool.submit(sweep, task) for task in tasks]):
             results.append(done.result())
+            print(f"{len(results)} of {len(tasks)}: {' '.join(map(str, done.result().task[:4]))}")
             for violation in results[-1].violations:
                 print("BROKEN", violation, flush=True)
     return report(results, time.monotonic() - begin)

@@ -4,16 +4,14 @@ While it waits, the intermediate is its child and nobody has waited for it, so t
 which is also that of the session and of the process group, cannot come to mean something else.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time
 
+import reborn
 from reborn import _process, _supervision
 from reborn._handshake import ERROR, number, rebuild
 from reborn._process import Held
-from reborn.exceptions import EarlyExitError, NotReadyError, ProgramError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ _SHELL_SIGNALS = 128
 class Attempt:
     """A start that is under way."""
 
-    def __init__(self, channel: Channel, intermediate: int) -> None:
+    def __init__(self, channel: "Channel", intermediate: int) -> None:
         self._channel = channel
         self._intermediate = intermediate
         self._leader = _process.hold(intermediate)  # None: gone, where SIGCHLD is ignored
@@ -50,7 +48,7 @@ class Attempt:
         self._ready = False
         self._status_line = StatusLine()
 
-    def wait_ready(self, timeout: float, last_lines: Callable[[], str]) -> Held:
+    def wait_ready(self, timeout: float, last_lines: "Callable[[], str]") -> Held:
         """Return the daemon when it has said READY and its parent is no longer ours.
 
         Raises:
@@ -67,7 +65,7 @@ class Attempt:
                 if not alive:
                     break
                 if not self._ready and time.monotonic() >= deadline:
-                    raise NotReadyError(pid=self._pid, timeout=timeout)
+                    raise reborn.NotReadyError(pid=self._pid, timeout=timeout)
         finally:
             self._status_line.clear()
         if not self._ready or self._daemon is None:
@@ -146,12 +144,12 @@ class Attempt:
             if self._daemon is None:
                 self._pid = pid  # it has ended already
 
-    def _early_exit(self, output: str) -> EarlyExitError:
+    def _early_exit(self, output: str) -> "reborn.EarlyExitError":
         """Return the error that says how the daemon ended."""
         code = self._exit_code
         if code is None:
             code = self._shell_exit_code()
-        return EarlyExitError(
+        return reborn.EarlyExitError(
             pid=self._pid,
             status=code if code is not None and code >= 0 else None,
             signal=-code if code is not None and code < 0 else None,
@@ -258,8 +256,10 @@ def _visible(text: str, columns: int) -> str:
     return shown
 
 
-def _rebuild(text: str) -> StartError:
+def _rebuild(text: str) -> "StartError":
     try:
         return rebuild(text)
     except ValueError as error:
-        return ProgramError(pid=None, exception="ValueError", message=str(error), traceback="")
+        return reborn.ProgramError(
+            pid=None, exception="ValueError", message=str(error), traceback=""
+        )

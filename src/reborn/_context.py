@@ -4,14 +4,12 @@ It holds the options, and puts the road of a start together: `_options` resolves
 the launcher, `_steps` makes the daemon, `_handshake` says so.
 """
 
-from __future__ import annotations
-
+import atexit
 import os
 import sys
 
 from reborn import _options
-from reborn._step import Step, loading
-from reborn.exceptions import NotSupportedError, StartError
+from reborn._step import StartError, Step, loading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,52 +79,53 @@ class DaemonContext:
         *_options.NAMES,
     )
 
-    pidfile: Path | PidFile | AbstractContextManager[Any] | None
-    pidfile_mode: int
-    log_file: Path | None
-    log_file_mode: int
-    stdin: File | None
-    stdout: File | None
-    stderr: File | None
-    working_directory: Path | None
-    umask: int
-    chroot_directory: Path | None
-    uid: int | str | None
-    gid: int | str | None
-    initgroups: bool
-    prevent_core: bool
-    files_preserve: Collection[File | None] | None
-    signal_map: Mapping[int, Handler] | Mapping[Signals, Handler] | None
-    detach_process: bool | None
-    strategy: Literal["fork", "reexec"]
-    args: Sequence[str] | None
-    env: Mapping[str, str] | None
-    wait_ready: bool
-    ready_timeout: float
+    if TYPE_CHECKING:
+        pidfile: Path | PidFile | AbstractContextManager[Any] | None
+        pidfile_mode: int
+        log_file: Path | None
+        log_file_mode: int
+        stdin: File | None
+        stdout: File | None
+        stderr: File | None
+        working_directory: Path | None
+        umask: int
+        chroot_directory: Path | None
+        uid: int | str | None
+        gid: int | str | None
+        initgroups: bool
+        prevent_core: bool
+        files_preserve: Collection[File | None] | None
+        signal_map: Mapping[int, Handler] | Mapping[Signals, Handler] | None
+        detach_process: bool | None
+        strategy: Literal["fork", "reexec"]
+        args: Sequence[str] | None
+        env: Mapping[str, str] | None
+        wait_ready: bool
+        ready_timeout: float
 
     def __init__(
         self,
-        pidfile: Path | PidFile | AbstractContextManager[Any] | None = None,
+        pidfile: "Path | PidFile | AbstractContextManager[Any] | None" = None,
         *,
         pidfile_mode: int = 0o644,
-        log_file: Path | None = None,
+        log_file: "Path | None" = None,
         log_file_mode: int = 0o640,
-        stdin: File | None = None,
-        stdout: File | None = None,
-        stderr: File | None = None,
-        working_directory: Path | None = "/",
+        stdin: "File | None" = None,
+        stdout: "File | None" = None,
+        stderr: "File | None" = None,
+        working_directory: "Path | None" = "/",
         umask: int = 0o022,
-        chroot_directory: Path | None = None,
+        chroot_directory: "Path | None" = None,
         uid: int | str | None = None,
         gid: int | str | None = None,
         initgroups: bool = False,
         prevent_core: bool = True,
-        files_preserve: Collection[File | None] | None = None,
-        signal_map: Mapping[int, Handler] | Mapping[Signals, Handler] | None = None,
+        files_preserve: "Collection[File | None] | None" = None,
+        signal_map: "Mapping[int, Handler] | Mapping[Signals, Handler] | None" = None,
         detach_process: bool | None = None,
-        strategy: Literal["fork", "reexec"] = "fork",
-        args: Sequence[str] | None = None,
-        env: Mapping[str, str] | None = None,
+        strategy: "Literal['fork', 'reexec']" = "fork",
+        args: "Sequence[str] | None" = None,
+        env: "Mapping[str, str] | None" = None,
         wait_ready: bool = False,
         ready_timeout: float = 30.0,
     ) -> None:
@@ -151,7 +150,7 @@ class DaemonContext:
     def __repr__(self) -> str:
         return f"DaemonContext(pidfile={self.pidfile!r}, is_open={self.is_open})"
 
-    def reborn(self) -> Daemon | None:
+    def reborn(self) -> "Daemon | None":
         """Make this program a daemon.
 
         The launcher comes back with a `Daemon` once the daemon is ready: with a complete pid file,
@@ -171,22 +170,22 @@ class DaemonContext:
             message = "the context is open already; close() it before reborn()"
             raise RuntimeError(message)
         with loading():
-            from reborn import _detach, _launcher
-            from reborn._process import Daemon
+            from reborn import _detach
         plan = _options.resolve(self)
         try:
             begun = _detach.resume(plan)
             if begun is None and self._detaches():
+                with loading():
+                    from reborn import _launcher
                 begun = _launcher.detach(plan)
-            if isinstance(begun, Daemon):
-                return begun
             if begun is None:
                 self._stay(plan)
         except (StartError, KeyboardInterrupt) as error:
             # The message says it all; a dozen frames of ours would only hide it.
             raise error.with_traceback(None) from None
-        if begun is not None:
-            self._carry_on(plan, begun)
+        if not isinstance(begun, _detach.Beginning):
+            return begun
+        self._carry_on(plan, begun)
         return None
 
     def release(self) -> None:
@@ -198,7 +197,7 @@ class DaemonContext:
         """
         self._end(None, None, None)
 
-    def search(self) -> Daemon | None:
+    def search(self) -> "Daemon | None":
         """Return the daemon that holds the pid file, or None if no process provably does.
 
         Looking changes nothing and disturbs nobody's start.
@@ -271,7 +270,7 @@ class DaemonContext:
     def reopen_log(
         self,
         signal_number: int | None = None,  # noqa: ARG002 - can be a signal handler
-        stack_frame: FrameType | None = None,  # noqa: ARG002
+        stack_frame: "FrameType | None" = None,  # noqa: ARG002
     ) -> None:
         """Open the log file anew, after it was renamed (logrotate(8)); write there from now on.
 
@@ -310,7 +309,7 @@ class DaemonContext:
         """Do what `release` does (PEP 3143)."""
         self.release()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         """Call `open`; the block runs in the daemon."""
         self.open()
         return self
@@ -319,12 +318,12 @@ class DaemonContext:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        traceback: "TracebackType | None",
     ) -> None:
         """Call `close`."""
         self._end(kind, error, traceback)
 
-    def terminate(self, signal_number: int, stack_frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler
+    def terminate(self, signal_number: int, stack_frame: "FrameType | None") -> None:  # noqa: ARG002 - a signal handler
         """Handle SIGTERM: end the program with exit status 0, since that was asked for.
 
         Raises:
@@ -343,7 +342,7 @@ class DaemonContext:
         return getattr(self, "_pid", None) == os.getpid()
 
     @property
-    def supervisor(self) -> Supervisor | None:
+    def supervisor(self) -> "Supervisor | None":
         """Who runs this process in the foreground: its `name`, and the `reason` to think so."""
         _require_posix()
         from reborn import _supervision
@@ -351,7 +350,7 @@ class DaemonContext:
         return _supervision.detect()
 
     @property
-    def sockets(self) -> dict[str, socket.socket]:
+    def sockets(self) -> "dict[str, socket.socket]":
         """The sockets that systemd or the launcher handed to this process, by name.
 
         systemd's are named by FileDescriptorName=. Those in the launcher's `files_preserve` are
@@ -368,7 +367,7 @@ class DaemonContext:
     def _detaches(self) -> bool:
         return self.supervisor is None if self.detach_process is None else self.detach_process
 
-    def _carry_on(self, plan: Plan, begun: Beginning) -> None:
+    def _carry_on(self, plan: "Plan", begun: "Beginning") -> None:
         """Be the daemon: take the steps; on failure tell the launcher, and leave nothing."""
         from reborn import _detach
 
@@ -388,21 +387,21 @@ class DaemonContext:
                 self._forget_errors(plan)
         _signals.restore_mask(mask)
 
-    def _go_away(self) -> NoReturn:
+    def _go_away(self) -> "NoReturn":
         """End a daemon whose launcher has given up."""
         self.release()
         text = "nobody waits for this daemon any more, so it goes away"
         raise SystemExit(text) from None
 
-    def _forget_errors(self, plan: Plan) -> None:
+    def _forget_errors(self, plan: "Plan") -> None:
         """Leave the file that took stderr until READY."""
-        from reborn import _launcher
-
         null, self._null = self._null, None
         if null is not None:
-            _launcher.forget_errors(plan, null)
+            from reborn import _steps
 
-    def _stay(self, plan: Plan) -> None:
+            _steps.forget_errors(plan, null)
+
+    def _stay(self, plan: "Plan") -> None:
         """Take the steps in the foreground; streams and descriptors are the supervisor's affair."""
         from reborn import _launcher, _steps, _supervision
 
@@ -418,10 +417,8 @@ class DaemonContext:
         if not plan.wait_ready:
             self.ready()
 
-    def _enter(self, plan: Plan, notifier: Report | Notifier) -> None:
+    def _enter(self, plan: "Plan", notifier: "Report | Notifier") -> None:
         """Open the context in this process."""
-        import atexit
-
         if plan.guard is not None:
             plan.guard.__enter__()
         self._plan, self._notifier = plan, notifier
@@ -432,12 +429,10 @@ class DaemonContext:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        traceback: "TracebackType | None",
     ) -> None:
         if not self.is_open:
             return
-        import atexit
-
         plan, notifier = self._opened("release")
         self._pid = None
         atexit.unregister(self.release)
@@ -449,7 +444,7 @@ class DaemonContext:
             if plan.pidfile is not None:
                 plan.pidfile.release()
 
-    def _opened(self, method: str) -> tuple[Plan, Report | Notifier]:
+    def _opened(self, method: str) -> "tuple[Plan, Report | Notifier]":
         if not self.is_open or self._plan is None or self._notifier is None:
             message = f"{method}() belongs to the daemon, and the context is not open here"
             raise RuntimeError(message)
@@ -480,4 +475,6 @@ def _require_posix() -> None:
         NotSupportedError: this is one.
     """
     if sys.platform == "win32":
+        from reborn.exceptions import NotSupportedError
+
         raise NotSupportedError(platform=sys.platform)

@@ -6,9 +6,6 @@ here: descriptors 0 to 2 are never left closed (the next file opened would becom
 one day is kept occupied, so that it never becomes somebody else's file under that object.
 """
 
-from __future__ import annotations
-
-import fcntl
 import os
 import sys
 
@@ -46,7 +43,7 @@ def close(*fds: int | None) -> None:
             pass
 
 
-def connect(sources: Sequence[int | None], *, unwritten: int | None = None) -> None:
+def connect(sources: "Sequence[int | None]", *, unwritten: int | None = None) -> None:
     """Make 0, 1 and 2 copies of the *sources*; None leaves the stream as it is.
 
     What Python has still buffered for the old stdout and stderr goes to *unwritten*, if given.
@@ -83,7 +80,13 @@ def flush_each_line() -> None:
 
 def duplicate(fd: int) -> int:
     """Return a copy of *fd* above the standard descriptors, closed on exec."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    copy = os.dup(fd)
+    if copy > STANDARD[-1]:
+        return copy
+    try:
+        return duplicate(fd)
+    finally:
+        close(copy)
 
 
 def open_descriptors() -> list[int]:
@@ -103,31 +106,44 @@ def open_descriptors() -> list[int]:
     return [fd for fd in range(limit) if is_open(fd)]
 
 
+def many_open() -> range:
+    """Return all that can be open where they are too many to look at each; else nothing."""
+    try:
+        if os.stat("/proc/self/fd").st_size > _PLACEHOLDERS:  # their number, since Linux 6.2
+            with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+                table = next(line for line in file if line.startswith("FDSize:"))
+            return range(int(table.split()[1]))
+    except (OSError, StopIteration):
+        pass
+    return range(0)
+
+
 def is_open(fd: int) -> bool:
     """Tell whether *fd* is an open descriptor."""
     try:
-        fcntl.fcntl(fd, fcntl.F_GETFD)
+        os.get_inheritable(fd)  # fcntl(2) with F_GETFD, without loading a module
     except (OSError, ValueError, OverflowError):
         return False
     return True
 
 
-def close_inherited(opened: Iterable[int], *, keep: Iterable[int], null: int) -> None:
-    """Close every one of the *opened* descriptors above 2 that is not in *keep*.
+def close_inherited(opened: "Sequence[int]", *, keep: "Iterable[int]", null: int) -> None:
+    """Close every one of the *opened* descriptors (in order) above 2 that is not in *keep*.
 
     What came from the program that started the launcher is closed. What the launcher opened itself
     (it is closed on exec, as PEP 446 has it) gives way to *null*, the null device.
     """
     kept = {*STANDARD, null, *keep}
-    doomed = [fd for fd in opened if fd not in kept and is_open(fd)]
-    if len(doomed) > _PLACEHOLDERS:
+    if len(opened) > _PLACEHOLDERS:
         low = STANDARD[-1] + 1
-        for fd in (*sorted(fd for fd in kept if fd >= low), doomed[-1] + 1):
+        for fd in (*sorted(fd for fd in kept if fd >= low), opened[-1] + 1):
             if low < fd:  # CPython takes an empty range for an endless one
                 os.closerange(low, fd)
             low = fd + 1
         return
-    for fd in doomed:
+    for fd in opened:
+        if fd in kept or not is_open(fd):
+            continue
         if os.get_inheritable(fd):
             close(fd)
         else:
@@ -144,7 +160,7 @@ def logging_descriptors() -> list[int]:
     return [fd for handler in handlers for fd in _handler_descriptors(handler)]
 
 
-def _handler_descriptors(handler: object) -> Iterator[int]:
+def _handler_descriptors(handler: object) -> "Iterator[int]":
     # stream: files; sock and socket: the network and syslog handlers; target: MemoryHandler.
     for name in ("stream", "sock", "socket"):
         fd = fileno(getattr(handler, name, None))

@@ -9,22 +9,13 @@ of the session it would get the next one that it opens (APUE 9.5); the second ca
 intermediate stays until the daemon is ready, because only a parent learns how its child ended.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 
-from reborn import _attempt, _descriptors, _handshake, _origin, _process, _signals
+import reborn
+from reborn import _descriptors, _handshake, _origin, _signals, _steps
 from reborn._handshake import LauncherGoneError, Report
-from reborn._process import Daemon, Held
-from reborn._step import Step, loading
-from reborn.exceptions import (
-    ForkUnsafeError,
-    ForkWithThreadsWarning,
-    RebornError,
-    RelaunchError,
-    StepError,
-)
+from reborn._step import RebornError, Step, StepError, loading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,10 +26,11 @@ if TYPE_CHECKING:
     from reborn._handshake import Channel
     from reborn._options import Plan
     from reborn._pidfile import PidFile
+    from reborn._process import Daemon, Held
 
 # The daemons that this process has started, in order; see `Launch.earlier`.
 # Weakly: a handle that the program has dropped must not keep a descriptor.
-started: list[tuple[int, Callable[[], Held | None]]] = []
+started: "list[tuple[int, Callable[[], Held | None]]]" = []
 # The process that became a daemon here; the workers it forks are not it.
 _daemon_pid: int | None = None
 
@@ -49,9 +41,9 @@ class Beginning:
     def __init__(
         self,
         report: Report,
-        streams: Sequence[int | None],
+        streams: "Sequence[int | None]",
         *,
-        spare: Sequence[int] = (),
+        spare: "Sequence[int]" = (),
         forked: bool = False,
     ) -> None:
         self.report = report
@@ -66,7 +58,7 @@ class Start:
     It ends the process, too, and lets go of the pid file.
     """
 
-    def __init__(self, report: Report, pidfile: PidFile | None) -> None:
+    def __init__(self, report: Report, pidfile: "PidFile | None") -> None:
         self.report = report
         self.pidfile = pidfile
 
@@ -77,7 +69,7 @@ class Start:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        traceback: "TracebackType | None",
     ) -> None:
         if error is None:
             return
@@ -100,7 +92,7 @@ def was_reborn() -> bool:
     return os.getpid() in (_daemon_pid, None if launch is None else launch.pid)
 
 
-def resume(plan: Plan) -> Daemon | Beginning | None:
+def resume(plan: "Plan") -> "Daemon | Beginning | None":
     """Carry on where a launcher started this program again; None if none did.
 
     The launcher may have started other daemons before this one; the calls that did so give the
@@ -112,6 +104,9 @@ def resume(plan: Plan) -> Daemon | Beginning | None:
     if launch is None or not launch.pending or launch.pid != os.getpid():
         return None
     if launch.earlier:
+        from reborn import _process
+        from reborn._process import Daemon, Held
+
         pid, pidfd = launch.earlier.pop(0)
         held = None
         if pidfd is not None:
@@ -132,14 +127,27 @@ def resume(plan: Plan) -> Daemon | Beginning | None:
     return Beginning(launch.report, plan.streams)
 
 
-def by_fork(streams: Sequence[int], *, spare: Sequence[int]) -> Attempt | Beginning:
+def by_fork(
+    plan: "Plan", streams: "Sequence[int]", *, spare: "Sequence[int]"
+) -> "Attempt | Beginning":
     """Fork twice: an `Attempt` in the launcher, a `Beginning` in the daemon.
 
     Raises:
         OSError: there can be no more processes; nothing has been started.
     """
+    from reborn._attempt import Attempt  # late: the next life of a program has no use for it
+
     _descriptors.flush()
+    many = _descriptors.many_open()
     ours, theirs = _handshake.open_channel()
+
+    def start() -> int:
+        if many:
+            # Here already: otherwise the fork copies them, and the intermediate ends slowly.
+            keep = [*_steps.kept(plan), *streams, *spare, theirs.outgoing]
+            _descriptors.close_inherited(many, keep=keep, null=theirs.incoming)
+        return os.fork()
+
     try:
         pid = fork_blocked()
     except BaseException:
@@ -148,29 +156,34 @@ def by_fork(streams: Sequence[int], *, spare: Sequence[int]) -> Attempt | Beginn
         raise
     if pid == 0:
         ours.close()
-        lead(theirs, os.fork)
-        return _begin(theirs, streams, spare)
+        lead(theirs, start)
+        return _begin(plan, theirs, streams, spare)
     theirs.close()
-    return _attempt.Attempt(ours, pid)
+    return Attempt(ours, pid)
 
 
-def _begin(channel: Channel, streams: Sequence[int], spare: Sequence[int]) -> Beginning:
+def _begin(
+    plan: "Plan", channel: "Channel", streams: "Sequence[int]", spare: "Sequence[int]"
+) -> Beginning:
     """Daemon: the first thing after the second fork."""
     global _daemon_pid  # noqa: PLW0603 - a fact about this process
     _daemon_pid = os.getpid()
     report = Report(channel)
-    with Start(report, None):
-        report.begin()
+    if plan.wait_ready or plan.guard is not None:
+        # Without code of the program's own it is ready sooner than there is anything to notice.
+        with Start(report, None):
+            report.begin()
     return Beginning(report, streams, spare=spare, forked=True)
 
 
-def by_reexec(argv: Sequence[str], plan: Plan, streams: Sequence[int]) -> Attempt:
+def by_reexec(argv: "Sequence[str]", plan: "Plan", streams: "Sequence[int]") -> "Attempt":
     """Start the program again, below a shell or, where there is none, a forked intermediate.
 
     Raises:
         OSError: it cannot be started.
     """
     from reborn import _relaunch
+    from reborn._attempt import Attempt
 
     _descriptors.flush()
     ours, theirs = _handshake.open_channel()
@@ -199,10 +212,10 @@ def by_reexec(argv: Sequence[str], plan: Plan, streams: Sequence[int]) -> Attemp
     finally:
         theirs.close()
         _descriptors.close(*standard)
-    return _attempt.Attempt(ours, pid)
+    return Attempt(ours, pid)
 
 
-def lead(channel: Channel, start: Callable[[], int]) -> None:
+def lead(channel: "Channel", start: "Callable[[], int]") -> None:
     """Intermediate: lead a new session, start the daemon, say how it ended.
 
     This returns in one process only: the daemon, where *start* is a fork.
@@ -218,7 +231,7 @@ def lead(channel: Channel, start: Callable[[], int]) -> None:
             _signals.install(reaper)
             return
         _, status = os.waitpid(pid, 0)
-        channel.send(EXIT_STATUS=os.waitstatus_to_exitcode(status))
+        channel.send(MAINPID=pid, EXIT_STATUS=os.waitstatus_to_exitcode(status))
     except BrokenPipeError:
         pass  # no launcher, nobody to tell
     except OSError as error:
@@ -230,13 +243,13 @@ def lead(channel: Channel, start: Callable[[], int]) -> None:
 
 
 def relaunch_below(
-    channel: Channel,
-    argv: Sequence[str],
-    env: Mapping[str, str],
+    channel: "Channel",
+    argv: "Sequence[str]",
+    env: "Mapping[str, str]",
     *,
     directory: str | None,
-    standard: Sequence[int],
-    handed: Sequence[int],
+    standard: "Sequence[int]",
+    handed: "Sequence[int]",
 ) -> None:
     """Intermediate, where no shell can be one: the same as `lead`, with the program started again.
 
@@ -303,13 +316,13 @@ def refuse_unsafe_fork() -> None:
     thread = _other_thread()
     if thread is not None:
         # Its end would be no end of the program: no atexit, no flush, or none at all.
-        raise ForkUnsafeError(
+        raise reborn.ForkUnsafeError(
             reason=f"in thread {thread!r}, whose end would not end the daemon",
             remedy="call reborn() in the main thread",
         )
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented
-        raise ForkUnsafeError(reason="while an asyncio event loop is running")
+        raise reborn.ForkUnsafeError(reason="while an asyncio event loop is running")
 
 
 def warn_of_threads() -> None:
@@ -327,7 +340,7 @@ def warn_of_threads() -> None:
     warnings.warn(
         f"forking while {count} ({', '.join(names)}), which the daemon will not have; "
         "call reborn() earlier or use strategy='reexec'",
-        ForkWithThreadsWarning,
+        reborn.ForkWithThreadsWarning,
         stacklevel=_frames_of_ours(),
     )
 
@@ -349,7 +362,7 @@ def _frames_of_ours() -> int:
     return level
 
 
-def relaunch_command(args: Sequence[str] | None) -> list[str]:
+def relaunch_command(args: "Sequence[str] | None") -> list[str]:
     """Return the command that starts this program again, with *args* as its arguments.
 
     Raises:
@@ -359,21 +372,21 @@ def relaunch_command(args: Sequence[str] | None) -> list[str]:
         from reborn import _relaunch
 
     if was_reborn() or _origin.launch is not None:
-        raise RelaunchError(
+        raise reborn.RelaunchError(
             reason="this process comes from such a start already, and would repeat it for ever",
             remedy="use strategy='fork', or start another program with subprocess",
         )
     if _origin.privileged:
-        raise RelaunchError(
+        raise reborn.RelaunchError(
             reason="it may do more than those who started it (set-user-id or file capabilities), "
             "and its next life could not tell a launcher from a forger"
         )
     thread = _other_thread()
     if thread is not None:
-        raise RelaunchError(
+        raise reborn.RelaunchError(
             reason=f"thread {thread!r} calls reborn(), and only the main thread handles signals",
             remedy="call it in the main thread",
         )
     if _origin.directory is None or not os.path.isdir(_origin.directory):
-        raise RelaunchError(reason="the directory it was started in is gone")
+        raise reborn.RelaunchError(reason="the directory it was started in is gone")
     return _relaunch.command(args)

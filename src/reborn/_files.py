@@ -6,14 +6,12 @@ and never on a path that may have changed since: a regular file, with one name, 
 or to root unless nobody else can write its directory.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from errno import ELOOP, EMLINK, ENXIO, EOPNOTSUPP
 
+import reborn
 from reborn import _descriptors
-from reborn.exceptions import UnsafeFileError
 
 # Enough to pass through a directory that we may search but not list; macOS has no such flag.
 _SEARCH = getattr(os, "O_PATH", os.O_RDONLY)
@@ -53,7 +51,7 @@ def open_directory(path: str, *, kind: str) -> tuple[int, str]:
                     raise
                 if others_can_write(os.fstat(directory)):
                     reason = f"{step!r} on the way is a link in a directory that others can write"
-                    raise UnsafeFileError(kind=kind, path=path, reason=reason) from None
+                    raise reborn.UnsafeFileError(kind=kind, path=path, reason=reason) from None
                 steps += target.split("/")[::-1]
                 entered = os.open("/" if target.startswith("/") else ".", flags, dir_fd=directory)
             _descriptors.close(directory)
@@ -160,7 +158,7 @@ def check(
         reason = f"it belongs to user {status.st_uid} in a directory that others can write"
     else:
         return status
-    raise UnsafeFileError(kind=kind, path=path, reason=reason)
+    raise reborn.UnsafeFileError(kind=kind, path=path, reason=reason)
 
 
 def foreign_hand(status: os.stat_result) -> str | None:
@@ -233,17 +231,17 @@ def open_log(
         except OSError as error:
             if is_kind_refusal(error):
                 reason = "it is not a regular file"
-                raise UnsafeFileError(kind="log file", path=path, reason=reason) from None
+                raise reborn.UnsafeFileError(kind="log file", path=path, reason=reason) from None
             if not is_link_refusal(error):
                 raise
             if others_can_write(os.fstat(directory)):
                 reason = "it is a symbolic link in a directory that others can write"
-                raise UnsafeFileError(kind="log file", path=path, reason=reason) from None
+                raise reborn.UnsafeFileError(kind="log file", path=path, reason=reason) from None
             target = os.path.join(os.path.dirname(target), os.readlink(name, dir_fd=directory))
         finally:
             _descriptors.close(directory)
     reason = "it is a loop of symbolic links"
-    raise UnsafeFileError(kind="log file", path=path, reason=reason)
+    raise reborn.UnsafeFileError(kind="log file", path=path, reason=reason)
 
 
 def _check_log(fd: int, *, path: str, directory: int, owner: int | None) -> None:
@@ -260,7 +258,7 @@ def remove_if_empty(path: str, log_fd: int) -> None:
     """Remove the log *path*, open as *log_fd*, if nobody has written to it."""
     try:
         directory, name = open_directory(path, kind="log file")
-    except (OSError, UnsafeFileError):
+    except (OSError, reborn.UnsafeFileError):
         return  # gone, or not what it was
     try:
         if os.fstat(log_fd).st_size == 0:

@@ -3,12 +3,12 @@
 One channel, two pipes: the daemon and the intermediate write to the launcher, the launcher answers
 the daemon. Lines of KEY=value as in sd_notify(3):
 
-    1. daemon        MAINPID=4712             I am the daemon
+    1. daemon        MAINPID=4712             I am the daemon (with 3, if that follows at once)
     2. daemon        STATUS=loading           a line for the terminal, any number of times
     3. daemon        READY=1                  the launcher may report success
     4. launcher      READY=1                  taken: the intermediate is gone, and so am I soon
     or daemon        X_REBORN_ERROR={json}    why there will be no READY (also ERRNO=13)
-    or intermediate  EXIT_STATUS=-9           how the daemon ended (negative: by a signal)
+    or intermediate  EXIT_STATUS=-9           how the daemon ended (negative: by a signal); MAINPID
 
 End of file is an answer, too. To the launcher: daemon and intermediate are gone. To the daemon: the
 launcher has given up or was killed, and so the daemon goes away; otherwise a start that was
@@ -20,21 +20,19 @@ interpreter start-up. JSON rather than pickle: nothing that is read here can run
 sense is ignored: a program can get hold of any descriptor, and write there what it likes.
 """
 
-from __future__ import annotations
-
-import fcntl
 import os
 import sys
 
 from reborn import _descriptors, _signals
-from reborn._step import Step
-from reborn.exceptions import ProgramError, StartError
+from reborn._step import StartError, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable
     from types import TracebackType
+
+    from reborn.exceptions import ProgramError
 else:
     import _signal
 
@@ -68,19 +66,24 @@ class Channel:
         """
         lines = [f"{key}={_one_line(str(value))}\n" for key, value in assignments.items()]
         data = encode("".join(lines))
+        if _signal.getsignal(_signal.SIGPIPE) == _signal.SIG_IGN:  # as Python has it
+            return self._write(data)
         # The program may have made SIGPIPE deadly, as filters do; this write must not end it.
         mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGPIPE})
         pending = _signal.SIGPIPE in _signal.sigpending()
-        written = 0
         try:
-            while written < len(data):
-                written += os.write(self.outgoing, data[written:])
+            return self._write(data)
         except BrokenPipeError:
             if _signal.SIGPIPE in _signal.sigpending() and not pending:
                 _signal.sigwait({_signal.SIGPIPE})
             raise
         finally:
             _signals.restore_mask(mask)
+
+    def _write(self, data: bytes) -> int:
+        written = 0
+        while written < len(data):
+            written += os.write(self.outgoing, data[written:])
         return written
 
     def receive(self) -> list[tuple[str, str]] | None:
@@ -139,6 +142,7 @@ class Report:
     def __init__(self, channel: Channel) -> None:
         self._channel: Channel | None = channel
         self._previous_hook: Callable[..., object] | None = None
+        self._begun = False
 
     def begin(self) -> None:
         """Say which process is the daemon; from now on notice when the launcher goes away."""
@@ -148,6 +152,7 @@ class Report:
             # A worker forked before READY must not keep the launcher waiting for the end of file.
             os.register_at_fork(after_in_child=self.close)
             self._send(MAINPID=os.getpid())
+            self._begun = True
 
     def status(self, message: str) -> None:
         """Say what the daemon is doing; nothing happens once it is ready."""
@@ -178,8 +183,12 @@ class Report:
         if channel is None:
             return False
         with Step("ready", "tell the launcher that it is ready", role="daemon"):
-            self._watch(channel, on=False)  # the answer must not raise the signal
-            self._send(**({} if message is None else {"STATUS": message}), READY=1)
+            said: dict[str, object] = {} if message is None else {"STATUS": message}
+            if self._begun:
+                self._watch(channel, on=False)  # the answer must not raise the signal
+            else:
+                said["MAINPID"] = os.getpid()
+            self._send(**said, READY=1)
         try:
             taken = False
             while not taken:
@@ -223,6 +232,8 @@ class Report:
         """Have the kernel send SIGTERM when the launcher closes its end."""
         if sys.platform != "linux":
             return
+        import fcntl  # late: 1.5 % of a bare start
+
         flags = fcntl.fcntl(channel.incoming, fcntl.F_GETFL)
         if on:
             fcntl.fcntl(channel.incoming, fcntl.F_SETOWN, os.getpid())
@@ -231,14 +242,14 @@ class Report:
         fcntl.fcntl(channel.incoming, fcntl.F_SETFL, flags)
 
     def _uncaught(
-        self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+        self, kind: type[BaseException], error: BaseException, traceback: "TracebackType | None"
     ) -> None:
         self.failed(error)
         if self._previous_hook is not None:
             self._previous_hook(kind, error, traceback)
 
 
-def program_error(error: BaseException) -> ProgramError:
+def program_error(error: BaseException) -> "ProgramError":
     """Return how the launcher is told that the program raised *error*."""
     try:
         import traceback
@@ -246,6 +257,8 @@ def program_error(error: BaseException) -> ProgramError:
         text = "".join(traceback.format_exception(error))
     except ImportError:
         text = ""  # in another root; the message is what matters
+    from reborn.exceptions import ProgramError
+
     try:
         message = str(error)
     except Exception:  # noqa: BLE001 - a broken __str__ must not hide the error
@@ -267,9 +280,11 @@ def rebuild(text: str) -> StartError:
     """
     import json
 
+    from reborn import exceptions
+
     try:
         described = json.loads(text)
-        failure = _kinds()[described["class"]].from_data(described["data"])
+        failure = _kinds(exceptions.StartError)[described["class"]].from_data(described["data"])
         str(failure)  # it is going to be shown
         return failure
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
@@ -277,7 +292,7 @@ def rebuild(text: str) -> StartError:
         raise ValueError(message) from error
 
 
-def _kinds(base: type[StartError] = StartError) -> dict[str, type[StartError]]:
+def _kinds(base: type[StartError]) -> dict[str, type[StartError]]:
     """Return *base* and what is derived from it, by name; of two, the one that was there first."""
     kinds = {base.__name__: base}
     for kind in base.__subclasses__():

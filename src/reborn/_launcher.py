@@ -4,13 +4,11 @@ It locks the pid file and opens the log, leaves by `_detach`, waits by `_attempt
 it did if there is no daemon in the end.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from _weakref import ref  # weakref itself is Python code that a bare program has not loaded
 
-from reborn import _descriptors, _detach, _files, _supervision
+from reborn import _descriptors, _detach, _steps, _supervision
 from reborn._detach import Beginning
 from reborn._process import Daemon
 from reborn._step import Step
@@ -24,7 +22,7 @@ _LAST_BYTES = 4096
 _LAST_LINES = 10
 
 
-def detach(plan: Plan, *, cautious: bool = True) -> Daemon | Beginning:
+def detach(plan: "Plan", *, cautious: bool = True) -> Daemon | Beginning:
     """Start a daemon: a `Daemon` in the launcher once it is ready, a `Beginning` in the daemon.
 
     *cautious*: refuse to fork where the copy cannot work like the original.
@@ -38,7 +36,7 @@ def detach(plan: Plan, *, cautious: bool = True) -> Daemon | Beginning:
     mine = True  # in the daemon the streams take their place
     try:
         result = Launcher(plan).start(cautious=cautious)
-        mine = isinstance(result, Daemon)
+        mine = not isinstance(result, Beginning)
     finally:
         if mine:
             _descriptors.close(*filled)
@@ -48,7 +46,7 @@ def detach(plan: Plan, *, cautious: bool = True) -> Daemon | Beginning:
 class Launcher:
     """What the launcher holds until the daemon is ready."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: "Plan") -> None:
         self.plan = plan
         self.null: int | None = None
         self.log_fd: int | None = None
@@ -71,7 +69,7 @@ class Launcher:
             streams = self._prepare()
             if argv is None:
                 with Step("fork", "fork the intermediate", role="launcher"):
-                    attempt = _detach.by_fork(streams, spare=self._descriptors())
+                    attempt = _detach.by_fork(plan, streams, spare=self._descriptors())
             else:
                 with Step("exec", f"start {argv[0]!r} again", role="launcher"):
                     attempt = _detach.by_reexec(argv, plan, streams)
@@ -103,7 +101,7 @@ class Launcher:
             if self.log_fd is not None:
                 log = errors = self.log_fd
                 self.log_start = os.fstat(log).st_size
-            elif captures_errors(plan):
+            elif _steps.captures_errors(plan):
                 errors = self.capture = _unnamed_file()
         own = zip(plan.streams, (self.null, log, errors), strict=True)
         return [default if fd is None else fd for fd, default in own]
@@ -140,13 +138,15 @@ class Launcher:
     def _undo(self) -> None:
         """Leave nothing behind: no lock, no pid file, no log that nobody wrote to."""
         if self.log_made and self.log_fd is not None and self.plan.log_file is not None:
+            from reborn import _files
+
             _files.remove_if_empty(self.plan.log_file, self.log_fd)
         if self.plan.pidfile is not None:
             self.plan.pidfile.release()
         self._leave_to_daemon()
 
 
-def lock_pidfile(plan: Plan) -> None:
+def lock_pidfile(plan: "Plan") -> None:
     """Lock the pid file.
 
     Raises:
@@ -160,7 +160,7 @@ def lock_pidfile(plan: Plan) -> None:
             plan.pidfile.acquire()
 
 
-def open_log(plan: Plan) -> tuple[int, bool] | None:
+def open_log(plan: "Plan") -> tuple[int, bool] | None:
     """Open the log; return its descriptor and whether it was made, or None if there is none.
 
     Raises:
@@ -172,10 +172,12 @@ def open_log(plan: Plan) -> tuple[int, bool] | None:
     identity = plan.identity
     owner = (None, None) if identity is None else (identity.uid, identity.gid)
     with Step("log", f"open log file {plan.log_file!r}", role="launcher"):
+        from reborn import _files
+
         return _files.open_log(plan.log_file, mode=plan.log_file_mode, owner=owner)
 
 
-def reopen_log(plan: Plan) -> None:
+def reopen_log(plan: "Plan") -> None:
     """Daemon: connect the streams that go to the log with what its path means by now.
 
     Raises:
@@ -191,31 +193,14 @@ def reopen_log(plan: Plan) -> None:
             message = f"log_file {path!r} is outside of the root {root!r}, and cannot be reopened"
             raise ValueError(message)
         path = os.path.join("/", os.path.relpath(path, root))
+    from reborn import _files
+
     fd, _ = _files.open_log(path, mode=plan.log_file_mode)
     try:
         _descriptors.flush()  # into the old file, where the line began
         _descriptors.connect((None, *(fd if own is None else None for own in plan.streams[1:])))
     finally:
         _descriptors.close(fd)
-
-
-def captures_errors(plan: Plan) -> bool:
-    """Tell whether a file takes the daemon's stderr until it is ready, for want of a log."""
-    silent = plan.log_file is None and plan.streams[2] is None
-    return silent and (plan.wait_ready or plan.strategy == "reexec")
-
-
-def forget_errors(plan: Plan, null: int) -> None:
-    """Daemon: once it is ready, nobody reads the file that took its stderr.
-
-    The null device *null* has been opened in time, since a new root may have none; it is closed.
-    """
-    if captures_errors(plan):
-        try:
-            os.dup2(null, 2)
-        except OSError:
-            pass  # what it prints goes on into that file; it has been reported ready
-    _descriptors.close(null)
 
 
 def _unnamed_file() -> int:

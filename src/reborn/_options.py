@@ -5,8 +5,6 @@ options or on the system (paths, accounts, who runs us) is resolved once in the 
 anything is forked or locked. The result, a `Plan`, is all that the later modules see.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 
@@ -79,26 +77,27 @@ class Plan:
         "working_directory",
     )
 
-    args: Sequence[str] | None
-    chroot_directory: str | None
-    env: Mapping[str, str] | None
-    guard: AbstractContextManager[Any] | None
-    handlers: dict[int, Any]
-    identity: Identity | None
-    log_file: str | None
-    log_file_mode: int
-    pidfile: PidFile | None
-    preserve: list[int]
-    prevent_core: bool
-    ready_timeout: float
-    strategy: str
-    streams: list[int | None]
-    umask: int
-    wait_ready: bool
-    working_directory: str | None
+    if TYPE_CHECKING:
+        args: Sequence[str] | None
+        chroot_directory: str | None
+        env: Mapping[str, str] | None
+        guard: AbstractContextManager[Any] | None
+        handlers: dict[int, Any]
+        identity: Identity | None
+        log_file: str | None
+        log_file_mode: int
+        pidfile: PidFile | None
+        preserve: list[int]
+        prevent_core: bool
+        ready_timeout: float
+        strategy: str
+        streams: list[int | None]
+        umask: int
+        wait_ready: bool
+        working_directory: str | None
 
 
-def resolve(context: DaemonContext) -> Plan:
+def resolve(context: "DaemonContext") -> Plan:
     """Return the plan of *context*.
 
     Raises:
@@ -134,7 +133,7 @@ def resolve(context: DaemonContext) -> Plan:
     return plan
 
 
-def _resolve_pidfile(plan: Plan, context: DaemonContext) -> None:
+def _resolve_pidfile(plan: Plan, context: "DaemonContext") -> None:
     with loading():
         from reborn._pidfile import PidFile
 
@@ -147,7 +146,7 @@ def _resolve_pidfile(plan: Plan, context: DaemonContext) -> None:
         plan.guard = pidfile
 
 
-def _resolve_directories(plan: Plan, context: DaemonContext) -> None:
+def _resolve_directories(plan: Plan, context: "DaemonContext") -> None:
     directory = None if context.working_directory is None else os.fspath(context.working_directory)
     plan.chroot_directory = None
     if context.chroot_directory is not None:
@@ -191,7 +190,7 @@ def _refuse_file(name: str, path: str | None) -> None:
         _refuse(f"{name} {path!r} is not a directory")
 
 
-def _stream(context: DaemonContext, name: str) -> int | None:
+def _stream(context: "DaemonContext", name: str) -> int | None:
     from reborn import _descriptors
 
     file = getattr(context, name)
@@ -212,7 +211,7 @@ def _preserved(item: object) -> int:
     return fd
 
 
-def _handlers(context: DaemonContext) -> dict[int, Any]:
+def _handlers(context: "DaemonContext") -> "dict[int, Any]":
     """Return what to install for each signal."""
     chosen = context.signal_map
     if chosen is None:
@@ -221,7 +220,7 @@ def _handlers(context: DaemonContext) -> dict[int, Any]:
     return {int(number): _handler(context, target) for number, target in chosen.items()}
 
 
-def _handler(context: DaemonContext, target: object) -> object:
+def _handler(context: "DaemonContext", target: object) -> object:
     if target is None:
         return _signal.SIG_IGN
     if isinstance(target, str):
@@ -242,11 +241,11 @@ def check(name: str, value: object) -> None:
     _CHECKS[name](name, value)
 
 
-def _refuse(message: str) -> NoReturn:
+def _refuse(message: str) -> "NoReturn":
     raise ValueError(message)
 
 
-def _wrong_type(name: str, value: object, wanted: str) -> NoReturn:
+def _wrong_type(name: str, value: object, wanted: str) -> "NoReturn":
     message = f"{name} must be {wanted}, not {value!r} ({type(value).__name__})"
     raise TypeError(message)
 
@@ -255,7 +254,7 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_path(name: str, value: Any) -> None:
+def _check_path(name: str, value: "Any") -> None:
     if value is None:
         return
     path = _plain(value)
@@ -271,7 +270,7 @@ def _plain(value: object) -> object:
     return value if fspath is None else fspath(value)
 
 
-def _check_root(name: str, value: Any) -> None:
+def _check_root(name: str, value: "Any") -> None:
     _check_path(name, value)
     if value is not None and not os.path.isabs(value):
         _refuse(f"{name} {value!r} is relative; give an absolute path")
@@ -291,14 +290,14 @@ def _is_path(value: object) -> bool:
     return isinstance(value, str | os.PathLike)
 
 
-def _check_mode(name: str, value: Any) -> None:
+def _check_mode(name: str, value: "Any") -> None:
     if not _is_integer(value):
         _wrong_type(name, value, "an integer such as 0o640")
     if not 0 <= value <= _PERMISSIONS:
         _refuse(f"{name} must be permission bits from 0 to 0o777, not {value:#o}")
 
 
-def _check_account(name: str, value: Any) -> None:
+def _check_account(name: str, value: "Any") -> None:
     if value is None:
         return
     if not (_is_integer(value) or isinstance(value, str)):
@@ -307,35 +306,35 @@ def _check_account(name: str, value: Any) -> None:
         _refuse(f"{name} {value!r} cannot be an account")
 
 
-def _check_flag(name: str, value: Any) -> None:
+def _check_flag(name: str, value: "Any") -> None:
     if not isinstance(value, bool):
         _wrong_type(name, value, "True or False")
 
 
-def _check_choice(name: str, value: Any) -> None:
+def _check_choice(name: str, value: "Any") -> None:
     if not (value is None or isinstance(value, bool)):
         _wrong_type(name, value, "True, False or None")
 
 
-def _check_strategy(name: str, value: Any) -> None:
+def _check_strategy(name: str, value: "Any") -> None:
     if not isinstance(value, str):
         _wrong_type(name, value, "'fork' or 'reexec'")
     if value not in ("fork", "reexec"):
         _refuse(f"{name} must be 'fork' or 'reexec', not {value!r}")
 
 
-def _check_stream(name: str, value: Any) -> None:
+def _check_stream(name: str, value: "Any") -> None:
     if not (value is None or _is_integer(value) or hasattr(value, "fileno")):
         _wrong_type(name, value, "an open file, a descriptor or None")
     _check_number(name, value)
 
 
-def _check_number(name: str, value: Any) -> None:
+def _check_number(name: str, value: "Any") -> None:
     if _is_integer(value) and not 0 <= value < 2**31:
         _refuse(f"{name} {value!r} cannot be a descriptor")
 
 
-def _check_files(name: str, value: Any) -> None:
+def _check_files(name: str, value: "Any") -> None:
     if value is None:
         return
     if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
@@ -346,7 +345,7 @@ def _check_files(name: str, value: Any) -> None:
         _check_number(name, item)
 
 
-def _check_signals(name: str, value: Any) -> None:
+def _check_signals(name: str, value: "Any") -> None:
     if value is None:
         return
     if not (hasattr(value, "items") and hasattr(value, "keys")):
@@ -362,7 +361,7 @@ def _check_signals(name: str, value: Any) -> None:
             _wrong_type(name, target, "a mapping to names of methods, callables or None")
 
 
-def _check_arguments(name: str, value: Any) -> None:
+def _check_arguments(name: str, value: "Any") -> None:
     if value is None:
         return
     if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
@@ -374,7 +373,7 @@ def _check_arguments(name: str, value: Any) -> None:
             _refuse(f"{name} holds {item!r}, and no argument can hold a null character")
 
 
-def _check_environment(name: str, value: Any) -> None:
+def _check_environment(name: str, value: "Any") -> None:
     if value is None:
         return
     if not (hasattr(value, "items") and hasattr(value, "keys")):
@@ -386,14 +385,14 @@ def _check_environment(name: str, value: Any) -> None:
             _refuse(f"{name} holds {key!r}: {text!r}, which cannot be a variable")
 
 
-def _check_timeout(name: str, value: Any) -> None:
+def _check_timeout(name: str, value: "Any") -> None:
     if not (_is_integer(value) or isinstance(value, float)):
         _wrong_type(name, value, "a number of seconds")
     if not value > 0:  # written so that NaN is refused, too
         _refuse(f"{name} must be more than 0 seconds, not {value!r}")
 
 
-_CHECKS: dict[str, Callable[[str, Any], None]] = {
+_CHECKS: "dict[str, Callable[[str, Any], None]]" = {
     "args": _check_arguments,
     "chroot_directory": _check_root,
     "detach_process": _check_choice,

@@ -5,16 +5,16 @@ signals that the shell had ignored, whether the program may do more than who sta
 a launcher did (the mark is taken out of the environment before the program can pass it on).
 """
 
-from __future__ import annotations
-
 import os
 import sys
 
-from reborn import _signals
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
+
     from reborn._relaunch import Launch
+else:
+    import _signal
 
 MARK = "REBORN_MARK"
 _AT_SECURE = 23  # linux/auxvec.h
@@ -26,6 +26,12 @@ def current_directory() -> str | None:
         return os.getcwd()
     except OSError:
         return None
+
+
+def ignored_signals() -> frozenset[int]:
+    """Return the signals that are ignored now."""
+    every = _signal.valid_signals()
+    return frozenset(n for n in every if _signal.getsignal(n) == _signal.SIG_IGN)
 
 
 def _has_gained_privileges() -> bool:
@@ -55,7 +61,7 @@ def _has_gained_privileges() -> bool:
     return bool(dict(zip(words[::2], words[1::2], strict=True)).get(_AT_SECURE))
 
 
-def _claim() -> Launch | None:
+def _claim() -> "Launch | None":
     mark = os.environ.pop(MARK, None)
     if mark is None or privileged:
         return None
@@ -65,6 +71,6 @@ def _claim() -> Launch | None:
 
 
 directory = current_directory()
-ignored = _signals.ignored()
+ignored = ignored_signals()
 privileged = _has_gained_privileges()
 launch = _claim()

@@ -15,22 +15,15 @@ shared lock is tried, and that can be told from a daemon's: a starter is refused
 can have a shared lock. Until then, and for `_PATIENCE` seconds in any case, it tries again.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import stat
 import sys
 import time
 
+import reborn
 from reborn import _descriptors, _files
-from reborn.exceptions import (
-    NO_LOCKS,
-    InvalidPidFileError,
-    PidFileLockedError,
-    UnsafeFileError,
-    signal_name,
-)
+from reborn._step import has_no_locks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +61,7 @@ class PidFile:
     def __str__(self) -> str:
         return f"pid file {self.path!r}"
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         self.acquire()
         try:
             self.write()
@@ -81,7 +74,7 @@ class PidFile:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        traceback: "TracebackType | None",
     ) -> None:
         self.release()
 
@@ -154,7 +147,7 @@ class PidFile:
         shown = False if pid is None else _shown_holding(pid, status)
         if shown or waited > _LONGEST_LOOKS or (waited > _PATIENCE and _is_held(fd)):
             # Where nothing is shown, the text has outlasted the moment between lock and emptying.
-            raise PidFileLockedError(path=self.path, pid=None if shown is False else pid)
+            raise reborn.PidFileLockedError(path=self.path, pid=None if shown is False else pid)
 
     def adopt(self, fd: int | None) -> None:
         """Take over the lock that the launcher handed over as descriptor *fd*.
@@ -247,7 +240,7 @@ class PidFile:
         pid = _parse(text)
         if pid is None and text.strip():
             shown = text.decode("ascii", "backslashreplace").rstrip("\n")
-            raise InvalidPidFileError(path=self.path, text=shown)
+            raise reborn.InvalidPidFileError(path=self.path, text=shown)
         return pid
 
     def holder(self) -> int | None:
@@ -259,7 +252,7 @@ class PidFile:
         seen = self.sight()
         return None if seen is None else seen.pid
 
-    def sight(self) -> Sighting | None:
+    def sight(self) -> "Sighting | None":
         """Return the process that `holder` names, together with what was read to find it."""
         fd = self._look()
         if fd is None:
@@ -282,7 +275,7 @@ class PidFile:
         """Tell whether the path leads to the file *status* without a link of somebody else's."""
         try:
             directory, name = _files.open_directory(self.path, kind="pid file")
-        except (OSError, UnsafeFileError):
+        except (OSError, reborn.UnsafeFileError):
             return False
         try:
             return _files.is_named(status, name, directory, alone=False)
@@ -321,8 +314,8 @@ class PidFile:
         if _files.is_kind_refusal(error):
             raise self._unsafe("it is not a regular file") from None
 
-    def _unsafe(self, reason: str) -> UnsafeFileError:
-        return UnsafeFileError(kind="pid file", path=self.path, reason=reason)
+    def _unsafe(self, reason: str) -> "reborn.UnsafeFileError":
+        return reborn.UnsafeFileError(kind="pid file", path=self.path, reason=reason)
 
 
 class Sighting:
@@ -353,6 +346,8 @@ class Sighting:
             reason = "is reached through a link that others could have put there"
         if reason is None:
             return
+        from reborn.exceptions import signal_name
+
         name = signal_name(number).removeprefix("SIG").removeprefix("signal ")
         command = f"kill -{name} {self.pid}"
         owner = self.status.st_uid
@@ -362,7 +357,7 @@ class Sighting:
             # The kernel knows what that user may signal.
             user = _files.user_named(owner) or f"'#{owner}'"
             remedy = f"signal it as that user: sudo -u {user} {command}"
-        raise UnsafeFileError(
+        raise reborn.UnsafeFileError(
             kind="pid file", path=self.path, reason=reason, remedy=remedy, pid=self.pid
         )
 
@@ -437,7 +432,7 @@ def _is_held(fd: int) -> bool:
     except BlockingIOError:
         return True
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if not has_no_locks(error.errno):
             raise
         return False
     fcntl.flock(fd, fcntl.LOCK_UN)

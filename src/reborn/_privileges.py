@@ -5,8 +5,6 @@ last, because each step needs the privilege that the last one gives up; real, ef
 ids together; and then see that there is no way back.
 """
 
-from __future__ import annotations
-
 import os
 from errno import EPERM
 

@@ -5,14 +5,13 @@ number is used again. Where there is none, the number is all there is; it is loo
 each signal.
 """
 
-from __future__ import annotations
-
 import os
+import select
 import sys
 import time
 from errno import ESRCH
 
-from reborn.exceptions import StopTimeoutError
+import reborn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ _GLANCE = 1.0
 
 def poll(*fds: int | None, timeout: float | None) -> list[int]:
     """Wait until one of *fds* can be read or has ended, *timeout* seconds at most."""
-    import select  # late: a launcher needs it only after the fork, beside the daemon's work
-
     poller = select.poll()
     for fd in fds:
         if fd is not None:
@@ -141,8 +138,8 @@ class Daemon:
         pid: int,
         *,
         held: Held | None,
-        pidfile: PidFile | None = None,
-        seen: Sighting | None = None,
+        pidfile: "PidFile | None" = None,
+        seen: "Sighting | None" = None,
     ) -> None:
         """Handle the process *held*; None where it has ended already.
 
@@ -205,7 +202,7 @@ class Daemon:
             raise self._timeout(timeout, f"pid file {self._pidfile.path!r} is still locked")
 
     @property
-    def process(self) -> psutil.Process:
+    def process(self) -> "psutil.Process":
         """The daemon as a `psutil.Process`, for everything else about it.
 
         Raises:
@@ -235,8 +232,8 @@ class Daemon:
         if self._seen is not None and os.geteuid() == 0 and self.is_running():
             self._seen.refuse_if_doubtful(number)
 
-    def _timeout(self, timeout: float, remains: str) -> StopTimeoutError:
-        return StopTimeoutError(pid=self.pid, timeout=timeout, remains=remains)
+    def _timeout(self, timeout: float, remains: str) -> "reborn.StopTimeoutError":
+        return reborn.StopTimeoutError(pid=self.pid, timeout=timeout, remains=remains)
 
     def _wait_unlocked(self, deadline: float) -> bool:
         """Wait until the daemon does not hold the pid file; another daemon may hold it by then."""
@@ -303,7 +300,7 @@ def _descendants(held: Held) -> list[Held]:
     return found
 
 
-def _send_all(family: Iterable[Held], number: int) -> None:
+def _send_all(family: "Iterable[Held]", number: int) -> None:
     for held in family:
         try:
             held.send(number)
@@ -311,5 +308,5 @@ def _send_all(family: Iterable[Held], number: int) -> None:
             continue
 
 
-def _wait_all(family: Iterable[Held], deadline: float) -> bool:
+def _wait_all(family: "Iterable[Held]", deadline: float) -> bool:
     return all(held.wait(max(0.0, deadline - time.monotonic())) for held in family)

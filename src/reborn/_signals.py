@@ -2,12 +2,10 @@
 
 A daemon must not depend on what the shell or the terminal ignored or blocked. What the program
 itself has arranged before `reborn()` is the program's business and stays; the two are told apart
-by what was already ignored when `reborn` was imported.
+by what was already ignored when `reborn` was imported (`_origin`).
 
 The C module behind `signal` is used, since the enums of `signal` cost a bare program 1 ms.
 """
-
-from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,15 +34,10 @@ def restore_mask(mask: set[int]) -> None:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
-def numbers() -> Iterator[int]:
+def numbers() -> "Iterator[int]":
     """Yield every signal that a process can do something about."""
     fixed = (_signal.SIGKILL, _signal.SIGSTOP)
     return (number for number in _signal.valid_signals() if number not in fixed)
-
-
-def ignored() -> frozenset[int]:
-    """Return the signals that are ignored now."""
-    return frozenset(n for n in numbers() if _signal.getsignal(n) == _signal.SIG_IGN)
 
 
 def reset(inherited: frozenset[int]) -> None:
@@ -61,14 +54,14 @@ def reset(inherited: frozenset[int]) -> None:
     restore_mask(set())
 
 
-def install(handlers: Mapping[int, Any]) -> None:
+def install(handlers: "Mapping[int, Any]") -> None:
     """Set the handler of each signal in *handlers*."""
     for number, handler in handlers.items():
         # The C module knows SIG_IGN as a number only.
         _signal.signal(number, int(handler) if isinstance(handler, int) else handler)
 
 
-def let_wait() -> dict[int, Any]:
+def let_wait() -> "dict[int, Any]":
     """Let children be waited for even if SIGCHLD is ignored; return what undoes it."""
     handler = _signal.getsignal(_signal.SIGCHLD)
     if handler != _signal.SIG_IGN:

@@ -11,9 +11,8 @@ intermediate's, see `_detach`), READY comes after (see `_handshake`). The order 
 A step that fails is an error with its name, its errno, and what could not be done.
 """
 
-from __future__ import annotations
-
 import os
+import resource
 import sys
 
 from reborn import _descriptors, _origin, _signals
@@ -36,13 +35,13 @@ class Stage:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: "Plan",
         *,
-        streams: Sequence[int | None],
-        spare: Sequence[int] = (),
+        streams: "Sequence[int | None]",
+        spare: "Sequence[int]" = (),
         null: int | None = None,
-        inherited: Sequence[int] = (),
-        keep: Sequence[int] = (),
+        inherited: "Sequence[int]" = (),
+        keep: "Sequence[int]" = (),
     ) -> None:
         self.plan = plan
         self.streams = streams
@@ -52,27 +51,30 @@ class Stage:
         self.keep = keep
 
 
-def detached_stage(plan: Plan, begun: Beginning) -> Stage:
+def detached_stage(plan: "Plan", begun: "Beginning") -> Stage:
     """Return the stage of a daemon."""
     null = _descriptors.open_null()
     if not begun.forked:
         # Started again, a program has only what it was handed and what it has opened itself.
         return Stage(plan, streams=begun.streams, null=null)
-    keep = [*plan.preserve, *begun.report.descriptors(), *_descriptors.logging_descriptors()]
-    keep += [fd for fd in (*plan.streams, _descriptors.fileno(plan.guard)) if fd is not None]
-    if plan.pidfile is not None:
-        keep += plan.pidfile.descriptors()
     return Stage(
         plan,
         streams=begun.streams,
         spare=begun.spare,
         null=null,
-        inherited=_descriptors.open_descriptors(),
-        keep=keep,
+        inherited=_descriptors.many_open() or _descriptors.open_descriptors(),
+        keep=[*kept(plan), *begun.report.descriptors()],
     )
 
 
-def foreground_stage(plan: Plan, log_fd: int | None) -> Stage:
+def kept(plan: "Plan") -> list[int]:
+    """Return the descriptors that a forked daemon keeps, besides its way to the launcher."""
+    streams = [fd for fd in (*plan.streams, _descriptors.fileno(plan.guard)) if fd is not None]
+    lock = [] if plan.pidfile is None else plan.pidfile.descriptors()
+    return [*plan.preserve, *streams, *lock, *_descriptors.logging_descriptors()]
+
+
+def foreground_stage(plan: "Plan", log_fd: int | None) -> Stage:
     """Return the stage of a program that stays: what the supervisor has set up is left alone."""
     fallback = (None, log_fd, log_fd)
     streams = [fd if own is None else own for own, fd in zip(plan.streams, fallback, strict=True)]
@@ -87,8 +89,6 @@ def reset_signals(stage: Stage) -> None:  # noqa: ARG001 - every step takes the 
 def forbid_core(stage: Stage) -> None:
     """Make a crash leave no memory image, which could hold secrets (setrlimit(2))."""
     if stage.plan.prevent_core:
-        import resource
-
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -161,7 +161,7 @@ def install_handlers(stage: Stage) -> None:
     _signals.install(stage.plan.handlers)
 
 
-STEPS: tuple[tuple[str, str, Callable[[Stage], None]], ...] = (
+STEPS: "tuple[tuple[str, str, Callable[[Stage], None]], ...]" = (
     ("signals", "reset the signals", reset_signals),
     ("core", "forbid core files", forbid_core),
     ("umask", "set the umask to {umask:#05o}", set_umask),
@@ -187,12 +187,32 @@ def run(stage: Stage) -> None:
             step(stage)
 
 
+def captures_errors(plan: "Plan") -> bool:
+    """Tell whether a file takes the daemon's stderr until it is ready, for want of a log."""
+    silent = plan.log_file is None and plan.streams[2] is None
+    return silent and (plan.wait_ready or plan.strategy == "reexec")
+
+
+def forget_errors(plan: "Plan", null: int) -> None:
+    """Daemon: once it is ready, nobody reads the file that took its stderr.
+
+    The null device *null* has been opened in time, since a new root may have none; it is closed.
+    """
+    if captures_errors(plan):
+        try:
+            os.dup2(null, 2)
+        except OSError:
+            pass  # what it prints goes on into that file; it has been reported ready
+    _descriptors.close(null)
+
+
 def load_what_is_needed_later() -> None:
-    """Import what a later failure is told with, while the interpreter's files can be read.
+    """Import what a later failure is told with, and the log opened anew, while it can be read.
 
     `traceback` loads `ast` and `tokenize` only when it formats one.
     """
-    for name in ("ast", "json", "select", "signal", "tokenize", "traceback"):
+    standard = ("ast", "json", "select", "signal", "tokenize", "traceback")
+    for name in (*standard, "reborn.exceptions", "reborn._files", "reborn._launcher"):
         try:
             __import__(name)
         except ImportError:

@@ -5,8 +5,6 @@ by every descendant, and a parent of 1 only says that the first one is gone. Whe
 known, nobody runs us, and the program detaches.
 """
 
-from __future__ import annotations
-
 import os
 
 TYPE_CHECKING = False
@@ -111,7 +109,7 @@ def send(address: str, assignments: dict[str, object]) -> None:
             pass  # the supervisor has gone away; the program serves on
 
 
-def sockets(preserved: list[int]) -> dict[str, socket.socket]:
+def sockets(preserved: list[int]) -> "dict[str, socket.socket]":
     """Return the sockets that systemd (sd_listen_fds(3)) or the launcher handed over, by name.
 
     systemd's have the names of LISTEN_FDNAMES, the launcher's the number of their descriptor.

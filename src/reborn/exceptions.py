@@ -23,76 +23,27 @@ made of can be read from the attributes. An error travels from daemon to launche
 values of these attributes, in JSON, and is the same error on both sides.
 """
 
-from __future__ import annotations
+# Apart, since a start needs no others as long as nothing goes wrong.
+from reborn._step import RebornError, StartError, StepError
 
-import os
-from errno import ENOLCK, ENOSYS, ENOTSUP, EOPNOTSUPP, errorcode
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, ClassVar, Self
-
-
-# What flock(2) answers on a file system that has no locks, as some network and FUSE ones.
-NO_LOCKS = (ENOLCK, ENOSYS, ENOTSUP, EOPNOTSUPP)
-
-
-class RebornError(Exception):
-    """Base of all errors of this package."""
-
-    fields: ClassVar[tuple[str, ...]] = ()
-
-    def as_data(self) -> dict[str, Any]:
-        """Return the attributes that make this error, fit for JSON."""
-        return {name: getattr(self, name) for name in self.fields}
-
-    @classmethod
-    def from_data(cls, data: dict[str, Any]) -> Self:
-        """Make the error whose `as_data` gave *data*."""
-        return cls(**data)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Let errors with keyword-only arguments be copied and pickled."""
-        return type(self).from_data, (self.as_data(),)
-
-
-class StartError(RebornError):
-    """The daemon was not started; no process, lock or pid file of the attempt is left."""
-
-
-class StepError(StartError, OSError):
-    """A step of the start failed with an errno.
-
-    `step` is the name in the table of steps, `role` the process it failed in ("launcher",
-    "intermediate" or "daemon"), `errno` and `strerror` are those of the system call; `errno` is 0
-    where Python did not pass it on, as with a module that cannot be read.
-    """
-
-    fields = ("action", "step", "role", "errno", "strerror")
-
-    def __init__(self, *, action: str, step: str, role: str, errno: int, strerror: str) -> None:
-        """Say that *action* could not be done."""
-        OSError.__init__(self, errno, strerror)
-        self.action = action
-        self.step = step
-        self.role = role
-
-    def __str__(self) -> str:
-        code = f" [{errorcode.get(self.errno, self.errno)}]" if self.errno else ""
-        lockless = self.step == "lock" and self.errno in NO_LOCKS
-        remedy = "; put the pid file on a local file system such as /run" if lockless else ""
-        return (
-            f"cannot {self.action}: {self.strerror}{code} "
-            f"(step {self.step!r}, in the {self.role}){remedy}"
-        )
-
-    @classmethod
-    def from_error(cls, error: Exception, *, action: str, step: str, role: str) -> StepError:
-        """Tell of *error* as the failure of a step."""
-        number = (isinstance(error, OSError) and error.errno) or 0
-        # glibc's text, not the one a library may have put there: one errno reads one way.
-        text = os.strerror(number) if number in errorcode else str(error) or type(error).__name__
-        return cls(action=action, step=step, role=role, errno=number, strerror=text)
+__all__ = [
+    "EarlyExitError",
+    "ForkUnsafeError",
+    "ForkWithThreadsWarning",
+    "InvalidPidFileError",
+    "NotReadyError",
+    "NotRunningError",
+    "NotSupportedError",
+    "PidFileLockedError",
+    "ProgramError",
+    "RebornError",
+    "RelaunchError",
+    "SpawnError",
+    "StartError",
+    "StepError",
+    "StopTimeoutError",
+    "UnsafeFileError",
+]
 
 
 class PidFileLockedError(StartError):

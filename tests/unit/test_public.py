@@ -15,14 +15,14 @@ from reborn import _relaunch, exceptions
 
 PACKAGE = Path(reborn.__file__).parent
 # What a fresh interpreter may load for `import reborn`, besides C modules that are built in.
-BUDGET = {"__future__", "reborn", "reborn._origin", "reborn._signals"}
+BUDGET = {"reborn", "reborn._origin"}
 # What costs a bare program a good part of its own start, and what the first context needs none of.
 EXPENSIVE = {
     *("argparse", "asyncio", "contextlib", "dataclasses", "enum", "filelock", "inspect", "json"),
     *("logging", "multiprocessing", "pathlib", "psutil", "re", "select", "selectors", "shutil"),
     *("signal", "socket", "subprocess", "tempfile", "threading", "traceback", "typing"),
 }
-POSIX_ONLY = ("fcntl", "grp", "pwd", "resource", "select", "termios", "_posixsubprocess")
+POSIX_ONLY = ("fcntl", "grp", "pwd", "resource", "termios", "_posixsubprocess")
 
 
 def fresh(*words, code=None):
@@ -124,7 +124,7 @@ def test_an_application_loads_nothing_that_only_some_verbs_need():
     script = "import argparse; from reborn.application import control"
     new = loaded(script) - loaded("import argparse, contextlib, functools")
     assert {name for name in new if name.startswith("reborn")} == {
-        *("reborn", "reborn._origin", "reborn._signals", "reborn.application")
+        *("reborn", "reborn._origin", "reborn.application")
     }
     assert "click" not in new
     assert new & EXPENSIVE == set()

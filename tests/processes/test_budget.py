@@ -1,0 +1,77 @@
+"""What a start loads is a list, so that it does not grow by accident: loading is what costs."""
+
+import json
+import sys
+
+import pytest
+
+# Each costs a bare program about 1 % of its own start; see docs/performance.md.
+CONTEXT = {"reborn", "reborn._context", "reborn._options", "reborn._origin", "reborn._step"}
+DAEMON = {
+    *("reborn._descriptors", "reborn._detach", "reborn._handshake", "reborn._signals"),
+    *("reborn._steps", "resource"),
+}
+LAUNCHER = {
+    *("reborn._attempt", "reborn._launcher", "reborn._process", "reborn._supervision", "select"),
+}
+PIDFILE = {"fcntl", "reborn._files", "reborn._pidfile"}
+# The program in its second life finds out that it is meant, and by whom it was started.
+SECOND_LIFE = {"fcntl", "reborn._relaunch", "termios"}
+PROGRAM = """
+import os, sys
+sys.path[:0] = {path!r}
+before = set(sys.modules)
+from reborn import DaemonContext
+context = DaemonContext({options})
+{sabotage}
+daemon = context.reborn()
+loaded = sorted(set(sys.modules) - before - set(sys.builtin_module_names))
+import json
+with open({directory!r} + ("/daemon" if daemon is None else "/launcher"), "w") as file:
+    json.dump(loaded, file)
+if daemon is not None:
+    assert daemon.wait(10)
+"""
+
+
+def loaded(sandbox, sabotage="", **options):
+    """Return what launcher and daemon of a bare program have loaded when reborn() comes back."""
+    program = sandbox.directory / "program.py"
+    text = PROGRAM.format(
+        path=sys.path,
+        options=", ".join(f"{name}={value!r}" for name, value in options.items()),
+        directory=str(sandbox.directory),
+        sabotage=sabotage,
+    )
+    program.write_text(text)
+    result = sandbox.run([sys.executable, "-I", "-S", str(program)])
+    assert (result.returncode, result.stderr) == (0, "")
+    return [
+        set(json.loads((sandbox.directory / role).read_text())) for role in ("launcher", "daemon")
+    ]
+
+
+@pytest.mark.unmeasured
+def test_start_by_fork_loads_a_short_list_of_modules(fork_sandbox):
+    everything = CONTEXT | DAEMON | LAUNCHER
+    assert loaded(fork_sandbox) == [everything, everything]
+
+
+@pytest.mark.unmeasured
+def test_pid_file_and_log_add_three_modules(fork_sandbox):
+    everything = CONTEXT | DAEMON | LAUNCHER | PIDFILE
+    found = loaded(fork_sandbox, pidfile=str(fork_sandbox.pidfile), log_file=str(fork_sandbox.log))
+    assert found == [everything, everything]
+
+
+@pytest.mark.unmeasured
+def test_second_life_loads_nothing_of_the_launcher(fork_sandbox):
+    launcher, daemon = loaded(fork_sandbox, strategy="reexec")
+    assert launcher == CONTEXT | DAEMON | LAUNCHER | {"fcntl", "reborn._relaunch"}
+    assert daemon == CONTEXT | DAEMON | SECOND_LIFE
+
+
+@pytest.mark.unmeasured
+def test_budget_control(fork_sandbox):
+    [launcher, _] = loaded(fork_sandbox, sabotage="from reborn import exceptions")
+    assert launcher - (CONTEXT | DAEMON | LAUNCHER) == {"reborn.exceptions"}
