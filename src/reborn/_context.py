@@ -174,12 +174,13 @@ class DaemonContext:
         plan = _options.resolve(self)
         try:
             begun = _detach.resume(plan)
-            if begun is None and self._detaches():
-                with loading():
-                    from reborn import _launcher
-                begun = _launcher.detach(plan)
             if begun is None:
-                self._stay(plan)
+                with loading("launcher"):
+                    from reborn import _launcher
+                if self._detaches():
+                    begun = _launcher.detach(plan)
+                else:
+                    self._stay(plan)
         except (StartError, KeyboardInterrupt) as error:
             # The message says it all; a dozen frames of ours would only hide it.
             raise error.with_traceback(None) from None
