@@ -32,7 +32,7 @@ def draw(curves: dict[str, dict[str, list[tuple[int, float]]]], directory: Path)
         figure.set_facecolor("white")
         for (marker, line), (name, points) in zip(STYLES, lines.items(), strict=False):
             axes.plot(*zip(*points, strict=True), marker=marker, linestyle=line, label=name)
-        ticks = [x for x, _ in next(iter(lines.values()))]
+        ticks = sorted({x for points in lines.values() for x, _ in points})
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="from the call to ready, ms")
         axes.set_xticks(ticks, [written(x) for x in ticks], minor=False)
         axes.set_xticks([], minor=True)

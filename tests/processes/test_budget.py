@@ -32,6 +32,19 @@ with open({directory!r} + ("/daemon" if daemon is None else "/launcher"), "w") a
 if daemon is not None:
     assert daemon.wait(10)
 """
+STOPPED = """
+import os, sys, time
+sys.path[:0] = {path!r}
+from reborn import DaemonContext
+context = DaemonContext({pidfile!r}, wait_ready=True)
+daemon = context.reborn()
+if daemon is None:
+    {child}
+    context.ready()
+    time.sleep(60)
+daemon.stop()
+print("psutil" in sys.modules)
+"""
 
 
 def loaded(sandbox, sabotage="", **options):
@@ -75,3 +88,14 @@ def test_second_life_loads_nothing_of_the_launcher(fork_sandbox):
 def test_budget_control(fork_sandbox):
     [launcher, _] = loaded(fork_sandbox, sabotage="from reborn import exceptions")
     assert launcher - (CONTEXT | DAEMON | LAUNCHER) == {"reborn.exceptions"}
+
+
+@pytest.mark.unmeasured
+@pytest.mark.parametrize("child", ["pass", "os.fork()"], ids=["promise", "control"])
+def test_stop_loads_psutil_only_for_a_daemon_with_children(fork_sandbox, child):
+    program = fork_sandbox.directory / "program.py"
+    program.write_text(
+        STOPPED.format(path=sys.path, pidfile=str(fork_sandbox.pidfile), child=child)
+    )
+    result = fork_sandbox.run([sys.executable, "-I", "-S", str(program)])
+    assert (result.stdout, result.stderr) == (f"{child != 'pass'}\n", "")
