@@ -85,13 +85,13 @@ RAW_REEXEC_PROGRAM = """\
 import sys
 called = time.monotonic_ns()
 if "RAW_REEXEC" in os.environ:
-    told = int(os.environ.pop("RAW_REEXEC"))
+    told, called = map(int, os.environ.pop("RAW_REEXEC").split())
     os.write(told, b"1")
     os.close(told)
     main()
 taken, told = os.pipe()
 os.set_inheritable(told, True)
-mark = {{**os.environ, "RAW_REEXEC": str(told)}}
+mark = {{**os.environ, "RAW_REEXEC": f"{{told}} {{called}}"}}
 null = os.open(os.devnull, os.O_RDWR)
 standard = [(os.POSIX_SPAWN_DUP2, null, number) for number in range(3)]
 os.posix_spawn(
@@ -117,7 +117,7 @@ print(json.dumps(dict(seconds=time.monotonic() - begun)))
 """
 # The launcher of python-daemon ends, and does not wait for its daemon.
 ROUND_TRIP_PYTHON_DAEMON_PROGRAM = """\
-import json, os, signal, time
+import json, os, select, signal, time
 import daemon, daemon.pidfile
 begun = time.monotonic()
 for _ in range(20):
@@ -134,9 +134,10 @@ for _ in range(20):
             pid = int(open({pidfile!r}).read())
         except (OSError, ValueError):
             time.sleep(0.001)
+    pidfd = os.pidfd_open(pid)
     os.kill(pid, signal.SIGTERM)
-    while os.path.exists({pidfile!r}):
-        time.sleep(0.001)
+    select.select([pidfd], [], [])  # until it has gone, as ours waits
+    os.close(pidfd)
 print(json.dumps(dict(seconds=time.monotonic() - begun)))
 """
 LOOKS_PROGRAM = """\

