@@ -169,8 +169,7 @@ def _begin(
     global _daemon_pid  # noqa: PLW0603 - a fact about this process
     _daemon_pid = os.getpid()
     report = Report(channel)
-    if plan.wait_ready or plan.guard is not None:
-        # Without code of the program's own it is ready sooner than there is anything to notice.
+    if plan.watched:  # otherwise it is ready sooner than there is anything to notice
         with Start(report, None):
             report.begin()
     return Beginning(report, streams, spare=spare, forked=True)

@@ -74,6 +74,7 @@ class Plan:
         "streams",
         "umask",
         "wait_ready",
+        "watched",
         "working_directory",
     )
 
@@ -94,6 +95,8 @@ class Plan:
         streams: list[int | None]
         umask: int
         wait_ready: bool
+        # Code of the program's own runs before READY, and is not to outlive the launcher.
+        watched: bool
         working_directory: str | None
 
 
@@ -118,6 +121,7 @@ def resolve(context: "DaemonContext") -> Plan:
     plan.pidfile = plan.guard = None
     if context.pidfile is not None:
         _resolve_pidfile(plan, context)
+    plan.watched = plan.wait_ready or plan.guard is not None
     plan.log_file = None if context.log_file is None else absolute("log_file", context.log_file)
     _resolve_directories(plan, context)
     plan.identity = None
