@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
+K = TypeVar("K")
 COMPILER = shutil.which("cc") or "cc"
 HERE = Path(__file__).parent
 MB = 2**20
@@ -43,7 +44,7 @@ SIZES = (50, 250, 1000, 4000)  # MB
 LIMITS = (2**10, 2**14, 2**16, 2**20, 2**30)
 MANY = 19_900
 CROWD = 50
-TOO_LONG = 0.1
+TOO_LONG = 0.1  # seconds
 
 
 class Sample(NamedTuple):
@@ -96,7 +97,6 @@ class Bench:
         """Return what starts a contestant, once each time."""
         command = self._written(contestant)
         env = {**os.environ, **(environment or {})}
-
         return lambda: self._start(command, env, reports=contestant.reports, settle=settle)
 
     def c_starter(self, *arguments: str) -> Callable[[], Sample]:
@@ -156,7 +156,7 @@ class Bench:
         return str(self.directory / name)
 
     def interleaved(self, takers: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-        """Let all take turns; the first round warms the caches up and does not count."""
+        """Let all take turns; the first round, which warms the caches up, does not count."""
         taken: dict[str, list[T]] = {name: [] for name in takers}
         for _ in range(rounds + 1):
             for name in random.sample(list(takers), len(takers)):
@@ -206,8 +206,8 @@ class Bench:
 
 
 def _launch(command: list[str], env: dict[str, str]) -> int:
-    null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-    return os.posix_spawn(command[0], command, env, file_actions=[null])
+    null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1)]
+    return os.posix_spawn(command[0], command, env, file_actions=null)
 
 
 def _await(pid: int) -> None:
@@ -232,6 +232,10 @@ def column(samples: list[Sample], field: str) -> list[float]:
     return [getattr(sample, field) for sample in samples]
 
 
+def columns(found: Mapping[K, list[Sample]], field: str) -> dict[K, list[float]]:
+    return {key: column(samples, field) for key, samples in found.items()}
+
+
 def starts(bench: Bench) -> list[Row]:
     """Start a bare program, with the least that each library can be asked for."""
     programs = {
@@ -253,10 +257,7 @@ def starts(bench: Bench) -> list[Row]:
         bench.rounds,
     )
     py = column(found.pop("py"), "returned")
-    returned, ready, call = (
-        {name: column(samples, field) for name, samples in found.items()}
-        for field in ("returned", "ready", "call")
-    )
+    returned, ready, call = (columns(found, field) for field in ("returned", "ready", "call"))
     bench.table(
         "returned / py  ready / py  call, ms",
         {
@@ -289,8 +290,8 @@ def pidfiles(bench: Bench) -> list[Row]:
         },
         bench.rounds,
     )
-    ready = {name: column(samples, "ready") for name, samples in found.items()}
-    call = {name: column(samples, "call") for name, samples in found.items()}
+    ready = columns(found, "ready")
+    call = columns(found, "call")
     return [
         Row("fork with a pid file: ready / python-daemon's", ratio(ready["ours"], ready["theirs"])),
         Row(
@@ -309,8 +310,8 @@ def typical(bench: Bench) -> list[Row]:
         },
         bench.rounds,
     )
-    ready = {name: column(samples, "ready") for name, samples in found.items()}
-    call = {name: column(samples, "call") for name, samples in found.items()}
+    ready = columns(found, "ready")
+    call = columns(found, "call")
     return [
         Row(
             "typical program, fork: ready / python-daemon's", ratio(ready["ours"], ready["theirs"])
@@ -376,7 +377,7 @@ def descriptors(bench: Bench) -> list[Row]:
         },
         bench.rounds,
     )
-    call = {name: column(samples, "call") for name, samples in found.items()}
+    call = columns(found, "call")
     return [
         Row(
             f"{MANY} descriptors, fork: the call / the C program's",
@@ -403,7 +404,7 @@ def memories(bench: Bench) -> list[Row]:
     found = bench.interleaved(takers, max(bench.rounds // 8, 5))
     bench.curve("memories", found)
     fork, reexec, peer = contestants.FORK, contestants.REEXEC, contestants.PEER
-    call = {key: column(samples, "call") for key, samples in found.items()}
+    call = columns(found, "call")
     small, large = SIZES[0], SIZES[-1]
     return [
         Row(
@@ -425,7 +426,7 @@ def idle(bench: Bench) -> list[Row]:
     found = bench.interleaved(
         {name: bench.starter(daemon, settle=0.2) for name, daemon in daemons.items()}, 5
     )
-    memory = {name: column(samples, "memory") for name, samples in found.items()}
+    memory = columns(found, "memory")
     bench.table(
         "own memory, MB", {n: (statistics.median(used) / MB,) for n, used in memory.items()}
     )
