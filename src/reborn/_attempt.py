@@ -9,7 +9,7 @@ import sys
 import time
 
 import reborn
-from reborn import _process, _supervision
+from reborn import _process, _signals, _supervision
 from reborn._handshake import ERROR, number, rebuild
 from reborn._process import Held
 
@@ -32,17 +32,18 @@ _SHELL_SIGNALS = 128
 
 
 class Attempt:
-    """A start that is under way."""
+    """A start that is under way; *mask* is what was blocked before it."""
 
-    def __init__(self, channel: "Channel", intermediate: int) -> None:
+    def __init__(self, channel: "Channel", intermediate: int, mask: set[int]) -> None:
         self._channel = channel
         self._intermediate = intermediate
-        self._leader = _process.hold(intermediate)  # None: gone, where SIGCHLD is ignored
+        self._mask = mask
+        self._leader: Held | None = None  # also where it has gone, and SIGCHLD is ignored
         self._reaped = False
         self._pid: int | None = None
         self._daemon: Held | None = None
         # Whose end ends the attempt: the intermediate's, or the daemon's if that one was killed.
-        self._watched = self._leader
+        self._watched: Held | None = None
         self._error: StartError | None = None
         self._exit_code: int | None = None
         self._ready = False
@@ -58,6 +59,8 @@ class Attempt:
         """
         deadline = time.monotonic() + timeout
         try:
+            _signals.restore_mask(self._mask)  # Ctrl-C since the fork comes here
+            self._leader = self._watched = _process.hold(self._intermediate)
             while not self._ready:
                 alive = self._listen(deadline - time.monotonic())
                 if self._error is not None:
@@ -82,6 +85,8 @@ class Attempt:
         """Stop what has been started: SIGTERM, two seconds, SIGKILL; and wait until it is gone."""
         if self._error is not None:
             self._wait_for_end(_GRACE)  # it is on its way out
+        if self._leader is None:  # interrupted before it was looked at
+            self._leader = _process.hold(self._intermediate)
         roots = [held for held in (self._leader, self._daemon) if held and not held.has_ended()]
         try:
             _process.end(roots, _GRACE)

@@ -149,7 +149,7 @@ def by_fork(
         return os.fork()
 
     try:
-        pid = fork_blocked()
+        pid, mask = fork_blocked()
     except BaseException:
         ours.close()
         theirs.close()
@@ -159,7 +159,7 @@ def by_fork(
         lead(theirs, start)
         return _begin(plan, theirs, streams, spare)
     theirs.close()
-    return Attempt(ours, pid)
+    return Attempt(ours, pid, mask)
 
 
 def _begin(
@@ -187,6 +187,7 @@ def by_reexec(argv: "Sequence[str]", plan: "Plan", streams: "Sequence[int]") -> 
     _descriptors.flush()
     ours, theirs = _handshake.open_channel()
     standard = [_descriptors.duplicate(fd) for fd in streams]
+    mask = _signals.block_all()  # as fork_blocked
     try:
         # Held until the program is started, so that their descriptors are what is announced.
         earlier = [(pid, held()) for pid, held in started]
@@ -199,7 +200,7 @@ def by_reexec(argv: "Sequence[str]", plan: "Plan", streams: "Sequence[int]") -> 
             argv, env, directory=directory, standard=standard, handed=handed
         )
         if pid is None:
-            pid = fork_blocked()
+            pid, _ = fork_blocked()
             if pid == 0:
                 ours.close()
                 relaunch_below(
@@ -207,11 +208,12 @@ def by_reexec(argv: "Sequence[str]", plan: "Plan", streams: "Sequence[int]") -> 
                 )
     except BaseException:
         ours.close()
+        _signals.restore_mask(mask)
         raise
     finally:
         theirs.close()
         _descriptors.close(*standard)
-    return Attempt(ours, pid)
+    return Attempt(ours, pid, mask)
 
 
 def lead(channel: "Channel", start: "Callable[[], int]") -> None:
@@ -265,22 +267,22 @@ def relaunch_below(
     lead(channel, start)
 
 
-def fork_blocked() -> int:
-    """Fork with all signals blocked, which the child stays until it resets them.
+def fork_blocked() -> tuple[int, set[int]]:
+    """Fork with all signals blocked; return the pid, and what was blocked before.
 
-    No handler of the program may run in a process that is only half a daemon.
+    In the child they stay blocked until it resets them: no handler of the program may run in a
+    process that is only half a daemon. In the launcher they do until it waits: what Ctrl-C raised
+    here would lose the pid.
 
     Raises:
         OSError: there can be no more processes.
     """
     mask = _signals.block_all()
-    pid = -1
     try:
-        pid = _fork_unwarned()
-    finally:
-        if pid != 0:
-            _signals.restore_mask(mask)
-    return pid
+        return _fork_unwarned(), mask
+    except BaseException:
+        _signals.restore_mask(mask)
+        raise
 
 
 def _fork_unwarned() -> int:

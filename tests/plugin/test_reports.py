@@ -80,7 +80,6 @@ print(json.dumps(sorted(set(sys.modules) - before)))
     assert json.loads(output) == [
         "reborn",
         "reborn._origin",
-        "reborn._signals",
         "reborn.pytest_plugin",
     ]
 

@@ -124,6 +124,30 @@ def keep_silent():
     Report.failed = lambda self, error: None
 
 
+def interrupt_after_start():
+    """Have Ctrl-C come as soon as the intermediate is there."""
+    from reborn import _detach, _relaunch
+
+    def interrupted(start):
+        def started(*arguments, **options):
+            pid = start(*arguments, **options)
+            if pid:
+                os.kill(os.getpid(), signal.SIGINT)
+            return pid
+
+        return started
+
+    _detach._fork_unwarned = interrupted(_detach._fork_unwarned)
+    _relaunch.spawn_shell = interrupted(_relaunch.spawn_shell)
+
+
+def block_nothing():
+    """Sabotage: a signal is handled whenever it comes."""
+    from reborn import _signals
+
+    _signals.block_all = lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def do_not_stop():
     """Sabotage: a launcher that gives up leaves what it has started."""
     from reborn._attempt import Attempt

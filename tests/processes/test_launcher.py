@@ -48,6 +48,24 @@ def test_interrupt_while_waiting_stops_the_daemon(sandbox, mark):
     assert_next_start_works(sandbox)
 
 
+def test_interrupt_right_after_the_start_stops_the_daemon(sandbox):
+    process, path = sandbox.popen(**WAITING, before=["interrupt_after_start"])
+    assert process.communicate() == ("", "")
+    report = sandbox.read_report(path)
+    assert report["error"] == "KeyboardInterrupt"
+    assert report["state"] == report["before"]
+    sandbox.assert_nothing_left()
+    assert_next_start_works(sandbox)
+
+
+def test_interrupt_right_after_the_start_control(sandbox):
+    before = ["interrupt_after_start", "block_nothing"]
+    process, path = sandbox.popen(**WAITING, before=before, streams=QUIET)
+    process.wait()
+    assert sandbox.read_report(path)["state"]["children"]
+    survivors()
+
+
 def test_interrupt_while_waiting_stops_a_daemon_that_ignores_sigterm(sandbox, mark):
     process, _, pid = wait(sandbox, mark, signal_map={signal.SIGTERM: None})
     process.send_signal(signal.SIGINT)
