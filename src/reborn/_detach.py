@@ -135,8 +135,8 @@ def by_fork(
     Raises:
         OSError: there can be no more processes; nothing has been started.
     """
-    from reborn._attempt import Attempt  # late: the next life of a program has no use for it
-
+    with loading("launcher"):
+        from reborn._attempt import Attempt  # late: the next life of a program has no use for it
     _descriptors.flush()
     many = _descriptors.many_open()
     ours, theirs = _handshake.open_channel()
@@ -181,9 +181,9 @@ def by_reexec(argv: "Sequence[str]", plan: "Plan", streams: "Sequence[int]") -> 
     Raises:
         OSError: it cannot be started.
     """
-    from reborn import _relaunch
-    from reborn._attempt import Attempt
-
+    with loading("launcher"):
+        from reborn import _relaunch
+        from reborn._attempt import Attempt
     _descriptors.flush()
     ours, theirs = _handshake.open_channel()
     standard = [_descriptors.duplicate(fd) for fd in streams]

@@ -11,7 +11,7 @@ from _weakref import ref  # weakref itself is Python code that a bare program ha
 from reborn import _descriptors, _detach, _steps, _supervision
 from reborn._detach import Beginning
 from reborn._process import Daemon
-from reborn._step import Step
+from reborn._step import Step, loading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,9 +171,9 @@ def open_log(plan: "Plan") -> tuple[int, bool] | None:
         return None
     identity = plan.identity
     owner = (None, None) if identity is None else (identity.uid, identity.gid)
-    with Step("log", f"open log file {plan.log_file!r}", role="launcher"):
+    with loading("launcher"):
         from reborn import _files
-
+    with Step("log", f"open log file {plan.log_file!r}", role="launcher"):
         return _files.open_log(plan.log_file, mode=plan.log_file_mode, owner=owner)
 
 
