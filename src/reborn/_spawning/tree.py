@@ -205,7 +205,8 @@ def marked(mark: bytes, *, among: Iterable[int] | None = None) -> list[tuple[int
     for pid in psutil.pids() if among is None else among:
         try:
             process = psutil.Process(pid)
-            if process.environ().get(name) == value and exists(pid):
+            variables = _once_executed(pid, process.environ)
+            if variables.get(name) == value and exists(pid):
                 found.append((pid, process.ppid()))
         except (psutil.Error, OSError):
             continue
