@@ -59,8 +59,10 @@ class Attempt:
         """
         deadline = time.monotonic() + timeout
         try:
-            _signals.restore_mask(self._mask)  # Ctrl-C since the fork comes here
-            self._leader = self._watched = _process.hold(self._intermediate)
+            try:
+                self._leader = self._watched = _process.hold(self._intermediate)
+            finally:
+                _signals.restore_mask(self._mask)  # Ctrl-C since the fork comes here
             while not self._ready:
                 alive = self._listen(deadline - time.monotonic())
                 if self._error is not None:
@@ -85,7 +87,7 @@ class Attempt:
         """Stop what has been started: SIGTERM, two seconds, SIGKILL; and wait until it is gone."""
         if self._error is not None:
             self._wait_for_end(_GRACE)  # it is on its way out
-        if self._leader is None:  # interrupted before it was looked at
+        if self._leader is None:  # it could not be held
             self._leader = _process.hold(self._intermediate)
         roots = [held for held in (self._leader, self._daemon) if held and not held.has_ended()]
         try:

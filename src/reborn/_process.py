@@ -71,8 +71,9 @@ class Held:
             self._look()
 
     def __del__(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
+        fd = getattr(self, "_fd", None)  # Ctrl-C can come before there is anything
+        if fd is not None:
+            os.close(fd)
 
     @property
     def fd(self) -> int | None:
