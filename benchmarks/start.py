@@ -137,6 +137,22 @@ class Bench:
             print(f"{name:<24}{'  '.join(f'{figure:>10.2f}' for figure in figures)}")
         print(flush=True)
 
+    def compare_with_py(self, found: dict[str, list[Sample]]) -> list[float]:
+        """Print how the others do beside "py", which is taken out of *found* and returned."""
+        py = column(found.pop("py"), "returned")
+        self.table(
+            "returned / py  ready / py  call, ms",
+            {
+                name: (
+                    ratio(column(samples, "returned"), py),
+                    ratio(column(samples, "ready"), py),
+                    statistics.median(column(samples, "call")) * 1000,
+                )
+                for name, samples in found.items()
+            },
+        )
+        return py
+
     def curve(self, title: str, found: Mapping[tuple[str, int], list[Sample]]) -> None:
         """Keep what the call takes, in milliseconds, by contestant and by what it depends on."""
         lines: dict[str, list[tuple[int, float]]] = {}
@@ -256,19 +272,8 @@ def starts(bench: Bench) -> list[Row]:
         },
         bench.rounds,
     )
-    py = column(found.pop("py"), "returned")
+    py = bench.compare_with_py(found)
     returned, ready, call = (columns(found, field) for field in ("returned", "ready", "call"))
-    bench.table(
-        "returned / py  ready / py  call, ms",
-        {
-            name: (
-                ratio(returned[name], py),
-                ratio(ready[name], py),
-                statistics.median(call[name]) * 1000,
-            )
-            for name in found
-        },
-    )
     fork, reexec, peer = contestants.FORK, contestants.REEXEC, contestants.PEER
     return [
         Row("fork: launcher returns / py", ratio(returned[fork], py), 1.25),
@@ -281,47 +286,30 @@ def starts(bench: Bench) -> list[Row]:
     ]
 
 
+def beside_peer(bench: Bench, name: str, ours: Contestant, peer: Contestant) -> tuple[Row, Row]:
+    """Return how ours does beside python-daemon: until ready, and the call."""
+    takers = {"ours": bench.starter(ours), "theirs": bench.starter(peer)}
+    found = bench.interleaved(takers, bench.rounds)
+    ready, call = columns(found, "ready"), columns(found, "call")
+    return (
+        Row(f"{name}: ready / python-daemon's", ratio(ready["ours"], ready["theirs"])),
+        Row(f"{name}: the call / python-daemon's", ratio(call["ours"], call["theirs"])),
+    )
+
+
 def pidfiles(bench: Bench) -> list[Row]:
     """Do the same with a pid file."""
-    found = bench.interleaved(
-        {
-            "ours": bench.starter(Contestant(contestants.REBORN_PROGRAM, "pidfile={pidfile!r}")),
-            "theirs": bench.starter(Contestant(contestants.PYTHON_DAEMON_PIDFILE_PROGRAM)),
-        },
-        bench.rounds,
-    )
-    ready = columns(found, "ready")
-    call = columns(found, "call")
-    return [
-        Row("fork with a pid file: ready / python-daemon's", ratio(ready["ours"], ready["theirs"])),
-        Row(
-            "fork with a pid file: the call / python-daemon's", ratio(call["ours"], call["theirs"])
-        ),
-    ]
+    ours = Contestant(contestants.REBORN_PROGRAM, "pidfile={pidfile!r}")
+    peer = Contestant(contestants.PYTHON_DAEMON_PIDFILE_PROGRAM)
+    return [*beside_peer(bench, "fork with a pid file", ours, peer)]
 
 
 def typical(bench: Bench) -> list[Row]:
     """Start a program that has loaded argparse, json, logging and signal."""
-    before = contestants.TYPICAL
-    found = bench.interleaved(
-        {
-            "ours": bench.starter(Contestant(contestants.REBORN_PROGRAM, before=before)),
-            "theirs": bench.starter(Contestant(contestants.PYTHON_DAEMON_PROGRAM, before=before)),
-        },
-        bench.rounds,
-    )
-    ready = columns(found, "ready")
-    call = columns(found, "call")
-    return [
-        Row(
-            "typical program, fork: ready / python-daemon's", ratio(ready["ours"], ready["theirs"])
-        ),
-        Row(
-            "typical program, fork: the call / python-daemon's",
-            ratio(call["ours"], call["theirs"]),
-            0.80,
-        ),
-    ]
+    ours = Contestant(contestants.REBORN_PROGRAM, before=contestants.TYPICAL)
+    peer = Contestant(contestants.PYTHON_DAEMON_PROGRAM, before=contestants.TYPICAL)
+    ready, call = beside_peer(bench, "typical program, fork", ours, peer)
+    return [ready, call._replace(goal=0.80)]
 
 
 def slow_peers(bench: Bench) -> list[Row]:
@@ -334,18 +322,7 @@ def slow_peers(bench: Bench) -> list[Row]:
         },
         5,
     )
-    py = column(found.pop("py"), "returned")
-    bench.table(
-        "returned / py  ready / py  call, ms",
-        {
-            name: (
-                ratio(column(samples, "returned"), py),
-                ratio(column(samples, "ready"), py),
-                statistics.median(column(samples, "call")) * 1000,
-            )
-            for name, samples in found.items()
-        },
-    )
+    bench.compare_with_py(found)
     return []
 
 

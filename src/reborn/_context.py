@@ -370,11 +370,9 @@ class DaemonContext:
 
     def _carry_on(self, plan: "Plan", begun: "Beginning") -> None:
         """Be the daemon: take the steps; on failure tell the launcher, and leave nothing."""
-        from reborn import _detach
+        from reborn import _detach, _signals, _steps  # all there, since _detach was
 
         with _detach.Start(begun.report, plan.pidfile):
-            with loading("daemon"):
-                from reborn import _signals, _steps
             with Step("streams", "open the null device", role="daemon"):
                 stage = _steps.detached_stage(plan, begun)
             _steps.run(stage)

@@ -12,6 +12,7 @@ from errno import ELOOP, EMLINK, ENXIO, EOPNOTSUPP
 
 import reborn
 from reborn import _descriptors
+from reborn._origin import is_trusted
 
 # Enough to pass through a directory that we may search but not list; macOS has no such flag.
 _SEARCH = getattr(os, "O_PATH", os.O_RDONLY)
@@ -131,11 +132,6 @@ def is_kind_refusal(error: OSError) -> bool:
 def others_can_write(status: os.stat_result) -> bool:
     """Tell whether a directory lets somebody besides its owner (or root) put files into it."""
     return bool(status.st_mode & (stat.S_IWOTH | stat.S_IWGRP)) or not is_trusted(status.st_uid)
-
-
-def is_trusted(uid: int) -> bool:
-    """Tell whether what *uid* owns may be believed: ours, or root's."""
-    return uid in (0, os.geteuid())
 
 
 def check(

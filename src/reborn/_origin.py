@@ -34,6 +34,11 @@ def ignored_signals() -> frozenset[int]:
     return frozenset(n for n in every if _signal.getsignal(n) == _signal.SIG_IGN)
 
 
+def is_trusted(uid: int) -> bool:
+    """Tell whether what *uid* owns may be believed: ours, or root's."""
+    return uid in (0, os.geteuid())
+
+
 def _has_gained_privileges() -> bool:
     """Tell whether this program may do what those who started it may not.
 

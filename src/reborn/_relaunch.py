@@ -25,7 +25,7 @@ import sys
 import reborn
 from reborn import _descriptors, _signals
 from reborn._handshake import Channel, LauncherGoneError, Report
-from reborn._origin import MARK
+from reborn._origin import MARK, is_trusted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _marked_pipe(number: str, inode: str, *, access: int) -> int:
     """
     fd = int(number)
     status = os.fstat(fd)
-    trusted = status.st_uid in (0, os.geteuid())  # as _files.is_trusted, which is not needed else
+    trusted = is_trusted(status.st_uid)
     end = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == access
     if not (stat.S_ISFIFO(status.st_mode) and status.st_ino == int(inode) and trusted and end):
         raise ValueError
