@@ -80,6 +80,7 @@ class Attempt:
             self._channel.send(READY=1)
         except BrokenPipeError:
             raise self._early_exit(last_lines()) from None
+        self._reap()  # after the answer: it takes 0.4 ms, 30 ms with 4 GB to give back
         self._channel.close()
         return self._daemon
 
@@ -192,13 +193,12 @@ class Attempt:
         return os.waitstatus_to_exitcode(status) if self._reaped else None
 
     def _dismiss_intermediate(self) -> None:
-        """Let init (or the subreaper) be the daemon's parent before anybody is told of it."""
+        """End the intermediate: init (or the subreaper) becomes the daemon's parent."""
         if self._leader is not None:
             try:
                 self._leader.send(_signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        self._reap()
 
     def _reap(self) -> None:
         """Wait for the intermediate, unless somebody else has (or SIGCHLD is ignored)."""

@@ -6,7 +6,7 @@ the daemon. Lines of KEY=value as in sd_notify(3):
     1. daemon        MAINPID=4712             I am the daemon (with 3, if that follows at once)
     2. daemon        STATUS=loading           a line for the terminal, any number of times
     3. daemon        READY=1                  the launcher may report success
-    4. launcher      READY=1                  taken: the intermediate is gone, and so am I soon
+    4. launcher      READY=1                  taken: the intermediate is told to go, and I go
     or daemon        X_REBORN_ERROR={json}    why there will be no READY (also ERRNO=13)
     or intermediate  EXIT_STATUS=-9           how the daemon ended (negative: by a signal); MAINPID
 

@@ -159,7 +159,7 @@ def keep_intermediate():
     """Sabotage: the launcher comes back while the intermediate is there."""
     from reborn._attempt import Attempt
 
-    Attempt._dismiss_intermediate = lambda self: None
+    Attempt._dismiss_intermediate = Attempt._reap = lambda self: None
 
 
 def keep_status_line():

@@ -331,7 +331,10 @@ def test_daemon_is_orphaned_and_leads_no_session(reexec_sandbox, shell):
 
 
 def test_daemon_is_orphaned_control(reexec_sandbox):
-    keep = "from reborn import _attempt\n_attempt.Attempt._dismiss_intermediate = lambda _: None"
+    keep = (
+        "from reborn._attempt import Attempt\n"
+        "Attempt._dismiss_intermediate = Attempt._reap = lambda _: None"
+    )
     result = reexec_sandbox.launch(script(reexec_sandbox, before=keep))
     assert psutil.Process(result.pid).ppid() != os.getpid()
     reexec_sandbox.stop(result.pid)
