@@ -82,6 +82,9 @@ class Run:
             stack.callback(os.close, slave)
             prefix += [sys.executable, "-IS", TERMINAL, os.ttyname(slave), *LOGIN_SHELL]
             options["start_new_session"] = True
+        else:
+            # Otherwise our own, which may be that of our session's leader: the daemon's own is too.
+            options["process_group"] = 0
         return subprocess.Popen([*prefix, *command], cwd=self.directory, **options)
 
     def end(self, process, case):
