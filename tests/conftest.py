@@ -9,11 +9,19 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+
 # By path, since the tests are no package.
-_spec = importlib.util.spec_from_file_location("harness", Path(__file__).parent / "harness.py")
-harness = importlib.util.module_from_spec(_spec)
-sys.modules["harness"] = harness
-_spec.loader.exec_module(harness)
+def load(name):
+    path = Path(__file__).parent / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+harness = load("harness")
+load("machine")
 
 
 pytest_plugins = ["pytester"]

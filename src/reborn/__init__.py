@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from reborn._process import Daemon
     from reborn._serving import SignalServer, StopServing
     from reborn._supervision import Supervisor
+    from reborn._watchdog import Watchdog
     from reborn.exceptions import (
         EarlyExitError,
         ForkUnsafeError,
@@ -64,6 +65,7 @@ __all__ = [
     "StopTimeoutError",
     "Supervisor",
     "UnsafeFileError",
+    "Watchdog",
     "was_reborn",
 ]
 
@@ -74,6 +76,7 @@ _HOMES = {
     "SignalServer": "reborn._serving",
     "StopServing": "reborn._serving",
     "Supervisor": "reborn._supervision",
+    "Watchdog": "reborn._watchdog",
     "was_reborn": "reborn._context",
 }
 

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
     from reborn._detach import Beginning
     from reborn._handshake import Report
+    from reborn._notifier import Notifier
     from reborn._options import Plan
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
-    from reborn._supervision import Notifier, Supervisor
+    from reborn._supervision import Supervisor
+    from reborn._watchdog import Watchdog
 
     class HasFileno(Protocol):
         def fileno(self) -> int: ...
@@ -71,11 +73,14 @@ class DaemonContext:
 
     __slots__ = (
         "__weakref__",
+        "_handed_over",
+        "_manager",
         "_notifier",
         "_null",
         "_pid",
         "_plan",
-        "_sockets",
+        "_supervisor",
+        "_watchdog",
         *_options.NAMES,
     )
 
@@ -133,8 +138,12 @@ class DaemonContext:
         self._pid: int | None = None
         self._plan: Plan | None = None
         self._notifier: Report | Notifier | None = None
+        # Those of a program that stays in the foreground.
+        self._supervisor: Supervisor | None = None
+        self._manager: Notifier | None = None
+        self._watchdog: Watchdog | None = None
         self._null: int | None = None
-        self._sockets: dict[str, socket.socket] | None = None
+        self._handed_over: tuple[dict[str, socket.socket], dict[str, int]] | None = None
         given = locals()
         for name in _options.NAMES:
             setattr(self, name, given[name])
@@ -177,10 +186,11 @@ class DaemonContext:
             if begun is None:
                 with loading("launcher"):
                     from reborn import _launcher
-                if self._detaches():
-                    begun = _launcher.detach(plan)
+                supervisor = None if self.detach_process else self.supervisor
+                if self.detach_process is False or supervisor is not None:
+                    self._stay(plan, supervisor)
                 else:
-                    self._stay(plan)
+                    begun = _launcher.detach(plan)
         except (StartError, KeyboardInterrupt) as error:
             # The message says it all; a dozen frames of ours would only hide it.
             raise error.with_traceback(None) from None
@@ -346,6 +356,8 @@ class DaemonContext:
     def supervisor(self) -> "Supervisor | None":
         """Who runs this process in the foreground: its `name`, and the `reason` to think so."""
         _require_posix()
+        if self.is_open:
+            return self._supervisor
         from reborn import _supervision
 
         return _supervision.detect()
@@ -357,16 +369,80 @@ class DaemonContext:
         systemd's are named by FileDescriptorName=. Those in the launcher's `files_preserve` are
         named by their number and come with ``strategy="reexec"``, also before `reborn()`.
         """
+        return self._take_over()[0]
+
+    @property
+    def descriptors(self) -> dict[str, int]:
+        """What was handed over and is no socket, such as a file of `store`, by name."""
+        return self._take_over()[1]
+
+    def _take_over(self) -> "tuple[dict[str, socket.socket], dict[str, int]]":
         _require_posix()
-        if self._sockets is None:
-            from reborn import _origin, _supervision
+        if self._handed_over is None:
+            from reborn import _notifier, _origin
 
             preserved = [] if _origin.launch is None else _origin.launch.preserved
-            self._sockets = _supervision.sockets(preserved)
-        return self._sockets
+            self._handed_over = _notifier.sockets(_notifier.handed_over(preserved))
+        return self._handed_over
 
-    def _detaches(self) -> bool:
-        return self.supervisor is None if self.detach_process is None else self.detach_process
+    @property
+    def watchdog(self) -> "Watchdog":
+        """The manager's watchdog: its `ping()` is for each turn of the program's own loop.
+
+        Raises:
+            RuntimeError: the context is not open.
+        """
+        self._opened("watchdog")
+        if self._watchdog is None:
+            from reborn._watchdog import Watchdog
+
+            self._watchdog = Watchdog(self._manager)
+        return self._watchdog
+
+    def reloading(self) -> "Reloading":
+        """Tell the supervisor, for the length of a ``with`` block, that the program reloads.
+
+        Raises:
+            RuntimeError: the context is not open.
+        """
+        self._opened("reloading")
+        return Reloading(self._manager)
+
+    def extend_timeout(self, seconds: float) -> None:
+        """Ask the supervisor for *seconds* from now on, to become ready, to reload, or to stop.
+
+        A launcher is not asked: it waits for `ready_timeout`.
+
+        Raises:
+            RuntimeError: the context is not open.
+        """
+        self._opened("extend_timeout")
+        if self._manager is not None:
+            self._manager.extend_timeout(seconds)
+
+    def store(self, name: str, *files: "File") -> bool:
+        """Hand *files* to systemd's store, which gives them to the program's next life.
+
+        There they are in `sockets` and `descriptors` under *name*. False: nobody stores them. (That
+        also needs FileDescriptorStoreMax= in the unit, and is not told.)
+
+        Raises:
+            ValueError: this cannot be a name, or a file is closed.
+            RuntimeError: the context is not open.
+        """
+        self._opened("store")
+        fds = [file if isinstance(file, int) else file.fileno() for file in files]
+        return self._manager is not None and self._manager.store(name, fds)
+
+    def unstore(self, name: str) -> None:
+        """Have systemd close what it has stored under *name*.
+
+        Raises:
+            RuntimeError: the context is not open.
+        """
+        self._opened("unstore")
+        if self._manager is not None:
+            self._manager.unstore(name)
 
     def _carry_on(self, plan: "Plan", begun: "Beginning") -> None:
         """Be the daemon: take the steps; on failure tell the launcher, and leave nothing."""
@@ -400,19 +476,30 @@ class DaemonContext:
 
             _steps.forget_errors(plan, null)
 
-    def _stay(self, plan: "Plan") -> None:
+    def _stay(self, plan: "Plan", supervisor: "Supervisor | None") -> None:
         """Take the steps in the foreground; streams and descriptors are the supervisor's affair."""
-        from reborn import _launcher, _steps, _supervision
+        with loading("launcher"):
+            from reborn import _launcher, _notifier, _steps
 
-        _launcher.lock_pidfile(plan)
+        if os.getpid() == 1:
+            from reborn import _init
+
+            _init.go_below()
+        manager = _notifier.connect(supervisor)
+        locked = False
         try:
+            _launcher.lock_pidfile(plan)
+            locked = True
             opened = _launcher.open_log(plan)
             _steps.run(_steps.foreground_stage(plan, None if opened is None else opened[0]))
-            self._enter(plan, _supervision.Notifier(_supervision.detect()))
-        except BaseException:
-            if plan.pidfile is not None:
+            self._enter(plan, manager)
+        except BaseException as error:
+            if locked and plan.pidfile is not None:
                 plan.pidfile.release()
+            manager.failed(error)
+            manager.close()
             raise
+        self._supervisor, self._manager = supervisor, manager
         if not plan.wait_ready:
             self.ready()
 
@@ -433,9 +520,12 @@ class DaemonContext:
         if not self.is_open:
             return
         plan, notifier = self._opened("release")
-        self._pid = None
+        manager, self._manager = self._manager, None
+        self._pid = self._watchdog = None
         atexit.unregister(self.release)
         try:
+            if manager is not None and isinstance(error, Exception):
+                manager.failed(error)
             notifier.stopping()
             if plan.guard is not None:
                 plan.guard.__exit__(kind, error, traceback)
@@ -448,6 +538,25 @@ class DaemonContext:
             message = f"{method}() belongs to the daemon, and the context is not open here"
             raise RuntimeError(message)
         return self._plan, self._notifier
+
+
+class Reloading:
+    """A reload, for a ``with`` block."""
+
+    __slots__ = ("_manager",)
+
+    def __init__(self, manager: "Notifier | None") -> None:
+        self._manager = manager
+
+    def __enter__(self) -> None:
+        """Say that it has begun."""
+        if self._manager is not None:
+            self._manager.reloading()
+
+    def __exit__(self, *_: object) -> None:
+        """Say that it is over, also where it failed: the program runs on as it was."""
+        if self._manager is not None:
+            self._manager.reloaded()
 
 
 def _leave() -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from reborn._context import DaemonContext
     from reborn._process import Daemon
+    from reborn._watchdog import Watchdog
 
     SignalHandler = Callable[[int], Any]
     Decorated = TypeVar("Decorated", bound=SignalHandler)
@@ -161,8 +162,10 @@ class SignalServer:
         path: Any = getattr(context.pidfile, "path", context.pidfile)
         raise NotRunningError(pidfile=os.path.abspath(path))
 
-    def serve(self) -> None:
+    def serve(self, *, watchdog: Watchdog | None = None) -> None:
         """Call the handlers of what arrives, until one raises `StopServing` or `stop` is called.
+
+        *watchdog* is pinged between two handlers, so a handler that hangs is noticed.
 
         Raises:
             RuntimeError: this is not the main thread.
@@ -170,9 +173,12 @@ class SignalServer:
         """
         with self:
             while self.handle_pending():
-                _process.poll(self.fileno(), timeout=None)
+                if watchdog is not None:
+                    watchdog.ping()
+                interval = None if watchdog is None else watchdog.interval
+                _process.poll(self.fileno(), timeout=interval)
 
-    async def serve_async(self) -> None:
+    async def serve_async(self, *, watchdog: Watchdog | None = None) -> None:
         """Do what `serve` does, in a running asyncio event loop; await what handlers return.
 
         Raises:
@@ -180,7 +186,9 @@ class SignalServer:
         """
         with self:
             while await self._handle_pending_async():
-                await self._wait_async()
+                if watchdog is not None:
+                    watchdog.ping()
+                await self._wait_async(None if watchdog is None else watchdog.interval)
 
     def handle_pending(self) -> bool:
         """Call the handlers of what has arrived; False when serving is over.
@@ -366,15 +374,18 @@ class SignalServer:
                 "the handler of %s failed; serving goes on", signal_name(number)
             )
 
-    async def _wait_async(self) -> None:
-        """Wait until something has arrived."""
+    async def _wait_async(self, timeout: float | None) -> None:  # noqa: ASYNC109 - as poll has it
+        """Wait until something has arrived, or *timeout* seconds have passed."""
         import asyncio
 
         loop = asyncio.get_running_loop()
         arrived = asyncio.Event()
         loop.add_reader(self.fileno(), arrived.set)
         try:
-            await arrived.wait()
+            async with asyncio.timeout(timeout):
+                await arrived.wait()
+        except TimeoutError:
+            pass
         finally:
             loop.remove_reader(self.fileno())
 

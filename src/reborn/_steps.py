@@ -212,7 +212,8 @@ def load_what_is_needed_later() -> None:
     `traceback` loads `ast` and `tokenize` only when it formats one.
     """
     standard = ("ast", "json", "select", "signal", "tokenize", "traceback")
-    for name in (*standard, "reborn.exceptions", "reborn._files", "reborn._launcher"):
+    ours = ("exceptions", "_files", "_launcher", "_notifier", "_watchdog")
+    for name in (*standard, *(f"reborn.{name}" for name in ours)):
         try:
             __import__(name)
         except ImportError:

@@ -1,27 +1,49 @@
-"""Who runs us, and telling them.
+"""Who runs us.
 
 Only the process that the manager itself started counts: variables of the environment are inherited
-by every descendant, and a parent of 1 only says that the first one is gone. Where it cannot be
-known, nobody runs us, and the program detaches.
+by every descendant, and a parent of 1 only says that the first one is gone. So each manager is
+known by what cannot be inherited: systemd by the pid in SYSTEMD_EXEC_PID and by its own answer,
+the others by being our parent, a container's init by being the parent of its first child.
+
+Where it cannot be known, nobody runs us, and the program detaches. That is so for a program with
+the parent 0: in a container whose pid namespace is shared, what the container was made for looks
+just like what somebody has typed into it.
 """
 
 import os
+import sys
+
+from reborn import _origin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-
+    from collections.abc import Mapping
 
 # In the environment of what `spawn_daemon` has started.
 SPAWNED = "REBORN_SPAWNED"
+# Names of parents, and whose they are. None of them is ever given orphans to adopt.
+_PARENTS = {"runsv": "runit", "s6-supervise": "s6", "supervise": "daemontools"}
+# These may be process 1 of a container, and so the parent of orphans.
+_SCRIPTS = {"circusd": "circus", "supervisord": "supervisord"}
+_INITS = {
+    *("bwrap", "catatonit", "docker-init", "dumb-init", "podman-init", "tini", "tini-static"),
+}
+# How long systemd may take to answer, in seconds; it takes 10 ms.
+_PATIENCE = 10.0
+
+# The program's pid, where process 1 is what it was started as; see `_init`.
+below_init: int | None = None
 
 
 class Supervisor:
     """A manager that started this process and expects it to stay in the foreground."""
 
-    def __init__(self, name: str, reason: str) -> None:
+    def __init__(self, name: str, reason: str, *, notify: str | None = None) -> None:
         self.name = name
         self.reason = reason
+        # The socket at which it wants to hear from this process (sd_notify(3)).
+        self.notify = notify
 
     def __repr__(self) -> str:
         return f"Supervisor({self.name!r}, {self.reason!r})"
@@ -33,56 +55,142 @@ class Supervisor:
 def detect() -> Supervisor | None:
     """Return who runs this process and expects it to stay, or None."""
     pid = os.getpid()
+    if pid == below_init:
+        return Supervisor("a container", "process 1 is its own, and ends with it")
+    # Of a program that may do more than who started it, the environment is a stranger's word.
+    environment: Mapping[str, str] = {} if _origin.privileged else os.environ
     if pid == 1:
-        return Supervisor("a container", "it is process 1, whose end is the container's end")
-    environment = os.environ
+        return Supervisor(
+            "a container",
+            "it is process 1, whose end is the container's end",
+            notify=environment.get("NOTIFY_SOCKET"),
+        )
     if environment.get("SYSTEMD_EXEC_PID") == str(pid):
-        # Without NOTIFY_SOCKET a unit may be of Type=forking, where staying would be wrong.
-        if "NOTIFY_SOCKET" in environment:
-            return Supervisor(
-                "systemd", f"SYSTEMD_EXEC_PID is {pid}, its own pid, and NOTIFY_SOCKET is set"
-            )
-    elif environment.get("SUPERVISOR_ENABLED") and _parent_is("supervisord"):
-        return Supervisor("supervisord", "SUPERVISOR_ENABLED is set and supervisord is its parent")
+        return _systemd(pid, environment)
+    return _by_parent(pid, os.getppid(), environment)
+
+
+def _by_parent(pid: int, parent: int, environment: "Mapping[str, str]") -> Supervisor | None:
+    name = _name(parent)
+    if name in _PARENTS:
+        return Supervisor(_PARENTS[name], f"{name} is its parent")
+    if parent == 1 and name in _INITS and _first_child(1) == pid:
+        return Supervisor(name, f"it is the first child of process 1, which is {name}")
+    if name.startswith("python") or (not name and "SUPERVISOR_ENABLED" in environment):
+        name = _script(parent)
+    # A group of its own tells what they have started from an orphan that they have adopted.
+    if name in _SCRIPTS and os.getpgrp() == pid:
+        return Supervisor(_SCRIPTS[name], f"{name} is its parent")
+    if sys.platform == "darwin" and parent == 1:
+        return _launchd(environment)
     return None
 
 
-def _parent_is(name: str) -> bool:
+def _systemd(pid: int, environment: "Mapping[str, str]") -> Supervisor | None:
+    """Return systemd, unless its unit is of Type=forking and waits for us to detach."""
+    notify = environment.get("NOTIFY_SOCKET")
+    unit, answer = _ask_systemd()
+    if unit is None or answer is None:
+        if notify is not None:
+            reason = f"SYSTEMD_EXEC_PID is {pid}, its own pid, and NOTIFY_SOCKET is set"
+            return Supervisor("systemd", reason, notify=notify)
+        import warnings
+
+        warnings.warn(
+            "systemd has started this process, but cannot be asked whether its unit is of "
+            "Type=forking, so the program detaches; use Type=notify, or set detach_process",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return None
+    if answer.get("MainPID") == str(pid):
+        reason = f"it is the main process of {unit}, of Type={answer.get('Type')}"
+        return Supervisor("systemd", reason, notify=notify)
+    if answer.get("ControlPID") != str(pid):
+        return None  # the variable is another process's, whose pid has come round to us
+    if (answer.get("Type"), answer.get("SubState")) == ("forking", "start"):
+        return None
+    # ExecStartPre= and its like: it is to end by itself, and its READY would be the unit's.
+    return Supervisor("systemd", f"it is a control process of {unit}")
+
+
+def _ask_systemd() -> tuple[str | None, dict[str, str] | None]:
+    """Return the unit of this process, and what its manager says of it."""
+    unit = _unit()
+    if unit is None:
+        return None, None
+    import subprocess  # late: only what systemd has started comes here
+
+    manager = ("--system",) if os.getppid() == 1 else ("--user",)
+    properties = "--property=Type,SubState,MainPID,ControlPID"
     try:
-        with open(f"/proc/{os.getppid()}/comm", encoding="utf-8") as file:
-            return file.read().rstrip("\n") == name
+        shown = subprocess.run(
+            ["systemctl", *manager, "show", properties, "--", unit],  # noqa: S607 - NixOS has its own place
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_PATIENCE,
+            check=True,
+            encoding="utf-8",
+        ).stdout
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return unit, None
+    return unit, dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+
+
+def _unit() -> str | None:
+    """Return the service that this process belongs to, by its control group (cgroups(7))."""
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "name=systemd"):
+            for part in reversed(path.split("/")):
+                if part.endswith(".service"):
+                    return part
+    return None
+
+
+def _launchd(environment: "Mapping[str, str]") -> Supervisor | None:
+    """Return launchd, if this is a job of its own; what a terminal starts is one of "0"."""
+    label = environment.get("XPC_SERVICE_NAME", "0")
+    if label == "0" or label.startswith("application.") or os.getpgrp() != os.getpid():
+        return None
+    return Supervisor("launchd", f"process 1 is its parent, and its job is {label!r}")
+
+
+def _name(pid: int) -> str:
+    """Return the name of a process, "" where that cannot be known."""
+    return _read(f"/proc/{pid}/comm").rstrip("\n")
+
+
+def _script(pid: int) -> str:
+    """Return the manager that a Python interpreter runs as its script or module, or ""."""
+    words = _read(f"/proc/{pid}/cmdline").split("\0")
+    if sys.platform != "linux":
+        import psutil
+
+        try:
+            words = psutil.Process(pid).cmdline()
+        except psutil.Error:
+            return ""
+    names = (word.rpartition("/")[2].rpartition(".")[2] for word in words[1:5])
+    return next((name for name in names if name in _SCRIPTS), "")
+
+
+def _first_child(pid: int) -> int | None:
+    """Return the oldest child; those that it has adopted come after those that it has started."""
+    first = _read(f"/proc/{pid}/task/{pid}/children").partition(" ")[0]
+    return int(first) if first else None
+
+
+def _read(path: str) -> str:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(fd, 65536).decode("utf-8", "surrogateescape")
+        finally:
+            os.close(fd)
     except OSError:
-        return False
-
-
-class Notifier:
-    """Tell systemd, or whoever set NOTIFY_SOCKET, as `Report` tells a launcher (sd_notify(3))."""
-
-    def __init__(self, supervisor: Supervisor | None) -> None:
-        known = supervisor is not None and supervisor.name == "systemd"
-        self._address = os.environ.get("NOTIFY_SOCKET") if known else None
-        self._told = False
-
-    def ready(self, message: str | None = None) -> bool:
-        """Say READY and which process is the main one, once."""
-        if self._told:
-            return False
-        self._told = True
-        status: dict[str, object] = {} if message is None else {"STATUS": message}
-        self._send({**status, "READY": 1, "MAINPID": os.getpid()})
-        return True
-
-    def status(self, message: str) -> None:
-        """Say what the program is doing."""
-        self._send({"STATUS": message})
-
-    def stopping(self) -> None:
-        """Say that the program ends."""
-        self._send({"STOPPING": 1})
-
-    def _send(self, assignments: dict[str, object]) -> None:
-        if self._address:
-            send(self._address, assignments)
+        return ""
 
 
 def tell_spawner(**assignments: object) -> None:
@@ -94,42 +202,34 @@ def tell_spawner(**assignments: object) -> None:
 
 def send(address: str, assignments: dict[str, object]) -> None:
     """Send a message of sd_notify(3) to *address*; nobody may be there any more."""
+    try:
+        with connect(address) as notify:
+            notify.sendall(compose(assignments))
+    except OSError:
+        pass  # the supervisor has gone away; the program serves on
+
+
+def connect(address: str) -> "socket.socket":
+    """Return a socket for messages to *address*.
+
+    Raises:
+        OSError: nobody is there.
+    """
     import socket  # late: 6 ms, for a program that has somebody to tell
 
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        # "@": the abstract name space of unix(7).
+        notify.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+    except BaseException:
+        notify.close()
+        raise
+    return notify
+
+
+def compose(assignments: "Mapping[str, object]") -> bytes:
+    """Return a message of sd_notify(3)."""
     from reborn import _handshake
 
     lines = (f"{key}={' '.join(str(value).splitlines())}" for key, value in assignments.items())
-    message = _handshake.encode("\n".join(lines))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        try:
-            # "@": the abstract name space of unix(7).
-            notify.connect(f"\0{address[1:]}" if address.startswith("@") else address)
-            notify.sendall(message)
-        except OSError:
-            pass  # the supervisor has gone away; the program serves on
-
-
-def sockets(preserved: list[int]) -> "dict[str, socket.socket]":
-    """Return the sockets that systemd (sd_listen_fds(3)) or the launcher handed over, by name.
-
-    systemd's have the names of LISTEN_FDNAMES, the launcher's the number of their descriptor.
-    """
-    names = {fd: str(fd) for fd in preserved}
-    if os.environ.get("LISTEN_PID") == str(os.getpid()):
-        count = int(os.environ.get("LISTEN_FDS", "0"))
-        given = os.environ.get("LISTEN_FDNAMES", "").split(":")
-        for index in range(count):
-            name = given[index] if index < len(given) and given[index] else "unknown"
-            names[3 + index] = name if name not in names.values() else f"{name}.{index}"
-    if not names:
-        return {}
-    import socket  # late: 6 ms
-
-    found: dict[str, socket.socket] = {}
-    for fd, name in names.items():
-        try:
-            os.set_inheritable(fd, False)
-            found[name] = socket.socket(fileno=fd)
-        except OSError:
-            continue  # not a socket
-    return found
+    return _handshake.encode("\n".join(lines))

@@ -35,6 +35,7 @@ from reborn import (
     StopTimeoutError,
     Supervisor,
     UnsafeFileError,
+    Watchdog,
     was_reborn,
 )
 
@@ -107,6 +108,14 @@ def life(context: DaemonContext) -> None:
     assert_type(context.is_open, bool)
     assert_type(context.supervisor, Supervisor | None)
     assert_type(context.sockets, dict[str, socket.socket])
+    assert_type(context.descriptors, dict[str, int])
+    assert_type(context.store("name", sys.stdout, 0), bool)
+    assert_type(context.watchdog, Watchdog)
+    assert_type(context.watchdog.interval, float | None)
+    context.watchdog.ping()
+    with context.reloading():
+        context.extend_timeout(1)
+    context.unstore("name")
     assert_type(context.umask, int)
     assert_type(context.uid, int | str | None)
     assert_type(was_reborn(), bool)

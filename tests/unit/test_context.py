@@ -9,7 +9,8 @@ import pytest
 
 import reborn
 from reborn import DaemonContext, PidFile, _options
-from reborn._supervision import Notifier, Supervisor
+from reborn._notifier import Notifier
+from reborn._supervision import Supervisor
 
 
 @pytest.fixture
@@ -18,14 +19,14 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def opened(path, monkeypatch):
+def opened(path):
     """A context that is open, without the steps, which would change this process for good."""
-    monkeypatch.setenv("NOTIFY_SOCKET", str(path.with_name("gone")))
     context = DaemonContext(path)
     plan = _options.resolve(context)
     plan.pidfile.acquire()
     plan.pidfile.write()
-    context._enter(plan, Notifier(Supervisor("systemd", "the test says so")))
+    supervisor = Supervisor("systemd", "the test says so", notify=str(path.with_name("gone")))
+    context._enter(plan, Notifier(supervisor))
     yield context
     context.release()
 

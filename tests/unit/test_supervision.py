@@ -1,23 +1,21 @@
-"""Who runs us, judged by what cannot be inherited, and telling them."""
+"""Who runs us, judged by what cannot be inherited; and the line at a terminal."""
 
 import contextlib
 import os
-import socket
 import sys
 import termios
 
 import pytest
 
-from reborn import _attempt, _supervision
-from reborn._supervision import Notifier, Supervisor
+from reborn import _attempt, _origin, _supervision
 
-SYSTEMD = Supervisor("systemd", "the test says so")
 PID = "its own pid"
+UNIT = "app.service"
 
 
 @pytest.fixture
 def environment(monkeypatch):
-    for name in ("SYSTEMD_EXEC_PID", "NOTIFY_SOCKET", "SUPERVISOR_ENABLED", "LISTEN_PID"):
+    for name in ("SYSTEMD_EXEC_PID", "NOTIFY_SOCKET", "SUPERVISOR_ENABLED"):
         monkeypatch.delenv(name, raising=False)
 
     def set_all(**variables):
@@ -27,6 +25,26 @@ def environment(monkeypatch):
     return set_all
 
 
+@pytest.fixture
+def systemd(environment, monkeypatch):
+    """Have systemd answer; the process is the one that SYSTEMD_EXEC_PID names."""
+    environment(SYSTEMD_EXEC_PID=PID, NOTIFY_SOCKET="/run/systemd/notify")
+
+    def answer(**properties):
+        found = {name: str(os.getpid()) if v == PID else v for name, v in properties.items()}
+        monkeypatch.setattr(_supervision, "_ask_systemd", lambda: (UNIT, found or None))
+
+    return answer
+
+
+@pytest.fixture
+def proc(monkeypatch):
+    """Have /proc hold what the test says."""
+    files = {}
+    monkeypatch.setattr(_supervision, "_read", lambda path: files.get(path, ""))
+    return files
+
+
 @pytest.mark.parametrize(
     "inherited",
     [
@@ -34,7 +52,6 @@ def environment(monkeypatch):
         {"NOTIFY_SOCKET": "/run/systemd/notify", "INVOCATION_ID": "1", "JOURNAL_STREAM": "8:1"},
         {"NOTIFY_SOCKET": "/run/systemd/notify", "SYSTEMD_EXEC_PID": "1"},
         {"NOTIFY_SOCKET": "/run/systemd/notify", "SYSTEMD_EXEC_PID": "garbage"},
-        {"SYSTEMD_EXEC_PID": PID},  # Type=forking would look just like that
         {"SUPERVISOR_ENABLED": "1", "SUPERVISOR_PROCESS_NAME": "app"},
     ],
     ids=lambda variables: "+".join(variables) or "nothing",
@@ -44,109 +61,141 @@ def test_what_a_descendant_inherits_proves_nothing(environment, inherited):
     assert _supervision.detect() is None
 
 
-def test_main_process_of_a_systemd_service_is_recognised(environment):
-    environment(NOTIFY_SOCKET="/run/systemd/notify", SYSTEMD_EXEC_PID=PID)
+def test_service_is_recognised_by_its_pid_if_systemd_does_not_answer(systemd):
+    systemd()
     found = _supervision.detect()
-    assert found.name == "systemd"
-    assert str(os.getpid()) in found.reason
-    assert str(found) == f"systemd runs this process, since {found.reason}"
+    assert str(found) == (
+        f"systemd runs this process, since SYSTEMD_EXEC_PID is {os.getpid()}, its own pid, "
+        "and NOTIFY_SOCKET is set"
+    )
+    assert found.notify == "/run/systemd/notify"
 
 
-def test_child_of_supervisord_is_recognised(environment, monkeypatch):
-    environment(SUPERVISOR_ENABLED="1")
-    monkeypatch.setattr(_supervision, "_parent_is", lambda name: name == "supervisord")
+def test_service_that_nobody_listens_to_says_why_it_detaches(systemd, monkeypatch):
+    systemd()
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    with pytest.warns(RuntimeWarning, match="cannot be asked whether .* so the program detaches"):
+        assert _supervision.detect() is None
+
+
+def test_word_of_systemd_is_better_than_a_variable(systemd):
+    systemd(Type="simple", SubState="running", MainPID=PID, ControlPID="0")
+    assert "the main process of app.service, of Type=simple" in str(_supervision.detect())
+    systemd(Type="simple", SubState="running", MainPID="1", ControlPID="0")
+    assert _supervision.detect() is None  # the pid has come round
+    systemd(Type="forking", SubState="start", MainPID="0", ControlPID=PID)
+    assert _supervision.detect() is None
+    systemd(Type="forking", SubState="start-pre", MainPID="0", ControlPID=PID)
     found = _supervision.detect()
-    assert (found.name, "its parent" in found.reason) == ("supervisord", True)
+    assert "a control process of app.service" in str(found)
+    assert found.notify is None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the name of the parent is known by /proc")
-def test_parent_is_known_by_its_name():
+def test_program_that_may_do_more_believes_no_environment(systemd, monkeypatch):
+    systemd(Type="simple", SubState="running", MainPID=PID, ControlPID="0")
+    monkeypatch.setattr(_origin, "privileged", True)
+    assert _supervision.detect() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ("0::/system.slice/app.service\n", "app.service"),
+        ("0::/system.slice/app.service/workers\n", "app.service"),
+        ("9:name=systemd:/system.slice/app.service\n0::/\n", "app.service"),
+        ("9:memory:/system.slice/other.service\n0::/user.slice/session-1.scope\n", None),
+        (
+            "0::/user.slice/user-1000.slice/user@1000.service/app.slice/app.service\n",
+            "app.service",
+        ),
+        ("", None),
+    ],
+)
+def test_unit_is_that_of_the_control_group(proc, text, unit):
+    proc["/proc/self/cgroup"] = text
+    assert _supervision._unit() == unit
+
+
+@pytest.mark.parametrize("directory", ["/no/such", None], ids=["missing", "failing"])
+def test_systemctl_that_fails_is_no_answer(proc, monkeypatch, tmp_path, directory):
+    proc["/proc/self/cgroup"] = "0::/app.service\n"
+    if directory is None:
+        directory = tmp_path
+        (tmp_path / "systemctl").write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(directory))
+    assert _supervision._ask_systemd() == ("app.service", None)
+
+
+def test_systemctl_is_asked_for_the_unit(proc, monkeypatch, tmp_path):
+    proc["/proc/self/cgroup"] = "0::/app.service\n"
+    (tmp_path / "systemctl").write_text('#!/bin/sh\necho "Type=$*"\n')
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = "--user show --property=Type,SubState,MainPID,ControlPID -- app.service"
+    assert _supervision._ask_systemd() == ("app.service", {"Type": words})
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("runsv", "runit"),
+        ("s6-supervise", "s6"),
+        ("supervise", "daemontools"),
+        ("supervisord", "supervisord"),
+        ("circusd", "circus"),
+        ("python3.12: /v/python\0/v/bin/supervisord\0-n", "supervisord"),
+        ("python3.12: python\0-m\0circus.circusd\0--daemon", "circus"),
+        ("python3.12: python\0app.py\0supervisor", None),
+        ("bash: bash\0supervisord", None),
+        ("tini", None),
+        ("", None),
+    ],
+)
+@pytest.mark.parametrize("group", ["own", "another's"])
+@pytest.mark.usefixtures("environment")
+def test_parent_is_known_by_its_name(proc, monkeypatch, said, name, group):
+    comm, _, cmdline = said.partition(": ")
+    parent = os.getppid()
+    proc.update({f"/proc/{parent}/comm": f"{comm}\n", f"/proc/{parent}/cmdline": cmdline})
+    monkeypatch.setattr(os, "getpgrp", os.getpid if group == "own" else os.getppid)
+    if group != "own" and name in ("circus", "supervisord"):
+        name = None  # an orphan, which it has adopted as process 1
+    found = _supervision.detect()
+    assert (found and found.name) == name
+
+
+@pytest.mark.parametrize("label", ["org.example.app", "0", "application.com.apple.Terminal.1"])
+def test_job_of_launchd_has_a_label_of_its_own(environment, proc, monkeypatch, label):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setattr(os, "getpgrp", os.getpid)
+    monkeypatch.setenv("XPC_SERVICE_NAME", label)
+    found = _supervision.detect()
+    assert (found and found.name) == ("launchd" if label == "org.example.app" else None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is known by /proc")
+def test_name_of_a_process_is_read():
     with open(f"/proc/{os.getppid()}/comm") as file:
-        name = file.read().rstrip("\n")
-    assert _supervision._parent_is(name)
-    assert not _supervision._parent_is(f"{name}-not")
+        assert _supervision._name(os.getppid()) == file.read().rstrip("\n")
+    assert _supervision._name(2**22) == ""
+    assert _supervision._first_child(os.getppid()) is not None
 
 
-def test_process_1_is_recognised(environment, monkeypatch):
-    monkeypatch.setattr(os, "getpid", lambda: 1)
-    assert str(_supervision.detect()) == (
+def test_process_1_is_recognised_and_what_it_has_started_as_its_program(environment, monkeypatch):
+    environment(NOTIFY_SOCKET="/run/notify")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: 1)
+        found = _supervision.detect()
+    assert str(found) == (
         "a container runs this process, since it is process 1, whose end is the container's end"
     )
-
-
-@pytest.fixture(params=["file", "abstract"])
-def manager(request, environment, tmp_path, monkeypatch):
-    """The manager's end of a notify socket, and the address it has."""
-    if request.param == "abstract" and sys.platform != "linux":
-        pytest.skip("only Linux has abstract names")
-    monkeypatch.chdir(tmp_path)  # paths of sockets are short
-    address = "notify" if request.param == "file" else f"@{tmp_path}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(address.replace("@", "\0", 1) if "@" in address else address)
-        receiver.settimeout(5)
-        environment(NOTIFY_SOCKET=address)
-        yield receiver
-
-
-def test_manager_is_told(manager):
-    notifier = Notifier(SYSTEMD)
-    assert notifier.ready("serving") is True
-    assert manager.recv(4096).decode() == f"STATUS=serving\nREADY=1\nMAINPID={os.getpid()}"
-    assert notifier.ready() is False  # said already
-    notifier.status("läuft")
-    assert manager.recv(4096).decode() == "STATUS=läuft"
-    notifier.stopping()
-    assert manager.recv(4096).decode() == "STOPPING=1"
-
-
-def test_status_cannot_smuggle_in_a_second_assignment(manager):
-    Notifier(SYSTEMD).status("a\nSTOPPING=1\r\x85b")
-    assert manager.recv(4096).decode() == "STATUS=a STOPPING=1  b"
-
-
-def test_status_may_be_the_name_of_any_file(manager):
-    Notifier(SYSTEMD).status(os.fsdecode(b"caf\xe9"))
-    assert manager.recv(4096).startswith(b"STATUS=caf")
-    Notifier(SYSTEMD).status("\ud800")
-    assert manager.recv(4096).startswith(b"STATUS=")
-
-
-@pytest.mark.parametrize("supervisor", [None, Supervisor("supervisord", "the test says so")])
-def test_socket_that_was_only_inherited_is_not_written_to(manager, supervisor):
-    notifier = Notifier(supervisor)
-    notifier.ready()
-    notifier.status("x")
-    notifier.stopping()
-    manager.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        manager.recv(4096)
-
-
-def test_manager_that_went_away_does_not_end_the_program(environment, tmp_path):
-    environment(NOTIFY_SOCKET=str(tmp_path / "gone"))
-    notifier = Notifier(SYSTEMD)
-    notifier.status("x")
-    notifier.stopping()
-
-
-def test_sockets_that_the_launcher_handed_over_are_named_by_number(environment):
-    ours, theirs = socket.socketpair()
-    with ours, open(os.devnull) as file:
-        fd = theirs.detach()
-        os.set_inheritable(fd, True)
-        found = _supervision.sockets([fd, file.fileno()])
-        with found[str(fd)] as handed:
-            assert list(found) == [str(fd)]
-            assert not os.get_inheritable(fd)
-            handed.send(b"x")
-            assert ours.recv(1) == b"x"
-
-
-@pytest.mark.parametrize("pid", [None, "1", "garbage"])
-def test_sockets_for_another_process_are_not_taken(environment, monkeypatch, pid):
-    environment(**({} if pid is None else {"LISTEN_PID": pid}))
-    monkeypatch.setenv("LISTEN_FDS", "1")
-    assert _supervision.sockets([]) == {}
+    assert found.notify == "/run/notify"
+    monkeypatch.setattr(_supervision, "below_init", os.getpid())
+    assert str(_supervision.detect()) == (
+        "a container runs this process, since process 1 is its own, and ends with it"
+    )
 
 
 @contextlib.contextmanager

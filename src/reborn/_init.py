@@ -1,0 +1,67 @@
+"""What process 1 has to do, so that the program need not do it.
+
+The kernel makes process 1 of a pid namespace the parent of every orphan, and spares it each signal
+that it has no handler for (pid_namespaces(7)). So a program that is started as process 1 goes on in
+a child: for the child a signal means what it always means, and no `wait()` of the program's comes
+upon a stranger. Process 1 itself does what tini(1) does: it passes signals on, reaps, and ends as
+the program ends.
+
+Rejected: reaping in the program. Nothing tells an orphan from a child that the program itself is
+going to wait for, and `subprocess` takes one that somebody else has reaped for a success.
+"""
+
+import os
+import signal
+import sys
+
+from reborn import _descriptors, _detach, _signals, _supervision
+from reborn.exceptions import ForkUnsafeError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def go_below() -> None:
+    """Come back in a child of process 1; do nothing if there are threads, or a loop runs."""
+    if os.getpid() != 1 or len(sys._current_frames()) > 1:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        return
+    try:
+        _detach.refuse_unsafe_fork()
+    except ForkUnsafeError:
+        return
+    _descriptors.flush()
+    pid, mask = _detach.fork_blocked()
+    if pid:
+        _serve(pid)
+    _signals.restore_mask(mask)
+    _supervision.below_init = os.getpid()
+
+
+def _serve(program: int) -> "NoReturn":
+    """Process 1: pass signals on and reap, until the program ends. All signals are blocked."""
+    if sys.platform == "darwin":
+        os._exit(1)  # never: there process 1 is launchd
+    try:
+        # Pipes and sockets of the program's must not stay open because of us.
+        _descriptors.close(*(fd for fd in _descriptors.open_descriptors() if fd > 2))
+        _signals.let_wait()
+        while True:
+            told = signal.sigwaitinfo(signal.valid_signals())
+            if told.si_signo == signal.SIGCHLD:
+                _reap(program)
+            elif told.si_code <= 0:  # what the kernel sends from the terminal, it sends to both
+                os.kill(program, told.si_signo)
+    finally:
+        os._exit(1)  # not into the program's own except and finally
+
+
+def _reap(program: int) -> None:
+    """Reap all that have ended; end as the program has ended."""
+    while True:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == program:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)
+        if pid == 0:
+            return

@@ -1,0 +1,199 @@
+"""Telling the manager how the program is, in the manager's own way.
+
+systemd, and whoever has made a container, listen at a socket (sd_notify(3)); s6 waits for a newline
+on a descriptor; the others do not ask. `ready()` and `status()` are those that a daemon has for its
+launcher (`_handshake.Report`).
+"""
+
+import os
+
+from reborn import _descriptors, _origin, _supervision
+from reborn._step import RebornError
+from reborn._supervision import Supervisor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable
+
+_LONGEST_NAME = 255
+
+
+class Notifier:
+    """Tell systemd, or whoever set NOTIFY_SOCKET; tell nobody where nobody listens."""
+
+    def __init__(self, supervisor: Supervisor | None) -> None:
+        """Connect at once: the steps may change the root, or the user."""
+        self._supervisor = supervisor
+        self._told = False
+        # The number alone: an object would complain in a worker that ends without having closed it.
+        self._fd: int | None = None
+        if supervisor is not None and supervisor.notify:
+            try:
+                self._fd = _supervision.connect(supervisor.notify).detach()
+            except OSError:
+                pass  # it has gone away; the program serves on
+
+    def ready(self, message: str | None = None) -> bool:
+        """Say READY and which process is the main one, once."""
+        if self._told:
+            return False
+        self._told = True
+        said: dict[str, object] = {} if message is None else {"STATUS": message}
+        said["READY"] = 1
+        # A container's processes have other numbers outside.
+        if self._supervisor is not None and self._supervisor.name == "systemd":
+            said["MAINPID"] = os.getpid()
+        self.send(**said)
+        return True
+
+    def status(self, message: str) -> None:
+        """Say what the program is doing."""
+        self.send(STATUS=message)
+
+    def reloading(self) -> None:
+        """Say that the configuration is being read again, and since when."""
+        import time
+
+        self.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+
+    def reloaded(self) -> None:
+        """Say that this is over."""
+        self.send(READY=1)
+
+    def failed(self, error: BaseException) -> None:
+        """Say what ends the program."""
+        kind = "" if isinstance(error, RebornError) else f"{type(error).__name__}: "
+        said: dict[str, object] = {"STATUS": f"{kind}{error}"}
+        number = getattr(error, "errno", None)
+        if isinstance(number, int):
+            said["ERRNO"] = number
+        self.send(**said)
+
+    def stopping(self) -> None:
+        """Say that the program ends; nothing is told from now on."""
+        self.send(STOPPING=1)
+        self.close()
+
+    def close(self) -> None:
+        """Leave the manager's socket."""
+        fd, self._fd = self._fd, None
+        _descriptors.close(fd)
+
+    def extend_timeout(self, seconds: float) -> None:
+        """Ask for *seconds* more from now on, to start, reload or stop."""
+        self.send(EXTEND_TIMEOUT_USEC=round(seconds * 1e6))
+
+    def store(self, name: str, fds: "Iterable[int]") -> bool:
+        """Hand descriptors to the manager's store; False if there is none to hand them to."""
+        if not name.isascii() or not name.isprintable() or ":" in name or len(name) > _LONGEST_NAME:
+            message = f"{name!r} cannot name a stored descriptor; use printable ASCII but ':'"
+            raise ValueError(message)
+        return self.send(fds, FDSTORE=1, FDNAME=name)
+
+    def unstore(self, name: str) -> None:
+        """Have the manager close what it has stored under *name*."""
+        self.send(FDSTOREREMOVE=1, FDNAME=name)
+
+    @property
+    def listens(self) -> bool:
+        """Whether somebody is told what `send` says."""
+        return self._fd is not None
+
+    def send(self, fds: "Iterable[int]" = (), /, **assignments: object) -> bool:
+        """Send a message, with descriptors; tell whether it was sent."""
+        if self._fd is None:
+            return False
+        import socket  # there already
+
+        with socket.socket(fileno=self._fd) as notify:
+            try:
+                socket.send_fds(notify, [_supervision.compose(assignments)], list(fds))
+            except OSError:
+                return False  # it has gone away
+            finally:
+                notify.detach()
+        return True
+
+
+class LineNotifier(Notifier):
+    """Tell s6 by a newline on the descriptor that the service directory's notification-fd names."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        super().__init__(supervisor)
+        self._line = _notification_fd()
+        if self._line is not None:
+            os.set_inheritable(self._line, False)  # nobody that we start is to be ready for us
+
+    def ready(self, message: str | None = None) -> bool:
+        """Write the newline, and close the descriptor, once."""
+        fd, self._line = self._line, None
+        if fd is not None:
+            try:
+                os.write(fd, b"\n")
+            except OSError:
+                pass  # it has gone away
+            finally:
+                os.close(fd)
+        return super().ready(message)
+
+
+def connect(supervisor: Supervisor | None) -> Notifier:
+    """Return the way to tell *supervisor*."""
+    if supervisor is not None and supervisor.name == "s6":
+        return LineNotifier(supervisor)
+    return Notifier(supervisor)
+
+
+def _notification_fd() -> int | None:
+    """Return the descriptor that s6-supervise listens to, if there is one.
+
+    s6-supervise runs in the service directory, and starts its program there.
+    """
+    import fcntl
+    import stat
+
+    for directory in (f"/proc/{os.getppid()}/cwd", _origin.directory):
+        try:
+            with open(f"{directory}/notification-fd", encoding="ascii") as file:
+                fd = int(file.read())
+            # The program may have closed it, and the number be another file's.
+            writes = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+            if writes and stat.S_ISFIFO(os.fstat(fd).st_mode):
+                return fd
+        except (OSError, ValueError, OverflowError):
+            continue
+    return None
+
+
+def handed_over(preserved: "Iterable[int]") -> dict[int, str]:
+    """Return the descriptors that systemd (sd_listen_fds(3)) or the launcher handed over.
+
+    systemd's have the names of LISTEN_FDNAMES, the launcher's the number of their descriptor.
+    """
+    names = {fd: str(fd) for fd in preserved}
+    if os.environ.get("LISTEN_PID") == str(os.getpid()):
+        count = int(os.environ.get("LISTEN_FDS", "0"))
+        given = os.environ.get("LISTEN_FDNAMES", "").split(":")
+        given += [""] * (count - len(given))
+        for index, name in enumerate(given[:count]):
+            again = given[:index].count(name)
+            names[3 + index] = f"{name or 'unknown'}{f'.{again}' if again else ''}"
+    return names
+
+
+def sockets(names: dict[int, str]) -> "tuple[dict[str, socket.socket], dict[str, int]]":
+    """Return the sockets among what was handed over, and the other descriptors, by name."""
+    if not names:
+        return {}, {}
+    import socket  # late: 6 ms
+
+    found: dict[str, socket.socket] = {}
+    others: dict[str, int] = {}
+    for fd, name in names.items():
+        try:
+            os.set_inheritable(fd, False)
+            found[name] = socket.socket(fileno=fd)
+        except OSError:
+            others[name] = fd
+    return found, others

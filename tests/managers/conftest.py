@@ -1,0 +1,19 @@
+"""Service managers as they are: systemd, booted in namespaces, and others that start programs."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import pytest
+from machine import Machine, needed
+
+
+@pytest.fixture
+def machine():
+    """A booted systemd."""
+    # Not tmp_path: short, since it has sockets in it, and outside of what the overlay copies.
+    needed("systemctl", "unshare", "nsenter", "findmnt", "setpriv")
+    with contextlib.ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reborn-machine-")))
+        work.chmod(0o755)
+        yield stack.enter_context(Machine(work.resolve()))
