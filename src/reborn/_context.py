@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     class HasFileno(Protocol):
         def fileno(self) -> int: ...
 
+    Manager = Literal["systemd", "supervisord", "s6", "runit", "launchd", "kubernetes", "compose"]
     Path = str | os.PathLike[str]
     File = HasFileno | int
     Handler = Callable[[int, FrameType | None], Any] | int | str | None
@@ -375,6 +376,32 @@ class DaemonContext:
     def descriptors(self) -> dict[str, int]:
         """What was handed over and is no socket, such as a file of `store`, by name."""
         return self._take_over()[1]
+
+    def export(
+        self,
+        manager: "Manager",
+        *,
+        name: str | None = None,
+        command: "Sequence[str] | None" = None,
+        ready: str | None = None,
+    ) -> str:
+        """Return the configuration that has *manager* run this program.
+
+        It is complete, and has the options of this context in it. For s6 and runit it is a shell
+        script that makes the service directory. *name* is the service's (by default the pid
+        file's), *command* what to run (by default how this program was started, with `args`), and
+        *ready* how others see that it is ready, as ``tcp:8080`` or ``http://localhost/health``.
+
+        Raises:
+            ValueError: there is no such manager, or it cannot run this program.
+            TypeError: an option cannot be.
+            RelaunchError: how the program was started cannot be repeated; give *command*.
+        """
+        _require_posix()
+        from reborn import _export
+
+        service = _export.of_context(self, name=name, command=command, ready=ready)
+        return _export.write(manager, service)
 
     def _take_over(self) -> "tuple[dict[str, socket.socket], dict[str, int]]":
         _require_posix()

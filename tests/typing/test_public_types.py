@@ -116,6 +116,9 @@ def life(context: DaemonContext) -> None:
     with context.reloading():
         context.extend_timeout(1)
     context.unstore("name")
+    assert_type(context.export("systemd"), str)
+    context.export("kubernetes", name="app", command=["app"], ready="tcp:8080")
+    context.export("upstart")  # type: ignore[arg-type]
     assert_type(context.umask, int)
     assert_type(context.uid, int | str | None)
     assert_type(was_reborn(), bool)

@@ -1,0 +1,50 @@
+"""The configuration that has a service manager run the program.
+
+    _export.write("systemd", service)      the text, for each name in MANAGERS
+
+What a program is to the managers is a `Service`: `of_context` makes it from a `DaemonContext`, and
+whoever starts other people's programs makes it himself. A manager is one function from a `Service`
+to a text. Each text is complete, and says in comments what the program does less well by itself.
+"""
+
+from __future__ import annotations
+
+from reborn._export import containers, directories, files, systemd
+from reborn._export.service import Service, of_context
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["MANAGERS", "Service", "of_context", "write"]
+
+MANAGERS: dict[str, Callable[[Service], str]] = {
+    "systemd": systemd.unit,
+    "supervisord": files.supervisord,
+    "s6": directories.s6,
+    "runit": directories.runit,
+    "launchd": files.launchd,
+    "kubernetes": containers.kubernetes,
+    "compose": containers.compose,
+}
+
+
+def write(manager: str, service: Service) -> str:
+    """Return the configuration of *manager* for *service*.
+
+    Raises:
+        ValueError: there is no such manager, or it cannot run this service.
+    """
+    if manager not in MANAGERS:
+        message = f"manager is {manager!r}, and must be one of {', '.join(map(repr, MANAGERS))}"
+        raise ValueError(message)
+    if service.detaches and manager != "systemd":
+        message = (
+            f"{manager} runs programs in the foreground, and this one detaches; leave "
+            "detach_process out, so that it finds out"
+        )
+        raise ValueError(message)
+    if service.chroot_directory is not None and manager in ("kubernetes", "compose"):
+        message = "a container has a root of its own; leave chroot_directory out"
+        raise ValueError(message)
+    return MANAGERS[manager](service)

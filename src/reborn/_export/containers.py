@@ -1,0 +1,246 @@
+"""Configuration for containers: a Kubernetes deployment, and a file for docker compose.
+
+The program is process 1 of its container, and does what that has to do (`_init`). Both files are
+YAML, of which JSON is a part: so strings and lists are written as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from reborn._export.service import Service
+
+_NOBODY = 65534
+_LOOK = (
+    "import sys; from reborn import DaemonContext; sys.exit(DaemonContext({!r}).search() is None)"
+)
+
+_KUBERNETES = """\
+# {name}.yaml: kubectl apply -f {name}.yaml
+# It expects an image with the program and its interpreter under the paths they have here.
+# The program is process 1, so no tini is needed: it passes signals on, and reaps.
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {label}
+  labels:
+    app.kubernetes.io/name: {label}
+spec:
+  replicas: 1
+  # There is one instance at a time: the old pod goes before the new one comes.
+  strategy:
+    type: Recreate
+  selector:
+    matchLabels:
+      app.kubernetes.io/name: {label}
+  template:
+    metadata:
+      labels:
+        app.kubernetes.io/name: {label}
+    spec:
+      automountServiceAccountToken: false
+      # SIGTERM, then that many seconds, then SIGKILL.
+      terminationGracePeriodSeconds: {stop_timeout}
+      securityContext:
+        runAsNonRoot: true
+        runAsUser: {user}
+        runAsGroup: {group}
+        fsGroup: {group}
+        seccompProfile:
+          type: RuntimeDefault
+      containers:
+        - name: {label}
+          image: {image}
+          command: {command}
+          workingDir: {directory}
+          env: {environment}
+{probes}
+          securityContext:
+            allowPrivilegeEscalation: false
+            readOnlyRootFilesystem: true
+            capabilities:
+              drop: ["ALL"]
+          # Measure, and adapt: kubectl top pod
+          resources:
+            requests:
+              cpu: 50m
+              memory: 64Mi
+            limits:
+              memory: 256Mi
+          # Where it writes; all else is read-only. What it prints is better left to kubectl logs:
+          # log_file=None.{hidden}
+          volumeMounts:
+{mounts}
+      volumes:
+{volumes}
+"""
+
+_COMPOSE = """\
+# compose.yaml: docker compose up --detach
+# It expects an image with the program and its interpreter under the paths they have here.
+services:
+  {name}:
+    image: {image}
+    command: {command}
+    working_dir: {directory}
+    environment: {environment}
+    # The program is process 1 and does the work itself: it passes signals on, and reaps.
+    init: false
+    user: {user}
+    # It is restarted when it fails, but not when it ends by itself.
+    restart: on-failure
+    stop_signal: SIGTERM
+    stop_grace_period: {stop_timeout}s
+    cap_drop: [ALL]
+    security_opt: ["no-new-privileges:true"]
+    read_only: true
+    # Where it writes; all else is read-only. What it prints is better left to docker compose logs:
+    # log_file=None.{hidden}
+    tmpfs: {tmpfs}
+{health}
+    mem_limit: 256m
+    pids_limit: 256
+"""
+
+
+def kubernetes(service: Service) -> str:
+    """Return a deployment."""
+    user, group = _account(service)
+    directories = _directories(service)
+    names = [f"writable-{number}" for number in range(len(directories))]
+    mounts = (
+        f"            - name: {name}\n              mountPath: {json.dumps(path)}"
+        for name, path in zip(names, directories, strict=True)
+    )
+    volumes = (f"        - name: {name}\n          emptyDir: {{}}" for name in names)
+    return _KUBERNETES.format(
+        name=service.name,
+        label=json.dumps(service.name.lower().replace("_", "-").replace(".", "-")),
+        image=json.dumps(f"{service.name}:latest"),
+        # $(NAME) would be a variable.
+        command=json.dumps([word.replace("$(", "$$(") for word in service.command]),
+        directory=json.dumps(service.directory),
+        environment=json.dumps(
+            [{"name": key, "value": value} for key, value in service.environment.items()]
+        ),
+        user=user,
+        group=group,
+        stop_timeout=service.stop_timeout,
+        probes=_probes(service),
+        hidden=_hidden(service, indent=10),
+        mounts="\n".join(mounts),
+        volumes="\n".join(volumes),
+    )
+
+
+def compose(service: Service) -> str:
+    """Return a file for docker compose."""
+    user, group = _account(service)
+    command = _check(service)
+    health = "    # No way to see that it is well is known; see healthcheck."
+    if command is not None:
+        health = (
+            "    healthcheck:\n"
+            f"      test: {_dollars(json.dumps(['CMD', *command]))}\n"
+            "      interval: 10s\n"
+            "      timeout: 5s\n"
+            f"      start_period: {service.start_timeout}s"
+        )
+    return _COMPOSE.format(
+        name=json.dumps(service.name),
+        image=json.dumps(f"{service.name}:latest"),
+        command=_dollars(json.dumps(list(service.command))),
+        directory=json.dumps(service.directory),
+        environment=_dollars(json.dumps(dict(service.environment))),
+        user=json.dumps(f"{user}:{group}"),
+        stop_timeout=service.stop_timeout,
+        tmpfs=json.dumps(
+            [f"{path}:uid={user},gid={group},mode=0750" for path in _directories(service)]
+        ),
+        health=health,
+        hidden=_hidden(service, indent=4),
+    )
+
+
+def _account(service: Service) -> tuple[int, int]:
+    """Return user and group; nobody's where the program does not care."""
+    user = _NOBODY if service.user is None else service.user
+    return user, user if service.group is None else service.group
+
+
+def _directories(service: Service) -> list[str]:
+    """Return what is writable in the container, and empty at first."""
+    wanted = {"/tmp", *service.written}  # noqa: S108 - the container's own
+    return sorted(path for path in wanted if not _holds_program(service, path))
+
+
+def _holds_program(service: Service, directory: str) -> bool:
+    read = (service.directory, *service.command, *service.needs)
+    return any(f"{path}/".startswith(f"{directory}/") for path in read)
+
+
+def _hidden(service: Service, *, indent: int) -> str:
+    """Say in comments what cannot be writable, since an empty directory would hide the program."""
+    margin = " " * indent
+    return "".join(
+        f"\n{margin}# It also writes to {json.dumps(path)}, where the program itself is, which is\n"
+        f"{margin}# read-only: give it a pidfile, log_file and working_directory elsewhere."
+        for path in service.written
+        if _holds_program(service, path)
+    )
+
+
+def _dollars(text: str) -> str:
+    """Return *text* for compose, which puts in variables."""
+    return text.replace("$", "$$")
+
+
+def _check(service: Service) -> Sequence[str] | None:
+    """Return a command that succeeds when the program is well; None: none is known."""
+    kind, _, value = (service.ready or "").partition(":")
+    if kind == "exec":
+        return ["/bin/sh", "-c", value]
+    if kind == "file":
+        return ["test", "-e", os.path.join(service.directory, value)]
+    if service.pidfile is not None and service.speaks:
+        return [service.command[0], "-c", _LOOK.format(service.pidfile)]
+    return None
+
+
+def _probes(service: Service) -> str:
+    """Return the three probes: has it started, is it ready, does it live."""
+    probe = _probe(service)
+    if probe is None:
+        return "          # No way to see that it is ready is known; see readinessProbe."
+    # A command costs an interpreter's start.
+    period, patience = 10 if probe.startswith("exec") else 5, 3
+    failures = max(1, -(-service.start_timeout // period))
+    lines: list[str] = []
+    for name, threshold in (("startup", failures), ("readiness", 1), ("liveness", patience)):
+        lines += [
+            f"{name}Probe:",
+            f"  {probe}",
+            f"  periodSeconds: {period}",
+            "  timeoutSeconds: 5",
+            f"  failureThreshold: {threshold}",
+        ]
+    return "\n".join(f"          {line}" for line in lines)
+
+
+def _probe(service: Service) -> str | None:
+    from urllib.parse import urlsplit
+
+    kind, _, value = (service.ready or "").partition(":")
+    if kind == "tcp":
+        return f"tcpSocket: {json.dumps({'port': int(value.rpartition(':')[2])})}"
+    if kind == "http":
+        parts = urlsplit(service.ready or "")
+        target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+        return f"httpGet: {json.dumps({'path': target, 'port': parts.port or 80})}"
+    command = _check(service)
+    return None if command is None else f"exec: {json.dumps({'command': list(command)})}"

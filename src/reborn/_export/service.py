@@ -1,0 +1,142 @@
+"""What a program is to a service manager."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from reborn._context import DaemonContext
+
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """A program, and what its manager has to know; paths are absolute.
+
+    *directory* is where it is started. *needs* are paths that it reads. *user* and *group* are
+    numbers; *drops*: it becomes them by itself. *speaks*: it says READY to its manager. *detaches*:
+    it never stays in the foreground. *reloads*: SIGHUP has it read its configuration. *ready* is
+    how to see from outside that it is ready (`_readiness`).
+    """
+
+    name: str
+    command: Sequence[str]
+    directory: str = "/"
+    needs: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    user: int | None = None
+    group: int | None = None
+    drops: bool = False
+    pidfile: str | None = None
+    log_file: str | None = None
+    working_directory: str | None = None
+    chroot_directory: str | None = None
+    umask: int = 0o022
+    prevent_core: bool = True
+    speaks: bool = True
+    detaches: bool = False
+    reloads: bool = False
+    ready: str | None = None
+    ready_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no manager can have.
+
+        Raises:
+            ValueError: the name cannot be a service's, or there is no command.
+        """
+        if not _NAME.fullmatch(self.name):
+            message = (
+                f"name is {self.name!r}, and must be letters, digits, '-', '_' and '.' to be the "
+                "name of a service"
+            )
+            raise ValueError(message)
+        if not self.command:
+            message = "command is empty, and there is nothing to run"
+            raise ValueError(message)
+
+    @property
+    def paths(self) -> list[str]:
+        """Every path that the program has to do with."""
+        own = (self.directory, self.working_directory, self.chroot_directory, *self.written)
+        words = [word for word in self.command if word.startswith("/")]
+        return [path for path in (*own, *words, *self.needs) if path]
+
+    @property
+    def written(self) -> list[str]:
+        """The directories that it writes to."""
+        files = [os.path.dirname(path) for path in (self.pidfile, self.log_file) if path]
+        directory = self.working_directory
+        return sorted({*files, *([] if directory in (None, "/") else [str(directory)])})
+
+    @property
+    def stop_timeout(self) -> int:
+        """How many seconds it may take to stop, before it is killed."""
+        return 30
+
+    @property
+    def start_timeout(self) -> int:
+        """How many seconds it may take to start."""
+        return max(1, round(self.ready_timeout))
+
+
+def of_context(
+    context: DaemonContext,
+    *,
+    name: str | None = None,
+    command: Sequence[str] | None = None,
+    ready: str | None = None,
+) -> Service:
+    """Return what the program of *context* is; *command* is how it was started, unless given.
+
+    Raises:
+        ValueError: an option, or the name, cannot be.
+        RelaunchError: how the program was started cannot be repeated; give *command*.
+    """
+    from reborn import _options, _origin, _relaunch
+
+    plan = _options.resolve(context)
+    pidfile = None if plan.pidfile is None else os.path.abspath(plan.pidfile.path)
+    if command is None:
+        command = _relaunch.command(() if plan.args is None else plan.args)
+    if name is None:
+        script = sys.argv[0].removesuffix("/__main__.py")
+        name = os.path.basename(pidfile or script).partition(".")[0]
+    handler = plan.handlers.get(1)
+    user, group = (os.geteuid(), os.getegid()) if os.geteuid() else (None, None)
+    if plan.identity is not None:
+        user, group = plan.identity.uid, plan.identity.gid
+    return Service(
+        name=name,
+        command=command,
+        directory=_origin.directory or "/",
+        needs=_read_by_interpreter(command[0]),
+        environment={"PYTHONUNBUFFERED": "1"},
+        user=user,
+        group=group,
+        drops=plan.identity is not None,
+        pidfile=pidfile,
+        log_file=plan.log_file,
+        working_directory=plan.working_directory,
+        chroot_directory=plan.chroot_directory,
+        umask=plan.umask,
+        prevent_core=plan.prevent_core,
+        detaches=context.detach_process is True,
+        reloads=handler is not None and callable(handler),
+        ready=ready,
+        ready_timeout=plan.ready_timeout,
+    )
+
+
+def _read_by_interpreter(executable: str) -> list[str]:
+    """Return where the interpreter and what it imports are."""
+    real = os.path.realpath(executable)
+    imported = (os.path.abspath(path) for path in sys.path if path)
+    return sorted({real, sys.prefix, sys.base_prefix, *filter(os.path.exists, imported)})

@@ -1,0 +1,233 @@
+"""A unit for systemd (systemd.service(5), systemd.exec(5)).
+
+The program tells systemd how it is, so the unit is of Type=notify. It is confined as far as what is
+known of it allows: `systemd-analyze security` shows what is left.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from reborn._export.service import Service
+
+_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@+=:,./_-")
+# What systemd makes for a service, and removes, or keeps, as it should be.
+_OWN = (
+    ("/run/", "RuntimeDirectory"),
+    ("/var/lib/", "StateDirectory"),
+    ("/var/log/", "LogsDirectory"),
+)
+
+_UNIT = """\
+# {name}.service, for /etc/systemd/system: copy it there, then
+#     systemctl daemon-reload && systemctl enable --now {name}
+# What it may still do: systemd-analyze security {name}
+
+[Unit]
+Description={name}
+After=network.target
+
+[Service]
+{kind}
+ExecStart={command}
+{reload}
+WorkingDirectory={directory}
+{environment}
+{user}
+
+# It is restarted when it fails, but not when it ends by itself.
+Restart=on-failure
+RestartSec=1
+TimeoutStartSec={start_timeout}
+TimeoutStopSec={stop_timeout}
+# SIGTERM is for the program alone, SIGKILL for what it has left.
+KillMode=mixed
+# With context.watchdog in the program's loop, it is also restarted when it hangs.
+#WatchdogSec=30
+# With context.store(), open files outlive a restart.
+#FileDescriptorStoreMax=16
+
+# Where it writes; all else is read-only. What it prints is in {log}
+{files}
+
+# What it may not do. A program that listens to a port below 1024 needs
+# CapabilityBoundingSet=CAP_NET_BIND_SERVICE and AmbientCapabilities=CAP_NET_BIND_SERVICE.
+{capabilities}
+NoNewPrivileges=yes
+LimitCORE={core}
+UMask={umask:04o}
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+PrivateDevices=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectProc=invisible
+RemoveIPC=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallErrorNumber=EPERM
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged
+{calls}
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def unit(service: Service) -> str:
+    """Return the text of a .service unit."""
+    chroot = service.chroot_directory is not None
+    drops = chroot or (service.drops and not _may_write(service))
+    text = _UNIT.format(
+        name=service.name,
+        kind=_kind(service),
+        command=" ".join(map(_word, service.command)),
+        reload=_reload(service),
+        directory=_path(service.directory),
+        environment="\n".join(
+            f"Environment={_quoted(f'{key}={value}')}" for key, value in service.environment.items()
+        ),
+        user=_user(service, drops=drops),
+        start_timeout=service.start_timeout,
+        stop_timeout=service.stop_timeout,
+        log=(
+            f"the journal: journalctl -u {service.name}"
+            if service.log_file is None
+            else "its log_file;\n# without one it would be in the journal."
+        ),
+        files="\n".join(_files(service)),
+        capabilities=_capabilities(chroot=chroot, drops=drops),
+        core="0" if service.prevent_core else "infinity",
+        umask=service.umask,
+        calls=f"SystemCallFilter=@setuid{' chroot' if chroot else ''}" if drops else "",
+    )
+    # An empty line where nothing stands would be one too many.
+    while "\n\n\n" in text:
+        text = text.replace("\n\n\n", "\n\n")
+    return text
+
+
+def _kind(service: Service) -> str:
+    if service.detaches:
+        if service.pidfile is None:
+            message = (
+                "detach_process is True, and systemd knows such a daemon by its pidfile; give one"
+            )
+            raise ValueError(message)
+        return (
+            "# It detaches (detach_process=True); better let it find out that systemd runs it.\n"
+            f"Type=forking\nPIDFile={_path(service.pidfile)}"
+        )
+    if service.speaks:
+        return "# It says when it is ready: context.ready()\nType=notify"
+    return "# It does not say when it is ready.\nType=exec"
+
+
+def _reload(service: Service) -> str:
+    if service.reloads:
+        return "ExecReload=/bin/kill -HUP $MAINPID"
+    return (
+        "# If SIGHUP has it read its configuration (from systemd 253 on: Type=notify-reload):\n"
+        "#ExecReload=/bin/kill -HUP $MAINPID"
+    )
+
+
+def _capabilities(*, chroot: bool, drops: bool) -> str:
+    needed = ["CAP_SETUID", "CAP_SETGID"] if drops else []
+    if chroot:
+        needed.append("CAP_SYS_CHROOT")
+    reason = "# It needs these to change its user or root by itself, and gives them up.\n"
+    return f"{reason if needed else ''}CapabilityBoundingSet={' '.join(needed)}"
+
+
+def _user(service: Service, *, drops: bool) -> str:
+    if service.chroot_directory is not None:
+        return "# It changes its root by itself (chroot_directory). Better: RootDirectory=, User="
+    if drops:
+        return (
+            "# It changes its user by itself (uid), who could not make its pid file or log. With\n"
+            f"# these in /run/{service.name} and /var/log/{service.name}, better: User="
+        )
+    if service.user is None:
+        return "# It runs as root. Better: a user of its own\n#DynamicUser=yes"
+    lines = [f"User={service.user}"]
+    if service.group is not None:
+        lines.append(f"Group={service.group}")
+    return "\n".join(lines)
+
+
+def _may_write(service: Service) -> bool:
+    """Tell whether the service's own user can write where the program does."""
+    return all(_own(path) or _owner(path) == service.user for path in service.written)
+
+
+def _owner(path: str) -> int | None:
+    try:
+        return os.stat(path).st_uid
+    except OSError:
+        return None
+
+
+def _own(path: str) -> tuple[str, str] | None:
+    """Return the setting by which systemd makes the directory, and what it is to be."""
+    for parent, setting in _OWN:
+        name = path.removeprefix(parent)
+        if path.startswith(parent) and name and "/" not in name:
+            return setting, name
+    return None
+
+
+def _files(service: Service) -> Iterable[str]:
+    """Yield what makes the file system as the program needs it."""
+    yield "ProtectSystem=strict"
+    for path in service.written:
+        own = _own(path)
+        if own is None:
+            yield f"ReadWritePaths={_quoted(path)}"
+        else:
+            setting, name = own
+            yield f"{setting}={_path(name)}"
+    if _any_below(service, "/home", "/root", "/run/user"):
+        yield "# Parts of it are in somebody's home."
+        yield "ProtectHome=read-only"
+    else:
+        yield "ProtectHome=yes"
+    if _any_below(service, "/tmp", "/var/tmp"):  # noqa: S108 - not used, but looked at
+        yield "# Parts of it are in /tmp, so it cannot have one of its own (PrivateTmp=yes)."
+    else:
+        yield "PrivateTmp=yes"
+
+
+def _any_below(service: Service, *directories: str) -> bool:
+    paths = service.paths
+    return any(f"{path}/".startswith(f"{parent}/") for path in paths for parent in directories)
+
+
+def _path(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _word(text: str) -> str:
+    """Return a word of a command line, which means itself."""
+    if text and set(text) <= _PLAIN:
+        return text
+    return _quoted(text).replace("$", "$$")
+
+
+def _quoted(text: str) -> str:
+    if text and set(text) <= _PLAIN:
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{_path(escaped)}"'
