@@ -3,6 +3,8 @@
 # that is a copy-on-write view of this one, and become systemd in it.
 #
 #     boot.sh WORK TREE...    WORK and the TREEs are found inside under the same paths
+#
+# With LOWER=DIR it is a view of the root file system DIR, with another systemd in it.
 set -e
 work=$1
 root=$work/root
@@ -11,7 +13,7 @@ mount --make-rprivate /
 mount -t tmpfs -o size=256m tmpfs "$work/upper"
 mkdir "$work"/upper/{changes,work}
 mount -t overlay overlay \
-    -o "lowerdir=/,upperdir=$work/upper/changes,workdir=$work/upper/work" "$root"
+    -o "lowerdir=${LOWER:-/},upperdir=$work/upper/changes,workdir=$work/upper/work" "$root"
 mount -t proc proc "$root/proc"
 # Read-only, or systemd-sysctl would set what is shared with the machine outside.
 mount --bind "$root/proc/sys" "$root/proc/sys"

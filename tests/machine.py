@@ -62,8 +62,9 @@ class Machine:
         self.units = work / "units"
         self.units.mkdir()
         (self.units / "test.target").write_text(TARGET)
-        # It looks at every file in /tmp and /var.
-        (self.units / "systemd-tmpfiles-setup.service").symlink_to(os.devnull)
+        # One looks at every file in /tmp and /var, the other would hide what is below /tmp.
+        for name in ("systemd-tmpfiles-setup.service", "tmp.mount"):
+            (self.units / name).symlink_to(os.devnull)
 
     def __enter__(self):
         unified = subprocess.run(

@@ -98,7 +98,8 @@ def _systemd(pid: int, environment: "Mapping[str, str]") -> Supervisor | None:
 
         warnings.warn(
             "systemd has started this process, but cannot be asked whether its unit is of "
-            "Type=forking, so the program detaches; use Type=notify, or set detach_process",
+            "Type=forking, so the program detaches if it may; use Type=notify, or set "
+            "detach_process",
             RuntimeWarning,
             stacklevel=4,
         )

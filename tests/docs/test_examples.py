@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pexpect
+import psutil
 import pytest
 from harness import eventually, exit_code, is_alive
 
@@ -258,3 +259,19 @@ def test_tests_of_an_example_pass(tmp_path):
     )
     assert result.returncode == 0, result.stdout
     assert "2 passed" in result.stdout
+
+
+def test_greeter_greets_in_the_background_and_exports_itself(run, tmp_path):
+    run("greeter", "-d", "--port", "0")
+    pid = pid_of(tmp_path, "greeter")
+    [port] = {
+        connection.laddr.port
+        for connection in psutil.Process(pid).net_connections("tcp4")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+        assert page.read().decode() == f"hello, says {pid}\n"
+    os.kill(pid, signal.SIGTERM)
+    assert exit_code(pid) == 0
+    text = run("greeter", "--export", "kubernetes")
+    assert 'httpGet: {"path": "/health", "port": 8080}' in text

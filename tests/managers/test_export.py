@@ -1,11 +1,13 @@
 """What is exported runs, as it is, under the manager it is for."""
 
 import os
+import shutil
 import subprocess
+import sys
 
 import psutil
 import pytest
-from harness import PATIENCE, eventually, is_alive, living, reap
+from harness import PATIENCE, PROBES, eventually, is_alive, living, reap
 from machine import TELL, needed
 
 from reborn import DaemonContext, _export
@@ -183,3 +185,34 @@ def test_exported_command_runs_as_process_1(fork_sandbox):
             assert subprocess.run([*enter, *probe], check=False).returncode == 0
         finally:
             process.kill()
+
+
+ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
+
+
+@pytest.mark.root
+def test_greeter_is_a_service_by_its_own_unit(machine):
+    program, greeting = machine.work / "greeter.py", machine.work / "greeting"
+    shutil.copy(PROBES.parents[1] / "examples" / "greeter.py", program)
+    greeting.write_text("good morning")
+    export = ("--greeting", greeting, "--export", "systemd")
+    text = machine.run(sys.executable, program, *export).stdout
+    machine.unit("greeter.service", text.replace("#ExecReload", "ExecReload"))
+    machine.run("ip", "link", "set", "lo", "up")
+    machine.run("systemctl", "start", "greeter")
+    assert machine.sees("greeter", ActiveState="active", StatusText="greeting on port 8080")
+
+    def ask():
+        return machine.run(sys.executable, "-c", ASK, "http://127.0.0.1:8080/").stdout
+
+    assert ask().startswith("good morning, says ")
+    greeting.write_text("good evening")
+    machine.run("systemctl", "reload", "greeter")
+
+    def changed():
+        assert ask().startswith("good evening, says ")
+
+    eventually(changed)
+    machine.run("systemctl", "stop", "greeter")
+    assert machine.sees("greeter", Result="success", ExecMainStatus="0")
+    assert '"GET / HTTP/1.1" 200' in machine.journal("greeter")

@@ -106,7 +106,12 @@ MANAGERS = {
 }
 
 
-@pytest.fixture(params=MANAGERS.values(), ids=MANAGERS)
+@pytest.fixture(
+    params=[
+        pytest.param(row, id=name, marks=[pytest.mark.brute] if "module" in name else [])
+        for name, row in MANAGERS.items()
+    ]
+)
 def managed(request, fork_sandbox, monkeypatch):
     """A manager, and what is to be said of what it runs."""
     monkeypatch.delenv("PYTHONWARNINGS")  # those of other people's programs

@@ -15,7 +15,13 @@ SERVER = "from reborn import SignalServer\nserver = SignalServer()"
 SERVE = "with server:\n context.ready()\n server.serve()"
 
 
-@pytest.mark.parametrize("kind", ["simple", "exec", "notify", "idle"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("simple", "notify"),
+        *(pytest.param(kind, marks=pytest.mark.brute) for kind in ("exec", "idle")),
+    ],
+)
 def test_main_process_stays_in_the_foreground(machine, kind):
     report = machine.service("app", f"Type={kind}")
     machine.run("systemctl", "start", "app")
@@ -31,8 +37,15 @@ def test_main_process_stays_in_the_foreground(machine, kind):
     assert machine.show("app", "Result", "ExecMainStatus") == ["success", "0"]
 
 
-@pytest.mark.parametrize("strategy", ["fork", "reexec"])
-@pytest.mark.parametrize("access", ["none", "all"])
+@pytest.mark.parametrize(
+    ("strategy", "access"),
+    [
+        ("fork", "all"),
+        ("reexec", "none"),
+        pytest.param("fork", "none", marks=pytest.mark.brute),
+        pytest.param("reexec", "all", marks=pytest.mark.brute),
+    ],
+)
 def test_service_that_is_to_fork_daemonizes_and_is_adopted(machine, strategy, access):
     settings = f"Type=forking\nNotifyAccess={access}\nPIDFile={{pidfile}}"
     report = machine.service("app", settings, strategy=strategy)
@@ -62,6 +75,7 @@ def test_command_before_the_service_stays_in_the_foreground(machine, kind):
     assert "status=7" in machine.run("systemctl", "status", "app", check=False).stdout
 
 
+@pytest.mark.brute
 def test_control_that_does_not_fork_is_given_up(machine):
     settings = "Type=forking\nTimeoutStartSec=1\nPIDFile={pidfile}"
     machine.service("app", settings, detach_process=False)
@@ -219,7 +233,13 @@ LOOPS = {
 }
 
 
-@pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
+@pytest.mark.parametrize(
+    "loop",
+    [
+        pytest.param(loop, id=name, marks=[] if name == "serve" else [pytest.mark.brute])
+        for name, loop in LOOPS.items()
+    ],
+)
 def test_program_that_hangs_is_restarted(machine, loop):
     hang = "@server.on(signal.SIGUSR1)\ndef hang(_):\n signal.pause()"
     hang_plain = "signal.signal(signal.SIGUSR1, lambda *_: signal.pause())"
