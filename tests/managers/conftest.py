@@ -5,15 +5,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from machine import Machine, needed
+from machine import Machine, control_groups
 
 
 @pytest.fixture
 def machine():
     """A booted systemd."""
     # Not tmp_path: short, since it has sockets in it, and outside of what the overlay copies.
-    needed("systemctl", "unshare", "nsenter", "findmnt", "setpriv")
+    groups = control_groups()
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reborn-machine-")))
         work.chmod(0o755)
-        yield stack.enter_context(Machine(work.resolve()))
+        yield stack.enter_context(Machine(work.resolve(), groups))

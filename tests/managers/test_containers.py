@@ -129,9 +129,19 @@ def test_orphans_are_reaped_and_the_programs_own_children_are_not(fork_sandbox):
         eventually(reaped)
 
 
-def test_program_with_threads_stays_process_1_itself(fork_sandbox):
-    before = "import threading\nthreading.Thread(target=signal.pause, daemon=True).start()"
-    with container(fork_sandbox, before=before) as (process, path):
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("import threading\nthreading.Thread(target=signal.pause, daemon=True).start()", "pass"),
+        (
+            "import asyncio\nasyncio._set_running_loop(asyncio.new_event_loop())",
+            "asyncio._set_running_loop(None)",
+        ),
+    ],
+    ids=["threads", "loop"],
+)
+def test_program_that_cannot_fork_stays_process_1_itself(fork_sandbox, before, after):
+    with container(fork_sandbox, before=before, after=f"{after}\n{TELL}") as (process, path):
         report = fork_sandbox.read_report(path)
         assert (report["pid"], report["supervisor"]) == (1, AS_PROCESS_1)
         first(psutil.Process(process.pid)).terminate()

@@ -13,6 +13,8 @@ from machine import TELL, needed
 from reborn import DaemonContext, _export
 from reborn._export import Service
 
+pytestmark = pytest.mark.unmeasured
+
 NOBODY = 65534
 
 

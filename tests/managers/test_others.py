@@ -8,6 +8,8 @@ import pytest
 from harness import PATIENCE, is_alive
 from machine import TELL, needed, script_of
 
+pytestmark = pytest.mark.unmeasured
+
 SUPERVISORD = """\
 [supervisord]
 nodaemon=true

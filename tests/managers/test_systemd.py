@@ -96,6 +96,7 @@ def test_shell_in_a_service_is_a_command_line_like_any_other(machine, kind):
 
 
 def test_window_of_tmux_in_a_service_is_too(machine):
+    needed("tmux")
     tmux = "/usr/bin/tmux -L test new-session -d {script}"
     report = machine.service("app", f"Type=forking\nExecStart={tmux}", line="{}\nexec sleep 3600")
     machine.run("systemctl", "start", "app")
@@ -106,6 +107,7 @@ def test_window_of_tmux_in_a_service_is_too(machine):
 
 
 def test_service_of_another_user_knows_it_by_the_bus(machine):
+    needed("dbus-daemon")
     report = machine.service("app", "Type=simple\nUser=nobody")
     machine.run("systemctl", "start", "app")
     found = machine.sandbox.read_report(report)

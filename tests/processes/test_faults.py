@@ -41,7 +41,7 @@ def test_fault_leaves_a_daemon_or_a_report(strategy, scenario, role, every):
     ("sabotage", "role", "fault", "every", "violation"),
     [
         ("deny_the_daemon", "launcher", "EIO", 1000, "reported, and a process remains"),
-        ("leave_the_files", "launcher", "EIO", 10, "reported, and left: ['app.pid']"),
+        ("leave_the_files", "launcher", "EIO", 3, "reported, and left: ['app.pid']"),
         ("tell_nobody", "daemon", "SIGKILL", 37, "success was reported, and there is no daemon"),
         ("wait_for_ever", "launcher", "SIGKILL", 12, "half a daemon"),
     ],
