@@ -21,6 +21,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+# What was handed to process 1 is for the program (sd_listen_fds(3), sd_watchdog_enabled(3)).
+_MEANT = ("LISTEN_PID", "WATCHDOG_PID")
+
 
 def go_below() -> None:
     """Come back in a child of process 1; do nothing if there are threads, or a loop runs."""
@@ -31,11 +34,17 @@ def go_below() -> None:
     except ForkUnsafeError:
         return
     _descriptors.flush()
+    # Where SIGCHLD is ignored, nobody could wait for the program (waitpid(2)).
+    reaper = _signals.let_wait()
     pid, mask = _detach.fork_blocked()
     if pid:
         _serve(pid)
+    _signals.install(reaper)
     _signals.restore_mask(mask)
     _supervision.below_init = os.getpid()
+    for name in _MEANT:
+        if os.environ.get(name) == "1":
+            os.environ[name] = str(os.getpid())
 
 
 def _serve(program: int) -> "NoReturn":
@@ -45,7 +54,6 @@ def _serve(program: int) -> "NoReturn":
     try:
         # Pipes and sockets of the program's must not stay open because of us.
         _descriptors.close(*(fd for fd in _descriptors.open_descriptors() if fd > 2))
-        _signals.let_wait()
         while True:
             told = signal.sigwaitinfo(signal.valid_signals())
             if told.si_signo == signal.SIGCHLD:

@@ -114,6 +114,16 @@ def test_status_of_the_program_is_the_containers(sandbox, end, status):
         assert process.wait(PATIENCE) == status
 
 
+def test_sockets_handed_to_process_1_are_the_programs(fork_sandbox):
+    line = "trap '' CHLD; LISTEN_PID=1 WATCHDOG_PID=2 LISTEN_FDS=1 exec {} 3< /dev/null"
+    after = "tell(handed=context.descriptors)"
+    with container(fork_sandbox, line=line, after=after) as (_, path):
+        report = fork_sandbox.read_report(path)
+        assert report["environ"]["LISTEN_PID"] == str(report["pid"])
+        assert report["environ"]["WATCHDOG_PID"] == "2"
+        assert report["handed"] == {"unknown": 3}
+
+
 def test_orphans_are_reaped_and_the_programs_own_children_are_not(fork_sandbox):
     orphans = "import subprocess\nfor _ in range(20):\n os.system('true & exec true')\n"
     own = "child = subprocess.Popen(['sh', '-c', 'exit 5'])\n"
