@@ -26,7 +26,12 @@ _MEANT = ("LISTEN_PID", "WATCHDOG_PID")
 
 
 def go_below() -> None:
-    """Come back in a child of process 1; do nothing if there are threads, or a loop runs."""
+    """Come back in a child of process 1; do nothing if there are threads, or a loop runs.
+
+    Nor in a unit with PrivatePIDs=, where systemd hears READY from the main process only.
+    """
+    if {"NOTIFY_SOCKET", "SYSTEMD_EXEC_PID"} <= os.environ.keys():
+        return
     if os.getpid() != 1 or len(sys._current_frames()) > 1:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         return
     try:

@@ -172,7 +172,7 @@ def handed_over(preserved: "Iterable[int]") -> dict[int, str]:
     systemd's have the names of LISTEN_FDNAMES, the launcher's the number of their descriptor.
     """
     names = {fd: str(fd) for fd in preserved}
-    if os.environ.get("LISTEN_PID") == str(os.getpid()):
+    if _supervision.is_ours("LISTEN_PID"):
         count = int(os.environ.get("LISTEN_FDS", "0"))
         given = os.environ.get("LISTEN_FDNAMES", "").split(":")
         given += [""] * (count - len(given))

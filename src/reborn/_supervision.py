@@ -194,6 +194,17 @@ def _read(path: str) -> str:
         return ""
 
 
+def is_ours(name: str) -> bool:
+    """Tell whether the pid in a variable of systemd's is this process's.
+
+    Process 1 of a unit with PrivatePIDs= is known there by its number outside.
+    """
+    pid, value = os.getpid(), os.environ.get(name)
+    return value is not None and (
+        value == str(pid) or (pid == 1 and value == os.environ.get("SYSTEMD_EXEC_PID"))
+    )
+
+
 def tell_spawner(**assignments: object) -> None:
     """Launcher: tell a test that has spawned it (`spawn_daemon`) how the start goes."""
     address = os.environ.get("NOTIFY_SOCKET")

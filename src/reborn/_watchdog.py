@@ -6,6 +6,8 @@ A thread or a timer of its own would go on telling while the loop stands still, 
 import os
 import time
 
+from reborn import _supervision
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from reborn._notifier import Notifier
@@ -25,7 +27,7 @@ class Watchdog:
         self._notifier = notifier
         self._next = 0.0
         usec = os.environ.get("WATCHDOG_USEC", "")
-        mine = os.environ.get("WATCHDOG_PID") == str(os.getpid())
+        mine = _supervision.is_ours("WATCHDOG_PID")
         if notifier is not None and notifier.listens and mine and usec.isdigit() and int(usec):
             self.interval = int(usec) / 3e6
 

@@ -15,6 +15,12 @@ SERVER = "from reborn import SignalServer\nserver = SignalServer()"
 SERVE = "with server:\n context.ready()\n server.serve()"
 
 
+def require(machine, version, what):
+    """Skip the test where systemd is older than *version*."""
+    if int(machine.run("systemctl", "--version").stdout.split()[1]) < version:
+        pytest.skip(f"NEEDS systemd {version}: {what} is not tested here")
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -81,6 +87,17 @@ def test_control_that_does_not_fork_is_given_up(machine):
     machine.service("app", settings, detach_process=False)
     machine.run("systemctl", "start", "app", check=False)
     assert machine.show("app", "Result") == ["timeout"]
+
+
+@pytest.mark.parametrize("kind", ["notify", "simple"])
+def test_process_1_of_a_unit_is_heard(machine, kind):
+    require(machine, 257, "PrivatePIDs=")
+    after = f"{TELL}\nwhile True:\n context.watchdog.ping()\n time.sleep(0.1)"
+    settings = f"Type={kind}\nPrivatePIDs=yes\nTimeoutStartSec=5\nWatchdogSec=2"
+    report = machine.service("app", settings, before="import time", after=after)
+    machine.run("systemctl", "start", "app")
+    assert machine.sandbox.read_report(report)["pid"] == 1
+    assert machine.sees("app", ActiveState="active", NRestarts="0")
 
 
 @pytest.mark.parametrize("kind", ["notify", "simple"])
@@ -186,8 +203,7 @@ def test_reload_lasts_until_the_program_has_reloaded(machine):
 
 
 def test_reload_by_systemd_itself_lasts_until_the_program_has_reloaded(machine):
-    if int(machine.run("systemctl", "--version").stdout.split()[1]) < 253:
-        pytest.skip("NEEDS systemd 253: Type=notify-reload is not tested here")
+    require(machine, 253, "Type=notify-reload")
     with Gate(machine.work / "gate") as gate:
         reload = f"with context.reloading(): {PASS.format(gate=gate.path)}"
         after = f"{SERVER}\n@server.on(signal.SIGHUP)\ndef reload(_):\n {reload}\n{SERVE}"
@@ -246,14 +262,14 @@ def test_program_that_hangs_is_restarted(machine, loop):
     hang = "@server.on(signal.SIGUSR1)\ndef hang(_):\n signal.pause()"
     hang_plain = "signal.signal(signal.SIGUSR1, lambda *_: signal.pause())"
     after = loop.format(server=SERVER, hang=hang, hang_plain=hang_plain)
-    settings = "Type=notify\nWatchdogSec=1\nRestart=on-watchdog\nRestartSec=0"
+    settings = "Type=notify\nWatchdogSec=2\nRestart=on-watchdog\nRestartSec=0"
     machine.service("app", settings, wait_ready=True, after=after)
     machine.run("systemctl", "start", "app")
     main, start = machine.show("app", "MainPID", "ExecMainStartTimestampMonotonic")
 
     def pinged():
         [ping] = machine.show("app", "WatchdogTimestampMonotonic")
-        assert int(ping) > int(start) + 1_500_000
+        assert int(ping) > int(start) + 2_500_000
 
     eventually(pinged)
     assert machine.show("app", "MainPID", "NRestarts") == [main, "0"]
@@ -268,7 +284,7 @@ def test_program_that_asks_for_time_gets_it(machine):
         for name, ask in (("patient", "context.extend_timeout(30)"), ("control", "pass")):
             after = f"{ask}\n{PASS.format(gate=gate.path)}"
             options = {"pidfile": str(machine.work / f"{name}.pid"), "wait_ready": True}
-            machine.service(name, "Type=notify\nTimeoutStartSec=1", after=after, **options)
+            machine.service(name, "Type=notify\nTimeoutStartSec=3", after=after, **options)
         machine.run("systemctl", "start", "--no-block", "patient")
         machine.run("systemctl", "start", "control", check=False)
         assert machine.sees("control", ActiveState="failed", Result="timeout")

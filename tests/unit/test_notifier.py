@@ -185,6 +185,13 @@ def test_watchdog_of_another_process_is_not_ours(manager, notifier, monkeypatch,
     assert silent(manager)
 
 
+def test_process_1_of_a_unit_is_named_by_its_number_outside(watched, notifier, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    assert Watchdog(notifier).interval is None
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", os.environ["WATCHDOG_PID"])
+    assert Watchdog(notifier).interval == 10.0
+
+
 def test_nobody_watches_a_program_that_tells_nobody(watched):
     assert Watchdog(None).interval is None
     assert Watchdog(Notifier(None)).interval is None
