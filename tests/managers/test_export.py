@@ -126,6 +126,7 @@ KUBERNETES = [
     {"ready": "tcp:8080"},
     {"ready": "http://localhost:8080/health"},
     {"ready": "exec:true", "user": 1000, "group": 1000, "log_file": "/var/log/app/app.log"},
+    {"needs": ["/tmp/app"]},  # nothing can be written
     {"pidfile": "/run/app/app.pid", "environment": {"A": "b\n"}},
 ]
 

@@ -74,10 +74,8 @@ spec:
               memory: 256Mi
           # Where it writes; all else is read-only. What it prints is better left to kubectl logs:
           # log_file=None.{hidden}
-          volumeMounts:
-{mounts}
-      volumes:
-{volumes}
+          volumeMounts:{mounts}
+      volumes:{volumes}
 """
 
 _COMPOSE = """\
@@ -114,10 +112,10 @@ def kubernetes(service: Service) -> str:
     directories = _directories(service)
     names = [f"writable-{number}" for number in range(len(directories))]
     mounts = (
-        f"            - name: {name}\n              mountPath: {json.dumps(path)}"
+        f"\n            - name: {name}\n              mountPath: {json.dumps(path)}"
         for name, path in zip(names, directories, strict=True)
     )
-    volumes = (f"        - name: {name}\n          emptyDir: {{}}" for name in names)
+    volumes = (f"\n        - name: {name}\n          emptyDir: {{}}" for name in names)
     return _KUBERNETES.format(
         name=service.name,
         label=json.dumps(service.name.lower().replace("_", "-").replace(".", "-")),
@@ -133,8 +131,8 @@ def kubernetes(service: Service) -> str:
         stop_timeout=service.stop_timeout,
         probes=_probes(service),
         hidden=_hidden(service, indent=10),
-        mounts="\n".join(mounts),
-        volumes="\n".join(volumes),
+        mounts="".join(mounts) or " []",
+        volumes="".join(volumes) or " []",
     )
 
 
