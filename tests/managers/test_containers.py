@@ -75,6 +75,7 @@ def test_program_below_an_init_stays_and_stops(fork_sandbox, init):
     assert not fork_sandbox.pidfile.exists()
 
 
+@pytest.mark.brute
 @pytest.mark.parametrize("init", INITS.values(), ids=INITS)
 def test_orphan_that_an_init_has_adopted_detaches(fork_sandbox, init):
     needed(init[0])

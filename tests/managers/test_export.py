@@ -56,6 +56,7 @@ def test_unit_is_right_and_confined_and_works(machine, options):
     assert machine.sees("app", Result="success", ExecMainStatus="0")
 
 
+@pytest.mark.brute
 @pytest.mark.root
 def test_misspelt_unit_is_found_out_control(machine):
     text, _ = exported(machine.sandbox, "systemd")
@@ -152,6 +153,7 @@ def test_deployment_is_one_to_kubernetes(validated, facts):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.brute
 def test_misspelt_deployment_is_found_out_control(validated):
     text = _export.write("kubernetes", Service(name="app", command=["/bin/app"]))
     assert validated(text.replace("GracePeriodSeconds", "GracePeriod")).returncode != 0

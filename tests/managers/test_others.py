@@ -132,6 +132,7 @@ def test_program_stays_in_the_foreground_and_stops_with_its_manager(managed):
     assert not manager.sandbox.pidfile.exists()
 
 
+@pytest.mark.brute
 def test_program_below_a_shell_is_not_the_managers(managed):
     manager, _ = managed
     with manager.running(line=BELOW_A_SHELL) as (_, report):

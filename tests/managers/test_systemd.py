@@ -112,6 +112,7 @@ def test_shell_in_a_service_is_a_command_line_like_any_other(machine, kind):
     assert machine.show("app", "StatusText") == [""]
 
 
+@pytest.mark.brute
 def test_window_of_tmux_in_a_service_is_too(machine):
     needed("tmux")
     tmux = "/usr/bin/tmux -L test new-session -d {script}"
@@ -132,6 +133,7 @@ def test_service_of_another_user_knows_it_by_the_bus(machine):
     assert set(found["uids"]) == {"65534"}
 
 
+@pytest.mark.brute
 def test_service_of_a_user_manager_is_told_from_one_of_the_system(machine):
     lines = (
         "Type=notify",
@@ -151,6 +153,7 @@ def test_service_of_a_user_manager_is_told_from_one_of_the_system(machine):
     assert str(found["ppid"]) == machine.show("manager", "MainPID")[0]
 
 
+@pytest.mark.brute
 @pytest.mark.parametrize("kind", ["notify", "simple"])
 def test_service_that_cannot_ask_stays_only_if_it_is_listened_to(machine, kind):
     hidden = "InaccessiblePaths=/usr/bin/systemctl /bin/systemctl"
@@ -164,6 +167,7 @@ def test_service_that_cannot_ask_stays_only_if_it_is_listened_to(machine, kind):
     assert ("NOTIFY_SOCKET is set" in found["supervisor"]) is (kind == "notify")
 
 
+@pytest.mark.brute
 def test_job_of_cron_detaches(machine):
     needed("cron")
     script, path = script_of(machine.sandbox, "app")
@@ -223,6 +227,7 @@ def test_failure_is_shown_with_its_number(machine):
     assert machine.sees("app", Result="exit-code", StatusErrno="28", StatusText=text)
 
 
+@pytest.mark.brute
 def test_program_that_ends_by_itself_is_stopping(machine):
     with Gate(machine.work / "gate") as gate:
         after = f"context.release()\n{PASS.format(gate=gate.path)}\nsys.exit(0)"
@@ -279,6 +284,7 @@ def test_program_that_hangs_is_restarted(machine, loop):
     assert machine.show("app", "MainPID") != [main]
 
 
+@pytest.mark.brute
 def test_program_that_asks_for_time_gets_it(machine):
     with Gate(machine.work / "gate") as gate:
         for name, ask in (("patient", "context.extend_timeout(30)"), ("control", "pass")):
