@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from reborn._detach import Beginning
     from reborn._handshake import Report
-    from reborn._notifier import Notifier
+    from reborn._notifier import Notifier, Reloading
     from reborn._options import Plan
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
@@ -433,6 +433,8 @@ class DaemonContext:
             RuntimeError: the context is not open.
         """
         self._opened("reloading")
+        from reborn._notifier import Reloading
+
         return Reloading(self._manager)
 
     def extend_timeout(self, seconds: float) -> None:
@@ -565,25 +567,6 @@ class DaemonContext:
             message = f"{method}() belongs to the daemon, and the context is not open here"
             raise RuntimeError(message)
         return self._plan, self._notifier
-
-
-class Reloading:
-    """A reload, for a ``with`` block."""
-
-    __slots__ = ("_manager",)
-
-    def __init__(self, manager: "Notifier | None") -> None:
-        self._manager = manager
-
-    def __enter__(self) -> None:
-        """Say that it has begun."""
-        if self._manager is not None:
-            self._manager.reloading()
-
-    def __exit__(self, *_: object) -> None:
-        """Say that it is over, also where it failed: the program runs on as it was."""
-        if self._manager is not None:
-            self._manager.reloaded()
 
 
 def _leave() -> None:

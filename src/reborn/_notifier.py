@@ -138,6 +138,25 @@ class LineNotifier(Notifier):
         return super().ready(message)
 
 
+class Reloading:
+    """A reload, for a ``with`` block."""
+
+    __slots__ = ("_manager",)
+
+    def __init__(self, manager: Notifier | None) -> None:
+        self._manager = manager
+
+    def __enter__(self) -> None:
+        """Say that it has begun."""
+        if self._manager is not None:
+            self._manager.reloading()
+
+    def __exit__(self, *_: object) -> None:
+        """Say that it is over, also where it failed: the program runs on as it was."""
+        if self._manager is not None:
+            self._manager.reloaded()
+
+
 def connect(supervisor: Supervisor | None) -> Notifier:
     """Return the way to tell *supervisor*."""
     if supervisor is not None and supervisor.name == "s6":
