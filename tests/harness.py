@@ -105,6 +105,17 @@ def is_alive(pid):
         return False
 
 
+def masks(pid):
+    """Return the signals that process *pid* blocks, ignores and catches, as sets.
+
+    Without those of the C library (32 and 33, signal(7)), which posix_spawn(3) may have ignored.
+    """
+    with open(f"/proc/{pid}/status") as file:
+        facts = dict(line.rstrip("\n").split(":\t", 1) for line in file)
+    numbers = [int(facts[name], 16) for name in ("SigBlk", "SigIgn", "SigCgt")]
+    return [{n for n in signal.valid_signals() if mask >> (n - 1) & 1} for mask in numbers]
+
+
 class Gate:
     """A fifo at which a program waits until the test lets it pass."""
 

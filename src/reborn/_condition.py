@@ -113,12 +113,12 @@ class Condition:
             return f"{self.name} is dead; it has left its pid file {self.pidfile!r}"
         rows = {
             "pid": str(self.pid),
-            "uptime": _shown(self.uptime, _duration),
-            "memory": _shown(self.memory, _size),
-            "cpu": _shown(self.cpu_percent, "{:.1f} %".format),
-            "cpu time": _shown(self.cpu_time, _duration),
-            "open files": _shown(self.open_files, str),
-            "state": _shown(self.process_state, str),
+            "uptime": known(self.uptime, duration),
+            "memory": known(self.memory, size),
+            "cpu": known(self.cpu_percent, percent),
+            "cpu time": known(self.cpu_time, duration),
+            "open files": known(self.open_files, str),
+            "state": known(self.process_state, str),
             "pid file": self.pidfile,
         }
         lines = [f"  {label:<10}  {value}" for label, value in rows.items()]
@@ -132,8 +132,10 @@ def look(context: DaemonContext, *, name: str) -> Condition:
     """
     from reborn._pidfile import PidFile
 
-    assert isinstance(context.pidfile, str | os.PathLike)  # noqa: S101 - our own callers see to it
-    pidfile = PidFile(context.pidfile)
+    pidfile = context.pidfile
+    if not isinstance(pidfile, PidFile):
+        assert isinstance(pidfile, str | os.PathLike)  # noqa: S101 - our own callers see to it
+        pidfile = PidFile(pidfile)
     daemon = None
     reason = f"{pidfile} is locked by a process that has not said which it is"
     try:
@@ -177,11 +179,11 @@ def _text(pidfile: PidFile) -> str:
     return "" if pid is None else str(pid)
 
 
-def _shown(value: T | None, show: Callable[[T], str]) -> str:
+def known(value: T | None, show: Callable[[T], str]) -> str:
     return "?" if value is None else show(value)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a duration in its two largest units."""
     if seconds < 60:
         return f"{seconds:.1f} s"
@@ -191,11 +193,16 @@ def _duration(seconds: float) -> str:
     return f"{seconds // 60:.0f} min {seconds % 60 // 1:.0f} s"
 
 
-def _size(count: int) -> str:
+def percent(number: float) -> str:
+    """Return a percentage."""
+    return f"{number:.1f} %"
+
+
+def size(count: int) -> str:
     """Return a number of bytes in the unit that leaves few digits."""
-    size = float(count)
+    number = float(count)
     for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
+        if number < 1024:
+            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} GiB"

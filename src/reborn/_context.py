@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from reborn._detach import Beginning
     from reborn._handshake import Report
+    from reborn._launcher import Launcher
     from reborn._notifier import Notifier, Reloading
     from reborn._options import Plan
     from reborn._pidfile import PidFile
@@ -191,7 +192,7 @@ class DaemonContext:
                 if self.detach_process is False or supervisor is not None:
                     self._stay(plan, supervisor)
                 else:
-                    begun = _launcher.detach(plan)
+                    begun = _launcher.detach(plan, launcher=self._launcher(plan))
         except (StartError, KeyboardInterrupt) as error:
             # The message says it all; a dozen frames of ours would only hide it.
             raise error.with_traceback(None) from None
@@ -472,6 +473,10 @@ class DaemonContext:
         self._opened("unstore")
         if self._manager is not None:
             self._manager.unstore(name)
+
+    def _launcher(self, plan: "Plan") -> "Launcher | None":  # noqa: ARG002 - for others
+        """Return the launcher, where it is to be one that does more."""
+        return None
 
     def _carry_on(self, plan: "Plan", begun: "Beginning") -> None:
         """Be the daemon: take the steps; on failure tell the launcher, and leave nothing."""

@@ -12,11 +12,13 @@ verb: there it carries on as the daemon, and neither looks for another one nor s
 from __future__ import annotations
 
 import os
+import time
 from errno import EACCES, EPERM
 
+import reborn
 from reborn._context import DaemonContext, was_reborn
+from reborn._step import StartError
 from reborn._terminal import Waiting
-from reborn.exceptions import PidFileLockedError, StartError, StopTimeoutError, UnsafeFileError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from reborn._condition import Condition
     from reborn._context import Handler, Path
     from reborn._keywords import ContextOptions
+    from reborn._pidfile import PidFile
     from reborn._process import Daemon
 else:
     import _signal
@@ -48,6 +51,8 @@ VERBS = {
     "run": "run {name} in the foreground",
 }
 TIMEOUT = 10.0
+# How often, and after how many seconds, a signal that is blocked is looked at again.
+_LOOKS, _TICK = 8, 0.003
 
 
 class Outcome:
@@ -127,15 +132,19 @@ class Control:
         daemon = condition.daemon
         if daemon is None:
             return self._not_running(condition, OK)
+        return self.end(daemon, timeout=timeout)
+
+    def end(self, daemon: Daemon, *, timeout: float = TIMEOUT) -> Outcome:
+        """Stop the running *daemon*, and wait until it is gone."""
         what = f"stop process {daemon.pid}"
         try:
             with Waiting(f"stopping {self.name} (pid {daemon.pid}) ..."):
                 daemon.stop(timeout)
         except PermissionError:
             return self._not_permitted(what)
-        except UnsafeFileError as error:
+        except reborn.UnsafeFileError as error:
             return Outcome(FAILED, f"{self.name}: {error}")
-        except StopTimeoutError as error:
+        except reborn.StopTimeoutError as error:
             why = f"within {timeout} s: {error.remains}; try again with a longer timeout"
             return Outcome(FAILED, f"{self.name}: cannot {what} {why}")
         except KeyboardInterrupt:
@@ -149,6 +158,10 @@ class Control:
         daemon = condition.daemon
         if daemon is None:
             return self._not_running(condition, NOT_RUNNING)
+        return self.ask_to_reload(daemon)
+
+    def ask_to_reload(self, daemon: Daemon) -> Outcome:
+        """Send the running *daemon* SIGHUP, if it does something about it."""
         what = f"reload process {daemon.pid}"
         if not handles(daemon.pid, _signal.SIGHUP):
             # By default the signal would end it, and the user wants the opposite.
@@ -158,7 +171,7 @@ class Control:
             daemon.send_signal(_signal.SIGHUP)
         except PermissionError:
             return self._not_permitted(what)
-        except UnsafeFileError as error:
+        except reborn.UnsafeFileError as error:
             return Outcome(FAILED, f"{self.name}: {error}")
         except ProcessLookupError:
             return self._not_running(self.look(), NOT_RUNNING)
@@ -205,7 +218,7 @@ class Control:
         return Outcome(OK, f"{self.name} {done}, pid {daemon.pid}{see}", daemon=daemon)
 
     def _not_started(self, error: StartError, *, may_run: bool) -> Outcome:
-        if may_run and isinstance(error, PidFileLockedError) and error.pid is not None:
+        if may_run and isinstance(error, reborn.PidFileLockedError) and error.pid is not None:
             return Outcome(OK, f"{self.name} is already running, pid {error.pid}")
         # The notes hold the daemon's traceback.
         text = "\n".join([str(error), *getattr(error, "__notes__", ())])
@@ -222,14 +235,25 @@ class Control:
 
 
 def handles(pid: int, number: int) -> bool:
-    """Tell whether process *pid* catches the signal, or waits for it; True if that is not shown."""
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            masks = dict(line.split(b":", 1) for line in file)
-        shown = int(masks[b"SigCgt"], 16) | int(masks[b"SigBlk"], 16)
-    except (OSError, KeyError, ValueError):
-        return True
-    return bool(shown >> (number - 1) & 1) or _is_in_sigwait(pid)
+    """Tell whether process *pid* catches the signal, or waits for it; True if that is not shown.
+
+    Who waits for a signal has it blocked, but for good: libraries block all of them for the moment
+    in which they start a process (as glibc in fork(3) and posix_spawn(3)).
+    """
+    bit = 1 << (number - 1)
+    for _ in range(_LOOKS):
+        try:
+            with open(f"/proc/{pid}/status", "rb") as file:
+                masks = dict(line.split(b":", 1) for line in file)
+            caught, blocked = int(masks[b"SigCgt"], 16), int(masks[b"SigBlk"], 16)
+        except (OSError, KeyError, ValueError):
+            return True
+        if caught & bit:
+            return True
+        if not blocked & bit:
+            return _is_in_sigwait(pid)
+        time.sleep(_TICK)
+    return True
 
 
 def _is_in_sigwait(pid: int) -> bool:
@@ -325,7 +349,7 @@ def _background_context(
 
 
 def foreground_context(
-    pidfile: Path | None, log_file: Path | None, **options: Unpack[ContextOptions]
+    pidfile: Path | PidFile | None, log_file: Path | None, **options: Unpack[ContextOptions]
 ) -> DaemonContext:
     """Return the context of a program that runs at the terminal, or below whoever started it.
 
@@ -334,7 +358,7 @@ def foreground_context(
     """
     unchanged: ContextOptions = {
         "working_directory": None,
-        "umask": _current_umask(),
+        "umask": current_umask(),
         "prevent_core": False,
         "signal_map": _current_dispositions(terminate=pidfile is not None),
     }
@@ -342,7 +366,8 @@ def foreground_context(
     return DaemonContext(pidfile, log_file=log_file, detach_process=False, **options)
 
 
-def _current_umask() -> int:
+def current_umask() -> int:
+    """Return the file mode creation mask, which can only be had by setting another."""
     umask = os.umask(0o077)
     os.umask(umask)
     return umask

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from reborn._options import Plan
     from reborn._pidfile import PidFile
     from reborn._process import Daemon, Held
+    from reborn._watch import Watch
 
 # The daemons that this process has started, in order; see `Launch.earlier`.
 # Weakly: a handle that the program has dropped must not keep a descriptor.
@@ -128,9 +129,11 @@ def resume(plan: "Plan") -> "Daemon | Beginning | None":
 
 
 def by_fork(
-    plan: "Plan", streams: "Sequence[int]", *, spare: "Sequence[int]"
+    plan: "Plan", streams: "Sequence[int]", *, spare: "Sequence[int]", watch: "Watch | None" = None
 ) -> "Attempt | Beginning":
     """Fork twice: an `Attempt` in the launcher, a `Beginning` in the daemon.
+
+    A *watch* has the intermediate say READY for a daemon that becomes another program.
 
     Raises:
         OSError: there can be no more processes; nothing has been started.
@@ -142,9 +145,10 @@ def by_fork(
     ours, theirs = _handshake.open_channel()
 
     def start() -> int:
+        watched: Sequence[int] = () if watch is None else watch.prepare(plan)
         if many:
             # Here already: otherwise the fork copies them, and the intermediate ends slowly.
-            keep = [*_steps.kept(plan), *streams, *spare, theirs.outgoing]
+            keep = [*_steps.kept(plan), *streams, *spare, *watched, theirs.outgoing]
             _descriptors.close_inherited(many, keep=keep, null=theirs.incoming)
         return os.fork()
 
@@ -156,10 +160,10 @@ def by_fork(
         raise
     if pid == 0:
         ours.close()
-        lead(theirs, start)
+        lead(theirs, start, watch)
         return _begin(plan, theirs, streams, spare)
     theirs.close()
-    return Attempt(ours, pid, mask)
+    return Attempt(ours, pid, mask, watch)
 
 
 def _begin(
@@ -216,7 +220,7 @@ def by_reexec(argv: "Sequence[str]", plan: "Plan", streams: "Sequence[int]") -> 
     return Attempt(ours, pid, mask)
 
 
-def lead(channel: "Channel", start: "Callable[[], int]") -> None:
+def lead(channel: "Channel", start: "Callable[[], int]", watch: "Watch | None" = None) -> None:
     """Intermediate: lead a new session, start the daemon, say how it ended.
 
     This returns in one process only: the daemon, where *start* is a fork.
@@ -231,7 +235,7 @@ def lead(channel: "Channel", start: "Callable[[], int]") -> None:
         if pid == 0:
             _signals.install(reaper)
             return
-        _, status = os.waitpid(pid, 0)
+        _, status = os.waitpid(pid, 0) if watch is None else watch.wait(pid, channel)
         channel.send(MAINPID=pid, EXIT_STATUS=os.waitstatus_to_exitcode(status))
     except BrokenPipeError:
         pass  # no launcher, nobody to tell

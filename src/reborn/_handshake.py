@@ -5,6 +5,7 @@ the daemon. Lines of KEY=value as in sd_notify(3):
 
     1. daemon        MAINPID=4712             I am the daemon (with 3, if that follows at once)
     2. daemon        STATUS=loading           a line for the terminal, any number of times
+    or               X_REBORN_MISSING=…       what a program lacks to be ready (the command only)
     3. daemon        READY=1                  the launcher may report success
     4. launcher      READY=1                  taken: the intermediate is told to go, and I go
     or daemon        X_REBORN_ERROR={json}    why there will be no READY (also ERRNO=13)
@@ -37,6 +38,7 @@ else:
     import _signal
 
 ERROR = "X_REBORN_ERROR"
+MISSING = "X_REBORN_MISSING"
 _LONGEST_TRACEBACK = _LONGEST_MESSAGE = 32768
 # Of a line that does not end no more is kept, in bytes.
 _LONGEST_LINE = 2**20
@@ -158,6 +160,11 @@ class Report:
         """Say what the daemon is doing; nothing happens once it is ready."""
         if self._channel is not None:
             self._send(STATUS=message)
+
+    def lacks(self, text: str) -> None:
+        """Say what a program lacks to be ready, to be told if the time is up."""
+        if self._channel is not None:
+            self._send(**{MISSING: text})
 
     def failed(self, error: BaseException) -> None:
         """Say why there will be no READY, if anybody is there to hear it."""

@@ -8,7 +8,7 @@ import os
 import sys
 from _weakref import ref  # weakref itself is Python code that a bare program has not loaded
 
-from reborn import _descriptors, _detach, _steps, _supervision
+from reborn import _descriptors, _detach, _signals, _steps, _supervision
 from reborn._detach import Beginning
 from reborn._process import Daemon
 from reborn._step import Step, loading
@@ -16,13 +16,16 @@ from reborn._step import Step, loading
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from reborn._options import Plan
+    from reborn._watch import Watch
 
 # How much of the daemon's stderr a message about its end shows.
 _LAST_BYTES = 4096
 _LAST_LINES = 10
 
 
-def detach(plan: "Plan", *, cautious: bool = True) -> Daemon | Beginning:
+def detach(
+    plan: "Plan", *, cautious: bool = True, launcher: "Launcher | None" = None
+) -> Daemon | Beginning:
     """Start a daemon: a `Daemon` in the launcher once it is ready, a `Beginning` in the daemon.
 
     *cautious*: refuse to fork where the copy cannot work like the original.
@@ -35,7 +38,7 @@ def detach(plan: "Plan", *, cautious: bool = True) -> Daemon | Beginning:
     filled = _descriptors.fill_standard()
     mine = True  # in the daemon the streams take their place
     try:
-        result = Launcher(plan).start(cautious=cautious)
+        result = (launcher or Launcher(plan)).start(cautious=cautious)
         mine = not isinstance(result, Beginning)
     finally:
         if mine:
@@ -45,6 +48,9 @@ def detach(plan: "Plan", *, cautious: bool = True) -> Daemon | Beginning:
 
 class Launcher:
     """What the launcher holds until the daemon is ready."""
+
+    # What waits in the intermediate for a daemon that becomes another program.
+    watch: "Watch | None" = None
 
     def __init__(self, plan: "Plan") -> None:
         self.plan = plan
@@ -66,10 +72,16 @@ class Launcher:
                 _detach.refuse_unsafe_fork()
             _detach.warn_of_threads()
         try:
-            streams = self._prepare()
+            mask = _signals.block_all()  # Ctrl-C waits until what is made is noted, to be undone
+            try:
+                streams = self._prepare()
+            finally:
+                _signals.restore_mask(mask)
             if argv is None:
                 with Step("fork", "fork the intermediate", role="launcher"):
-                    attempt = _detach.by_fork(plan, streams, spare=self._descriptors())
+                    attempt = _detach.by_fork(
+                        plan, streams, spare=self._descriptors(), watch=self.watch
+                    )
             else:
                 with Step("exec", f"start {argv[0]!r} again", role="launcher"):
                     attempt = _detach.by_reexec(argv, plan, streams)

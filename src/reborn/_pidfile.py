@@ -184,6 +184,15 @@ class PidFile:
             os.register_at_fork(after_in_child=self.leave)
             self._hooked = True
 
+    def own(self) -> None:
+        """Release the file for the current process from now on; it was acquired before a fork."""
+        self._owner = os.getpid()
+
+    def clear(self) -> None:
+        """Empty the file: it is held, and names nobody."""
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+
     def release(self) -> None:
         """Remove the file and let go of the lock, if this process owns it.
 

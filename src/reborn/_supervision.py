@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # In the environment of what `spawn_daemon` has started.
 SPAWNED = "REBORN_SPAWNED"
+# In that of what `reborn start` has: the program's own pid, so that it is nobody else's.
+STARTED = "REBORN_EXEC_PID"
 # Names of parents, and whose they are. None of them is ever given orphans to adopt.
 _PARENTS = {"runsv": "runit", "s6-supervise": "s6", "supervise": "daemontools"}
 # These may be process 1 of a container, and so the parent of orphans.
@@ -67,6 +69,9 @@ def detect() -> Supervisor | None:
         )
     if environment.get("SYSTEMD_EXEC_PID") == str(pid):
         return _systemd(pid, environment)
+    if environment.get(STARTED) == str(pid):
+        reason = f"{STARTED} is {pid}, its own pid"
+        return Supervisor("reborn", reason, notify=environment.get("NOTIFY_SOCKET"))
     return _by_parent(pid, os.getppid(), environment)
 
 

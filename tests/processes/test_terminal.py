@@ -24,7 +24,7 @@ os.close(os.open(os.ttyname(slave), os.O_RDWR))
 """
 NO_SECOND_FORK = """
 from reborn import _detach
-_detach.lead = lambda channel, start: os.setsid()
+_detach.lead = lambda channel, start, watch: os.setsid()
 """
 INHERIT = """
 import reborn._relaunch

@@ -146,7 +146,7 @@ def test_daemon_that_ends_while_it_is_measured():
     ],
 )
 def test_duration_has_its_two_largest_units(seconds, shown):
-    assert _condition._duration(seconds) == shown
+    assert _condition.duration(seconds) == shown
 
 
 @pytest.mark.parametrize(
@@ -160,4 +160,4 @@ def test_duration_has_its_two_largest_units(seconds, shown):
     ],
 )
 def test_size_is_short(count, shown):
-    assert _condition._size(count) == shown
+    assert _condition.size(count) == shown

@@ -4,6 +4,8 @@ import errno
 import inspect
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -198,6 +200,28 @@ def test_signal_that_is_caught_or_blocked_is_handled():
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     assert not _control.handles(PID, number)
     assert _control.handles(2**22 + 1, number), "where nothing is shown, it is for the user to know"
+
+
+BLOCKS_BRIEFLY = """
+import signal, time
+while True:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    print(flush=True)
+    time.sleep(0.001)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    time.sleep(0.01)
+"""
+
+
+def test_signal_that_is_blocked_for_a_moment_is_not_handled():
+    command = [sys.executable, "-c", BLOCKS_BRIEFLY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        found = []
+        for _ in range(50):
+            process.stdout.readline()
+            found.append(_control.handles(process.pid, signal.SIGHUP))
+        process.kill()
+    assert not any(found)
 
 
 @pytest.mark.parametrize("text", ["", "a\0b"])

@@ -178,3 +178,26 @@ def test_port_in_time_wait_can_be_listened_to(monkeypatch):
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", port))
     held.close()
+
+
+class Endless:
+    """A socket to which somebody writes whenever it is read."""
+
+    def __init__(self, listener):
+        self._socket = listener._socket
+        self._address = listener.address
+        self.count = 0
+
+    def recv(self, size):
+        self.count += 1
+        _supervision.send(self._address, {"STATUS": "more"})
+        return self._socket.recv(size)
+
+    def close(self):
+        self._socket.close()
+
+
+def test_program_that_says_more_and_more_keeps_nobody_from_anything_else():
+    with _notify.Listener() as listener:
+        listener._socket = endless = Endless(listener)
+        assert len(listener.receive()) == _notify._MESSAGES == endless.count

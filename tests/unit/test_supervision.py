@@ -15,7 +15,7 @@ UNIT = "app.service"
 
 @pytest.fixture
 def environment(monkeypatch):
-    for name in ("SYSTEMD_EXEC_PID", "NOTIFY_SOCKET", "SUPERVISOR_ENABLED"):
+    for name in ("SYSTEMD_EXEC_PID", "NOTIFY_SOCKET", "SUPERVISOR_ENABLED", "REBORN_EXEC_PID"):
         monkeypatch.delenv(name, raising=False)
 
     def set_all(**variables):
@@ -53,6 +53,7 @@ def proc(monkeypatch):
         {"NOTIFY_SOCKET": "/run/systemd/notify", "SYSTEMD_EXEC_PID": "1"},
         {"NOTIFY_SOCKET": "/run/systemd/notify", "SYSTEMD_EXEC_PID": "garbage"},
         {"SUPERVISOR_ENABLED": "1", "SUPERVISOR_PROCESS_NAME": "app"},
+        {"REBORN_EXEC_PID": "1"},
     ],
     ids=lambda variables: "+".join(variables) or "nothing",
 )
@@ -69,6 +70,13 @@ def test_service_is_recognised_by_its_pid_if_systemd_does_not_answer(systemd):
         "and NOTIFY_SOCKET is set"
     )
     assert found.notify == "/run/systemd/notify"
+
+
+def test_program_of_the_command_is_recognised(environment):
+    environment(REBORN_EXEC_PID=PID, NOTIFY_SOCKET="@reborn")
+    found = _supervision.detect()
+    assert (found.name, found.notify) == ("reborn", "@reborn")
+    assert found.reason == f"REBORN_EXEC_PID is {os.getpid()}, its own pid"
 
 
 def test_service_that_nobody_listens_to_says_why_it_detaches(systemd, monkeypatch):

@@ -35,6 +35,7 @@ import time
 
 from reborn import _process
 from reborn._spawning import tree
+from reborn._spawning.tree import adopt_orphans
 from reborn._supervision import SPAWNED
 
 TYPE_CHECKING = False
@@ -49,19 +50,6 @@ _GRACE = 0.5
 _PATIENCE = 10.0
 # How often is looked where nothing tells that a process has ended, in seconds.
 _TICK = 0.02
-_PR_SET_CHILD_SUBREAPER = 36
-
-
-def adopt_orphans() -> bool:
-    """Become a subreaper; tell whether this system has them."""
-    if sys.platform != "linux":
-        return False
-    try:
-        import ctypes
-
-        return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
-    except (ImportError, OSError, AttributeError):
-        return False
 
 
 def hold_processes(pids: Iterable[int]) -> list[int]:

@@ -46,7 +46,7 @@ def main() -> NoReturn:
     keeper.silence()  # 0 to 2 stay open, so that no other descriptor gets their numbers
     os.chdir("/")
     owners = keeper.hold_processes(map(int, sys.argv[1].split(",")))
-    keeper.adopt_orphans()
+    tree.adopt_orphans()
     gc.freeze()  # keepers share these pages with us; a collection would write to all of them
     gc.disable()
     children = keeper.ChildSignal()

@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 _PROC = "/proc"
 # How often, and after how many seconds, what is empty for a process is looked at again.
 _LOOKS, _TICK = 5, 0.002
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> bool:
+    """Become a subreaper; tell whether this system has them."""
+    if sys.platform != "linux":
+        return False
+    try:
+        import ctypes
+
+        return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+    except (ImportError, OSError, AttributeError):
+        return False
 
 
 def send(pids: Iterable[int], number: int) -> None:

@@ -1,0 +1,94 @@
+"""The pid file of any program, also one that does not hold its lock.
+
+Most daemons write a pid file and lock nothing; and some programs close every descriptor they did
+not open (sshd, cron), the lock that reborn gave them included. Then the text is all there is. It is
+believed if it is complete, and if the process is older than the text: a number that has been given
+to another process since belongs to a later one. The lock goes before: who holds it is not argued
+with.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import reborn
+from reborn import _descriptors, _files
+from reborn._pidfile import PidFile, Sighting
+
+# By how much a process may seem younger than the text it wrote itself: clocks tick.
+_SLACK = 2.0
+# A text that does not end is complete if nobody has added to it for so many seconds.
+_QUIET = 1.0
+_LONGEST_PID = 10
+
+
+class KnownPidFile(PidFile):
+    """A pid file that names its process by the lock or, where nobody has that, by its text."""
+
+    def sight(self) -> Sighting | None:
+        """Return the process that the file names, together with what was read to find it."""
+        seen = super().sight()
+        if seen is not None or self.is_locked():
+            return seen
+        fd = self._look()
+        if fd is None:
+            return None
+        try:
+            return self._sight_by_text(fd)
+        finally:
+            _descriptors.close(fd)
+
+    def _lock(self, name: str, directory: int) -> int:
+        """Return a locked descriptor, unless the file names a process without the lock."""
+        fd = super()._lock(name, directory)
+        seen = self._sight_by_text(fd)
+        if seen is None:
+            return fd
+        _descriptors.close(fd)
+        raise reborn.PidFileLockedError(path=self.path, pid=seen.pid)
+
+    def _sight_by_text(self, fd: int) -> Sighting | None:
+        status = os.fstat(fd)
+        # Those that write more than the pid write it first (postmaster.pid).
+        line, end, _ = os.pread(fd, _LONGEST_PID + 2, 0).partition(b"\n")
+        pid = _pid(line.strip())
+        if pid is None or not (end or time.time() - status.st_mtime > _QUIET):
+            return None
+        if not _files.is_named(status, self.path, None, alone=False):
+            return None
+        begun = started(pid)
+        if begun is None or begun > status.st_mtime + _SLACK:
+            return None
+        return Sighting(pid, self.path, status, reached=self._reaches(status))
+
+
+def _pid(text: bytes) -> int | None:
+    plain = text.isdigit() and not text.startswith(b"0") and len(text) <= _LONGEST_PID
+    return int(text) if plain else None
+
+
+def started(pid: int) -> float | None:
+    """Return when process *pid* was started, in seconds since 1970; None: it has ended."""
+    if sys.platform != "linux":
+        return _started_elsewhere(pid)
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return None
+    if fields[0] in (b"Z", b"X"):
+        return None
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.time() - age
+
+
+def _started_elsewhere(pid: int) -> float | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.Error:
+        return None

@@ -1,0 +1,329 @@
+"""A program of somebody else's, and what makes a process become it.
+
+The process is a daemon already (see `_steps`), or a child that the supervisor has forked; umask and
+streams are there. The rest is again a table, and the order has reasons:
+
+- what needs rights (the root, a higher limit, a better priority) before the privileges go
+- the directory after the root, and as the user, who may see less of it, or more (NFS)
+- execve(2) last; what it refuses is told like every other step
+
+So a supervisor stays what it was started as, while its program runs as somebody else.
+"""
+
+import os
+import resource
+from errno import EACCES, ENOENT, ENOEXEC, ENOTDIR, EPERM
+
+from reborn import _descriptors, _signals, _steps, _supervision
+from reborn._step import Step, StepError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import NoReturn
+
+    from reborn._privileges import Identity
+else:
+    import _signal
+
+SHELL = "/bin/sh"
+# Exit statuses of env(1), nohup(1) and timeout(1).
+CANNOT_RUN = 126
+NOT_FOUND = 127
+
+
+class Program:
+    """A command, and what its process is to be like; None leaves alone what there is.
+
+    *argv* is searched on the PATH of its own environment; *path*, if given, is run instead. Of the
+    environment it gets nothing (*clean*) or all but what is *unset*; *env* is added. *nice* is
+    added to the niceness; *limits* are (resource, soft, hard) of setrlimit(2).
+    """
+
+    __slots__ = (
+        "argv",
+        "clean",
+        "directory",
+        "env",
+        "identity",
+        "limits",
+        "nice",
+        "path",
+        "root",
+        "unset",
+    )
+
+    def __init__(
+        self,
+        argv: "Sequence[str]",
+        *,
+        path: str | None = None,
+        directory: str | None = None,
+        root: str | None = None,
+        identity: "Identity | None" = None,
+        env: "Mapping[str, str] | None" = None,
+        unset: "Iterable[str]" = (),
+        clean: bool = False,
+        nice: int | None = None,
+        limits: "Iterable[tuple[int, int, int]]" = (),
+    ) -> None:
+        self.argv = list(argv)
+        self.path = path
+        self.directory = directory
+        self.root = root
+        self.identity = identity
+        self.env = dict(env or {})
+        self.unset = tuple(unset)
+        self.clean = clean
+        self.nice = nice
+        self.limits = tuple(limits)
+
+    def __str__(self) -> str:
+        return self.argv[0]
+
+    def environment(self, more: "Mapping[str, str] | None" = None) -> dict[str, str]:
+        """Return the environment it gets, with *more* that nothing takes away."""
+        inherited: dict[str, str] = {} if self.clean else dict(os.environ)
+        for name in self.unset:
+            inherited.pop(name, None)
+        return {**inherited, **self.env, **(more or {})}
+
+    def execute(
+        self,
+        *,
+        inherit: "Iterable[int]" = (),
+        more: "Mapping[str, str] | None" = None,
+        last: "Callable[[], None] | None" = None,
+    ) -> "NoReturn":
+        """Become the program, with the descriptors *inherit* besides 0, 1 and 2.
+
+        *more* is added to the environment; *last* is called when only execve(2) is left.
+
+        Raises:
+            StepError: it cannot be; the steps before have been taken.
+        """
+        for fd in inherit:
+            os.set_inheritable(fd, True)
+        # A program that uses reborn itself need not go into the background once more.
+        own = {_supervision.STARTED: str(os.getpid())}
+        environment = {**self.environment(more), **own}
+        for name, action, step in STEPS:
+            with Step(name, action.format(program=self), role="daemon"):
+                step(self)
+        with Step("exec", f"run {self.argv[0]!r}", role="daemon"):
+            if last is not None:
+                last()
+            self._replace(environment)
+
+    def start(
+        self,
+        *,
+        inherit: "Iterable[int]" = (),
+        streams: "Sequence[int | None]" = (None, None, None),
+        first: "Callable[[], None] | None" = None,
+        **more: str,
+    ) -> "Execution":
+        """Start it as a child of this process, and do not wait for its execve(2).
+
+        *streams* become its 0, 1 and 2; *first* is called in the child before the steps.
+
+        Raises:
+            OSError: there can be no more processes.
+        """
+        incoming, outgoing = os.pipe()
+        try:
+            mask = _signals.block_all()  # none of our handlers may run in the child
+            try:
+                pid = os.fork()
+                if pid == 0:
+                    self._begin(outgoing, inherit, streams, first, more)
+            finally:
+                _signals.restore_mask(mask)
+        except BaseException:
+            _descriptors.close(incoming)
+            raise
+        finally:
+            _descriptors.close(outgoing)
+        return Execution(pid, incoming)
+
+    def _begin(
+        self,
+        outgoing: int,
+        inherit: "Iterable[int]",
+        streams: "Sequence[int | None]",
+        first: "Callable[[], None] | None",
+        more: "Mapping[str, str]",
+    ) -> "NoReturn":
+        """Child: become the program, or tell why not."""
+        try:
+            with Step("exec", f"run {self.argv[0]!r}", role="daemon", errors=(Exception,)):
+                _descriptors.connect(streams)
+                if first is not None:
+                    first()
+                self.execute(inherit=inherit, more=more)
+        except StepError as error:
+            import json
+
+            os.write(outgoing, json.dumps(error.as_data()).encode())
+        finally:
+            os._exit(NOT_FOUND)
+
+    def _replace(self, environment: "Mapping[str, str]") -> "NoReturn":
+        """Call execve(2) where the program can be; of several refusals the first is told."""
+        refusal = None
+        for path in [self.path] if self.path else _candidates(self.argv[0], environment):
+            try:
+                os.execve(path, self.argv, environment)
+            except OSError as error:
+                if error.errno == ENOEXEC:  # a script that does not say its interpreter
+                    os.execve(SHELL, [SHELL, path, *self.argv[1:]], environment)
+                if error.errno not in (EACCES, ENOENT, ENOTDIR):
+                    raise
+                refusal = error if refusal is None or error.errno == EACCES else refusal
+        raise refusal or FileNotFoundError(ENOENT, os.strerror(ENOENT))
+
+
+class Execution:
+    """Process *pid* on its way to execve(2), which closes the pipe; what fails comes through it.
+
+    What a program needs to be executed may take any time: a directory on a server that does not
+    answer, a list of groups from another one.
+    """
+
+    __slots__ = ("_incoming", "_text", "pid", "refusal")
+
+    def __init__(self, pid: int, incoming: int) -> None:
+        self.pid = pid
+        self.refusal: StepError | None = None
+        self._text = b""
+        os.set_blocking(incoming, False)
+        self._incoming: int | None = incoming
+
+    def fileno(self) -> int | None:
+        """Return the descriptor that can be read when there is news; None when all is known."""
+        return self._incoming
+
+    def has_come(self) -> bool:
+        """Tell whether the process has become the program; `refusal` says why it cannot."""
+        while self._incoming is not None:
+            try:
+                data = os.read(self._incoming, 65536)
+            except BlockingIOError:
+                return False
+            self._text += data
+            if not data:
+                self.close()
+                if self._text:
+                    import json
+
+                    self.refusal = StepError.from_data(json.loads(self._text))
+        return self.refusal is None
+
+    def close(self) -> None:
+        """Listen no more."""
+        _descriptors.close(self._incoming)
+        self._incoming = None
+
+
+def status_of(error: StepError) -> int | None:
+    """Return the exit status that tells a program which cannot run; None: something else failed."""
+    if error.step != "exec":
+        return None
+    return NOT_FOUND if error.errno in (ENOENT, ENOTDIR) else CANNOT_RUN
+
+
+def _candidates(name: str, environment: "Mapping[str, str]") -> "Iterator[str]":
+    """Yield where the program *name* may be (execvp(3))."""
+    if "/" in name:
+        yield name
+        return
+    for folder in environment.get("PATH", os.defpath).split(os.pathsep):
+        yield os.path.join(folder, name)
+
+
+def reset_signals(program: Program) -> None:  # noqa: ARG001 - every step takes the program
+    """Give the program what a program finds: nothing blocked, and Python's own way undone."""
+    for number in _signals.numbers():
+        # Handlers of Python code cannot stay, and what it ignores itself is not the user's wish.
+        if _signal.getsignal(number) not in (_signal.SIG_DFL, _signal.SIG_IGN, None):
+            _signal.signal(number, _signal.SIG_DFL)
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(number, _signal.SIG_DFL)
+    _signals.restore_mask(set())
+
+
+def change_root(program: Program) -> None:
+    """Confine it (chroot(2)); open directories would be a way out, and none is inherited."""
+    if program.root is None:
+        return
+    _steps.load_what_is_needed_later()
+    if program.identity is not None:
+        __import__("reborn._privileges")  # the new root has no such file
+        load_accounts()
+    os.chdir(program.root)
+    os.chroot(program.root)
+    os.chdir("/")
+
+
+def load_accounts() -> None:
+    """Have the C library look up a user once, since initgroups(3) loads what a new root lacks."""
+    import pwd
+
+    try:
+        pwd.getpwuid(0)
+    except KeyError:
+        pass
+
+
+def renice(program: Program) -> None:
+    """Change how nice it is to others (nice(2))."""
+    if program.nice is not None:
+        os.nice(program.nice)
+
+
+def raise_limits(program: Program) -> None:
+    """Raise the limits that only root may raise (setrlimit(2)); what is lowered comes last."""
+    for number, _, hard in program.limits:
+        soft, now = resource.getrlimit(number)
+        if now != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or hard > now):
+            _set_limit(number, soft, hard)
+
+
+def set_limits(program: Program) -> None:
+    """Set its limits, when nothing is left to do that could run into them."""
+    for number, soft, hard in program.limits:
+        _set_limit(number, soft, hard)
+
+
+def _set_limit(number: int, soft: int, hard: int) -> None:
+    try:
+        resource.setrlimit(number, (soft, hard))
+    except ValueError as error:  # what Python makes of EPERM and EINVAL
+        raise PermissionError(EPERM, str(error)) from None
+
+
+def drop_privileges(program: Program) -> None:
+    """Become the user and group asked for, for good (credentials(7))."""
+    if program.identity is not None:
+        from reborn import _privileges
+
+        _steps.load_what_is_needed_later()
+        _privileges.drop(program.identity)
+
+
+def change_directory(program: Program) -> None:
+    """Go where it is to run."""
+    if program.directory is not None:
+        os.chdir(program.directory)
+
+
+STEPS: "tuple[tuple[str, str, Callable[[Program], None]], ...]" = (
+    ("chroot", "change the root directory to {program.root!r}", change_root),
+    ("nice", "change the niceness by {program.nice}", renice),
+    ("limits", "raise the limits of {program}", raise_limits),
+    ("privileges", "become {program.identity}", drop_privileges),
+    ("chdir", "change directory to {program.directory!r}", change_directory),
+    ("signals", "reset the signals", reset_signals),
+    ("limits", "set the limits of {program}", set_limits),
+)

@@ -1,0 +1,43 @@
+"""Limits as people write them."""
+
+import resource
+
+import pytest
+
+from reborn import _limits
+
+UNLIMITED = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("values", "soft", "hard"),
+    [
+        ("0", 0, 0),
+        ("10", 10, 10),
+        ("10:20", 10, 20),
+        ("1K:2M", 1024, 2 * 1024**2),
+        ("1g", 1024**3, 1024**3),
+        ("unlimited", UNLIMITED, UNLIMITED),
+        ("5:infinity", 5, UNLIMITED),
+    ],
+)
+def test_values(values, soft, hard):
+    assert _limits.parse("nofile", values) == (resource.RLIMIT_NOFILE, soft, hard)
+
+
+@pytest.mark.parametrize(
+    "values", ["", ":", "1:", ":1", "-1", "x", "K", "1.5", "2:1", "9" * 30, "٣"]
+)
+def test_values_that_are_none(values):
+    with pytest.raises(ValueError, match="limit"):
+        _limits.parse("nofile", values)
+
+
+@pytest.mark.parametrize("name", ["", "x", "RLIMIT_CORE", "core core"])
+def test_names_that_are_none(name):
+    with pytest.raises(ValueError, match=r"is no limit; there are .*nofile"):
+        _limits.parse(name, "1")
+
+
+def test_names_are_those_of_the_system():
+    assert {"core", "nofile", "as", "cpu"} <= set(_limits.names())
