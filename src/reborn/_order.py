@@ -1,0 +1,177 @@
+"""What is to be started, and how: the words of a command line, resolved against the system.
+
+An order is made from a `Request`, or from the record of an earlier one. Whatever it says is
+absolute, so that the same order means the same from another directory and at another time.
+"""
+
+from __future__ import annotations
+
+import os
+
+from reborn import _grammar, _named, _watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from reborn._grammar import Request
+    from reborn._named import Place, Record
+    from reborn._privileges import Identity
+    from reborn._program import Program
+    from reborn._readiness import Condition
+    from reborn._watch import Alive
+
+# What is about this command line, and not about the program.
+_PASSING = ("json", "quiet", "pidfile", "timeout")
+
+
+class Order:
+    """A command, the options it was given with, and the directory that it was given in."""
+
+    def __init__(
+        self, place: Place, command: Sequence[str], options: dict[str, Any], directory: str
+    ) -> None:
+        self.place = place
+        self.command = list(command)
+        self.options = options
+        self.directory = directory
+        self.log_file: str = options.get("log_file") or place.log_file
+
+    @classmethod
+    def of(cls, place: Place, request: Request) -> Order:
+        """Return what *request* asks for.
+
+        Raises:
+            ValueError: the current directory is gone.
+        """
+        try:
+            directory = os.getcwd()
+        except FileNotFoundError:
+            directory = request.get("directory", "")
+            if not os.path.isabs(directory):
+                message = "the current directory is gone; give an absolute --directory"
+                raise ValueError(message) from None
+        options = {key: value for key, value in request.given.items() if key not in _PASSING}
+        return cls(place, request.program, options, directory)
+
+    @classmethod
+    def again(cls, place: Place, record: Record, request: Request) -> Order:
+        """Return what the *record* says, but for what *request* changes."""
+        changes = {key: value for key, value in request.given.items() if key not in _PASSING}
+        return cls(place, record.command, {**record.options, **changes}, record.directory)
+
+    def make_directories(self) -> None:
+        """Make the directories of our own that its files are in.
+
+        Raises:
+            UnsafeFileError: others can write there.
+            OSError: they cannot be made.
+        """
+        self.place.make_directory()
+        if "log_file" not in self.options:
+            _named.make_directory(os.path.dirname(self.log_file))
+
+    def record(self, *, foreground: bool = False) -> Record:
+        """Return what is to be remembered."""
+        return _named.Record(
+            command=self.command,
+            options=self.options,
+            log_file=self.options.get("log_file") if foreground else self.log_file,
+            directory=self.directory,
+            foreground=foreground,
+        )
+
+    @property
+    def supervised(self) -> bool:
+        """Whether a supervisor starts it again."""
+        return "restart" in self.options
+
+    @property
+    def condition(self) -> Condition | Alive:
+        """When it is ready."""
+        return _watch.condition(self.options.get("ready", _watch.ALIVE))
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody has said when it is ready."""
+        return "ready" in self.options
+
+    @property
+    def ready_timeout(self) -> float:
+        """How long it gets to be ready, in seconds."""
+        timeout: float = self.options.get("ready_timeout", _grammar.READY_TIMEOUT)
+        return timeout
+
+    @property
+    def root(self) -> str:
+        """Where the program's own paths begin."""
+        return os.path.join(self.options.get("chroot", "/"), self._working_directory().lstrip("/"))
+
+    def program(self, *, detached: bool) -> Program:
+        """Return the program.
+
+        Raises:
+            ValueError: there is no such user or group.
+        """
+        from reborn import _program
+
+        options = self.options
+        command = self.command[0]
+        chroot = options.get("chroot")
+        relative = "/" in command and not os.path.isabs(command) and chroot is None
+        identity, account = self._identity()
+        return _program.Program(
+            self.command,
+            path=os.path.join(self.directory, command) if relative else None,
+            directory=None if self._stays else self._working_directory() or None,
+            root=chroot,
+            identity=identity,
+            env={**account, **dict(options.get("env", ()))},
+            # Our own manager is not the daemon's.
+            unset=[*options.get("unset_env", ()), *(["NOTIFY_SOCKET"] if detached else ())],
+            clean=options.get("clean_env", False),
+            nice=options.get("nice"),
+            limits=self._limits(),
+        )
+
+    def _limits(self) -> list[tuple[int, int, int]]:
+        given = self.options.get("limit")
+        if not given:
+            return []
+        from reborn import _limits
+
+        return [_limits.parse(name, values) for name, values in given]
+
+    @property
+    def _stays(self) -> bool:
+        """Whether it runs where we are; then it need not be allowed to go there."""
+        try:
+            return not {"directory", "chroot"} & {*self.options} and os.getcwd() == self.directory
+        except FileNotFoundError:
+            return False
+
+    def _working_directory(self) -> str:
+        given: str = self.options.get("directory", "")
+        if "chroot" in self.options:
+            return given
+        return os.path.abspath(os.path.join(self.directory, given))
+
+    def _identity(self) -> tuple[Identity | None, dict[str, str]]:
+        """Return who it is to be, and what the environment says of that user."""
+        user, group = self.options.get("user"), self.options.get("group")
+        if user is group is None:
+            return None, {}
+        import pwd
+
+        from reborn import _privileges
+
+        if user is None:
+            return _privileges.resolve(None, group, initgroups=False), {}
+        try:
+            entry = pwd.getpwnam(user) if isinstance(user, str) else pwd.getpwuid(user)
+        except KeyError:
+            return _privileges.resolve(user, group, initgroups=False), {}
+        names = {"USER": entry.pw_name, "LOGNAME": entry.pw_name}
+        account = {"HOME": entry.pw_dir, "SHELL": entry.pw_shell, **names}
+        return _privileges.resolve(user, group, initgroups=True), account

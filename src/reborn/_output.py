@@ -1,0 +1,354 @@
+"""What a program writes, on its way to where it is kept, line by line.
+
+Without timestamps and syslog(3) there is nothing on the way: the program has the log itself as
+stdout and stderr. Otherwise it has a pipe, which its supervisor reads. One pipe for all of its
+lives, so that what it wrote last comes before what its successor writes first; and of the two ends
+the supervisor's alone does not block, so that a slow disk slows the program down, and never keeps
+its supervisor from anything.
+
+A program whose supervisor is killed has a pipe that nobody reads: as with every broken pipe its
+next line is answered by SIGPIPE, or by EPIPE where it ignores that (pipe(7)). It never waits.
+"""
+
+import os
+import select
+import time
+from collections import deque
+
+from reborn import _descriptors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+    from typing import Protocol
+
+    class Sink(Protocol):
+        """Where lines go to."""
+
+        # A line that does not end is cut there.
+        longest: int
+
+        def fileno(self) -> int:
+            """Return the descriptor that can be written when more can be sent."""
+            ...
+
+        def put(self, line: bytes, *, pid: int) -> None:
+            """Take a line that process *pid* has written."""
+            ...
+
+        def send(self) -> bool:
+            """Send on what can be sent without waiting; tell whether that is all."""
+            ...
+
+        def close(self) -> None:
+            """Let go of what it has opened."""
+            ...
+
+
+_LONGEST_READ = 65536  # a pipe holds no more, unless its program sees to it
+_READS = 32
+# What poll(2) promises room for, in a pipe (PIPE_BUF).
+_CHUNK = 4096
+# How much of a start's output is kept until the program is ready.
+_LONGEST_START = 2**20
+_ERROR = 2
+# Where the system's log listens: on Linux, macOS, the BSDs.
+_ADDRESSES = ("/dev/log", "/var/run/syslog", "/var/run/log")
+_FACILITIES = (
+    *("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron"),
+    *("authpriv", *(f"local{number}" for number in range(8))),
+)
+_LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+
+
+class Log:
+    """Descriptor *fd*, whatever that is connected to by now."""
+
+    longest = 65536
+
+    def __init__(self, *, timestamps: bool = False, fd: int = _ERROR) -> None:
+        self._fd = fd
+        self._stamps = timestamps
+        self._second = -1
+        self._stamp = "", ""
+        self._rest = bytearray()
+        self._refusal: str | None = None
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._fd
+
+    def put(self, line: bytes, *, pid: int) -> None:  # noqa: ARG002 - as every sink
+        """Take a line."""
+        self._rest += self._now() + line + b"\n"
+
+    def send(self) -> bool:
+        """Write what can be written without waiting; tell whether that is all.
+
+        What is refused is gone: a full disk must not stop the program.
+        """
+        if self._rest and self._refusal is not None:
+            lost = f"(here lines are lost: {self._refusal})\n"
+            self._rest[:0] = self._now() + lost.encode()
+            self._refusal = None
+        try:
+            while self._rest and _can_be_written(self._fd):
+                del self._rest[: os.write(self._fd, self._rest[:_CHUNK])]
+        except BlockingIOError:
+            pass  # somebody else has made the terminal or the pipe such
+        except OSError as error:
+            self._refusal = os.strerror(error.errno or 0)
+            self._rest.clear()
+        return not self._rest
+
+    def close(self) -> None:
+        """Leave the descriptor open, which was there before."""
+
+    def _now(self) -> bytes:
+        """Return the time of ISO 8601, with its milliseconds and its distance from UTC."""
+        if not self._stamps:
+            return b""
+        nanoseconds = time.time_ns()
+        second = nanoseconds // 10**9
+        if second != self._second:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S %z", time.localtime(second))
+            begin, _, zone = text.partition(" ")
+            self._second, self._stamp = second, (begin, f"{zone[:-2]}:{zone[-2:]}")
+        begin, zone = self._stamp
+        return f"{begin}.{nanoseconds // 10**6 % 1000:03d}{zone} ".encode()
+
+
+class Syslog:
+    """The system's log (syslog(3)), by its socket; what that does not take goes to the `Log`.
+
+    The C library's own way to it waits: a log daemon that is suspended would hold up the program
+    and its supervisor.
+    """
+
+    longest = 8192
+
+    def __init__(
+        self, tag: str, priority: int, *, log: Log, addresses: "Sequence[str]" = _ADDRESSES
+    ) -> None:
+        self._tag = tag
+        self._priority = priority
+        self._log = log
+        self._addresses = addresses
+        self._socket: socket.socket | None = None
+        self._queue: deque[tuple[bytes, int]] = deque()
+
+    def fileno(self) -> int:
+        """Return the descriptor of what is waited for."""
+        known = self._queue and self._socket is not None
+        return self._socket.fileno() if known and self._socket else self._log.fileno()
+
+    def put(self, line: bytes, *, pid: int) -> None:
+        """Take a line."""
+        self._queue.append((line, pid))
+
+    def send(self) -> bool:
+        """Send what is taken without waiting; tell whether that is all."""
+        while self._queue:
+            line, pid = self._queue[0]
+            try:
+                if not self._hand_over(self._message(line, pid)):
+                    self._log.put(line, pid=pid)
+            except BlockingIOError:
+                return False
+            self._queue.popleft()
+        return self._log.send()
+
+    def close(self) -> None:
+        """Leave the socket; what was not taken goes to the log."""
+        self._disconnect()
+        for line, pid in self._queue:
+            self._log.put(line, pid=pid)
+        self._queue.clear()
+        self._log.send()
+
+    def _disconnect(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _message(self, line: bytes, pid: int) -> bytes:
+        begin = f"<{self._priority}>{time.strftime('%b %e %T')} {self._tag}[{pid}]: "
+        return begin.encode("utf-8", "backslashreplace") + line.replace(b"\0", b"\\0")
+
+    def _hand_over(self, message: bytes) -> bool:
+        """Send a message; False if nobody takes it.
+
+        Raises:
+            BlockingIOError: not now.
+        """
+        for _ in range(2):  # the second time to a log daemon that was started again
+            if self._socket is None:
+                self._socket = self._connect()
+            if self._socket is None:
+                return False
+            try:
+                self._socket.send(message)
+                return True
+            except BlockingIOError:
+                raise
+            except OSError:
+                self._disconnect()
+        return False
+
+    def _connect(self) -> "socket.socket | None":
+        import socket
+
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        client.setblocking(False)
+        for address in self._addresses:
+            try:
+                client.connect(address)
+                return client
+            except OSError:
+                continue
+        client.close()
+        return None
+
+
+class Output:
+    """The way from the program to a *sink*.
+
+    *piped*: through a pipe; otherwise only what the supervisor says itself goes to the sink.
+    *log_file* is then where the program writes.
+    """
+
+    def __init__(self, sink: "Sink", *, piped: bool, log_file: str | None = None) -> None:
+        self._sink = sink
+        self._log_file = log_file
+        self._start = 0
+        self._heard: bytearray | None = None
+        self._rest = b""
+        self._all_sent = True
+        self._reader = self._writer = None
+        self.pid = os.getpid()
+        if piped:
+            self._reader, self._writer = os.pipe()
+            os.set_blocking(self._reader, False)
+
+    @property
+    def streams(self) -> "tuple[int | None, int | None, int | None]":
+        """What the program's 0, 1 and 2 are to be; None: what they are here."""
+        return None, self._writer, self._writer
+
+    def awaited(self) -> tuple[int, int] | None:
+        """Return what poll(2) is to wait for before `pump` is called again."""
+        if not self._all_sent:
+            return self._sink.fileno(), select.POLLOUT
+        return None if self._reader is None else (self._reader, select.POLLIN)
+
+    def pump(self) -> None:
+        """Move on what can be moved without waiting."""
+        self._all_sent = self._sink.send()
+        if self._all_sent and self._read():
+            self._all_sent = self._sink.send()
+
+    def finish(self) -> None:
+        """Take in all that a program has written which has ended; its last line may lack an end."""
+        for _ in range(_READS):  # one of its descendants may write on and on
+            if not self._read():
+                break
+        if self._rest:
+            self._put(self._rest)
+            self._rest = b""
+        self.pump()
+
+    def say(self, text: str) -> None:
+        """Add a line of our own."""
+        line = f"reborn: {text}".encode("utf-8", "backslashreplace")
+        self._sink.put(line, pid=os.getpid())
+        self._all_sent = self._sink.send()
+
+    def listen(self) -> None:
+        """Begin to remember what the program writes."""
+        self._heard = bytearray()
+        self._start = os.fstat(_ERROR).st_size
+
+    def forget(self) -> None:
+        """Remember it no more."""
+        self._heard = None
+
+    def heard(self) -> str:
+        """Return what it has written since `listen`."""
+        if self._reader is not None:
+            return bytes(self._heard or b"").decode("utf-8", "backslashreplace")
+        return "" if self._log_file is None else _read_since(self._start, self._log_file)
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Send what is left, if that can be done in time."""
+        self.finish()
+        deadline = time.monotonic() + timeout
+        while not self._all_sent and (left := deadline - time.monotonic()) > 0:
+            _can_be_written(self._sink.fileno(), left)
+            self.pump()
+        self._sink.close()
+        _descriptors.close(self._reader, self._writer)
+        self._reader = self._writer = None
+
+    def _read(self) -> bool:
+        """Take in what is in the pipe; tell whether there was anything."""
+        if self._reader is None:
+            return False
+        try:
+            data = os.read(self._reader, _LONGEST_READ)
+        except BlockingIOError:
+            return False
+        if self._heard is not None:
+            self._heard += data[: _LONGEST_START - len(self._heard)]
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._put(line)
+        longest = self._sink.longest
+        while len(self._rest) > longest:
+            self._put(self._rest[:longest])
+            self._rest = self._rest[longest:]
+        return True
+
+    def _put(self, line: bytes) -> None:
+        longest = self._sink.longest
+        for begin in range(0, len(line) or 1, longest):
+            self._sink.put(line[begin : begin + longest], pid=self.pid)
+
+
+def priority(text: str) -> int:
+    """Return the priority that *text* means: FACILITY, FACILITY.LEVEL or .LEVEL.
+
+    Raises:
+        ValueError: there is none.
+    """
+    import syslog
+
+    facility, _, level = text.lower().partition(".")
+    number = 0
+    for name, names in ((facility or "daemon", _FACILITIES), (level or "notice", _LEVELS)):
+        part = getattr(syslog, f"LOG_{name.upper()}", None)
+        if name not in names or part is None:
+            kind = "level" if names is _LEVELS else "facility"
+            among = ", ".join(names)
+            raise ValueError(f"syslog is {text!r}, and {name!r} is no {kind}; there are {among}")
+        number |= part
+    return number
+
+
+def _read_since(start: int, path: str) -> str:
+    """Return what the log *path* holds from *start* on, if it is still descriptor 2."""
+    try:
+        with open(path, "rb") as file:
+            if not os.path.sameopenfile(file.fileno(), _ERROR):
+                return ""
+            file.seek(start)
+            return file.read(_LONGEST_START).decode("utf-8", "backslashreplace")
+    except OSError:
+        return ""
+
+
+def _can_be_written(fd: int, timeout: float = 0.0) -> bool:
+    """Wait until something can be written to *fd*; tell whether it can, be it in vain."""
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
+    return bool(poller.poll(timeout * 1000))
