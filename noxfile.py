@@ -160,6 +160,12 @@ def benchmark(session: nox.Session) -> None:
 
 
 @nox.session
+def benchmark_command(session: nox.Session) -> None:
+    """Compare the command with an interpreter that does nothing (benchmarks/command.py)."""
+    run_program(session, "benchmarks/command.py")
+
+
+@nox.session
 def benchmark_spawn(session: nox.Session) -> None:
     """Compare the fixtures with others (benchmarks/spawn.py)."""
     run_program(session, "benchmarks/spawn.py", groups=("benchmarks",))

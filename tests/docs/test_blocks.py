@@ -99,7 +99,8 @@ class Shell:
         self.pids = {}
         self.status = 0
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self.environment = {**os.environ, "PATH": path, "COLUMNS": "80"}
+        own = {"PATH": path, "COLUMNS": "80", "REBORN_HOME": str(directory)}
+        self.environment = {**os.environ, **own}
 
     def run(self, session):
         """Run a block: lines that begin with "$ ", each with the output that follows it."""

@@ -1,0 +1,8 @@
+"""`python -m reborn` is the command `reborn`."""
+
+import sys
+
+from reborn._cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

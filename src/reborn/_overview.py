@@ -1,0 +1,179 @@
+"""What is known of a named daemon: its condition, its record, and its supervisor.
+
+For people a paragraph (`status`) or a row of a table (`list`), for programs an object.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+
+from reborn import _condition
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    from reborn._condition import Condition
+    from reborn._named import Record
+
+    T = TypeVar("T")
+
+COLOURS = {"running": "32", "waiting": "33", "unknown": "33", "dead": "31", "failed": "31"}
+_HEADINGS = ("NAME", "PID", "STATE", "UPTIME", "CPU", "MEMORY", "RESTARTS", "COMMAND")
+# A command may be as long as it likes; in a pipe it is shown whole.
+_NARROWEST = 20
+
+
+class Overview:
+    """One daemon; *supervisor* is the pid of its supervisor, if that runs."""
+
+    def __init__(
+        self, condition: Condition, *, record: Record | None, supervisor: int | None
+    ) -> None:
+        self.condition = condition
+        self.record = record
+        self.supervisor = supervisor
+
+    @property
+    def state(self) -> str:
+        """What people call it; what is about to be started again is neither dead nor up."""
+        if self.condition.pid is None and self.supervisor is not None:
+            return "waiting"
+        if self.condition.state in ("stopped", "dead") and self._says("phase") == "failed":
+            return "failed"
+        if self.condition.state == "dead" and self.was_in_foreground:
+            return "stopped"
+        return self.condition.state
+
+    @property
+    def was_in_foreground(self) -> bool:
+        """Whether somebody saw its end: nobody was left to remove its pid file."""
+        return self.record is not None and self.record.foreground
+
+    @property
+    def exit_status(self) -> int:
+        """What a status command ends with."""
+        return 3 if self.state in ("waiting", "failed", "stopped") else self.condition.exit_status
+
+    def as_data(self) -> dict[str, object]:
+        """Return everything in machine units, fit for JSON."""
+        record = self.record
+        return {
+            **self.condition.as_data(),
+            "state": self.state,
+            "command": None if record is None else record.command,
+            "log_file": None if record is None else record.log_file,
+            "directory": None if record is None else record.directory,
+            "started": None if record is None else record.started,
+            "supervisor": self.supervisor,
+            "restarts": self._says("restarts"),
+            "last_exit": self._last_exit(),
+            "next_start": self._says("next_start"),
+        }
+
+    def __str__(self) -> str:
+        first, *rows = str(self.condition).split("\n")
+        if self.state == "waiting":
+            first = f"{self.condition.name} is not running; {self._plans()}"
+        elif self.state == "failed":
+            first = f"{self.condition.name} is not running; {self._says('reason')}"
+        elif self.state == "stopped":
+            first = f"{self.condition.name} is not running"
+        record = self.record
+        more = {
+            "supervisor": self._supervisor(),
+            "restarts": self._says("restarts"),
+            "last exit": self._last_exit(),
+            "command": None if record is None else shlex.join(record.command),
+            "log file": None if record is None else record.log_file,
+        }
+        shown = (f"  {label:<10}  {value}" for label, value in more.items() if value is not None)
+        return "\n".join([painted(first, self.state), *rows, *shown])
+
+    def row(self) -> tuple[str, ...]:
+        """Return the columns of a table."""
+        condition = self.condition
+        restarts = self._says("restarts")
+        return (
+            condition.name,
+            "-" if condition.pid is None else str(condition.pid),
+            self.state,
+            self._fact(condition.uptime, _condition.duration),
+            self._fact(condition.cpu_percent, _condition.percent),
+            self._fact(condition.memory, _condition.size),
+            "-" if restarts is None else str(restarts),
+            "-" if self.record is None else shlex.join(self.record.command),
+        )
+
+    def _fact(self, value: T | None, show: Callable[[T], str]) -> str:
+        return "-" if self.condition.daemon is None else _condition.known(value, show)
+
+    def _says(self, name: str) -> object:
+        """Return what the supervisor says, if there is or was one."""
+        said = None if self.record is None else self.record.supervised
+        return None if said is None else said.get(name)
+
+    def _plans(self) -> str:
+        """Return what its supervisor is about to do."""
+        moment = self._says("next_start")
+        if not isinstance(moment, int | float):
+            return "its supervisor waits to start it again"
+        left = _condition.duration(max(0.0, moment - time.time()))
+        return f"its supervisor starts it again in {left}"
+
+    def _supervisor(self) -> str | None:
+        if self.supervisor is not None:
+            return str(self.supervisor)
+        # Only one that was killed leaves its program.
+        left = self.condition.pid is not None and self._says("phase") is not None
+        return "killed; nobody starts it again" if left else None
+
+    def _last_exit(self) -> str | None:
+        from reborn.exceptions import signal_name
+
+        code = self._says("code")
+        if not isinstance(code, int):
+            return None
+        return f"status {code}" if code >= 0 else signal_name(-code)
+
+
+def table(overviews: Sequence[Overview]) -> str:
+    """Return the table of several daemons."""
+    rows = [_HEADINGS, *(overview.row() for overview in overviews)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    states = ["", *(overview.state for overview in overviews)]
+    lines = (_line(row, widths, state) for row, state in zip(rows, states, strict=True))
+    return "\n".join(lines)
+
+
+def _line(row: Sequence[str], widths: Sequence[int], state: str) -> str:
+    *cells, command = row
+    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
+    room = _columns() - sum(map(len, padded)) - 2 * len(padded)
+    padded[2] = painted(padded[2], state)
+    return "  ".join([*padded, _cut(command, room)]).rstrip()
+
+
+def _cut(text: str, room: int) -> str:
+    room = max(room, _NARROWEST)
+    return text if len(text) <= room else f"{text[: room - 1]}…"
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(1).columns or sys.maxsize
+    except OSError:
+        return sys.maxsize
+
+
+def painted(text: str, state: str) -> str:
+    """Return *text* in the colour of a state, where there is a terminal that shows colours."""
+    colour = COLOURS.get(state)
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
+    if colour is None or plain or not os.isatty(1):
+        return text
+    return f"\x1b[{colour}m{text}\x1b[0m"

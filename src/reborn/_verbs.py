@@ -1,0 +1,416 @@
+"""What `reborn` does for each verb: the verbs of `_control`, over daemons with names and records.
+
+A verb returns an `Answer`. The exit statuses are those of `_control`; start, restart and run have
+those of env(1) and timeout(1), too, for what could not be run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from reborn import _control, _grammar, _named
+from reborn._context import DaemonContext
+from reborn._control import FAILED, INTERRUPTED, NOT_RUNNING, OK, Control, Outcome
+from reborn._known import KnownPidFile
+from reborn._named import Place, Record
+from reborn._order import Order
+from reborn._step import StartError, StepError
+from reborn._terminal import Waiting
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Callable
+    from typing import Any
+
+    from reborn._grammar import Request
+    from reborn._overview import Overview
+    from reborn._process import Daemon
+    from reborn._program import Program
+    from reborn.exceptions import PidFileLockedError
+else:
+    import _signal
+
+# Of timeout(1), env(1) and nohup(1): the time was up; something of our own has failed.
+TIMED_OUT = 124
+NOT_STARTED = 125
+_INTO_BACKGROUND = (
+    "; a program that goes into the background by itself must be told not to "
+    "(as in nginx -g 'daemon off;')"
+)
+
+
+class Answer:
+    """What there is to say: an exit status, text for people, and what gives programs the data."""
+
+    def __init__(
+        self,
+        status: int,
+        text: str,
+        data: Callable[[], object] | None = None,
+        *,
+        is_error: bool | None = None,
+        daemon: Daemon | None = None,
+    ) -> None:
+        self.status = status
+        self.text = text
+        self.data = data
+        self.is_error = status != OK if is_error is None else is_error
+        self.daemon = daemon
+
+
+def perform(request: Request) -> Answer:
+    """Do what is asked for.
+
+    Raises:
+        ValueError: what is asked for cannot be; nothing has been done.
+        RebornError, OSError: it cannot be done.
+    """
+    if request.verb == "list":
+        return show_all()
+    return Command(request).answer()
+
+
+def show_all() -> Answer:
+    """Answer with all daemons that have a name."""
+    from reborn import _overview
+
+    every = [Command.named(name).overview() for name in _named.names()]
+    # One that somebody ran in the foreground has ended there, and is no daemon.
+    overviews = [one for one in every if not (one.state == "stopped" and one.was_in_foreground)]
+    return Answer(
+        OK, _overview.table(overviews), lambda: [overview.as_data() for overview in overviews]
+    )
+
+
+class Command(Control):
+    """A verb over one daemon."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.place = _place(request)
+        super().__init__(DaemonContext(KnownPidFile(self.place.pidfile)), name=self.place.name)
+
+    @classmethod
+    def named(cls, name: str) -> Command:
+        """Return what looks at the daemon called *name*."""
+        return cls(_grammar.Request("status", {"name": name}, ()))
+
+    def answer(self) -> Answer:
+        """Do what the verb says."""
+        verb = self.request.verb
+        if verb == "status":
+            overview = self.overview()
+            return Answer(overview.exit_status, str(overview), overview.as_data, is_error=False)
+        if verb == "logs":
+            return self.logs()
+        timeout = self.request.get("timeout", _control.TIMEOUT)
+        outcome = {
+            "start": self.start,
+            "stop": lambda: self.stop(timeout=timeout),
+            "restart": lambda: self.restart(timeout=timeout),
+            "reload": self.reload,
+            "signal": self.signal,
+            "run": self.run,
+            "wait": self.wait,
+        }[verb]()
+        return self._answer(outcome)
+
+    def start(self) -> Outcome:
+        """Start the program unless it runs."""
+        order = Order.of(self.place, self.request)
+        return self._start(order, order.program(detached=True), "started")
+
+    def restart(self, *, timeout: float = _control.TIMEOUT) -> Outcome:
+        """Stop the daemon if it runs, and start it as before or with a new command."""
+        if self.request.program:
+            order = Order.of(self.place, self.request)
+        else:
+            record = Record.read(self.place.record)
+            if record is None:
+                why = "nothing is known of how it was started; give the program after --"
+                return Outcome(FAILED, f"{self.name}: cannot restart it: {why}")
+            order = Order.again(self.place, record, self.request)
+        program = order.program(detached=True)  # what cannot be started is not stopped either
+        stopped = self._stop(timeout)
+        if stopped is None:
+            return self._start(order, program, "started")
+        if stopped.status != OK:
+            return stopped
+        outcome = self._start(order, program, "restarted")
+        if outcome.status != OK:
+            outcome.text += f"\n{self.name} was stopped, and is not running now"
+        return outcome
+
+    def stop(self, *, timeout: float = _control.TIMEOUT) -> Outcome:
+        """Stop the daemon, its supervisor first, and leave nothing of it but its log."""
+        outcome = self._stop(timeout)
+        if outcome is None:
+            outcome = super().stop(timeout=timeout)  # it says why
+        if outcome.status == OK:
+            self._forget()
+        return outcome
+
+    def reload(self) -> Outcome:
+        """Send the daemon SIGHUP, by way of its supervisor if it has one."""
+        supervisor = self.supervisor()
+        if supervisor is None:
+            return super().reload()
+        outcome = self.ask_to_reload(supervisor)
+        daemon = self.look().daemon
+        if outcome.status == OK and daemon is not None:
+            if _control.handles(daemon.pid, _signal.SIGHUP):
+                outcome.text = f"{self.name} reloads, pid {daemon.pid}"
+            else:
+                outcome.text = (
+                    f"the log of {self.name} is opened anew; process {daemon.pid} does not handle "
+                    "SIGHUP, and was not sent it"
+                )
+        return outcome
+
+    def signal(self) -> Outcome:
+        """Send the daemon a signal."""
+        number: int = self.request.get("signal")
+        condition = self.look()
+        daemon = condition.daemon
+        if daemon is None:
+            return self._not_running(condition, NOT_RUNNING)
+        from reborn.exceptions import signal_name
+
+        name = signal_name(number)
+        try:
+            daemon.send_signal(number)
+        except PermissionError:
+            return self._not_permitted(f"send {name} to process {daemon.pid}")
+        except StartError as error:  # it will not, on the word of this file
+            return Outcome(FAILED, f"{self.name}: {error}")
+        except ProcessLookupError:
+            return self._not_running(self.look(), NOT_RUNNING)
+        return Outcome(OK, f"sent {name} to {self.name}, pid {daemon.pid}")
+
+    def wait(self) -> Outcome:
+        """Wait until the daemon is gone."""
+        timeout: float | None = self.request.get("timeout")
+        daemon = self.supervisor() or self.look().daemon
+        if daemon is None:
+            return self._not_running(self.look(), OK)
+        try:
+            with Waiting(f"waiting for the end of {self.name} (pid {daemon.pid}) ..."):
+                ended = daemon.wait(timeout)
+            if not ended:
+                why = f"still runs after {timeout:g} s, pid {daemon.pid}"
+                return Outcome(TIMED_OUT, f"{self.name} {why}")
+        except KeyboardInterrupt:
+            return Outcome(INTERRUPTED, f"{self.name}: interrupted; it runs on, pid {daemon.pid}")
+        return Outcome(OK, f"{self.name} has ended")
+
+    def run(self) -> Outcome:
+        """Run the program here; this comes back only if that cannot be, or from a supervisor."""
+        from reborn import _starting
+
+        order = Order.of(self.place, self.request)
+        program = order.program(detached=False)
+        order.make_directories()
+        try:
+            return Outcome(_starting.run(order, program), "")
+        except StartError as error:
+            return self._failed(error)
+
+    def logs(self) -> Answer:
+        """Show the last lines of the log, and what comes after them."""
+        from reborn import _follow
+
+        # Who reads as much as he likes (head) ends this as every filter.
+        _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
+        record = self.record()
+        path = self.place.log_file if record is None else record.log_file
+        if path is None:
+            text = f"{self.name}: it has no log; it writes where it was started"
+            return self._answer(Outcome(FAILED, text))
+        lines: int = self.request.get("lines", _grammar.LINES)
+        try:
+            with _follow.Log(path) as log:
+                last = log.last(lines)
+                if self.request.get("json"):
+                    text = last.decode("utf-8", "backslashreplace")
+                    data = {"name": self.name, "log_file": path, "lines": text.splitlines()}
+                    return Answer(OK, text, lambda: data)
+                _write(last)
+                if self.request.get("follow"):
+                    for piece in log.more():
+                        _write(piece)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            text = f"{self.name}: cannot read its log {path!r}: {why}"
+            return self._answer(Outcome(FAILED, text))
+        except KeyboardInterrupt:
+            return Answer(INTERRUPTED, "")
+        return Answer(OK, "")
+
+    def overview(self) -> Overview:
+        """Return all that is known of the daemon."""
+        from reborn import _overview
+
+        supervisor = self.supervisor()
+        return _overview.Overview(
+            self.status(),
+            record=self.record(),
+            supervisor=None if supervisor is None else supervisor.pid,
+        )
+
+    def record(self) -> Record | None:
+        """Return the record, if there is one that can be believed."""
+        try:
+            return Record.read(self.place.record)
+        except (StartError, OSError):
+            return None
+
+    def supervisor(self) -> Daemon | None:
+        """Return the supervisor, if one runs."""
+        try:
+            return DaemonContext(KnownPidFile(self.place.supervisor)).search()
+        except (StartError, OSError):
+            return None
+
+    def _start(self, order: Order, program: Program, done: str) -> Outcome:
+        from reborn import _starting
+
+        order.make_directories()
+        context = _starting.Start(order, program).context()
+        line = Waiting(f"starting {self.name} ...")
+        try:
+            line.show()
+            daemon = context.reborn()
+        except StartError as error:
+            line.clear()
+            return self._failed(error, order)
+        except KeyboardInterrupt:
+            line.clear()
+            return Outcome(INTERRUPTED, f"{self.name}: interrupted, and not started")
+        except BaseException:
+            line.clear()
+            raise
+        if daemon is None:
+            context.carry_on()
+        line.clear()  # by the launcher only; in the daemon the line is not its own
+        pid = self._pid(daemon) if order.supervised else daemon.pid
+        return Outcome(OK, f"{self.name} {done}, pid {pid}; see {order.log_file}", daemon=daemon)
+
+    def _pid(self, daemon: Daemon) -> int:
+        """Return the pid of the program whose supervisor is *daemon*."""
+        held = KnownPidFile(self.place.pidfile)
+        return held.holder() or daemon.pid
+
+    def _failed(self, error: StartError, order: Order | None = None) -> Outcome:
+        """Return why the program was not started; that it runs is a success."""
+        from reborn.exceptions import PidFileLockedError, SpawnError
+
+        if isinstance(error, PidFileLockedError) and order is not None:
+            return self._held(error, order)
+        status = NOT_STARTED
+        text = str(error)
+        if isinstance(error, SpawnError):
+            status = FAILED
+            text += _INTO_BACKGROUND if error.status == 0 else ""
+        elif isinstance(error, StepError):
+            from reborn import _program
+
+            status = _program.status_of(error) or NOT_STARTED
+        # The notes hold the last lines of the log.
+        lines = [f"{self.name}: {text}", *getattr(error, "__notes__", ())]
+        return Outcome(status, "\n".join(lines))
+
+    def _held(self, error: PidFileLockedError, order: Order) -> Outcome:
+        """Return that somebody has the name: the same program, or another one."""
+        daemon = self.look().daemon
+        supervisor = self.supervisor()
+        if daemon is None and supervisor is None:
+            return Outcome(FAILED, f"{self.name}: {error}")
+        record = self.record()
+        if record is not None and record.command != order.command:
+            import shlex
+
+            pid = (daemon or supervisor or error).pid
+            why = f"the name is taken by process {pid} ({shlex.join(record.command)})"
+            return Outcome(FAILED, f"{self.name}: {why}; stop it or give another NAME")
+        if daemon is None and supervisor is not None:
+            who = f"its supervisor, pid {supervisor.pid}, waits to start it again"
+            return Outcome(OK, f"{self.name} is already started: {who}")
+        return Outcome(OK, f"{self.name} is already running, pid {(daemon or error).pid}")
+
+    def _stop(self, timeout: float) -> Outcome | None:
+        """Stop what runs; None: nothing does, or it cannot be told."""
+        supervisor, outcome = self.supervisor(), None
+        if supervisor is not None:
+            outcome = self.end(supervisor, timeout=timeout)
+            if outcome.status != OK:
+                return outcome
+        # One whose supervisor was killed has lived on; or it never had one.
+        daemon = self.look().daemon
+        return outcome if daemon is None else self.end(daemon, timeout=timeout)
+
+    def _forget(self) -> None:
+        """Remove what a daemon of ours has left, unless another one has been started meanwhile."""
+        if not os.path.lexists(self.place.record):
+            return  # a pid file without a record is not ours
+        pidfile = KnownPidFile(self.place.pidfile)
+        try:
+            pidfile.acquire()
+        except (StartError, OSError):
+            return
+        try:
+            _named.put(self.place.record, None)
+        except OSError:
+            pass  # it may not be ours to remove, and harms nobody
+        finally:
+            pidfile.release()
+        supervisor = KnownPidFile(self.place.supervisor)
+        if os.path.lexists(supervisor.path):  # it was killed
+            try:
+                supervisor.acquire()
+            except (StartError, OSError):
+                return
+            supervisor.release()
+
+    def _answer(self, outcome: Outcome) -> Answer:
+        status, text = outcome.status, outcome.text
+        return Answer(status, text, lambda: self._data(status, text), daemon=outcome.daemon)
+
+    def _data(self, status: int, text: str) -> dict[str, Any]:
+        """Return what programs are told of a verb."""
+        daemon = self.look().daemon
+        record = self.record()
+        return {
+            "verb": self.request.verb,
+            "name": self.name,
+            "ok": status == OK,
+            "exit_status": status,
+            "message": text,
+            "pid": None if daemon is None else daemon.pid,
+            "pidfile": self.place.pidfile,
+            "log_file": None if record is None else record.log_file,
+        }
+
+
+def _place(request: Request) -> Place:
+    """Return where the daemon's files are.
+
+    Raises:
+        ValueError: the program has no name that files can have.
+    """
+    pidfile: str | None = request.get("pidfile")
+    name = request.name
+    if name is None and pidfile is not None:
+        name = os.path.basename(pidfile).removesuffix(_named.PIDFILE)
+    if name is None:
+        name = _named.name_of(request.program[0])
+        if not _named.is_name(name):
+            message = f"{name!r} cannot be the name of a daemon; give a NAME"
+            raise ValueError(message)
+    return Place(name, pidfile=pidfile)
+
+
+def _write(data: bytes) -> None:
+    while data:
+        data = data[os.write(sys.stdout.fileno(), data) :]

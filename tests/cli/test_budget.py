@@ -1,0 +1,52 @@
+"""What a command line loads is a short list, so that it does not grow by accident."""
+
+import subprocess
+import sys
+
+import pytest
+
+SLEEP = ("--ready", "alive:0", "--", "sleep", "60")
+# Each costs a tenth of an interpreter start-up at least, most of them a half or more.
+HEAVY = {
+    *("argparse", "asyncio", "ctypes", "enum", "filelock", "inspect", "json", "logging"),
+    *("platformdirs", "psutil", "re", "signal", "socket", "subprocess", "tempfile", "threading"),
+}
+
+
+@pytest.fixture
+def loaded(reborn):
+    """Run the command as its console script does; return what it has loaded."""
+
+    def loaded(*words):
+        code = "import sys; from reborn._cli import main; sys.exit(main())"
+        path = f"import sys; sys.path[:0] = {sys.path!r}; {code}"
+        result = subprocess.run(
+            [sys.executable, "-X", "importtime", "-I", "-S", "-c", path, *words],
+            env=reborn.env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines = (line.split("|") for line in result.stderr.splitlines() if line.count("|") == 2)
+        return {name.strip() for _, _, name in lines}
+
+    return loaded
+
+
+@pytest.mark.unmeasured
+def test_start_and_stop_load_nothing_heavy(reborn, loaded):
+    found = loaded("start", "web", *SLEEP)
+    assert {"reborn._program", "reborn._watch"} <= found
+    assert found & HEAVY == set()
+    assert loaded("stop", "web") & HEAVY == set()
+    reborn.assert_nothing_left()
+
+
+@pytest.mark.unmeasured
+def test_help_loads_no_more_than_argparse(loaded):
+    found = loaded("start", "--help")
+    assert "argparse" in found
+    assert found & HEAVY == {"argparse", "enum", "re"}
+    assert not {name for name in found if name.startswith("reborn.")} - {
+        *("reborn._cli", "reborn._grammar", "reborn._origin"),
+    }

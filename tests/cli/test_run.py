@@ -1,0 +1,109 @@
+"""run: the program itself, in the foreground, with the same options."""
+
+import signal
+import subprocess
+
+import pytest
+from harness import PATIENCE, eventually
+
+
+def test_program_takes_the_place_of_the_command(reborn):
+    words = ("web", "--env", "A=b", "--", "sh", "-c", "echo $$ $A; exit 7")
+    with subprocess.Popen(
+        reborn.words("run", *words), env=reborn.env, stdout=subprocess.PIPE, text=True
+    ) as process:
+        out, _ = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (7, f"{process.pid} b\n")
+
+
+def test_program_has_the_callers_streams_and_arguments(reborn):
+    words = ("run", "--", "sh", "-c", 'cat; echo "$1" >&2', "sh", "--json")
+    assert reborn(*words, stdin=None, input="text") == (0, "text", "--json\n")
+
+
+@pytest.mark.parametrize("supervised", [(), ("--restart", "on-failure")])
+def test_program_is_known_while_it_runs(reborn, supervised):
+    process = subprocess.Popen(
+        reborn.words("run", "web", *supervised, "--", "sleep", "60"), env=reborn.env
+    )
+    with process:
+
+        def running():
+            status, data = reborn.data("status", "web")
+            assert status == 0
+            return data
+
+        data = eventually(running)
+        assert data["command"] == ["sleep", "60"]
+        if supervised:
+            assert data["supervisor"] == process.pid
+        else:
+            assert data["pid"] == process.pid
+        assert reborn("logs", "web") == (
+            1,
+            "",
+            "web: it has no log; it writes where it was started\n",
+        )
+        status, out, err = reborn("run", "web", "--", "sleep", "60")
+        assert (status, out) == (125, "")
+        assert err.startswith("web: pid file ")
+        assert reborn("stop", "web") == (0, "web stopped\n", "")
+        assert process.wait(PATIENCE) == (0 if supervised else -signal.SIGTERM)
+    assert reborn.files() == []
+
+
+def test_program_that_has_ended_in_the_foreground_is_no_daemon(reborn):
+    assert reborn("run", "web", "--", "true")[0] == 0
+    assert reborn("status", "web")[:2] == (3, "web is not running\n  command     true\n")
+    assert reborn("list")[1].count("\n") == 1
+    assert reborn("start", "web", "--ready", "alive:0", "--", "sleep", "60")[0] == 0
+    assert reborn("list")[1].count("\n") == 2
+    reborn.stopped("web")
+
+
+@pytest.mark.parametrize("supervised", [(), ("--restart", "on-failure")])
+def test_program_that_cannot_be_run(reborn, supervised):
+    status, out, err = reborn("run", *supervised, "--", "no-such-program")
+    assert (status, out) == (127, "")
+    assert err.startswith("no-such-program: cannot run 'no-such-program': No such file")
+    assert reborn.files() == []
+
+
+def test_signals_stay_as_the_caller_has_them(reborn):
+    """As below nohup."""
+    ignoring = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"]
+    words = reborn.words("run", "--", "grep", "SigIgn", "/proc/self/status")
+    result = subprocess.run(
+        [*ignoring, *words], env=reborn.env, capture_output=True, text=True, check=True
+    )
+    ignored = int(result.stdout.split()[1], 16)
+    assert {n for n in signal.valid_signals() if ignored >> (n - 1) & 1} == {signal.SIGHUP}
+
+
+def test_streams_go_to_a_log_if_that_is_asked_for(reborn):
+    log = reborn.directory / "own.log"
+    words = ("run", "--log-file", "own.log", "--", "sh", "-c", "echo a; echo b >&2")
+    assert reborn(*words) == (0, "", "")
+    assert log.read_text() == "a\nb\n"
+
+
+def test_supervisor_in_the_foreground_starts_it_again(reborn):
+    counter = reborn.directory / "counter"
+    script = f"echo x >> {counter}; test $(wc -l < {counter}) -ge 3 || {{ sleep 1.1; exit 1; }}"
+    words = ("--restart", "on-failure", "--restart-delay", "0")
+    status, _, _ = reborn("run", *words, "--", "sh", "-c", script)
+    assert (status, counter.read_text()) == (0, "x\n" * 3)
+
+
+def test_manager_hears_the_program(reborn, python, tmp_path):
+    """Under systemd the program speaks for itself."""
+    status, out, _ = reborn(
+        "run", "--", "sh", "-c", "echo $NOTIFY_SOCKET", env={"NOTIFY_SOCKET": "/run/x"}
+    )
+    assert (status, out) == (0, "/run/x\n")
+
+
+def test_environment_of_the_process_is_left_alone(reborn):
+    words = ("run", "--", "sh", "-c", "pwd; umask")
+    status, out, _ = reborn(*words, umask=0o027)
+    assert (status, out.split()) == (0, [str(reborn.directory), "0027"])
