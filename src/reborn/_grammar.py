@@ -179,7 +179,9 @@ def _variable(text: str) -> str:
 def _limit(text: str) -> tuple[str, str]:
     from reborn import _limits
 
-    name, _, values = text.partition("=")
+    name, equals, values = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is not NAME=SOFT[:HARD]")
     _limits.parse(name, values)
     return name, values
 
@@ -468,13 +470,24 @@ def _true(equals: str) -> bool:
 
 def _read_by_argparse(words: Sequence[str], program: Sequence[str] | None) -> Request:
     top, parsers = _parsers(only=words[0] if words else None)
-    parsed = vars(top.parse_args(list(words)))
-    given = {dest: value for dest, value in parsed.items() if value is not None}
-    verb = given.pop("verb")
-    complaint = _complaint(verb, given, program)
+    namespace, rest = top.parse_known_args(list(words))
+    given = {dest: value for dest, value in vars(namespace).items() if value is not None}
+    verb = given.pop("verb", None)
+    if verb is None:
+        top.error("give a VERB; reborn --help lists them")
+    complaint = _surplus(verb, rest, program) or _complaint(verb, given, program)
     if complaint is not None:
         parsers[verb].error(complaint)
     return Request(verb, given, program or ())
+
+
+def _surplus(verb: str, rest: Sequence[str], program: Sequence[str] | None) -> str | None:
+    """Return what is said of words that nobody knows; None: there are none."""
+    if not rest:
+        return None
+    what = f"there is no option {rest[0]!r}" if rest[0][:1] == "-" else f"what is {rest[0]!r}"
+    missing = VERBS[verb].program and program is None
+    return what + ("; the program and its arguments come after --" if missing else "")
 
 
 def _complaint(verb: str, given: dict[str, Any], program: Sequence[str] | None) -> str | None:
@@ -543,7 +556,6 @@ def _parsers(
     verbs = top.add_subparsers(
         dest="verb",
         metavar="VERB",
-        required=True,
         title="verbs",
         prog="reborn",
         parser_class=argparse.ArgumentParser,

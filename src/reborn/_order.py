@@ -162,16 +162,30 @@ class Order:
         user, group = self.options.get("user"), self.options.get("group")
         if user is group is None:
             return None, {}
-        import pwd
-
         from reborn import _privileges
 
-        if user is None:
-            return _privileges.resolve(None, group, initgroups=False), {}
+        account = {} if user is None else self._account(user)
+        try:
+            return _privileges.resolve(user, group, initgroups=bool(account)), account
+        except ValueError:
+            raise ValueError(f"there is no group {group!r}") from None
+
+    def _account(self, user: int | str) -> dict[str, str]:
+        """Return what the environment says of a user.
+
+        Raises:
+            ValueError: there is none, told in the words of the command line.
+        """
+        import pwd
+
         try:
             entry = pwd.getpwnam(user) if isinstance(user, str) else pwd.getpwuid(user)
         except KeyError:
-            return _privileges.resolve(user, group, initgroups=False), {}
+            if isinstance(user, str):  # no type is wrong here, but the name
+                raise ValueError(f"there is no user {user!r}") from None  # noqa: TRY004
+            if "group" not in self.options:
+                why = "has no account and so no group"
+                raise ValueError(f"user {user} {why}; give --group, too") from None
+            return {}
         names = {"USER": entry.pw_name, "LOGNAME": entry.pw_name}
-        account = {"HOME": entry.pw_dir, "SHELL": entry.pw_shell, **names}
-        return _privileges.resolve(user, group, initgroups=True), account
+        return {"HOME": entry.pw_dir, "SHELL": entry.pw_shell, **names}

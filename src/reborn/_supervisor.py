@@ -410,7 +410,8 @@ class Supervisor:
         """Set the time of the next start, or give up."""
         delay = self._row.next_delay(ran)
         if delay is None:
-            self._end(1, f"{why}; given up after {self._row.count} restarts in a row")
+            count = self._row.count
+            self._end(1, f"{why}; given up after {count} restart{'s' * (count != 1)} in a row")
             return
         self._output.say(f"{why}; next start in {delay:g} s")
         self._next_start = time.monotonic() + delay

@@ -127,7 +127,10 @@ class Command(Control):
         if self.request.program:
             order = Order.of(self.place, self.request)
         else:
-            record = Record.read(self.place.record)
+            try:
+                record = Record.read(self.place.record)
+            except PermissionError:
+                return self._not_permitted("restart it")
             if record is None:
                 why = "nothing is known of how it was started; give the program after --"
                 return Outcome(FAILED, f"{self.name}: cannot restart it: {why}")

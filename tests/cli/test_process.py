@@ -183,7 +183,7 @@ def test_step_that_fails_is_told(reborn, words, reason, supervised):
 def test_account_that_is_not_there_is_wrong_usage(reborn, words):
     status, out, err = reborn("start", "web", *words, "--", "sleep", "60")
     assert (status, out) == (2, "")
-    assert f"names {words[1]!r}, and there is no such" in err
+    assert err == f"reborn start: there is no {words[0].removeprefix('--')} {words[1]!r}\n"
     assert reborn.files() == []
 
 
