@@ -155,6 +155,8 @@ class ProgramLauncher(_launcher.Launcher):
     def _prepare(self) -> list[int]:
         start, order = self._start, self._start.order
         streams = super()._prepare()
+        with Step("ready", f"wait for {order.options.get('ready')}", role="launcher"):
+            start.watch.look_before()
         if order.supervised:
             with Step("lock", f"lock {start.pidfile}", role="launcher"):
                 start.pidfile.acquire()

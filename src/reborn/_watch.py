@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from errno import EADDRINUSE
 
 from reborn import _descriptors, _process, _signals
 from reborn._handshake import MISSING
@@ -40,6 +41,8 @@ _LONGEST_STATUS = 1000
 # An hour: whoever waits longer has given a condition.
 _LONGEST_LIFE = 3600.0
 ALIVE = "alive:1"
+# The conditions at which somebody answers.
+_ADDRESSES = ("tcp:", "unix:", "http:")
 
 
 class Alive:
@@ -96,6 +99,18 @@ class Watch:
         return isinstance(self._condition, Alive) and self._condition.seconds == 0
 
     # Launcher
+
+    def look_before(self) -> None:
+        """See that nobody else answers where the program will: a look cannot tell who does.
+
+        Raises:
+            OSError: somebody does.
+        """
+        condition = self._condition
+        if isinstance(condition, Alive) or not condition.text.startswith(_ADDRESSES):
+            return
+        if condition.missing(self) is None:
+            raise OSError(EADDRINUSE, os.strerror(EADDRINUSE))
 
     def hear(self, key: str, value: str) -> None:
         """Take in what the intermediate says besides what every start says."""

@@ -1,5 +1,7 @@
 """What is said of command lines that cannot be meant."""
 
+import socket
+
 import pytest
 
 AFTER = "; the program and its arguments come after --"
@@ -56,3 +58,14 @@ def test_nothing_is_said_where_there_is_no_runtime_directory(reborn):
     del reborn.env["REBORN_HOME"]
     status, out, err = reborn("status", "nobody", env={"PYTHONWARNINGS": "always"})
     assert (status, out, err) == (3, "nobody is not running\n", "")
+
+
+@pytest.mark.parametrize("options", [(), ("--restart", "always")], ids=["alone", "supervised"])
+def test_address_at_which_somebody_else_answers_is_no_sign_of_readiness(reborn, options):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ready = f"tcp:{taken.getsockname()[1]}"
+        words = ("start", "web", "--ready", ready, *options, "--", "sleep", "60")
+        status, out, err = reborn(*words)
+        assert (status, out) == (125, "")
+        assert err.startswith(f"web: cannot wait for {ready}: Address already in use [EADDRINUSE] ")
+        reborn.assert_nothing_left()
