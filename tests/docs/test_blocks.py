@@ -90,8 +90,8 @@ class Shell:
     """Run the commands of a page in one directory, and compare what they print.
 
     A number from 4711 on stands for a pid, the same one wherever it is repeated; other numbers with
-    a decimal point, or of open files, for any such number; "..." for anything. /srv/app is where
-    the page is.
+    a decimal point, or of open files, for any such number; "..." for anything; two blanks for as
+    many as the columns of a table take. /srv/app is where the page is.
     """
 
     def __init__(self, directory):
@@ -119,6 +119,7 @@ class Shell:
             self.compare(command, expected, result.stdout.replace(str(self.directory), "/srv/app"))
 
     def compare(self, command, expected, printed):
+        expected, printed = (re.sub(" {2,}", "  ", text) for text in (expected, printed))
         tokens = re.split(r"(\b47\d\d\b|\b\d+\.\d+\b|open.files\W+\d+|\.\.\.)", expected)
         pattern = "".join(self.pattern(token) for token in tokens)
         match = re.fullmatch(pattern, printed, re.DOTALL)
