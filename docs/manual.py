@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 PAGE = HERE / "reborn.1"
+DESCRIPTION = (
+    "The command starts programs in the background, whatever they are written in, waits until they "
+    "are ready, and finds them again by name or by pid file."
+)
 ENVIRONMENT = (
     ("REBORN_HOME", "the directory of all pid files, records and logs"),
     ("XDG_RUNTIME_DIR, XDG_STATE_HOME", "where they are without it, see FILES"),
@@ -35,6 +39,7 @@ SEE_ALSO = "nohup(1), timeout(1), signal(7), sd_notify(3), daemon(7), start-stop
 def page() -> str:
     """Return the manual page."""
     parser = _grammar.parser()
+    parser.description = DESCRIPTION
     parser.epilog = None  # the examples have a section of their own
     table = (HERE / "command.md").read_text(encoding="utf-8")
     _add(parser, "conditions", _items(_rows(table, "Ready")))

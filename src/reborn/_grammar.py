@@ -23,6 +23,7 @@ READY_TIMEOUT = 30.0
 TIMEOUT = 10.0
 LINES = 10
 RESTARTS = ("on-failure", "always")
+SHELLS = ("bash", "zsh")
 _LARGEST_MODE = 0o777
 
 
@@ -472,6 +473,10 @@ def _read_by_argparse(words: Sequence[str], program: Sequence[str] | None) -> Re
     top, parsers = _parsers(only=words[0] if words else None)
     namespace, rest = top.parse_known_args(list(words))
     given = {dest: value for dest, value in vars(namespace).items() if value is not None}
+    if "print_completion" in given:
+        from reborn import _completion
+
+        raise SystemExit(_completion.tell(given["print_completion"]))
     verb = given.pop("verb", None)
     if verb is None:
         top.error("give a VERB; reborn --help lists them")
@@ -548,11 +553,17 @@ def _parsers(
     top = argparse.ArgumentParser(
         prog="reborn",
         usage="reborn VERB [NAME] [OPTION...] [-- PROGRAM ARGUMENT...]",
-        description="Run any program in the background, and look after it.",
-        epilog=_shown_examples(EXAMPLES, "reborn VERB --help says more."),
+        description="Run any program in the background, and look after it; VERB --help says more.",
+        epilog=_shown_examples(EXAMPLES),
         **keywords,
     )
     top.add_argument("--version", action="version", version=f"reborn {reborn.__version__}")
+    top.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        choices=SHELLS,
+        help="print completion for bash or zsh",
+    )
     verbs = top.add_subparsers(
         dest="verb",
         metavar="VERB",
@@ -634,9 +645,5 @@ def _usage(verb: Verb) -> str:
     return words
 
 
-def _shown_examples(examples: Sequence[str], more: str = "") -> str | None:
-    if not examples:
-        return None
-    return "\n".join(
-        ["examples:", *(f"  {line}" for line in examples), *(["", more] if more else [])]
-    )
+def _shown_examples(examples: Sequence[str]) -> str | None:
+    return "\n".join(["examples:", *(f"  {line}" for line in examples)]) if examples else None

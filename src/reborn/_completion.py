@@ -1,0 +1,111 @@
+"""Completion of the command line by the shell, made of the parser by shtab.
+
+What shtab does not know: the names of daemons, and that after "--" another command line begins.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from reborn import _grammar
+
+if TYPE_CHECKING:
+    import argparse
+
+_PREAMBLE = {
+    "bash": r"""
+_reborn_names() {
+  compgen -W "$(reborn list 2>/dev/null | awk 'NR > 1 { print $1 }')" -- "$1"
+}
+_reborn_signals() {
+  compgen -W "$(compgen -A signal | sed -n 's/^SIG//p')" -- "$1"
+}
+_reborn_users() {
+  compgen -u -- "$1"
+}
+_reborn_groups() {
+  compgen -g -- "$1"
+}
+""",
+    "zsh": r"""
+_reborn_names() {
+  compadd -- ${(f)"$(reborn list 2>/dev/null | awk 'NR > 1 { print $1 }')"}
+}
+""",
+}
+_PROGRAM = {
+    "bash": r"""
+_reborn() {
+  local at
+  for ((at = 1; at < COMP_CWORD; at++)); do
+    [[ ${COMP_WORDS[at]} == -- ]] || continue
+    if declare -F _command_offset >/dev/null; then
+      _command_offset $((at + 1))
+    elif ((at + 1 == COMP_CWORD)); then
+      mapfile -t COMPREPLY < <(compgen -c -- "${COMP_WORDS[COMP_CWORD]}")
+    else
+      COMPREPLY=()
+    fi
+    return
+  done
+  _shtab_reborn "$@"
+}
+complete -o bashdefault -o default -F _reborn reborn
+""",
+    "zsh": "",
+}
+_FILES = {"bash": "_shtab_compgen_files", "zsh": "_files"}
+_DIRECTORIES = {"bash": "_shtab_compgen_dirs", "zsh": "_files -/"}
+# How values are completed, by how the help calls them.
+_VALUES = {
+    "NAME": {"bash": "_reborn_names", "zsh": "_reborn_names"},
+    "SIGNAL": {"bash": "_reborn_signals", "zsh": "_signals"},
+    "USER": {"bash": "_reborn_users", "zsh": "_users"},
+    "GROUP": {"bash": "_reborn_groups", "zsh": "_groups"},
+    "PATH": _FILES,
+}
+_IN_DIRECTORIES = ("directory", "chroot")
+
+
+def script(shell: str) -> str:
+    """Return what the shell is to source.
+
+    Raises:
+        ImportError: shtab is not installed.
+    """
+    import shtab
+
+    parser = _grammar.parser()
+    _prepare(parser)
+    return shtab.complete(parser, shell, preamble=_PREAMBLE[shell]) + _PROGRAM[shell]
+
+
+def tell(shell: str) -> int:
+    """Print the script; return the exit status."""
+    from reborn import _terminal
+
+    try:
+        _terminal.say(script(shell))
+    except ImportError:
+        what = "completion is made by shtab, which is not installed"
+        _terminal.say(f"reborn: {what}; pip install 'reborn[completion]'", error=True)
+        return 1
+    return 0
+
+
+def _prepare(parser: argparse.ArgumentParser) -> None:
+    """Say in shtab's way how values are completed."""
+    for action in parser._actions:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        verbs: Any = action.choices
+        if isinstance(verbs, dict):
+            for verb in cast("dict[str, argparse.ArgumentParser]", verbs).values():
+                _prepare(verb)
+        elif action.metavar == "WHEN":
+            action.choices = _grammar.RESTARTS
+        else:
+            known = _DIRECTORIES if action.dest in _IN_DIRECTORIES else None
+            known = known or _VALUES.get(str(action.metavar))
+            if known is not None:
+                action.complete = known  # type: ignore[attr-defined]
+        if not action.option_strings and action.nargs == "?":
+            action.nargs = None  # else shtab does not come to the next one

@@ -1,0 +1,108 @@
+"""Completion of command lines by the shell, from the script that the command prints."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reborn import _grammar
+
+# As readline does: the words so far, and which of them is to be completed.
+READLINE = """
+source "$1"
+shift
+COMP_WORDS=("$@")
+COMP_CWORD=$(($# - 1))
+set -- $(complete -p reborn)
+while [ "$1" != -F ]; do shift; done
+"$2" reborn "${COMP_WORDS[COMP_CWORD]}"
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.fixture
+def script(reborn):
+    """Where the script is that a shell sources."""
+
+    def script(shell):
+        pytest.importorskip("shtab", reason="NEEDS shtab: pip install shtab to see it")
+        if shutil.which(shell) is None:
+            pytest.skip(f"NEEDS {shell}: apt-get install {shell} to see it")
+        path = reborn.directory / f"completion.{shell}"
+        status, out, err = reborn("--print-completion", shell)
+        assert (status, err) == (0, "")
+        path.write_text(out)
+        return path
+
+    return script
+
+
+@pytest.fixture
+def complete(reborn, script):
+    """Return what bash offers for a command line whose last word is not finished."""
+    path = script("bash")
+
+    def complete(*words):
+        shell = subprocess.run(
+            ["bash", "--norc", "-c", READLINE, "bash", path, "reborn", *words],
+            cwd=reborn.directory,
+            env={**reborn.env, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        # Where there is no terminal, compopt says that it is not called by readline.
+        assert [line for line in shell.stderr.splitlines() if "compopt" not in line] == []
+        return shell.stdout.split()
+
+    return complete
+
+
+def test_bash_completes_verbs_and_options(complete):
+    assert complete("") == list(_grammar.VERBS)
+    assert complete("re") == ["restart", "reload"]
+    assert complete("logs", "--fol") == ["--follow"]
+    assert complete("start", "web", "--ready-") == ["--ready-timeout"]
+    assert complete("no", "such") == []
+
+
+def test_bash_completes_names(reborn, complete):
+    words = ("--ready", "alive:0", "--", "sleep", "60")
+    with reborn.running("web-1", *words), reborn.running("web-2", *words):
+        assert complete("stop", "") == ["web-1", "web-2"]
+        assert complete("logs", "-f", "web-2") == ["web-2"]
+        assert complete("status", "x") == []
+        reborn.stopped("web-1")
+        reborn.stopped("web-2")
+
+
+def test_bash_completes_values(reborn, complete):
+    (reborn.directory / "some").mkdir()
+    (reborn.directory / "some.pid").touch()
+    assert complete("start", "--restart", "a") == ["always"]
+    assert complete("start", "--user", "roo") == ["root"]
+    assert complete("stop", "--pidfile", "som") == ["some", "some.pid"]
+    assert complete("start", "--directory", "som") == ["some"]
+    assert complete("signal", "web", "WIN") == ["WINCH"]
+
+
+def test_bash_completes_the_program_after_the_dashes(complete):
+    assert "sleep" in complete("start", "web", "--", "slee")
+    assert complete("start", "--", "sleep", "--ready") == []
+
+
+def test_zsh_can_read_its_script(script):
+    subprocess.run(["zsh", "-n", script("zsh")], check=True)
+
+
+def test_without_shtab_the_way_out_is_told(reborn):
+    (reborn.directory / "shtab.py").write_text("raise ImportError")
+    status, out, err = reborn("--print-completion", "bash")
+    assert (status, out) == (1, "")
+    assert err == (
+        "reborn: completion is made by shtab, which is not installed; "
+        "pip install 'reborn[completion]'\n"
+    )
