@@ -248,6 +248,46 @@ def test_click_app_starts_and_stops(run, tmp_path):
     assert not is_alive(pid)
 
 
+@pytest.fixture
+def environment(tmp_path):
+    """With the command on PATH, and its files below the test's directory."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "REBORN_HOME": str(tmp_path), "TERM": "xterm"}
+
+
+def test_command_is_used_by_a_script_and_leaves_nothing(environment, tmp_path):
+    result = subprocess.run(
+        ["sh", EXAMPLES / "command.sh"],
+        cwd=tmp_path,
+        env={**environment, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=50,
+    )
+    started, page, logged, stopped = result.stdout.splitlines()
+    assert started.startswith("web started, pid ")
+    assert page == r"b'Hello from a daemon.\n'"
+    assert '"GET /hello.txt HTTP/1.1" 200' in logged
+    assert stopped == "web stopped"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_notify_shows_its_status_and_stops(environment, tmp_path):
+    words = ["start", "notify", "--", sys.executable, str(EXAMPLES / "notify.py"), "0.05"]
+    options = {"cwd": tmp_path, "env": environment}
+    with pexpect.spawn("reborn", words, timeout=20, **options) as terminal:
+        terminal.expect_exact("reading the configuration ...")
+        terminal.expect_exact("warming the cache ...\r\x1b[K")
+        terminal.expect(rf"notify started, pid (\d+); see {tmp_path}/notify.log\r\n")
+        pid = int(terminal.match[1])
+        terminal.expect(pexpect.EOF)
+    assert is_alive(pid)
+    subprocess.run(["reborn", "stop", "notify"], **options, check=True)
+    assert exit_code(pid) == 0
+    assert (tmp_path / "notify.log").read_text() == "at work\nthe work is done\n"
+
+
 def test_tests_of_an_example_pass(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
     result = subprocess.run(
