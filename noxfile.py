@@ -130,6 +130,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def record(session: nox.Session) -> None:
+    """Make the manual page of the command, and the pictures of a session with it, anew."""
+    run_program(session, "docs/manual.py", groups=("test",))
+    session.run("python", "docs/pictures/record.py")
+
+
+@nox.session
 def faults(session: nox.Session) -> None:
     """Put a fault at each system call of a start (tests/faults.py); `-- --every 7` for fewer."""
     run_program(session, "tests/faults.py")
