@@ -26,8 +26,8 @@ MARGIN = 2  # columns
 SHOWN = "/srv/app"
 COMMANDS = (
     "reborn start web --ready tcp:{port} -- python -m http.server {port}",
-    "reborn start jobs --restart on-failure -- sh -c 'echo at work; exec sleep 600'",
-    "reborn start app -- python -c 'import flask_app'",
+    "reborn start jobs --restart on-failure -- sleep 600",
+    "reborn start app -- sh -c 'echo no such table: jobs; exit 3'",
     "reborn signal web KILL",
     "reborn list",
     "reborn restart web",
