@@ -34,7 +34,10 @@ def blocks(language):
         texts = re.findall(
             rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE
         )
-        found += [pytest.param(text, id=f"{page.name}-{n}") for n, text in enumerate(texts, 1)]
+        found += [
+            pytest.param(text, id=f"{page.name}-{n}", marks=[pytest.mark.root] * ("uid=" in text))
+            for n, text in enumerate(texts, 1)
+        ]
     return found
 
 
@@ -45,6 +48,8 @@ def is_file(code):
 
 @pytest.mark.parametrize("code", [b for b in blocks("python") if not is_file(b.values[0])])
 def test_python_block_starts_a_daemon(code, tmp_path):
+    if "import grpc" in code:
+        pytest.importorskip("grpc")
     program = tmp_path / "app.py"
     program.write_text(PRELUDE + code)
     subprocess.run([sys.executable, program], cwd=tmp_path, check=True, timeout=50)
@@ -207,7 +212,10 @@ def messages_of_applications(tmp_path, monkeypatch):
     monkeypatch.undo()
 
 
+# Held against the code in tests/docs/test_errors.py.
+ENTRIES = re.findall(r"^`(.+)`\n: ", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
 MESSAGES = [
+    *ENTRIES,
     "the handler of SIGHUP failed; serving goes on",  # said in tests/unit/test_serving.py
     # said in tests/plugin/test_leaks.py
     "test_app.py::test_start left running, and now stopped: 4712 sleep 600",
