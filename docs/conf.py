@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import reborn
+from reborn import exceptions
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -18,12 +22,13 @@ import house
 import road
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from drawing import Drawing
-    from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
+
+logger = logging.getLogger(__name__)
 
 project = "reborn"
 author = "the reborn authors"
@@ -39,8 +44,10 @@ html_show_sphinx = False
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # 0o640 and not 416
+toc_object_entries_show_parents = "hide"
 napoleon_custom_sections = [("Options", "params_style")]
 
 nitpicky = True
@@ -48,9 +55,22 @@ nitpicky = True
 # be built without a network; our own underscored modules have no page.
 nitpick_ignore_regex = [("py:.*", r"(?!reborn(\.[^_]|$)).*")]
 
+PUBLIC = (
+    "reborn",
+    "reborn.application",
+    "reborn.click",
+    "reborn.pep3143",
+    "reborn.pep3143.daemon",
+    "reborn.pep3143.pidfile",
+    "reborn.pytest_plugin",
+)
+# Handed out, and never made by a program; what makes them is ours.
+HANDED_OUT = {"Daemon", "SpawnDaemon", "SpawnDaemonSession", "SpawnedDaemon", "Supervisor"}
+
 # autodoc looks into the module's namespace, where a lazy name stands only after its first use.
-for name in reborn.__all__:
-    setattr(reborn, name, getattr(reborn, name))
+for module in map(importlib.import_module, PUBLIC):
+    for name in getattr(module, "__all__", ()):
+        setattr(module, name, getattr(module, name))
 
 
 class DrawingDirective(SphinxDirective):
@@ -95,18 +115,83 @@ def definitions(entries: Iterable[tuple[str, str]]) -> nodes.definition_list:
 def link_public_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.TextElement
 ) -> nodes.reference | None:
-    """Link `reborn._context.DaemonContext`, as annotations have it, to `reborn.DaemonContext`."""
-    module, _, name = node["reftarget"].rpartition(".")
-    if not module.startswith("reborn._") or name not in reborn.__all__:
+    """Link a name to its home: `reborn._context.DaemonContext`, as annotations have it, and errors.
+
+    An error has two names, and is told of with the other errors.
+    """
+    name = node["reftarget"].rpartition(".")[2]
+    if name not in reborn.__all__:
         return None
+    home = "reborn.exceptions" if name in exceptions.__all__ else "reborn"
     return env.domains.python_domain.resolve_xref(
-        env, node["refdoc"], app.builder, "obj", f"reborn.{name}", node, contnode
+        env, node["refdoc"], app.builder, "obj", f"{home}.{name}", node, contnode
     )
 
 
+def say_which(app: Sphinx, doctree: nodes.document) -> None:
+    """Have an annotation mean our own `DaemonContext`, not that of pep3143."""
+    del app
+    for node in doctree.findall(pending_xref):
+        if node.get("reftarget") == "DaemonContext":
+            theirs = str(node.get("py:module")).startswith("reborn.pep3143")
+            node["reftarget"] = f"reborn{'.pep3143.daemon' if theirs else ''}.DaemonContext"
+
+
+def show_code(*event: Any) -> None:  # noqa: ANN401 - what autodoc passes
+    """Have what is indented in a docstring shown as it is: code, and trees."""
+    lines: list[str] = event[-1]
+    for number in range(len(lines) - 1, 0, -1):
+        before = next((line for line in reversed(lines[:number]) if line), "")
+        begins = lines[number].startswith("    ") and not lines[number - 1]
+        if begins and not before.startswith(" ") and not before.endswith("::"):
+            lines[number:number] = ["::", ""]
+
+
+def hide_making(*event: Any) -> tuple[str, str] | None:  # noqa: ANN401 - what autodoc passes
+    """Leave out how an object is made that only reborn makes."""
+    name: str = event[2]
+    return ("", "") if name.rpartition(".")[2] in HANDED_OUT else None
+
+
+def public_names() -> Iterator[str]:
+    """Yield every public name, and those of the methods of public classes."""
+    for module in PUBLIC:
+        own = vars(sys.modules[module])
+        defined = [key for key in own if getattr(own[key], "__module__", None) == module]
+        for name in own.get("__all__") or [key for key in defined if not key.startswith("_")]:
+            value = getattr(sys.modules[module], name)
+            home = "reborn.exceptions" if name in exceptions.__all__ else module
+            yield f"{home}.{name}"
+            if isinstance(value, type) and value.__module__.startswith("reborn"):
+                members = (key for key in vars(value) if not key.startswith("_"))
+                yield from (
+                    f"{home}.{name}.{key}"
+                    for key in members
+                    if callable(getattr(value, key)) or isinstance(vars(value)[key], property)
+                )
+
+
+def require_public_names(app: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of what is public and missing in the reference; a warning is an error."""
+    del app
+    found = env.domains.python_domain.objects
+    # pep3143 has it from its own module.
+    alike = {"reborn.pep3143.DaemonContext": "reborn.pep3143.daemon.DaemonContext"}
+    for name in public_names():
+        for short, home in alike.items():
+            name = name.replace(short, home)  # noqa: PLW2901
+        if name not in found:
+            logger.warning("docs/reference.md lacks %s, which is public", name)
+
+
 def setup(app: Sphinx) -> None:
-    """Connect the link resolver, and the directives for what is made of the code."""
+    """Connect what links, shows and checks names, and the directives for what code draws."""
     app.connect("missing-reference", link_public_name)
+    app.connect("doctree-read", say_which)
+    # Before napoleon, which takes sections apart.
+    app.connect("autodoc-process-docstring", show_code, priority=400)
+    app.connect("autodoc-process-signature", hide_making)
+    app.connect("env-check-consistency", require_public_names)
     app.add_directive("drawing", DrawingDirective)
     app.add_directive("modules", ModulesDirective)
     app.add_directive("steps", StepsDirective)

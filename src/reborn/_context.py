@@ -356,7 +356,7 @@ class DaemonContext:
 
     @property
     def supervisor(self) -> "Supervisor | None":
-        """Who runs this process in the foreground: its `name`, and the `reason` to think so."""
+        """Who runs this process in the foreground, by `name`, with the `reason` to think so."""
         _require_posix()
         if self.is_open:
             return self._supervisor
