@@ -106,9 +106,7 @@ def definitions(entries: Iterable[tuple[str, str]]) -> nodes.definition_list:
     found = nodes.definition_list()
     for name, text in entries:
         term = nodes.term("", "", nodes.literal("", name))
-        found += nodes.definition_list_item(
-            "", term, nodes.definition("", nodes.paragraph("", text))
-        )
+        found += nodes.definition_list_item("", term, nodes.definition("", paragraph(text)))
     return found
 
 
@@ -126,6 +124,14 @@ def link_public_name(
     return env.domains.python_domain.resolve_xref(
         env, node["refdoc"], app.builder, "obj", f"{home}.{name}", node, contnode
     )
+
+
+def paragraph(text: str) -> nodes.paragraph:
+    """Return a paragraph of a docstring, with what stands in backticks as code."""
+    found = nodes.paragraph()
+    for place, part in enumerate(text.split("`")):
+        found += nodes.literal("", part) if place % 2 else nodes.Text(part)
+    return found
 
 
 def say_which(app: Sphinx, doctree: nodes.document) -> None:
