@@ -116,6 +116,15 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", "-qW", "--keep-going", "docs", str(BUILD / "docs"))
 
 
+@nox.session(requires=["wheel"])
+def links(session: nox.Session) -> None:
+    """Follow the documentation's links to other sites; those inside are checked by docs."""
+    install_wheel(session, groups=("docs",))
+    session.run(
+        "sphinx-build", "-qW", "--keep-going", "-b", "linkcheck", "docs", str(BUILD / "links")
+    )
+
+
 @nox.session
 def news(session: nox.Session) -> None:
     """Show the change log that the fragments in changes/ make."""

@@ -46,11 +46,11 @@ class SpawnDaemon:
 
         *command* is a list of words, for a program that detaches itself or stays in the foreground,
         or a function, which runs in a copy of this process; with *context* it runs as the daemon of
-        that `DaemonContext`. *ready* is "tcp:[HOST:]PORT", "unix:PATH", "http://…", "log:REGEX",
-        "file:PATH", "exec:COMMAND", "notify" or a callable; without it, the program's own word
-        counts if it has one (a launcher of reborn, sd_notify(3)), and otherwise that it lives.
-        *timeout* is in seconds. *env* is the whole environment, *name* is how reports call it, and
-        *log* is the file that it writes itself.
+        that `DaemonContext`. *ready* is ``tcp:[HOST:]PORT``, ``unix:PATH``, ``http://…``,
+        ``log:REGEX``, ``file:PATH``, ``exec:COMMAND``, ``notify`` or a callable; without it, the
+        program's own word counts if it has one (a launcher of reborn, sd_notify(3)), and otherwise
+        that it lives. *timeout* is in seconds. *env* is the whole environment, *name* is how
+        reports call it, and *log* is the file that it writes itself.
 
         Raises:
             SpawnError: it was not ready in time, or ended before; nothing of it is left.
