@@ -339,10 +339,10 @@ class Sighting:
     __slots__ = ("path", "pid", "reached", "status")
 
     def __init__(self, pid: int, path: str, status: os.stat_result, *, reached: bool) -> None:
-        self.pid = pid
-        self.path = path
-        self.status = status
-        self.reached = reached
+        self.pid: int = pid
+        self.path: str = path
+        self.status: os.stat_result = status
+        self.reached: bool = reached
 
     def refuse_if_doubtful(self, number: int) -> None:
         """See that root may send the process signal *number* on the word of this file.

@@ -56,7 +56,7 @@ class Held:
         Raises:
             ProcessLookupError: there is no such process.
         """
-        self.pid = pid
+        self.pid: int = pid
         self._fd = pidfd
         self._process: psutil.Process | None = None
         if pidfd is None and _open_pidfd is not None:

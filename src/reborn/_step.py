@@ -52,7 +52,7 @@ class StepError(StartError, OSError):
 
     __module__ = "reborn.exceptions"
 
-    fields = ("action", "step", "role", "errno", "strerror")
+    fields: "ClassVar[tuple[str, ...]]" = ("action", "step", "role", "errno", "strerror")
 
     def __init__(self, *, action: str, step: str, role: str, errno: int, strerror: str) -> None:
         """Say that *action* could not be done."""

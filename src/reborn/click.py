@@ -19,23 +19,27 @@ from reborn import _control, _terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any, TypeVar, Unpack
+    from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
-    from reborn._context import Path
+    from reborn._context import DaemonContext, Path
     from reborn._control import Control, Outcome
     from reborn._keywords import ContextOptions
 
     Command = TypeVar("Command", bound=click.Command)
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 __all__ = ["background", "control", "pass_daemon_context"]
 
 # In ctx.meta, which a context of click shares with its parents.
 _KEY = "reborn."
 
-pass_daemon_context = click.decorators.pass_meta_key(
-    f"{_KEY}context", doc_description="the program's DaemonContext"
-)
-"""Decorate a callback to get the program's `DaemonContext` as its first argument."""
+
+def pass_daemon_context(callback: Callable[Concatenate[DaemonContext, P], R]) -> Callable[P, R]:
+    """Decorate a callback to get the program's `DaemonContext` as its first argument."""
+    decorate: Callable[[Callable[Concatenate[DaemonContext, P], R]], Callable[P, R]]
+    decorate = click.decorators.pass_meta_key(f"{_KEY}context")
+    return decorate(callback)
 
 
 def background(

@@ -26,6 +26,10 @@ values of these attributes, in JSON, and is the same error on both sides.
 # Apart, since a start needs no others as long as nothing goes wrong.
 from reborn._step import RebornError, StartError, StepError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
+
 __all__ = [
     "EarlyExitError",
     "ForkUnsafeError",
@@ -49,7 +53,7 @@ __all__ = [
 class PidFileLockedError(StartError):
     """Another process holds the pid file; `pid` is None where it is not known for certain."""
 
-    fields = ("path", "pid")
+    fields: "ClassVar[tuple[str, ...]]" = ("path", "pid")
 
     def __init__(self, *, path: str, pid: int | None) -> None:
         """Say that *path* is locked by process *pid*."""
@@ -72,7 +76,7 @@ class UnsafeFileError(StartError):
     root did not signal on the word of that pid file; None where the file itself was refused.
     """
 
-    fields = ("kind", "path", "reason", "remedy", "pid")
+    fields: "ClassVar[tuple[str, ...]]" = ("kind", "path", "reason", "remedy", "pid")
 
     def __init__(
         self,
@@ -101,7 +105,7 @@ class UnsafeFileError(StartError):
 class ForkUnsafeError(StartError):
     """A fork would copy something that only works in one process, such as an event loop."""
 
-    fields = ("reason", "remedy")
+    fields: "ClassVar[tuple[str, ...]]" = ("reason", "remedy")
 
     def __init__(
         self, *, reason: str, remedy: str = "call reborn() earlier or use strategy='reexec'"
@@ -118,7 +122,7 @@ class ForkUnsafeError(StartError):
 class RelaunchError(StartError):
     """The program cannot be started a second time the way it was started."""
 
-    fields = ("reason", "remedy")
+    fields: "ClassVar[tuple[str, ...]]" = ("reason", "remedy")
 
     def __init__(self, *, reason: str, remedy: str = "use strategy='fork'") -> None:
         """Say what cannot be repeated."""
@@ -133,7 +137,7 @@ class RelaunchError(StartError):
 class NotReadyError(StartError, TimeoutError):
     """The daemon was not ready within `timeout` seconds; `pid` is None if it was never known."""
 
-    fields = ("pid", "timeout")
+    fields: "ClassVar[tuple[str, ...]]" = ("pid", "timeout")
 
     def __init__(self, *, pid: int | None, timeout: float) -> None:
         """Say that the daemon took too long."""
@@ -155,7 +159,7 @@ class EarlyExitError(StartError):
     both are None where nobody could find out. `output` holds the last lines it wrote to stderr.
     """
 
-    fields = ("pid", "status", "signal", "output")
+    fields: "ClassVar[tuple[str, ...]]" = ("pid", "status", "signal", "output")
 
     def __init__(
         self, *, pid: int | None, status: int | None, signal: int | None, output: str = ""
@@ -187,7 +191,7 @@ class ProgramError(StartError):
     traceback as text. The traceback is also a note of this error, so Python shows it.
     """
 
-    fields = ("pid", "exception", "message", "traceback")
+    fields: "ClassVar[tuple[str, ...]]" = ("pid", "exception", "message", "traceback")
 
     def __init__(self, *, pid: int | None, exception: str, message: str, traceback: str) -> None:
         """Say what the daemon raised."""
@@ -214,7 +218,16 @@ class SpawnError(StartError):
     which is also a note of this error, so Python shows it.
     """
 
-    fields = ("command", "pid", "missing", "status", "signal", "reason", "timeout", "output")
+    fields: "ClassVar[tuple[str, ...]]" = (
+        "command",
+        "pid",
+        "missing",
+        "status",
+        "signal",
+        "reason",
+        "timeout",
+        "output",
+    )
 
     def __init__(
         self,
@@ -256,7 +269,7 @@ class SpawnError(StartError):
 class NotSupportedError(StartError):
     """This system cannot make daemons."""
 
-    fields = ("platform",)
+    fields: "ClassVar[tuple[str, ...]]" = ("platform",)
 
     def __init__(self, *, platform: str) -> None:
         """Say which system that is."""
@@ -273,7 +286,7 @@ class NotSupportedError(StartError):
 class NotRunningError(RebornError):
     """There is no daemon to send a command to: nobody holds the pid file `pidfile`."""
 
-    fields = ("pidfile",)
+    fields: "ClassVar[tuple[str, ...]]" = ("pidfile",)
 
     def __init__(self, *, pidfile: str) -> None:
         """Say that nobody holds *pidfile*."""
@@ -287,7 +300,7 @@ class NotRunningError(RebornError):
 class InvalidPidFileError(RebornError, ValueError):
     """The text of a pid file is no process id; `text` is how it begins."""
 
-    fields = ("path", "text")
+    fields: "ClassVar[tuple[str, ...]]" = ("path", "text")
 
     def __init__(self, *, path: str, text: str) -> None:
         """Say what *path* holds instead."""
@@ -305,7 +318,7 @@ class InvalidPidFileError(RebornError, ValueError):
 class StopTimeoutError(RebornError, TimeoutError):
     """The daemon, a descendant of it, or its lock is still there after stop(); `pid` is its pid."""
 
-    fields = ("pid", "timeout", "remains")
+    fields: "ClassVar[tuple[str, ...]]" = ("pid", "timeout", "remains")
 
     def __init__(self, *, pid: int, timeout: float, remains: str) -> None:
         """Say what is left."""

@@ -41,7 +41,7 @@ class SpawnedDaemon:
         log: str | os.PathLike[str] | None,
         shared: str | None = None,
     ) -> None:
-        self.name = plan.name if name is None else name
+        self.name: str = plan.name if name is None else name
         self._owner = owner
         self._plan = plan
         self._condition = condition

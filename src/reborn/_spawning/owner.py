@@ -20,13 +20,13 @@ class Owner:
 
     def __init__(self, directory: Callable[[], Path], *, controller: int | None = None) -> None:
         """Put logs into *directory*(); end everything if the *controller* of xdist ends."""
-        self.pids = [os.getpid()] if controller is None else [os.getpid(), controller]
+        self.pids: list[int] = [os.getpid()] if controller is None else [os.getpid(), controller]
         self._make_directory = directory
         self._directory: Path | None = None
         self._names: dict[str, int] = {}
         self._token = os.urandom(8).hex()
         self._count = 0
-        self.sentinel = Sentinel(self.pids)
+        self.sentinel: Sentinel = Sentinel(self.pids)
         self.keepers: set[int] = set()
         self.daemons: list[SpawnedDaemon] = []
 

@@ -47,10 +47,10 @@ class Plan:
                     "strategy is 'reexec', which would start the tests again; "
                     "use 'fork', or put the function into a program"
                 )
-        self.env = dict(os.environ if env is None else env)
+        self.env: dict[str, str] = dict(os.environ if env is None else env)
         if env is None:
             self.env.setdefault("PYTHONUNBUFFERED", "1")  # or its log would stay empty for long
-        self.cwd = os.path.abspath(os.getcwd() if cwd is None else cwd)
+        self.cwd: str = os.path.abspath(os.getcwd() if cwd is None else cwd)
 
     @property
     def name(self) -> str:

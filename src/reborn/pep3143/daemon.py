@@ -93,8 +93,8 @@ class DaemonContext:
         self.chroot_directory = chroot_directory
         self.working_directory = working_directory
         self.umask = umask
-        self.uid = os.getuid() if uid is None else uid
-        self.gid = os.getgid() if gid is None else gid
+        self.uid: int = os.getuid() if uid is None else uid
+        self.gid: int = os.getgid() if gid is None else gid
         self.initgroups = initgroups
         self.prevent_core = prevent_core
         if detach_process is None:
@@ -105,7 +105,9 @@ class DaemonContext:
         self.stdin = stdin
         self.stdout = stdout
         self.stderr = stderr
-        self.signal_map = make_default_signal_map() if signal_map is None else signal_map
+        self.signal_map: Mapping[Any, Any] = (
+            make_default_signal_map() if signal_map is None else signal_map
+        )
         # The process in which the context is open; a worker that it forks is not one.
         self._pid: int | None = None
 
