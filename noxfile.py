@@ -7,7 +7,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "tests", "coverage", "docs", "news"]
+nox.options.sessions = ["lint", "types", "package", "tests", "coverage", "docs", "news"]
 nox.options.reuse_venv = "yes"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -20,6 +20,7 @@ WINDOWS_MODULES = ["__init__", "_context", "_options", "exceptions"]
 BUILD = Path("build").resolve()
 COVERAGE = BUILD / "coverage"
 DIST = BUILD / "dist"
+AGAIN = BUILD / "again"
 
 # Before everything else on PATH, because pyenv's shims also answer to python3.12, and fail
 # unless that version is the active one.
@@ -80,6 +81,27 @@ def wheel(session: nox.Session) -> None:
     # No isolation: the session is isolated already, and keeps what the build needs.
     install(session, "build", *PYPROJECT["build-system"]["requires"])
     session.run("python", "-m", "build", "--no-isolation", "--outdir", str(DIST), silent=True)
+
+
+@nox.session(requires=["wheel"])
+def package(session: nox.Session) -> None:
+    """Check the archives: reproducible, well described, nothing in them but the package, typed."""
+    shutil.rmtree(AGAIN, ignore_errors=True)
+    tools = ("build", "check-wheel-contents", "pyright[nodejs]", "twine")
+    install_wheel(session, *tools, *PYPROJECT["build-system"]["requires"], groups=("public",))
+    # As somebody else would build them, who keeps files to themselves.
+    build = f"umask 077; exec python -m build --no-isolation --outdir '{AGAIN}'"
+    session.run("sh", "-c", build, external=True, silent=True)
+    archives = sorted(DIST.iterdir())
+    for archive in archives:
+        if archive.read_bytes() != (AGAIN / archive.name).read_bytes():
+            session.error(f"{archive.name} is not the same when it is built again")
+        session.log(f"{archive.name}: {archive.stat().st_size / 1000:.0f} kB")
+    session.run("twine", "check", "--strict", *map(str, archives))
+    session.run("check-wheel-contents", *map(str, DIST.glob("*.whl")))
+    # Elsewhere, or it would be the tree that is looked at.
+    with session.chdir(session.create_tmp()):
+        session.run("pyright", "--ignoreexternal", "--verifytypes", "reborn", silent=True)
 
 
 @nox.session(python=PYTHONS, requires=["wheel"])
