@@ -1,6 +1,7 @@
 """The package from outside: its names, and what it is in interpreters other than ours."""
 
 import ast
+import importlib.metadata
 import inspect
 import json
 import os
@@ -67,6 +68,10 @@ def test_public_names_are_the_same_to_type_checkers():
     for name, module in seen.items():
         assert getattr(reborn, name).__module__ == module
     assert set(reborn.__all__) <= set(dir(reborn))
+
+
+def test_version_is_that_of_the_package():
+    assert reborn.__version__ == importlib.metadata.version("reborn")
 
 
 def test_public_names_are_in_order_and_once():
