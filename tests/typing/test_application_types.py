@@ -69,8 +69,20 @@ def other() -> None:
     """Have verbs with click."""
 
 
+@pass_daemon_context
+def callback(context: DaemonContext, port: int) -> str:
+    """Be a callback with a parameter of its own."""
+    return f"{context} {port}"
+
+
+@pass_daemon_context  # type: ignore[arg-type]
+def without(port: int) -> None:
+    """Forget the context."""
+
+
 def decorated() -> None:
     """Look at what the decorators return."""
+    assert_type(callback(port=1), str)
     assert_type(one, click.Command)
     assert_type(other, click.Group)
     click_control()(one)  # type: ignore[call-arg]
