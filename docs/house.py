@@ -25,14 +25,21 @@ LAYERS = {
     "what is held": ("_files", "_pidfile", "_process"),
     "who is told": ("_handshake", "_supervision", "_notify", "_readiness", "_serving"),
     "a start": ("_options", "_steps", "_attempt", "_relaunch", "_detach", "_launcher"),
+    "managers": ("_notifier", "_watchdog", "_init", "_export"),
     "the class": ("_context",),
     "command lines": ("_keywords", "_condition", "_terminal", "_control"),
     "for programs": ("application", "click", "pep3143", "_spawning", "pytest_plugin"),
+    "any program": ("_limits", "_known", "_named", "_program", "_overview", "_follow"),
+    "who watches": ("_watch", "_looker", "_life", "_policy", "_output", "_supervisor"),
+    "the command": ("_grammar", "_completion", "_order", "_starting", "_verbs", "_cli"),
 }
 # Imports against the order, at the moment they are needed, and why they are right.
 BACKWARDS = {
-    ("_origin", "_relaunch"): "only a program that is started again needs it, and it needs it first"
+    ("_origin", "_relaunch"): "only a program started again needs it, and it needs it first",
+    ("_grammar", "_completion"): "the option for it ends the program, as --help does",
 }
+# An arrow over more layers than this is not drawn: it would cross what it has nothing to do with.
+FAR = 4
 # The road of a start: who gets there, and what happens.
 ROAD = (
     ("_context", "launcher", "reborn() is called"),
@@ -145,6 +152,8 @@ def draw() -> Drawing:
         if y == to_y:
             start, end = (x, to_x + width) if to_x < x else (x + width, to_x)
             drawing.line(f"M{start:g} {y + height / 2} L{end:g} {y + height / 2}", kind="faint")
+            continue
+        if y - to_y > FAR * row:
             continue
         start, end, goal = x + width / 2, to_x + width / 2, to_y + height
         bend = (y - goal) * 0.55
