@@ -65,7 +65,14 @@ PUBLIC = (
     "reborn.pytest_plugin",
 )
 # Handed out, and never made by a program; what makes them is ours.
-HANDED_OUT = {"Daemon", "SpawnDaemon", "SpawnDaemonSession", "SpawnedDaemon", "Supervisor"}
+HANDED_OUT = {
+    "Daemon",
+    "SpawnDaemon",
+    "SpawnDaemonSession",
+    "SpawnedDaemon",
+    "Supervisor",
+    "Watchdog",
+}
 
 # autodoc looks into the module's namespace, where a lazy name stands only after its first use.
 for module in map(importlib.import_module, PUBLIC):

@@ -67,8 +67,8 @@ class Condition:
         return self._look(view)
 
 
-def parse(ready: str | Callable[[], object]) -> Condition:
-    """Return the condition that *ready* is.
+def parse(ready: str | Callable[[], object], *, besides: str = "") -> Condition:
+    """Return the condition that *ready* is; *besides* is what the caller takes as well.
 
     Raises:
         ValueError: it is none.
@@ -85,7 +85,7 @@ def parse(ready: str | Callable[[], object]) -> Condition:
         return Condition(ready, _http(ready))
     maker = _MAKERS.get(kind)
     if not colon or not value or maker is None:
-        raise ValueError(f"ready is {ready!r}, which is none of {GRAMMAR}")
+        raise ValueError(f"ready is {ready!r}, which is none of {besides}{GRAMMAR}")
     try:
         return Condition(ready, maker(value))
     except (ValueError, re.error) as error:

@@ -286,10 +286,4 @@ def condition(text: str) -> Condition | Alive:
         return Alive(text.removeprefix("alive:"))
     from reborn import _readiness  # late: the grammar's patterns cost half an interpreter start-up
 
-    try:
-        return _readiness.parse(text)
-    except ValueError as error:
-        message = str(error).replace(
-            "which is none of", "which is neither alive:SECONDS nor any of"
-        )
-        raise ValueError(message) from None
+    return _readiness.parse(text, besides="alive:SECONDS, ")

@@ -142,7 +142,7 @@ def test_every_entry_is_a_message():
 
     def is_said(entry):
         # A verb puts the name of its program before what it says.
-        texts = (entry, entry.removeprefix("app: "))
+        texts = (entry, entry.removeprefix("app: "), entry.removeprefix("app "))
         return any(known.fullmatch(text) for known in patterns for text in texts)
 
     assert [entry for entry in ENTRIES if not is_said(entry)] == []

@@ -108,7 +108,7 @@ def test_usual_command_lines_are_read_plainly(words):
         ("start --restart never -- x", "'never' is none of on-failure, always"),
         ("start --re alive:0 -- x", "there is no option '--re'"),
         ("start --ready alive:x -- x", "'x' is not a number of seconds from 0 to 3600"),
-        ("start --ready nonsense -- x", "which is neither alive:SECONDS nor any of tcp:"),
+        ("start --ready nonsense -- x", "which is none of alive:SECONDS, tcp:"),
         ("start --limit nofile=x -- x", "'x' is not a limit such as 1024, 512M or unlimited"),
         ("start --limit nofile=2:1 -- x", "'2:1' has a soft limit above the hard one"),
         ("start --limit RLIMIT_CORE=2 -- x", "'RLIMIT_CORE' is no limit; there are as, core"),
