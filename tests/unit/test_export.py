@@ -50,8 +50,11 @@ def test_unknown_manager_is_refused_with_those_that_are_known():
 def test_name_that_no_service_can_have_is_refused(name):
     with pytest.raises(ValueError, match="to be the name of a service"):
         Service(name=name, command=["/bin/app"])
+
+
+def test_empty_command_is_refused():
     with pytest.raises(ValueError, match="nothing to run"):
-        Service(name="app", command=[])
+        DaemonContext().export("systemd", name="app", command=[])
 
 
 def test_options_of_the_context_are_carried_over(tmp_path):

@@ -117,7 +117,7 @@ def of_context(
         name=name,
         command=command,
         directory=_origin.directory or "/",
-        needs=_read_by_interpreter(command[0]),
+        needs=_read_by_interpreter(*command[:1]),
         environment={"PYTHONUNBUFFERED": "1"},
         user=user,
         group=group,
@@ -135,8 +135,8 @@ def of_context(
     )
 
 
-def _read_by_interpreter(executable: str) -> list[str]:
+def _read_by_interpreter(*executable: str) -> list[str]:
     """Return where the interpreter and what it imports are."""
-    real = os.path.realpath(executable)
+    real = map(os.path.realpath, executable)
     imported = (os.path.abspath(path) for path in sys.path if path)
-    return sorted({real, sys.prefix, sys.base_prefix, *filter(os.path.exists, imported)})
+    return sorted({*real, sys.prefix, sys.base_prefix, *filter(os.path.exists, imported)})
