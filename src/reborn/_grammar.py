@@ -23,6 +23,8 @@ READY_TIMEOUT = 30.0
 TIMEOUT = 10.0
 LINES = 10
 RESTARTS = ("on-failure", "always")
+# Those of `_export`, which need not be loaded for every command line; a test compares them.
+MANAGERS = ("systemd", "supervisord", "s6", "runit", "launchd", "kubernetes", "compose")
 SHELLS = ("bash", "zsh")
 _LARGEST_MODE = 0o777
 
@@ -73,6 +75,7 @@ class Verb:
         name: bool | None = True,
         program: bool = False,
         signal: bool = False,
+        manager: bool = False,
         examples: Sequence[str] = (),
     ) -> None:
         self.help = help
@@ -80,6 +83,7 @@ class Verb:
         self.name = name
         self.program = program
         self.signal = signal
+        self.manager = manager
         self.examples = examples
 
     @property
@@ -91,7 +95,8 @@ class Verb:
     def positionals(self) -> list[Option]:
         """What is given without a flag, in order."""
         names = {True: [_NAME], None: [_NEW_NAME], False: []}[self.name]
-        return [*names, *([_SIGNAL] if self.signal else [])]
+        managers = [_MANAGER] if self.manager else []
+        return [*managers, *names, *([_SIGNAL] if self.signal else [])]
 
 
 class Request:
@@ -225,6 +230,9 @@ _NEW_NAME = Option(
 )
 _SIGNAL = Option(
     "signal", metavar="SIGNAL", convert=_signal, help="a name such as HUP, or a number"
+)
+_MANAGER = Option(
+    "manager", metavar="MANAGER", choices=MANAGERS, help=f"one of {', '.join(MANAGERS)}"
 )
 _PIDFILE = Option(
     "--pidfile", metavar="PATH", convert=_path, help="the pid file, instead of NAME's"
@@ -379,6 +387,18 @@ VERBS = {
         program=True,
         examples=("reborn run --env PORT=8000 -- ./app",),
     ),
+    "export": Verb(
+        "print the configuration that has a service manager run it",
+        ("readiness", _READY),
+        ("process", _PROCESS),
+        ("options", (_PIDFILE, _ANSWER[0])),
+        program=True,
+        manager=True,
+        examples=(
+            "reborn export systemd web",
+            "reborn export kubernetes web --ready tcp:8000 -- python -m http.server 8000",
+        ),
+    ),
     "wait": Verb(
         "wait until it is gone",
         (
@@ -511,6 +531,7 @@ def _complaint(verb: str, given: dict[str, Any], program: Sequence[str] | None) 
         (program is None and rules.name is None, "give the program after --, as in the examples"),
         (bool(rules.name) and not (named or program), "give a NAME, or --pidfile PATH"),
         (rules.signal and "signal" not in given, "give a signal, such as HUP"),
+        (rules.manager and "manager" not in given, f"give a manager: {', '.join(MANAGERS)}"),
         ("json" in given and "follow" in given, "--follow has no end, and --json is one object"),
     )
     found = (text for wrong, text in complaints if wrong)
@@ -637,7 +658,8 @@ def _add(
 
 
 def _usage(verb: Verb) -> str:
-    words = {True: " NAME", None: " [NAME]", False: ""}[verb.name]
+    words = " MANAGER" if verb.manager else ""
+    words += {True: " NAME", None: " [NAME]", False: ""}[verb.name]
     words += " SIGNAL" if verb.signal else ""
     words += " [OPTION...]"
     if verb.program:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from reborn._export import Service
     from reborn._grammar import Request
     from reborn._named import Place, Record
     from reborn._privileges import Identity
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from reborn._watch import Alive
 
 # What is about this command line, and not about the program.
-_PASSING = ("json", "quiet", "pidfile", "timeout")
+_PASSING = ("json", "quiet", "pidfile", "timeout", "manager")
+# What an exported configuration has no place for, or the manager does in its own way.
+_NOT_EXPORTED = ("nice", "limit", "unset_env", "clean_env")
 
 
 class Order:
@@ -150,6 +153,50 @@ class Order:
             return not {"directory", "chroot"} & {*self.options} and os.getcwd() == self.directory
         except FileNotFoundError:
             return False
+
+    def service(self) -> Service:
+        """Return what a service manager has to know of the program.
+
+        Raises:
+            ValueError: there is no such program, user or group, or no service can have the name.
+        """
+        import shutil
+
+        from reborn import _export
+
+        options, program = self.options, self.program(detached=True)
+        command, ready, identity = self.command[0], options.get("ready", ""), program.identity
+        found = program.path or command
+        if "/" not in found:
+            found = shutil.which(command, path=program.environment().get("PATH")) or ""
+        if not found:
+            message = f"program {command!r} is not on PATH; give its path"
+            raise ValueError(message)
+        user, group = (os.geteuid(), os.getegid()) if os.geteuid() else (None, None)
+        if identity is not None:
+            user, group = identity.uid, identity.gid
+        directory = self._working_directory() or "/"
+        return _export.Service(
+            name=self.place.name,
+            command=[found, *self.command[1:]],
+            directory=directory,
+            working_directory=directory,
+            environment=dict(options.get("env", ())),
+            user=user,
+            group=group,
+            chroot_directory=options.get("chroot"),
+            umask=options.get("umask", 0o022),
+            prevent_core=False,
+            speaks=ready == "notify",
+            ready=ready if ready.startswith(("tcp:", "http")) else None,
+            ready_timeout=self.ready_timeout,
+            foreign=True,
+        )
+
+    @property
+    def not_exported(self) -> list[str]:
+        """The options that a service manager is not told."""
+        return [f"--{dest.replace('_', '-')}" for dest in _NOT_EXPORTED if dest in self.options]
 
     def _working_directory(self) -> str:
         given: str = self.options.get("directory", "")

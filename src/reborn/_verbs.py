@@ -35,6 +35,7 @@ else:
 # Of timeout(1), env(1) and nohup(1): the time was up; something of our own has failed.
 TIMED_OUT = 124
 NOT_STARTED = 125
+_UNKNOWN = "nothing is known of how it was started; give the program after --"
 _INTO_BACKGROUND = (
     "; a program that goes into the background by itself must be told not to "
     "(as in nginx -g 'daemon off;')"
@@ -105,6 +106,8 @@ class Command(Control):
             return Answer(overview.exit_status, str(overview), overview.as_data, is_error=False)
         if verb == "logs":
             return self.logs()
+        if verb == "export":
+            return self.export()
         timeout = self.request.get("timeout", _control.TIMEOUT)
         outcome = {
             "start": self.start,
@@ -124,17 +127,12 @@ class Command(Control):
 
     def restart(self, *, timeout: float = _control.TIMEOUT) -> Outcome:
         """Stop the daemon if it runs, and start it as before or with a new command."""
-        if self.request.program:
-            order = Order.of(self.place, self.request)
-        else:
-            try:
-                record = Record.read(self.place.record)
-            except PermissionError:
-                return self._not_permitted("restart it")
-            if record is None:
-                why = "nothing is known of how it was started; give the program after --"
-                return Outcome(FAILED, f"{self.name}: cannot restart it: {why}")
-            order = Order.again(self.place, record, self.request)
+        try:
+            order = self._order()
+        except PermissionError:
+            return self._not_permitted("restart it")
+        if order is None:
+            return Outcome(FAILED, f"{self.name}: cannot restart it: {_UNKNOWN}")
         program = order.program(detached=True)  # what cannot be started is not stopped either
         stopped = self._stop(timeout)
         if stopped is None:
@@ -251,6 +249,22 @@ class Command(Control):
             return Answer(INTERRUPTED, "")
         return Answer(OK, "")
 
+    def export(self) -> Answer:
+        """Print the configuration that has a manager run the program, running or not."""
+        from reborn import _export, _terminal
+
+        order = self._order()
+        if order is None:
+            text = f"{self.name}: cannot export it: {_UNKNOWN}"
+            return self._answer(Outcome(FAILED, text))
+        manager: str = self.request.get("manager")
+        text = _export.write(manager, order.service())
+        if order.not_exported:
+            left = ", ".join(order.not_exported)
+            why = f"not in it: {left}; add what {manager} has for that"
+            _terminal.say(f"{self.name}: {why}", error=True)
+        return Answer(OK, text, lambda: {"name": self.name, "manager": manager, "text": text})
+
     def overview(self) -> Overview:
         """Return all that is known of the daemon."""
         from reborn import _overview
@@ -275,6 +289,13 @@ class Command(Control):
             return DaemonContext(KnownPidFile(self.place.supervisor)).search()
         except (StartError, OSError):
             return None
+
+    def _order(self) -> Order | None:
+        """Return what is asked for, or was before; None: nothing is known of it."""
+        if self.request.program:
+            return Order.of(self.place, self.request)
+        record = Record.read(self.place.record)
+        return None if record is None else Order.again(self.place, record, self.request)
 
     def _start(self, order: Order, program: Program, done: str) -> Outcome:
         from reborn import _starting

@@ -20,10 +20,20 @@ _LOOK = (
     "import sys; from reborn import DaemonContext; sys.exit(DaemonContext({!r}).search() is None)"
 )
 
+# Whose work that of process 1 is: the program's, or that of an init of the container's.
+_INITS = (
+    "# The program is process 1, so no tini is needed: it passes signals on, and reaps.",
+    "# The program is process 1: it has to handle SIGTERM and to reap, or to be started by tini.",
+)
+_COMPOSED_INITS = (
+    "    # The program does the work of process 1: signals, and orphans.\n    init: false",
+    "    # Process 1 passes signals on, and reaps orphans.\n    init: true",
+)
+
 _KUBERNETES = """\
 # {name}.yaml: kubectl apply -f {name}.yaml
 # It expects an image with the program and its interpreter under the paths they have here.
-# The program is process 1, so no tini is needed: it passes signals on, and reaps.
+{init}
 apiVersion: apps/v1
 kind: Deployment
 metadata:
@@ -87,8 +97,7 @@ services:
     command: {command}
     working_dir: {directory}
     environment: {environment}
-    # The program is process 1 and does the work itself: it passes signals on, and reaps.
-    init: false
+{init}
     user: {user}
     # It is restarted when it fails, but not when it ends by itself.
     restart: on-failure
@@ -118,6 +127,7 @@ def kubernetes(service: Service) -> str:
     volumes = (f"\n        - name: {name}\n          emptyDir: {{}}" for name in names)
     return _KUBERNETES.format(
         name=service.name,
+        init=_INITS[service.foreign],
         label=json.dumps(service.name.lower().replace("_", "-").replace(".", "-")),
         image=json.dumps(f"{service.name}:latest"),
         # $(NAME) would be a variable.
@@ -151,6 +161,7 @@ def compose(service: Service) -> str:
         )
     return _COMPOSE.format(
         name=json.dumps(service.name),
+        init=_COMPOSED_INITS[service.foreign],
         image=json.dumps(f"{service.name}:latest"),
         command=_dollars(json.dumps(list(service.command))),
         directory=json.dumps(service.directory),

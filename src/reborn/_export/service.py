@@ -23,7 +23,7 @@ class Service:
     *directory* is where it is started. *needs* are paths that it reads. *user* and *group* are
     numbers; *drops*: it becomes them by itself. *speaks*: it says READY to its manager. *detaches*:
     it never stays in the foreground. *reloads*: SIGHUP has it read its configuration. *ready* is
-    how to see from outside that it is ready (`_readiness`).
+    how to see from outside that it is ready (`_readiness`). *foreign*: it does not use reborn.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Service:
     reloads: bool = False
     ready: str | None = None
     ready_timeout: float = 30.0
+    foreign: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no manager can have.

@@ -22,6 +22,13 @@ _OWN = (
     ("/var/log/", "LogsDirectory"),
 )
 
+_COMPILES = "# A program that compiles while it runs (node, java) cannot have this one.\n"
+_MORE = """\
+# With context.watchdog in the program's loop, it is also restarted when it hangs.
+#WatchdogSec=30
+# With context.store(), open files outlive a restart.
+#FileDescriptorStoreMax=16"""
+
 _UNIT = """\
 # {name}.service, for /etc/systemd/system: copy it there, then
 #     systemctl daemon-reload && systemctl enable --now {name}
@@ -46,10 +53,7 @@ TimeoutStartSec={start_timeout}
 TimeoutStopSec={stop_timeout}
 # SIGTERM is for the program alone, SIGKILL for what it has left.
 KillMode=mixed
-# With context.watchdog in the program's loop, it is also restarted when it hangs.
-#WatchdogSec=30
-# With context.store(), open files outlive a restart.
-#FileDescriptorStoreMax=16
+{more}
 
 # Where it writes; all else is read-only. What it prints is in {log}
 {files}
@@ -61,7 +65,7 @@ NoNewPrivileges=yes
 LimitCORE={core}
 UMask={umask:04o}
 LockPersonality=yes
-MemoryDenyWriteExecute=yes
+{compiles}MemoryDenyWriteExecute=yes
 PrivateDevices=yes
 ProtectClock=yes
 ProtectControlGroups=yes
@@ -100,6 +104,8 @@ def unit(service: Service) -> str:
             f"Environment={_quoted(f'{key}={value}')}" for key, value in service.environment.items()
         ),
         user=_user(service, drops=drops),
+        more="" if service.foreign else _MORE,
+        compiles=_COMPILES if service.foreign else "",
         start_timeout=service.start_timeout,
         stop_timeout=service.stop_timeout,
         log=(
@@ -131,7 +137,7 @@ def _kind(service: Service) -> str:
             f"Type=forking\nPIDFile={_path(service.pidfile)}"
         )
     if service.speaks:
-        return "# It says when it is ready: context.ready()\nType=notify"
+        return "# It says when it is ready: READY=1 (context.ready()).\nType=notify"
     return "# It does not say when it is ready.\nType=exec"
 
 
