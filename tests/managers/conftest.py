@@ -1,11 +1,20 @@
 """Service managers as they are: systemd, booted in namespaces, and others that start programs."""
 
 import contextlib
+import os
 import tempfile
 from pathlib import Path
 
 import pytest
 from machine import Machine, control_groups
+
+
+@pytest.fixture
+def newest(monkeypatch):
+    """For a machine with the newest systemd that there is: in a root of its own (see .ci/run)."""
+    root = os.environ.get("NEWER_ROOT")
+    if root:
+        monkeypatch.setenv("LOWER", root)
 
 
 @pytest.fixture

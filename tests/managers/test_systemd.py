@@ -90,7 +90,7 @@ def test_control_that_does_not_fork_is_given_up(machine):
 
 
 @pytest.mark.parametrize("kind", ["notify", "simple"])
-def test_process_1_of_a_unit_is_heard(machine, kind):
+def test_process_1_of_a_unit_is_heard(newest, machine, kind):
     require(machine, 257, "PrivatePIDs=")
     after = f"{TELL}\nwhile True:\n context.watchdog.ping()\n time.sleep(0.1)"
     settings = f"Type={kind}\nPrivatePIDs=yes\nTimeoutStartSec=5\nWatchdogSec=2"
@@ -206,7 +206,7 @@ def test_reload_lasts_until_the_program_has_reloaded(machine):
         eventually(lambda: machine.sees("app", ActiveState="active"))
 
 
-def test_reload_by_systemd_itself_lasts_until_the_program_has_reloaded(machine):
+def test_reload_by_systemd_itself_lasts_until_the_program_has_reloaded(newest, machine):
     require(machine, 253, "Type=notify-reload")
     with Gate(machine.work / "gate") as gate:
         reload = f"with context.reloading(): {PASS.format(gate=gate.path)}"
