@@ -45,8 +45,12 @@ class Attempt:
         intermediate: int,
         mask: set[int],
         watch: "Watch | None" = None,
+        *,
+        by_shell: bool = False,
     ) -> None:
         self._watch = watch
+        # A shell that is about to die may still take the end of a daemon that was quick.
+        self._by_shell = by_shell
         self._channel = channel
         self._intermediate = intermediate
         self._mask = mask
@@ -88,6 +92,8 @@ class Attempt:
         if not self._ready or self._daemon is None:
             raise self._early_exit(last_lines())
         self._dismiss_intermediate()
+        if self._by_shell:
+            self._reap()
         if self._watch is None or self._watch.supervised:
             try:
                 self._channel.send(READY=1)

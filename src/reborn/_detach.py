@@ -217,7 +217,7 @@ def by_reexec(argv: "Sequence[str]", plan: "Plan", streams: "Sequence[int]") -> 
     finally:
         theirs.close()
         _descriptors.close(*standard)
-    return Attempt(ours, pid, mask)
+    return Attempt(ours, pid, mask, by_shell=True)
 
 
 def lead(channel: "Channel", start: "Callable[[], int]", watch: "Watch | None" = None) -> None:
@@ -235,7 +235,7 @@ def lead(channel: "Channel", start: "Callable[[], int]", watch: "Watch | None" =
         if pid == 0:
             _signals.install(reaper)
             return
-        _, status = os.waitpid(pid, 0) if watch is None else watch.wait(pid, channel)
+        _, status = wait(pid) if watch is None else watch.wait(pid, channel)
         channel.send(MAINPID=pid, EXIT_STATUS=os.waitstatus_to_exitcode(status))
     except BrokenPipeError:
         pass  # no launcher, nobody to tell
@@ -245,6 +245,17 @@ def lead(channel: "Channel", start: "Callable[[], int]", watch: "Watch | None" =
     finally:
         if pid != 0:
             os._exit(0)
+
+
+def wait(pid: int) -> tuple[int, int]:
+    """Intermediate: wait for the daemon's end, as waitpid(2).
+
+    In two steps, where the system can: if READY has been taken, we are about to be killed, and a
+    daemon that ends at that moment is its next parent's to wait for.
+    """
+    if sys.platform == "linux":
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return os.waitpid(pid, 0)
 
 
 def relaunch_below(

@@ -72,7 +72,9 @@ class Launcher:
                 _detach.refuse_unsafe_fork()
             _detach.warn_of_threads()
         try:
-            mask = _signals.block_all()  # Ctrl-C waits until what is made is noted, to be undone
+            # Ctrl-C waits until what is made is noted, to be undone.
+            with Step("lock", "block the signals", role="launcher"):
+                mask = _signals.block_all()
             try:
                 streams = self._prepare()
             finally:

@@ -17,7 +17,7 @@ import stat
 import time
 from errno import EADDRINUSE
 
-from reborn import _descriptors, _process, _signals
+from reborn import _descriptors, _detach, _process, _signals
 from reborn._handshake import MISSING
 
 TYPE_CHECKING = False
@@ -148,7 +148,7 @@ class Watch:
     def wait(self, pid: int, channel: Channel) -> tuple[int, int]:
         """Say READY when process *pid* is ready; return as waitpid(2) when it has ended."""
         if self.supervised:
-            ended = os.waitpid(pid, 0)
+            ended = _detach.wait(pid)
             self._end_orphans()  # of a supervisor that was killed
             return ended
         _descriptors.close(self._outgoing)
