@@ -245,7 +245,7 @@ MESSAGES = [
 ]
 
 
-# Longer ones are pictures, and the session that the demo's test goes through.
+# Longer ones are pictures.
 @pytest.mark.parametrize("text", [b for b in blocks("text") if b.values[0].count("\n") == 1])
 def test_message_block_is_a_message(text, tmp_path, monkeypatch):
     messages = [*map(str, MESSAGES), *messages_of_applications(tmp_path, monkeypatch)]
@@ -253,8 +253,22 @@ def test_message_block_is_a_message(text, tmp_path, monkeypatch):
 
 
 def linked_tests():
-    """Return the tests that README's table names, as file and function."""
-    return re.findall(r"\[`(test_\w+)`\]\((tests/\S+\.py)\)", (ROOT / "README.md").read_text())
+    """Return the tests that README's tables name, as function and file."""
+    text = (ROOT / "README.md").read_text()
+    inline = re.findall(r"\[`(test_\w+)`\]\((tests/\S+\.py)\)", text)
+    return [*inline, *((name, path) for path, name in defined_links().values())]
+
+
+def defined_links():
+    """Return the tests that README's cells lead to by a label, as file and function."""
+    links = re.findall(r'^\[(.+)\]: (\S+) "(\w+)"$', (ROOT / "README.md").read_text(), re.MULTILINE)
+    return {label: (path, name) for label, path, name in links}
+
+
+def rows(first):
+    """Return the rows of README's table that has *first* in its first column's head, as cells."""
+    table = (ROOT / "README.md").read_text().partition(f"\n| {first} |")[2].partition("\n\n")[0]
+    return [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
 
 
 @pytest.mark.parametrize(("name", "path"), linked_tests())
@@ -263,9 +277,22 @@ def test_promise_of_the_readme_has_its_test(name, path):
 
 
 def test_table_of_the_readme_has_a_test_in_each_row():
-    table = re.findall(r"^\| (?!what|---)(.+)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    table = rows("what")
     assert len(table) > 10
-    assert all("](tests/" in row for row in table)
+    assert all(test.startswith("[`test_") for _, test in table)
+
+
+def test_every_cell_beside_the_peers_leads_to_its_test():
+    table = rows("promise")
+    assert len(table) > 10
+    used = set()
+    for _, ours, *theirs in table:
+        assert len(theirs) == 5
+        labels = [re.fullmatch(r"\[[^]]+\]\[(.+)\]", cell)[1] for cell in (ours, *theirs)]
+        files = [defined_links()[label][0] for label in labels]
+        assert [file == "tests/peers/test_peers.py" for file in files] == [False] + [True] * 5
+        used |= {*labels}
+    assert used == defined_links().keys()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,0 +1,531 @@
+"""What README's table says of the peers is what they do: each of them is run, as its manual says.
+
+A test is a row of the table, and finds its cells by its own name. What it sees of a peer has to be
+what the cell says. Ours goes through the same tests, as their control: each can end in "yes".
+"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from harness import PATIENCE, announced, eventually, is_alive, living, masks, survivors
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+ROWS = [
+    re.findall(r"\[\W*([^]*]+)\W*\]\[([\w-]+)\]", line)
+    for line in README.partition("\n| promise |")[2].partition("\n\n")[0].splitlines()
+]
+NAMES = [
+    name.strip(" []*`") for name in re.search(r"\n\| promise \|(.+)\|\n", README)[1].split("|")
+]
+TESTS = dict(re.findall(r'\n\[([\w-]+)\]: tests/peers/test_peers\.py "(\w+)"', README))
+NOBODY = pwd.getpwnam("nobody")
+CROWD = 6
+NO_PROCESS = 2**22  # the first number that pid_max (proc(5)) never lets be one
+HEAD = """\
+import os, signal, sys
+home, pidfile = {home!r}, {home!r} + "/app.pid"
+def note(name, text=""):
+    with open(f"{{home}}/{{name}}", "ab", 0) as file:
+        file.write(text.encode() or b"%d\\n" % os.getpid())
+def wait_at_gate():
+    with open(f"{{home}}/gate", "rb", 0) as gate:
+        gate.read(1)
+def pause():
+    while True:
+        signal.pause()
+def main(ready=lambda: None):
+    {main}
+"""
+SLEEP = [sys.executable, "-I", "-S", "-c", "import signal; signal.pause()"]
+RUN = "ready(); note('daemon'); pause()"
+
+
+class Peer:
+    """A library or a command: how it starts a program that has a `main`, and how it stops it."""
+
+    imports = ""
+    text = "main()"
+    stopping = None  # the text of a program
+    python = (sys.executable,)
+    distribution = package = None
+
+    def __init__(self, name, home):
+        self.name = name
+        self.home = home
+        self.processes = []
+
+    def start(self, main, *, before="", options="", flags=(), prefix=()):
+        """Start a program that does *main*; return its launcher, whose words go to `said`.
+
+        *before* is what a program does before it asks a library to start it, with *options* in its
+        call; *flags* are those of a command.
+        """
+        text = HEAD.format(home=str(self.home), main=main)
+        text += f"{self.imports}\n{before}\n{self.text.format(options=options)}\n"
+        # Not under the eyes of a crowd that reads it.
+        if not self.program.exists():
+            self.program.write_text(text)
+        return self.run([*prefix, *self.command([*self.python, str(self.program)], flags)])
+
+    def run(self, command):
+        with self.said.open("ab") as said:
+            process = subprocess.Popen(
+                command,
+                cwd=self.home,
+                env={**os.environ, "PYTHONWARNINGS": "ignore", "REBORN_HOME": str(self.home)},
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+            )
+        self.processes.append(process)
+        return process
+
+    def command(self, program, _flags=()):
+        return program
+
+    def stop(self):
+        """Have it stop its daemon; return the process that does."""
+        text = HEAD.format(home=str(self.home), main="pass")
+        return self.run([*self.python, "-c", f"{text}{self.imports}\n{self.stopping}"])
+
+    def offers(self, word):
+        """Tell whether *word* is in anything that it has a name for."""
+        module = importlib.import_module(self.package)
+        found = {*dir(module)}
+        for thing in (getattr(module, name) for name in dir(module)):
+            if inspect.isclass(thing) and "__init__" in vars(thing):
+                found |= {*dir(thing), *inspect.signature(thing.__init__).parameters}
+        return any(word in name.lower().split("_") for name in found)
+
+    @property
+    def program(self):
+        return self.home / "app.py"
+
+    @property
+    def pidfile(self):
+        return self.home / "app.pid"
+
+    @property
+    def said(self):
+        return self.home / "said"
+
+    @property
+    def mark(self):
+        """Where its daemons announce themselves."""
+        return self.home / "daemon"
+
+
+class Reborn(Peer):
+    imports = "from reborn import DaemonContext"
+    text = """\
+with DaemonContext(pidfile, wait_ready=True{options}) as context:
+    main(context.ready)
+"""
+    stopping = """\
+daemon = DaemonContext(pidfile).search()
+if daemon is not None:
+    daemon.stop()
+"""
+    distribution = package = "reborn"
+
+
+class PythonDaemon(Peer):
+    imports = "import daemon, daemon.pidfile"
+    text = """\
+lock = daemon.pidfile.TimeoutPIDLockFile(pidfile, 0)
+with daemon.DaemonContext(pidfile=lock{options}):
+    main()
+"""
+    distribution = "python-daemon"
+    package = "daemon"
+
+
+class Daemonize(Peer):
+    imports = "from daemonize import Daemonize"
+    text = "Daemonize(app='app', pid=pidfile, action=main{options}).start()"
+    distribution = package = "daemonize"
+
+
+class Daemonocle(Peer):
+    imports = "from daemonocle import Daemon"
+    text = "Daemon(name='app', worker=main, pid_file=pidfile{options}).do_action('start')"
+    stopping = "Daemon(name='app', pid_file=pidfile).do_action('stop')"
+    distribution = package = "daemonocle"
+
+
+class Command(Peer):
+    """A command that runs the program, which becomes ready in the way of sd_notify(3)."""
+
+    imports = """\
+def ready():
+    if "NOTIFY_SOCKET" in os.environ:
+        import socket
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaker:
+            speaker.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"].replace("@", "\\0", 1))
+"""
+    text = "main(ready)"
+    python = (sys.executable, "-I", "-S")
+
+    def offers(self, word):
+        return re.search(rf"\b{word}\b", self.help(), re.IGNORECASE) is not None
+
+    def help(self):
+        command = [self.name, "--help"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+class StartStopDaemon(Command):
+    stopping = "yes"
+
+    def command(self, program, flags=()):
+        options = ["--background", "--make-pidfile", "--pidfile", self.pidfile]
+        executable, *arguments = program
+        command = ["start-stop-daemon", "--start", *options, *flags, "--exec", executable]
+        return [*command, "--", *arguments]
+
+    def stop(self):
+        options = ["--retry", "5", "--pidfile", self.pidfile, "--exec", sys.executable]
+        return self.run(["start-stop-daemon", "--stop", *options])
+
+
+class Nohup(Command):
+    def command(self, program, _flags=()):
+        return ["sh", "-c", 'nohup "$@" >app.log 2>&1 &', "sh", *program]
+
+
+PEERS = dict(
+    zip(NAMES, (Reborn, PythonDaemon, Daemonize, Daemonocle, StartStopDaemon, Nohup), strict=True)
+)
+
+
+@pytest.fixture(params=PEERS)
+def peer(request, tmp_path):
+    kind = PEERS[request.param]
+    if issubclass(kind, Command):
+        if shutil.which(request.param) is None:
+            pytest.skip(f"NEEDS {request.param}: it is not looked at here")
+    else:
+        missing = f"NEEDS {kind.distribution}: pip install {kind.distribution} to see it"
+        pytest.importorskip(kind.package, reason=missing)
+    peer = kind(request.param, tmp_path)
+    yield peer
+    survivors()  # what peers leave is no leak of ours
+    for process in peer.processes:
+        process.wait()
+
+
+@pytest.fixture
+def cell(request, peer):
+    """What the table says of this peer in the row of this test."""
+    name = request.node.originalname
+    [row] = [row for row in ROWS if any(TESTS.get(link) == name for _, link in row)]
+    words, link = row[NAMES.index(peer.name)]
+    if peer.name == NAMES[0]:
+        assert link not in TESTS  # a test of our own has to prove it
+    else:
+        assert TESTS[link] == name
+    return words
+
+
+@pytest.fixture
+def public_home():
+    """A directory that every user can write to."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+def test_failure_is_told_with_its_last_words(peer, cell):
+    options = ", log_file=pidfile + '.log'" if peer.name == NAMES[0] else ""
+    launcher = peer.start(
+        "print('no such table: jobs', file=sys.stderr); sys.exit(3)",
+        options=options,
+        flags=("--notify-await", "--notify-timeout", "1"),
+    )
+    status = launcher.wait(PATIENCE)
+    words = "no such table: jobs" in peer.said.read_text()
+    assert ({(1, True): "yes", (0, False): "no"}.get((status, words)) or "status only") == cell
+
+
+def test_success_means_ready(peer, cell, gate):
+    launcher = peer.start(
+        "note('daemon'); wait_at_gate(); note('ready'); ready(); pause()",
+        flags=("--notify-await",),
+    )
+    announced(peer.mark)
+    if cell == "no":
+        assert launcher.wait(PATIENCE) == 0
+        assert not (peer.home / "ready").exists()
+    else:
+        assert launcher.poll() is None
+        gate.let_pass()
+        assert launcher.wait(PATIENCE) == 0
+        assert (peer.home / "ready").exists()
+        assert cell.startswith("yes")
+
+
+def crowd(peer, gate):
+    """Start many at one moment; return how many daemons there are, and the launchers that ended."""
+    is_command = isinstance(peer, Command)
+    before = "" if is_command else "note('waiting'); wait_at_gate()"
+    launchers = [peer.start(RUN, before=before) for _ in range(CROWD)]
+    if not is_command:
+        announced(peer.home / "waiting", CROWD)
+        for _ in range(CROWD):
+            gate.let_pass()
+
+    def settled():
+        daemons = announced(peer.mark)
+        if len(daemons) == 1:
+            assert all(launcher.poll() is not None for launcher in launchers)
+            assert living() == set(daemons)
+        return len(daemons)
+
+    return eventually(settled), [launcher.poll() for launcher in launchers]
+
+
+def test_one_of_a_crowd(peer, cell, gate):
+    # Who does not lock may be lucky.
+    for _ in range(1 if cell.startswith(("yes", "one")) else 20):
+        count, statuses = crowd(peer, gate)
+        if count > 1:
+            break
+        survivors()
+        for path in (peer.mark, peer.pidfile, peer.home / "waiting"):
+            path.unlink(missing_ok=True)
+    if count > 1:
+        assert cell == "no"
+    elif statuses.count(0) == 1:
+        assert cell == "yes"
+    else:
+        assert statuses.count(0) == CROWD
+        assert cell == "one, but all report success"
+
+
+def ended(process, pid):
+    """Wait for a *process* that waits for the end of *pid*; it is ours to take, as an orphan."""
+
+    def over():
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+        assert process.poll() is not None
+        return process.returncode
+
+    return eventually(over)
+
+
+def blocks(peer, text):
+    """Tell whether a pid file with this *text* blocks the start of *peer*."""
+    peer.pidfile.write_text(text)
+    others = living()
+    launcher = peer.start(RUN)
+
+    def settled():
+        started = peer.mark.exists() and peer.mark.read_text().endswith("\n")
+        assert started or (launcher.poll() is not None and living() == others)
+        return not started
+
+    return eventually(settled)
+
+
+def test_stale_pid_file(peer, cell):
+    if not any(map(peer.offers, ("pid", "pidfile"))):
+        assert cell == "has none"
+        return
+    found = set()
+    with subprocess.Popen(SLEEP) as stranger:
+        pids = {"a dead one's": NO_PROCESS, "a stranger's": stranger.pid, "nobody's": "nobody"}
+        for whose, pid in pids.items():
+            if blocks(peer, f"{pid}\n"):
+                found.add(whose)
+            for process in living() - {stranger.pid}:
+                os.kill(process, signal.SIGKILL)
+            eventually(lambda: nobody_but(stranger.pid))
+            peer.mark.unlink(missing_ok=True)
+        stranger.kill()
+    said = {frozenset(): "yes", frozenset(pids): "no", frozenset(["a stranger's"]): "if unused"}
+    assert said[frozenset(found)] == cell
+
+
+def nobody_but(*pids):
+    assert living() == {*pids}
+
+
+def test_stranger_with_the_number(peer, cell):
+    if peer.stopping is None:
+        assert not peer.offers("stop")
+        assert cell == "has no stop"
+        return
+    with subprocess.Popen(SLEEP) as stranger:
+        peer.pidfile.write_text(f"{stranger.pid}\n")
+        status = ended(peer.stop(), stranger.pid)
+        spared = status == 0 and is_alive(stranger.pid)
+        stranger.kill()
+    assert ("yes" if spared else "no") == cell
+
+
+def test_threads_live_on(peer, cell):
+    peer.start(
+        "ready(); note('thread', f'{thread.is_alive()}\\n'); pause()",
+        before="import threading\n"
+        "thread = threading.Thread(target=threading.Event().wait, daemon=True)\nthread.start()",
+        options=", strategy='reexec'" if peer.name == NAMES[0] else "",
+    )
+
+    def told():
+        assert (peer.home / "thread").exists()
+        return {"True\n": "yes", "False\n": "no"}[(peer.home / "thread").read_text()]
+
+    assert eventually(told) == cell
+
+
+@pytest.mark.root
+def test_nothing_of_root_is_left(peer, cell, public_home):
+    if not (peer.offers("user") or peer.offers("uid")):
+        assert cell == "no"
+        return
+    peer.home = public_home
+    report = peer.home / "status"
+    numbers = f", uid={NOBODY.pw_uid}, gid={NOBODY.pw_gid}"
+    names = ", user='nobody', group=__import__('grp').getgrgid({}).gr_name"
+    start = "import os, sys; os.setgroups([4242]); os.execv(sys.argv[1], sys.argv[1:])"
+    prefix = [sys.executable, "-I", "-S", "-c", start]
+    if isinstance(peer, Command):
+        program = ["/bin/sh", "-c", f"cat /proc/self/status >{report}; exec sleep 600"]
+        flags = ["--chuid", f"{NOBODY.pw_uid}:{NOBODY.pw_gid}"]
+        start_stop_daemon, *rest = peer.command(program, flags)
+        peer.run([*prefix, shutil.which(start_stop_daemon), *map(str, rest)])
+    else:
+        options = names.format(NOBODY.pw_gid) if peer.offers("user") else numbers
+        main = "ready(); note('status', open('/proc/self/status').read()); pause()"
+        peer.start(main, options=options, prefix=prefix)
+
+    def told():
+        text = report.read_text() if report.exists() else ""
+        assert "Groups:" in text
+        return dict(line.split(":", 1) for line in text.splitlines())
+
+    facts = eventually(told)
+    assert set(facts["Uid"].split()) == {str(NOBODY.pw_uid)}
+    assert set(facts["Gid"].split()) == {str(NOBODY.pw_gid)}
+    assert ("root's groups stay" if "4242" in facts["Groups"].split() else "yes") == cell
+
+
+def test_nothing_careless_is_inherited(peer, cell):
+    careless = (
+        "import os, sys; from signal import *; signal(SIGUSR1, SIG_IGN);"
+        "pthread_sigmask(SIG_BLOCK, [SIGUSR2]); os.dup2(os.open('/', os.O_RDONLY), 9);"
+        "os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    peer.start(
+        RUN,
+        options=", close_open_files=True" if peer.name == "daemonocle" else "",
+        prefix=[sys.executable, "-I", "-S", "-c", careless],
+    )
+    [pid] = announced(peer.mark)
+    descriptors = not os.path.exists(f"/proc/{pid}/fd/9")
+    blocked, ignored, _ = masks(pid)
+    signals = signal.SIGUSR1 not in ignored and signal.SIGUSR2 not in blocked
+    said = {(True, True): "yes", (True, False): "descriptors only", (False, False): "no"}
+    assert said[descriptors, signals] == cell
+
+
+def test_stop_waits_for_all(peer, cell):
+    if peer.stopping is None:
+        assert not peer.offers("stop")
+        assert cell == "has no stop"
+        return
+    peer.start(
+        "ready(); worker = subprocess.Popen(['sleep', '600'], start_new_session=True);"
+        "note('daemon'); note('daemon', f'{worker.pid}\\n'); pause()",
+        before="import subprocess",
+    )
+    daemon, worker = announced(peer.mark, 2)
+    eventually(lambda: in_pidfile(peer, daemon))
+    assert ended(peer.stop(), daemon) == 0
+    assert not is_alive(daemon)
+    assert ("leaves workers" if is_alive(worker) else "yes") == cell
+
+
+def in_pidfile(peer, pid):
+    assert peer.pidfile.read_text().strip() == str(pid)
+
+
+def test_killed_daemon_is_started_again(peer, cell):
+    if peer.name == NAMES[0]:
+        program = peer.home / "app.py"
+        program.write_text(HEAD.format(home=str(peer.home), main="note('daemon'); pause()"))
+        with program.open("a") as file:
+            file.write("main()\n")
+        words = ["--ready", "alive:0", "--restart", "always", "--restart-delay", "0"]
+        words += ["--", sys.executable, str(program)]
+        launcher = peer.run([sys.executable, "-m", "reborn", "start", "app", *words])
+    else:
+        launcher = peer.start(RUN)
+    [pid] = announced(peer.mark)
+    os.kill(pid, signal.SIGKILL)
+
+    def settled():
+        again = len(announced(peer.mark)) > 1
+        assert again or (launcher.poll() is not None and living() == set())
+        return again
+
+    assert ("yes" if eventually(settled) else "no") == cell
+
+
+@pytest.mark.root
+def test_process_1_of_a_container(peer, cell, gate):
+    if shutil.which("unshare") is None:
+        pytest.skip("NEEDS unshare: apt-get install util-linux to see it")
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    container = peer.start("ready(); note('daemon'); wait_at_gate(); note('end')", prefix=unshare)
+    if cell == "ends it":
+        assert container.wait(PATIENCE) == 0
+        assert not (peer.home / "end").exists()
+    else:
+        assert cell == "yes"
+        announced(peer.mark)
+        gate.let_pass()
+        assert container.wait(PATIENCE) == 0
+        assert (peer.home / "end").exists()
+
+
+def test_version(peer):
+    if peer.distribution and peer.name != NAMES[0]:
+        version = importlib.metadata.version(peer.distribution)
+        assert f" {peer.name} {version}" in " ".join(README.split())
+
+
+def is_program(peer):
+    """Tell whether it is a command made by a compiler, so that there is no Python in it."""
+    return Path(shutil.which(peer.name) or os.devnull).read_bytes().startswith(b"\x7fELF")
+
+
+def test_fixtures_for_pytest(peer, cell):
+    if is_program(peer):
+        assert cell == "no"
+        return
+    entries = importlib.metadata.distribution(peer.distribution).entry_points
+    assert ("yes" if entries.select(group="pytest11") else "no") == cell
+
+
+def test_types(peer, cell):
+    if is_program(peer):
+        assert cell == "no"
+        return
+    places = importlib.util.find_spec(peer.package).submodule_search_locations or []
+    typed = any(Path(place, "py.typed").exists() for place in places)
+    assert ("yes" if typed else "no") == cell
