@@ -211,6 +211,12 @@ PEERS = dict(
 )
 
 
+def end_all():
+    """End all that runs below the tests; what is starting may be missed at first."""
+    while survivors():
+        pass
+
+
 @pytest.fixture(params=PEERS)
 def peer(request, tmp_path):
     kind = PEERS[request.param]
@@ -222,7 +228,7 @@ def peer(request, tmp_path):
         pytest.importorskip(kind.package, reason=missing)
     peer = kind(request.param, tmp_path)
     yield peer
-    survivors()  # what peers leave is no leak of ours
+    end_all()  # what peers leave is no leak of ours
     for process in peer.processes:
         process.wait()
 
@@ -303,7 +309,7 @@ def test_one_of_a_crowd(peer, cell, gate):
         count, statuses = crowd(peer, gate)
         if count > 1:
             break
-        survivors()
+        end_all()
         for path in (peer.mark, peer.pidfile, peer.home / "waiting"):
             path.unlink(missing_ok=True)
     if count > 1:
