@@ -352,22 +352,22 @@ def test_stale_pid_file(peer, cell):
         assert cell == "has none"
         return
     found = set()
-    with subprocess.Popen(SLEEP) as stranger:
-        pids = {"a dead one's": NO_PROCESS, "a stranger's": stranger.pid, "nobody's": "nobody"}
-        for whose, pid in pids.items():
-            if blocks(peer, f"{pid}\n"):
-                found.add(whose)
-            for process in living() - {stranger.pid}:
-                os.kill(process, signal.SIGKILL)
-            eventually(lambda: nobody_but(stranger.pid))
-            peer.mark.unlink(missing_ok=True)
-        stranger.kill()
+    stranger = peer.run(SLEEP).pid
+    pids = {"a dead one's": NO_PROCESS, "a stranger's": stranger, "nobody's": "nobody"}
+    for whose, pid in pids.items():
+        if blocks(peer, f"{pid}\n"):
+            found.add(whose)
+        eventually(lambda: end_all_but(stranger))
+        peer.mark.unlink(missing_ok=True)
     said = {frozenset(): "yes", frozenset(pids): "no", frozenset(["a stranger's"]): "if unused"}
     assert said[frozenset(found)] == cell
 
 
-def nobody_but(*pids):
-    assert living() == {*pids}
+def end_all_but(stranger):
+    for pid in living() - {stranger}:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert living() == {stranger}
 
 
 def test_stranger_with_the_number(peer, cell):
@@ -375,11 +375,10 @@ def test_stranger_with_the_number(peer, cell):
         assert not peer.offers("stop")
         assert cell == "has no stop"
         return
-    with subprocess.Popen(SLEEP) as stranger:
-        peer.pidfile.write_text(f"{stranger.pid}\n")
-        status = ended(peer.stop(), stranger.pid)
-        spared = status == 0 and is_alive(stranger.pid)
-        stranger.kill()
+    stranger = peer.run(SLEEP).pid
+    peer.pidfile.write_text(f"{stranger}\n")
+    status = ended(peer.stop(), stranger)
+    spared = status == 0 and is_alive(stranger)
     assert ("yes" if spared else "no") == cell
 
 
