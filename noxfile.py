@@ -14,7 +14,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13"]
 # One is enough to see what is covered, and measuring doubles the time of every start.
 MEASURED = PYTHONS[-1]
-# And one for brute force, which takes long enough.
+# And one for brute force, and for what has little to do with the version: that takes time, too.
 BRUTE = PYTHONS[1]
 WINDOWS_MODULES = ["__init__", "_context", "_options", "exceptions"]
 BUILD = Path("build").resolve()

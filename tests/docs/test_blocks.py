@@ -14,6 +14,8 @@ from harness import eventually, is_alive, reap
 import reborn
 from reborn import _control
 
+pytestmark = pytest.mark.brute
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What a reader's own program would bring along.

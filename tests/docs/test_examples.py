@@ -14,6 +14,8 @@ import psutil
 import pytest
 from harness import eventually, exit_code, is_alive
 
+pytestmark = pytest.mark.brute
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

@@ -10,6 +10,8 @@ from xml.etree import ElementTree as ET
 import pytest
 from harness import reap
 
+pytestmark = pytest.mark.brute
+
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 NAMES = ("command-dark.svg", "command-light.svg")
 

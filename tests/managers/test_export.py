@@ -13,7 +13,7 @@ from machine import TELL, needed
 from reborn import DaemonContext, _export
 from reborn._export import Service
 
-pytestmark = pytest.mark.unmeasured
+pytestmark = [pytest.mark.unmeasured, pytest.mark.brute]
 
 NOBODY = 65534
 

@@ -8,7 +8,7 @@ import pytest
 from harness import PATIENCE, is_alive
 from machine import TELL, needed, script_of
 
-pytestmark = pytest.mark.unmeasured
+pytestmark = [pytest.mark.unmeasured, pytest.mark.brute]
 
 SUPERVISORD = """\
 [supervisord]

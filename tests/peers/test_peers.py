@@ -21,6 +21,8 @@ from pathlib import Path
 import pytest
 from harness import PATIENCE, announced, eventually, is_alive, living, masks, survivors
 
+pytestmark = pytest.mark.brute
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 ROWS = [

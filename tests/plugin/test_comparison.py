@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from harness import PATIENCE, eventually, is_alive
 
+pytestmark = pytest.mark.brute
+
 PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
 TABLE = [
     [cell.strip() for cell in line.strip("|").split("|")]
