@@ -7,12 +7,13 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "package", "tests", "coverage", "docs", "news"]
+nox.options.sessions = ["lint", "types", "package", "tests", "docs", "news"]
 nox.options.reuse_venv = "yes"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13"]
-# One is enough to see what is covered, and measuring doubles the time of every start.
+# One is enough to see what is covered, and measuring doubles the time of every start; so it is a
+# session of its own, and none of those that run by default.
 MEASURED = PYTHONS[-1]
 # And one for brute force, and for what has little to do with the version: that takes time, too.
 BRUTE = PYTHONS[1]
@@ -108,27 +109,28 @@ def package(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Test the installed wheel; `-- ARGUMENTS` go to pytest (`-- -n 0`: one process)."""
     install_wheel(session, groups=("test",))
-    # The daemons under test mostly wait, so there may be more of them than processors.
-    pytest = ["-m", "pytest", "-n", "4", *session.posargs]
-    if session.python != BRUTE and not session.posargs:
-        pytest += ["-m", "not brute"]
-    if session.python != MEASURED:
-        session.run("python", *pytest)
-        return
+    session.run("python", *pytest_command(session, brute=session.python == BRUTE))
+
+
+@nox.session(python=MEASURED, requires=["wheel"])
+def coverage(session: nox.Session) -> None:
+    """Run the tests, and report what they cover in launchers, intermediates and daemons."""
+    install_wheel(session, groups=("test",))
     shutil.rmtree(COVERAGE, ignore_errors=True)
     COVERAGE.mkdir(parents=True)
     # Open to all, because daemons that have become another user leave their data here too.
     COVERAGE.chmod(0o1777)
-    session.run("coverage", "run", *pytest, env={"COVERAGE_FILE": str(COVERAGE / ".coverage")})
-
-
-@nox.session
-def coverage(session: nox.Session) -> None:
-    """Report what the last tests covered, in launchers, intermediates and daemons."""
-    install(session, groups=("coverage",))
     env = {"COVERAGE_FILE": str(COVERAGE / ".coverage")}
+    session.run("coverage", "run", *pytest_command(session, brute=False), env=env)
     session.run("coverage", "combine", "--quiet", "--keep", env=env)
     session.run("coverage", "report", env=env)
+
+
+def pytest_command(session: nox.Session, *, brute: bool) -> list[str]:
+    """Return how pytest is run: as asked for, or with all tests but those of brute force."""
+    # The daemons under test mostly wait, so there may be more of them than processors.
+    command = ["-m", "pytest", "-n", "4", *session.posargs]
+    return command if brute or session.posargs else [*command, "-m", "not brute"]
 
 
 @nox.session(requires=["wheel"])
