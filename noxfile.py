@@ -127,10 +127,10 @@ def coverage(session: nox.Session) -> None:
 
 
 def pytest_command(session: nox.Session, *, brute: bool) -> list[str]:
-    """Return how pytest is run: as asked for, or with all tests but those of brute force."""
+    """Return how pytest is run: as asked for, or without what one Python is enough for."""
     # The daemons under test mostly wait, so there may be more of them than processors.
     command = ["-m", "pytest", "-n", "4", *session.posargs]
-    return command if brute or session.posargs else [*command, "-m", "not brute"]
+    return command if brute or session.posargs else [*command, "-m", "not brute and not many"]
 
 
 @nox.session(requires=["wheel"])
