@@ -23,7 +23,7 @@ from reborn._terminal import Waiting
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any, Unpack
 
     from reborn._condition import Condition
@@ -195,14 +195,33 @@ class Control:
 
         Where the pid file is held, that is a success if the daemon *may_run*.
         """
+        daemon = self._launch(
+            self.context,
+            lambda error: self._not_started(error, may_run=may_run),
+            shown=not (was_reborn() or self.context.detach_process is False),
+        )
+        if daemon is None or isinstance(daemon, Outcome):
+            return daemon
+        log_file = self.context.log_file
+        see = "" if log_file is None else f"; see {os.fspath(log_file)}"
+        return Outcome(OK, f"{self.name} {done}, pid {daemon.pid}{see}", daemon=daemon)
+
+    def _launch(
+        self,
+        context: DaemonContext,
+        failed: Callable[[StartError], Outcome],
+        *,
+        shown: bool = True,
+    ) -> Daemon | Outcome | None:
+        """Call reborn(), with a line that says so if *shown*; why there is no daemon, if not."""
         line = Waiting(f"starting {self.name} ...")
-        if not (was_reborn() or self.context.detach_process is False):
-            line.show()
         try:
-            daemon = self.context.reborn()
+            if shown:
+                line.show()
+            daemon = context.reborn()
         except StartError as error:
             line.clear()
-            return self._not_started(error, may_run=may_run)
+            return failed(error)
         except KeyboardInterrupt:
             line.clear()
             return Outcome(INTERRUPTED, f"{self.name}: interrupted, and not started")
@@ -211,11 +230,7 @@ class Control:
             raise
         if not was_reborn():  # in a daemon that was forked, the line is the launcher's
             line.clear()
-        if daemon is None:
-            return None
-        log_file = self.context.log_file
-        see = "" if log_file is None else f"; see {os.fspath(log_file)}"
-        return Outcome(OK, f"{self.name} {done}, pid {daemon.pid}{see}", daemon=daemon)
+        return daemon
 
     def _not_started(self, error: StartError, *, may_run: bool) -> Outcome:
         if may_run and isinstance(error, reborn.PidFileLockedError) and error.pid is not None:

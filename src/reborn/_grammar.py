@@ -314,15 +314,19 @@ _SUPERVISOR = (
         help="send its output to syslog, as daemon.notice, say",
     ),
 )
+# What start, restart and run have in common.
+_RUNNING = (
+    ("files", _FILES),
+    ("process", _PROCESS),
+    ("supervisor", _SUPERVISOR),
+    ("answer", _ANSWER),
+)
 
 VERBS = {
     "start": Verb(
         "start a program in the background, and wait until it is ready",
         ("readiness", _READY),
-        ("files", _FILES),
-        ("process", _PROCESS),
-        ("supervisor", _SUPERVISOR),
-        ("answer", _ANSWER),
+        *_RUNNING,
         name=None,
         program=True,
         examples=(
@@ -339,10 +343,7 @@ VERBS = {
     "restart": Verb(
         "stop it if it runs, and start it as before or with a new command",
         ("readiness", (*_READY, _TIMEOUT)),
-        ("files", _FILES),
-        ("process", _PROCESS),
-        ("supervisor", _SUPERVISOR),
-        ("answer", _ANSWER),
+        *_RUNNING,
         program=True,
         examples=("reborn restart web", "reborn restart web -- python -m http.server 8001"),
     ),
@@ -379,10 +380,7 @@ VERBS = {
     "list": Verb("list the daemons by name", ("options", (_JSON,)), name=False),
     "run": Verb(
         "run a program in the foreground, with the same options",
-        ("files", _FILES),
-        ("process", _PROCESS),
-        ("supervisor", _SUPERVISOR),
-        ("answer", _ANSWER),
+        *_RUNNING,
         name=None,
         program=True,
         examples=("reborn run --env PORT=8000 -- ./app",),

@@ -73,7 +73,8 @@ class Life:
             return "it has not been executed"
         condition = self._expected.condition
         if isinstance(condition, Alive):
-            return self._missing_by_default(condition.seconds)
+            by_default = self._expected.by_default
+            return condition.missing(self.said, lived=self.ran, by_default=by_default)
         if not self._is_looked_at:
             return condition.missing(self)
         try:
@@ -83,13 +84,6 @@ class Life:
             return f"nobody can look: {error}"
         self._looker.take_in()
         return None if self._looker.is_met else self._looker.missing
-
-    def _missing_by_default(self, seconds: float) -> str | None:
-        if self.has_said_ready:
-            return None
-        if self._expected.by_default and self.said:
-            return "it speaks sd_notify and has not said READY=1"
-        return None if self.ran >= seconds else f"it has not lived for {seconds:g} s"
 
     @property
     def _is_looked_at(self) -> bool:

@@ -302,22 +302,11 @@ class Command(Control):
 
         order.make_directories()
         context = _starting.Start(order, program).context()
-        line = Waiting(f"starting {self.name} ...")
-        try:
-            line.show()
-            daemon = context.reborn()
-        except StartError as error:
-            line.clear()
-            return self._failed(error, order)
-        except KeyboardInterrupt:
-            line.clear()
-            return Outcome(INTERRUPTED, f"{self.name}: interrupted, and not started")
-        except BaseException:
-            line.clear()
-            raise
+        daemon = self._launch(context, lambda error: self._failed(error, order))
+        if isinstance(daemon, Outcome):
+            return daemon
         if daemon is None:
             context.carry_on()
-        line.clear()  # by the launcher only; in the daemon the line is not its own
         pid = self._pid(daemon) if order.supervised else daemon.pid
         return Outcome(OK, f"{self.name} {done}, pid {pid}; see {order.log_file}", daemon=daemon)
 

@@ -23,7 +23,7 @@ from reborn._handshake import MISSING
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from reborn._handshake import Channel
     from reborn._notify import Listener
@@ -60,6 +60,14 @@ class Alive:
             self.seconds = -1.0
         if not 0 <= self.seconds <= _LONGEST_LIFE:
             raise ValueError(f"{text!r} is not a number of seconds from 0 to {_LONGEST_LIFE:g}")
+
+    def missing(self, said: Mapping[str, str], *, lived: float, by_default: bool) -> str | None:
+        """Return what a program lacks that has *lived* so long, and *said* that; None: nothing."""
+        if said.get("READY") == "1":
+            return None
+        if by_default and said:
+            return "it speaks sd_notify and has not said READY=1"
+        return None if lived >= self.seconds else f"it has not lived for {self.seconds:g} s"
 
 
 class Watch:
@@ -237,14 +245,8 @@ class Watch:
                 return condition.missing(self)
             except OSError as error:  # no more files or processes, say
                 return f"it cannot be looked at: {error}"
-        if self.has_said_ready:
-            return None
-        if self._by_default and self._said:
-            return "it speaks sd_notify and has not said READY=1"
         lived = time.monotonic() - self._executed
-        return (
-            None if lived >= condition.seconds else f"it has not lived for {condition.seconds:g} s"
-        )
+        return condition.missing(self._said, lived=lived, by_default=self._by_default)
 
     # What a condition may look at, see `_readiness.View`.
 
