@@ -91,6 +91,20 @@ class Supervised:
 
         return eventually(such)
 
+    def hold_next_life(self, gate, **spec):
+        """Start a program, kill it, and hold its next life before execve(2); return that pid."""
+        reached = self.directory / "reached"
+        gate.let_pass()
+        self.start_shell("exec sleep 3600", wait_at=[gate.path, str(reached)], **spec)
+        reached.unlink()
+        os.kill(self.program, signal.SIGKILL)
+
+        def there():
+            assert reached.exists()
+            return int(reached.read_text())
+
+        return eventually(there)
+
     def send(self, number):
         os.kill(self.pid, number)
 

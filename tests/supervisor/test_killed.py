@@ -33,17 +33,8 @@ def test_program_lives_on_and_is_found(supervised):
 
 
 def test_program_that_was_between_fork_and_execve_lives_on(supervised, gates):
-    gate, reached = gates("gate"), supervised.directory / "reached"
-    gate.let_pass()
-    supervised.start_shell("exec sleep 3600", wait_at=[gate.path, str(reached)])
-    reached.unlink()
-    os.kill(supervised.program, signal.SIGKILL)
-
-    def there():
-        assert reached.exists()
-        return int(reached.read_text())
-
-    pid = eventually(there)
+    gate = gates("gate")
+    pid = supervised.hold_next_life(gate)
     kill(supervised)
     gate.let_pass()
 

@@ -117,18 +117,8 @@ def test_stop_by_the_handle_of_the_supervisor_starts_nothing_again(supervised, a
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_between_fork_and_execve_reaches_the_program(supervised, gates, number):
-    gate, reached = gates("gate"), supervised.directory / "reached"
-    gate.let_pass()
-    spec = {"wait_at": [gate.path, str(reached)], "restart": "always"}
-    supervised.start_shell("exec sleep 3600", **spec)
-    reached.unlink()
-    os.kill(supervised.program, signal.SIGKILL)
-
-    def there():
-        assert reached.exists()
-        return int(reached.read_text())
-
-    pid = eventually(there)
+    gate = gates("gate")
+    pid = supervised.hold_next_life(gate, restart="always")
     os.kill(pid, number)
     supervised.send(number)
     gate.let_pass()
@@ -153,17 +143,7 @@ def test_supervisor_sleeps_while_a_program_that_was_not_ready_yet_takes_its_time
 
 
 def test_program_that_does_not_come_as_far_as_execve_is_stopped_too(supervised, gates):
-    gate, reached = gates("gate"), supervised.directory / "reached"
-    gate.let_pass()
-    spec = {"wait_at": [gate.path, str(reached)], "options": {"stop_timeout": 0.2}}
-    supervised.start_shell("exec sleep 3600", timestamps=True, **spec)
-    reached.unlink()
-    os.kill(supervised.program, signal.SIGKILL)
-
-    def there():
-        assert reached.exists()
-
-    eventually(there)
+    supervised.hold_next_life(gates("gate"), timestamps=True, options={"stop_timeout": 0.2})
     supervised.log.unlink()
     supervised.send(signal.SIGHUP)
     eventually(lambda: _assert_exists(supervised.log))
@@ -177,23 +157,14 @@ def _assert_exists(path):
 
 
 def test_log_can_be_renewed_before_execve(supervised, gates):
-    gate, reached = gates("gate"), supervised.directory / "reached"
-    gate.let_pass()
-    supervised.start_shell("exec sleep 3600", wait_at=[gate.path, str(reached)])
-    reached.unlink()
-    first = supervised.program
-    os.kill(first, signal.SIGKILL)
-
-    def there():
-        assert reached.exists()
-
-    eventually(there)
+    gate = gates("gate")
+    second = supervised.hold_next_life(gate)
     supervised.log.unlink()
     supervised.send(signal.SIGHUP)
     eventually(lambda: _assert_exists(supervised.log))
     gate.let_pass()
-    second = supervised.next_program(first)
     assert supervised.wait_state(phase="running", pid=second)
+    assert supervised.program == second
     assert is_alive(second)
 
 
