@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 SCRIPT = str(Path(sys.executable).with_name("reborn"))
-BARE = "import sys; from reborn._cli import main; sys.exit(main())"
+BARE = "import sys; from reborn._command.cli import main; sys.exit(main())"
 
 
 def commands(number: int) -> dict[str, list[str]]:

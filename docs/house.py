@@ -18,7 +18,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "reborn"
 PICTURE = ROOT / "docs" / "pictures" / "house.svg"
 
-# Packages inside of ours are one house each.
+
+def _command(*names: str) -> tuple[str, ...]:
+    return tuple(f"_command.{name}" for name in names)
+
+
+# Packages inside of ours are one house each, unless their modules stand here.
 LAYERS = {
     "the system": ("_descriptors", "_signals", "_privileges", "_origin"),
     "failures": ("_step", "exceptions"),
@@ -29,14 +34,14 @@ LAYERS = {
     "the class": ("_context",),
     "command lines": ("_keywords", "_condition", "_terminal", "_control"),
     "for programs": ("application", "click", "pep3143", "_spawning", "pytest_plugin"),
-    "any program": ("_limits", "_known", "_named", "_program", "_overview", "_follow"),
-    "who watches": ("_watch", "_looker", "_life", "_policy", "_output", "_supervisor"),
-    "the command": ("_grammar", "_completion", "_order", "_starting", "_verbs", "_cli"),
+    "any program": _command("limits", "known", "named", "program", "overview", "follow"),
+    "who watches": _command("watch", "looker", "life", "policy", "output", "supervisor"),
+    "the command": _command("grammar", "completion", "order", "starting", "verbs", "cli"),
 }
 # Imports against the order, at the moment they are needed, and why they are right.
 BACKWARDS = {
     ("_origin", "_relaunch"): "only a program started again needs it, and it needs it first",
-    ("_grammar", "_completion"): "the option for it ends the program, as --help does",
+    ("_command.grammar", "_command.completion"): "its option ends the program, as --help does",
 }
 # An arrow over more layers than this is not drawn: it would cross what it has nothing to do with.
 FAR = 4
@@ -61,14 +66,13 @@ def modules() -> list[str]:
 
 def present() -> set[str]:
     """Return the modules that there are."""
-    names = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in _sources()}
-    return names - {"__init__", "__main__"}
+    return {_module(path) for path in _sources()} - {"__init__", "__main__", *_opened()}
 
 
 def idea(name: str) -> str:
     """Return the first sentence of a module's docstring."""
-    path = PACKAGE / name / "__init__.py"
-    text = (path if path.exists() else PACKAGE / f"{name}.py").read_text()
+    path = PACKAGE / name.replace(".", "/")
+    text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n\n")[0].replace("\n", " ")
 
 
@@ -76,7 +80,7 @@ def imports() -> dict[str, set[str]]:
     """Return what each module imports at run time, at once or later."""
     found: dict[str, set[str]] = {name: set() for name in present()}
     for path in _sources():
-        name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        name = _module(path)
         if name in found:
             found[name] |= set(_imported(ast.parse(path.read_text()))) - {name}
     return found
@@ -84,6 +88,19 @@ def imports() -> dict[str, set[str]]:
 
 def _sources() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
+
+
+def _opened() -> set[str]:
+    """Return the packages whose modules stand on the map."""
+    return {name.partition(".")[0] for name in modules() if "." in name}
+
+
+def _module(path: Path) -> str:
+    """Return where a file belongs on the map."""
+    package, *inside = path.relative_to(PACKAGE).with_suffix("").parts
+    if package in _opened() and inside != ["__init__"]:
+        return ".".join((package, *inside))
+    return package
 
 
 def _imported(node: ast.AST) -> list[str]:
@@ -96,7 +113,13 @@ def _imported(node: ast.AST) -> list[str]:
         if isinstance(child, ast.ImportFrom) and child.module == "reborn":
             found += [_HOMES.get(alias.name, alias.name) for alias in child.names]
         elif isinstance(child, ast.ImportFrom) and (child.module or "").startswith("reborn."):
-            found.append(str(child.module).split(".")[1])
+            _, package, *inside = str(child.module).split(".")
+            if package not in _opened():
+                found.append(package)
+            elif inside:
+                found.append(f"{package}.{inside[0]}")
+            else:
+                found += [f"{package}.{alias.name}" for alias in child.names]
         elif isinstance(child, ast.Import):
             named = [alias.name for alias in child.names if alias.name.split(".")[0] == "reborn"]
             found += [_HOMES.get(name, name.removeprefix("reborn.")) for name in named]
@@ -165,7 +188,7 @@ def draw() -> Drawing:
     stations = {name: number for number, (name, _, _) in enumerate(ROAD, 1)}
     for name, (x, y) in places.items():
         drawing.box(x, y, width, height, kind="strong" if name in stations else "")
-        drawing.text(x + width / 2, y + 17.5, name, kind="code middle")
+        drawing.text(x + width / 2, y + 17.5, name.rpartition(".")[2], kind="code middle")
         if name in stations:
             drawing.badge(x, y, stations[name])
     drawing.text(14, bottom + 14, "The road of a start", kind="title")

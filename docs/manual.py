@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from argparse_manpage.manpage import Manpage
 
 import reborn
-from reborn import _grammar
+from reborn._command import grammar
 
 if TYPE_CHECKING:
     import argparse
@@ -38,7 +38,7 @@ SEE_ALSO = "nohup(1), timeout(1), signal(7), sd_notify(3), daemon(7), start-stop
 
 def page() -> str:
     """Return the manual page."""
-    parser = _grammar.parser()
+    parser = grammar.parser()
     parser.description = DESCRIPTION
     parser.epilog = None  # the examples have a section of their own
     table = (HERE / "command.md").read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ def page() -> str:
     _add(parser, "files", _items((what, f"root: {a}; others: {b}") for what, a, b in files))
     _add(parser, "environment", _items(ENVIRONMENT))
     _add(parser, "exit status", _items(_rows(table, "Exit statuses")))
-    examples = [*_grammar.EXAMPLES, *(line for v in _grammar.VERBS.values() for line in v.examples)]
+    examples = [*grammar.EXAMPLES, *(line for v in grammar.VERBS.values() for line in v.examples)]
     _add(parser, "examples", "\n".join([".nf", *map(_plain, dict.fromkeys(examples)), ".fi"]))
     _add(parser, "see also", _plain(SEE_ALSO))
     data = {

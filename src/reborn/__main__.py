@@ -2,7 +2,7 @@
 
 import sys
 
-from reborn._cli import main
+from reborn._command.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable
 
+    from reborn._command.watch import Watch
     from reborn._handshake import Channel
-    from reborn._watch import Watch
     from reborn.exceptions import StartError
 else:
     import _signal

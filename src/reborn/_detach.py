@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from reborn._attempt import Attempt
+    from reborn._command.watch import Watch
     from reborn._handshake import Channel
     from reborn._options import Plan
     from reborn._pidfile import PidFile
     from reborn._process import Daemon, Held
-    from reborn._watch import Watch
 
 # The daemons that this process has started, in order; see `Launch.earlier`.
 # Weakly: a handle that the program has dropped must not keep a descriptor.

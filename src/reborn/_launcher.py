@@ -15,8 +15,8 @@ from reborn._step import Step, loading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from reborn._command.watch import Watch
     from reborn._options import Plan
-    from reborn._watch import Watch
 
 # How much of the daemon's stderr a message about its end shows.
 _LAST_BYTES = 4096

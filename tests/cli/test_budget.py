@@ -18,7 +18,7 @@ def loaded(reborn):
     """Run the command as its console script does; return what it has loaded."""
 
     def loaded(*words):
-        code = "import sys; from reborn._cli import main; sys.exit(main())"
+        code = "import sys; from reborn._command.cli import main; sys.exit(main())"
         path = f"import sys; sys.path[:0] = {sys.path!r}; {code}"
         result = subprocess.run(
             [sys.executable, "-X", "importtime", "-I", "-S", "-c", path, *words],
@@ -36,7 +36,7 @@ def loaded(reborn):
 @pytest.mark.unmeasured
 def test_start_and_stop_load_nothing_heavy(reborn, loaded):
     found = loaded("start", "web", *SLEEP)
-    assert {"reborn._program", "reborn._watch"} <= found
+    assert {"reborn._command.program", "reborn._command.watch"} <= found
     assert found & HEAVY == set()
     assert loaded("stop", "web") & HEAVY == set()
     reborn.assert_nothing_left()
@@ -48,5 +48,6 @@ def test_help_loads_no_more_than_argparse(loaded):
     assert "argparse" in found
     assert found & HEAVY == {"argparse", "enum", "re"}
     assert not {name for name in found if name.startswith("reborn.")} - {
-        *("reborn._cli", "reborn._grammar", "reborn._origin"),
+        *("reborn._command", "reborn._command.cli", "reborn._command.grammar"),
+        "reborn._origin",
     }

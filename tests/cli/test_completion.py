@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reborn import _grammar
+from reborn._command import grammar
 
 # As readline does: the words so far, and which of them is to be completed.
 READLINE = """
@@ -62,7 +62,7 @@ def complete(reborn, script):
 
 
 def test_bash_completes_verbs_and_options(complete):
-    assert complete("") == list(_grammar.VERBS)
+    assert complete("") == list(grammar.VERBS)
     assert complete("re") == ["restart", "reload"]
     assert complete("logs", "--fol") == ["--follow"]
     assert complete("start", "web", "--ready-") == ["--ready-timeout"]

@@ -6,16 +6,17 @@ import subprocess
 
 import pytest
 
-from reborn import _export, _grammar
+from reborn import _export
+from reborn._command import grammar
 
 SLEEP = shutil.which("sleep")
 
 
 def test_every_manager_is_known():
-    assert list(_export.MANAGERS) == list(_grammar.MANAGERS)
+    assert list(_export.MANAGERS) == list(grammar.MANAGERS)
 
 
-@pytest.mark.parametrize("manager", _grammar.MANAGERS)
+@pytest.mark.parametrize("manager", grammar.MANAGERS)
 def test_configuration_is_printed_and_nothing_is_started(reborn, manager):
     status, out, err = reborn("export", manager, "web", "--", "sleep", "60")
     assert (status, err) == (0, "")

@@ -15,7 +15,7 @@ SAYERS |= {"_not_permitted", "_refuse", "_timeout", "_unsafe", "_wrong_type", "f
 # Whose results are said.
 TOLD = {"daemon_named", "foreign_hand"}
 # pep3143 says what python-daemon says; the command has a page of its own.
-ELSEWHERE = {"__main__", "_cli", "pep3143"}
+ELSEWHERE = {"__main__", "_command/cli", "pep3143"}
 VALUE = "…"
 
 
@@ -24,7 +24,7 @@ def sources():
     return [
         (PACKAGE / path).read_text()
         for path in paths
-        if path.parts[0].removesuffix(".py") not in ELSEWHERE
+        if not {path.parts[0], str(path.with_suffix(""))} & ELSEWHERE
     ]
 
 

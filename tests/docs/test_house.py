@@ -54,10 +54,13 @@ def test_imports_are_all_seen(house, tmp_path, monkeypatch):
             from reborn._process import Held
         def late():
             import reborn.click
+            from reborn._command import named
+            from reborn._command.watch import Watch
     """
     (tmp_path / "_new.py").write_text("\n".join(line[8:] for line in source.split("\n")))
     monkeypatch.setattr(house, "PACKAGE", tmp_path)
     seen = {"exceptions", "_step", "_context", "pep3143", "_process", "click"}
+    seen |= {"_command.named", "_command.watch"}
     assert house.imports() == {"_new": seen}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reborn import _grammar
+from reborn._command import grammar
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "reborn.1"
@@ -35,7 +35,7 @@ def test_man_shows_every_verb_and_option_without_a_warning():
         check=True,
     )
     assert shown.stderr == ""
-    for name, verb in _grammar.VERBS.items():
+    for name, verb in grammar.VERBS.items():
         section = shown.stdout.partition(f"\n   reborn {name}\n")[2].partition("\n   reborn ")[0]
         for option in verb.options:
             assert all(flag in section for flag in option.flags), (name, option.dest)

@@ -13,13 +13,14 @@ import os
 import signal
 import sys
 
-from reborn import DaemonContext, SignalServer, _program, _watch
-from reborn._life import Expectation
-from reborn._output import Log, Output, Syslog
+from reborn import DaemonContext, SignalServer
+from reborn._command import program, watch
+from reborn._command.life import Expectation
+from reborn._command.output import Log, Output, Syslog
+from reborn._command.policy import Policy
+from reborn._command.program import Program
+from reborn._command.supervisor import Supervisor
 from reborn._pidfile import PidFile
-from reborn._policy import Policy
-from reborn._program import Program
-from reborn._supervisor import Supervisor
 from reborn.exceptions import StartError
 
 spec = json.loads(sys.argv[1])
@@ -43,7 +44,7 @@ def make_output():
 
 
 def supervise(context, pidfile):
-    condition = _watch.condition(spec.get("condition", "alive:0"))
+    condition = watch.condition(spec.get("condition", "alive:0"))
     supervisor = Supervisor(
         Program(spec["argv"]),
         Policy(spec.get("restart", "on-failure"), **{"delay": 0.01, **spec.get("policy", {})}),
@@ -72,7 +73,7 @@ def wait_at(gate, reached):
         with open(gate, "rb", buffering=0) as file:
             file.read(1)
 
-    _program.STEPS = (("wait", "wait", wait), *_program.STEPS)
+    program.STEPS = (("wait", "wait", wait), *program.STEPS)
 
 
 def end_unseen():

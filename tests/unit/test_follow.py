@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reborn import _follow
+from reborn._command import follow
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def log(tmp_path):
 
 
 def last(path, count):
-    with _follow.Log(str(path)) as opened:
+    with follow.Log(str(path)) as opened:
         return opened.last(count)
 
 
@@ -28,7 +28,7 @@ def test_last_lines_are_those_of_the_text(tmp_path_factory, text, count, block):
     lines = whole.split(b"\n")[:-1]
     wanted = b"".join(line + b"\n" for line in lines[max(0, len(lines) - count) :] if count)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_follow, "_BLOCK", block)
+        patch.setattr(follow, "_BLOCK", block)
         found = last(path, count)
     assert found == (wanted if whole == text else wanted.removesuffix(b"\n"))
 
@@ -36,12 +36,12 @@ def test_last_lines_are_those_of_the_text(tmp_path_factory, text, count, block):
 def test_what_is_not_a_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(ValueError, match="no file that keeps what is written to it"):
-        _follow.Log(str(tmp_path / "fifo"))
+        follow.Log(str(tmp_path / "fifo"))
 
 
 def test_more_begins_where_the_last_lines_end(log):
     log.write_text("a\nb\n")
-    with _follow.Log(str(log)) as opened:
+    with follow.Log(str(log)) as opened:
         assert opened.last(1) == b"b\n"
         with log.open("a") as file:
             file.write("c\n")

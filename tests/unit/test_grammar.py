@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reborn import _cli, _grammar
+from reborn._command import cli, grammar
 
 # For each option values of its own, good ones and bad ones.
 _VALUES = {
@@ -29,14 +29,12 @@ _VALUES = {
     "--log-mode": ["0600"],
     "--directory": ["a", "/a"],
 }
-_FLAGS = sorted(
-    {flag for verb in _grammar.VERBS.values() for o in verb.options for flag in o.flags}
-)
+_FLAGS = sorted({flag for verb in grammar.VERBS.values() for o in verb.options for flag in o.flags})
 
 
 @st.composite
 def command_lines(draw):
-    words = [draw(st.sampled_from([*_grammar.VERBS, "nonsense", "--version"]))]
+    words = [draw(st.sampled_from([*grammar.VERBS, "nonsense", "--version"]))]
     for _ in range(draw(st.integers(0, 5))):
         kind = draw(st.sampled_from(["flag", "flag", "value", "equals", "word", "strange"]))
         flag = draw(st.sampled_from(_FLAGS))
@@ -54,7 +52,7 @@ def command_lines(draw):
 
 def by_argparse(words):
     try:
-        return vars(_grammar._read_by_argparse(*_grammar._split(words)))
+        return vars(grammar._read_by_argparse(*grammar._split(words)))
     except SystemExit as error:
         return error.code
 
@@ -64,7 +62,7 @@ def by_argparse(words):
 @example(["signal", "--pidfile", "a.pid", "HUP"])
 @example(["start", "--limit", "nofile=5", "--limit=core=0", "--", "x"])
 def test_what_is_read_plainly_is_read_as_argparse_has_it(words):
-    plain = _grammar._read_plainly(*_grammar._split(words))
+    plain = grammar._read_plainly(*grammar._split(words))
     if plain is not None:
         assert vars(plain) == by_argparse(words)
 
@@ -82,7 +80,7 @@ def test_what_is_read_plainly_is_read_as_argparse_has_it(words):
     ],
 )
 def test_usual_command_lines_are_read_plainly(words):
-    assert _grammar._read_plainly(*_grammar._split(words.split())) is not None
+    assert grammar._read_plainly(*grammar._split(words.split())) is not None
 
 
 @pytest.mark.parametrize(
@@ -123,7 +121,7 @@ def test_usual_command_lines_are_read_plainly(words):
 )
 def test_what_makes_no_sense_is_told(words, complaint, capsys):
     with pytest.raises(SystemExit) as raised:
-        _grammar.read(words.split())
+        grammar.read(words.split())
     assert raised.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -131,29 +129,29 @@ def test_what_makes_no_sense_is_told(words, complaint, capsys):
     assert complaint in err
 
 
-@pytest.mark.parametrize("verb", ["", *_grammar.VERBS])
+@pytest.mark.parametrize("verb", ["", *grammar.VERBS])
 def test_help_fits_a_screen_and_has_examples(verb, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as raised:
-        _grammar.read([*verb.split(), "--help"])
+        grammar.read([*verb.split(), "--help"])
     assert raised.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert len(lines) <= (50 if verb in ("start", "restart", "run", "export") else 32)
-    assert "examples:" in lines or not _grammar.VERBS.get(verb, _grammar).__dict__.get("examples")
+    assert "examples:" in lines or not grammar.VERBS.get(verb, grammar).__dict__.get("examples")
 
 
 def test_examples_can_be_read():
-    verbs = [example for verb in _grammar.VERBS.values() for example in verb.examples]
-    for line in (*_grammar.EXAMPLES, *verbs):
+    verbs = [example for verb in grammar.VERBS.values() for example in verb.examples]
+    for line in (*grammar.EXAMPLES, *verbs):
         command, *words = line.split()
-        assert (command, _grammar._read_plainly(*_grammar._split(words)) is not None) == (
+        assert (command, grammar._read_plainly(*grammar._split(words)) is not None) == (
             "reborn",
             True,
         ), line
 
 
 def test_parser_is_there_for_completion_and_manual_page():
-    parser = _cli.parser()
-    for verb in _grammar.VERBS:
+    parser = cli.parser()
+    for verb in grammar.VERBS:
         assert f"reborn {verb}" in parser.format_help() or verb in parser.format_help()

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reborn import _output
-from reborn._output import Log, Output, Syslog
+from reborn._command.output import _READS, Log, Output, Syslog, priority
 
 STAMP = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d "
 
@@ -134,7 +133,7 @@ def test_program_that_writes_on_and_on_does_not_hold_up_its_supervisor(output, k
     kept.put = put_and_write
     os.write(fd, b"more\n")
     output.finish()
-    assert len(kept.lines) == _output._READS + 1  # and once more, as after any other wait
+    assert len(kept.lines) == _READS + 1  # and once more, as after any other wait
     kept.put = put
     os.close(fd)
 
@@ -322,7 +321,7 @@ def test_log_gets_what_no_log_daemon_takes(server, log_file):
     ],
 )
 def test_priority_is_a_facility_and_a_level(text, number):
-    assert _output.priority(text) == number
+    assert priority(text) == number
 
 
 @pytest.mark.parametrize(
@@ -335,4 +334,4 @@ def test_priority_is_a_facility_and_a_level(text, number):
 )
 def test_other_words_are_refused(text, why):
     with pytest.raises(ValueError, match=re.escape(f"syslog is {text!r}, and {why}")):
-        _output.priority(text)
+        priority(text)

@@ -6,8 +6,9 @@ import resource
 
 import pytest
 
-from reborn import StepError, _program
-from reborn._program import Program
+from reborn import StepError
+from reborn._command import program
+from reborn._command.program import Program
 
 
 @pytest.mark.parametrize(
@@ -37,11 +38,11 @@ def test_environment(monkeypatch, options, more, found):
 )
 def test_exit_status_of_what_cannot_run(step, number, status):
     error = StepError(action="x", step=step, role="daemon", errno=number, strerror="")
-    assert _program.status_of(error) == status
+    assert program.status_of(error) == status
 
 
 def test_what_only_root_may_do_comes_before_the_privileges_go():
-    names = [step.__name__ for _, _, step in _program.STEPS]
+    names = [step.__name__ for _, _, step in program.STEPS]
     assert names.index("raise_limits") < names.index("drop_privileges")
     assert names.index("renice") < names.index("drop_privileges")
     assert names.index("change_root") < names.index("drop_privileges")
@@ -56,14 +57,14 @@ def test_only_the_hard_limit_is_raised_first(monkeypatch, hard, raised):
     calls = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (10, 100))
     monkeypatch.setattr(resource, "setrlimit", lambda *call: calls.append(call))
-    program = Program(["x"], limits=[(1, 5, hard)])
-    _program.raise_limits(program)
+    limited = Program(["x"], limits=[(1, 5, hard)])
+    program.raise_limits(limited)
     assert calls == raised
-    _program.set_limits(program)
+    program.set_limits(limited)
     assert calls == [*raised, (1, (5, hard))]
 
 
 def test_candidates_are_those_of_the_programs_own_path():
-    assert list(_program._candidates("x", {"PATH": "/a:/b:"})) == ["/a/x", "/b/x", "x"]
-    assert list(_program._candidates("./x", {"PATH": "/a"})) == ["./x"]
-    assert list(_program._candidates("x", {})) == [f"{f}/x" for f in os.defpath.split(":")]
+    assert list(program._candidates("x", {"PATH": "/a:/b:"})) == ["/a/x", "/b/x", "x"]
+    assert list(program._candidates("./x", {"PATH": "/a"})) == ["./x"]
+    assert list(program._candidates("x", {})) == [f"{f}/x" for f in os.defpath.split(":")]

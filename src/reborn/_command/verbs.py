@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import sys
 
-from reborn import _control, _grammar, _named
+from reborn import _control
+from reborn._command import grammar, named
+from reborn._command.known import KnownPidFile
+from reborn._command.named import Place, Record
+from reborn._command.order import Order
 from reborn._context import DaemonContext
 from reborn._control import FAILED, INTERRUPTED, NOT_RUNNING, OK, Control, Outcome
-from reborn._known import KnownPidFile
-from reborn._named import Place, Record
-from reborn._order import Order
 from reborn._step import StartError, StepError
 from reborn._terminal import Waiting
 
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from reborn._grammar import Request
-    from reborn._overview import Overview
+    from reborn._command.grammar import Request
+    from reborn._command.overview import Overview
+    from reborn._command.program import Program
     from reborn._process import Daemon
-    from reborn._program import Program
     from reborn.exceptions import PidFileLockedError
 else:
     import _signal
@@ -75,14 +76,12 @@ def perform(request: Request) -> Answer:
 
 def show_all() -> Answer:
     """Answer with all daemons that have a name."""
-    from reborn import _overview
+    from reborn._command.overview import table
 
-    every = [Command.named(name).overview() for name in _named.names()]
+    every = [Command.named(name).overview() for name in named.names()]
     # One that somebody ran in the foreground has ended there, and is no daemon.
     overviews = [one for one in every if not (one.state == "stopped" and one.was_in_foreground)]
-    return Answer(
-        OK, _overview.table(overviews), lambda: [overview.as_data() for overview in overviews]
-    )
+    return Answer(OK, table(overviews), lambda: [overview.as_data() for overview in overviews])
 
 
 class Command(Control):
@@ -96,7 +95,7 @@ class Command(Control):
     @classmethod
     def named(cls, name: str) -> Command:
         """Return what looks at the daemon called *name*."""
-        return cls(_grammar.Request("status", {"name": name}, ()))
+        return cls(grammar.Request("status", {"name": name}, ()))
 
     def answer(self) -> Answer:
         """Do what the verb says."""
@@ -208,19 +207,19 @@ class Command(Control):
 
     def run(self) -> Outcome:
         """Run the program here; this comes back only if that cannot be, or from a supervisor."""
-        from reborn import _starting
+        from reborn._command import starting
 
         order = Order.of(self.place, self.request)
         program = order.program(detached=False)
         order.make_directories()
         try:
-            return Outcome(_starting.run(order, program), "")
+            return Outcome(starting.run(order, program), "")
         except StartError as error:
             return self._failed(error)
 
     def logs(self) -> Answer:
         """Show the last lines of the log, and what comes after them."""
-        from reborn import _follow
+        from reborn._command import follow
 
         # Who reads as much as he likes (head) ends this as every filter.
         _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
@@ -229,9 +228,9 @@ class Command(Control):
         if path is None:
             text = f"{self.name}: it has no log; it writes where it was started"
             return self._answer(Outcome(FAILED, text))
-        lines: int = self.request.get("lines", _grammar.LINES)
+        lines: int = self.request.get("lines", grammar.LINES)
         try:
-            with _follow.Log(path) as log:
+            with follow.Log(path) as log:
                 last = log.last(lines)
                 if self.request.get("json"):
                     text = last.decode("utf-8", "backslashreplace")
@@ -267,10 +266,10 @@ class Command(Control):
 
     def overview(self) -> Overview:
         """Return all that is known of the daemon."""
-        from reborn import _overview
+        from reborn._command.overview import Overview
 
         supervisor = self.supervisor()
-        return _overview.Overview(
+        return Overview(
             self.status(),
             record=self.record(),
             supervisor=None if supervisor is None else supervisor.pid,
@@ -298,10 +297,10 @@ class Command(Control):
         return None if record is None else Order.again(self.place, record, self.request)
 
     def _start(self, order: Order, program: Program, done: str) -> Outcome:
-        from reborn import _starting
+        from reborn._command import starting
 
         order.make_directories()
-        context = _starting.Start(order, program).context()
+        context = starting.Start(order, program).context()
         daemon = self._launch(context, lambda error: self._failed(error, order))
         if isinstance(daemon, Outcome):
             return daemon
@@ -327,9 +326,9 @@ class Command(Control):
             status = FAILED
             text += _INTO_BACKGROUND if error.status == 0 else ""
         elif isinstance(error, StepError):
-            from reborn import _program
+            from reborn._command import program
 
-            status = _program.status_of(error) or NOT_STARTED
+            status = program.status_of(error) or NOT_STARTED
         # The notes hold the last lines of the log.
         lines = [f"{self.name}: {text}", *getattr(error, "__notes__", ())]
         return Outcome(status, "\n".join(lines))
@@ -373,7 +372,7 @@ class Command(Control):
         except (StartError, OSError):
             return
         try:
-            _named.put(self.place.record, None)
+            named.put(self.place.record, None)
         except OSError:
             pass  # it may not be ours to remove, and harms nobody
         finally:
@@ -415,10 +414,10 @@ def _place(request: Request) -> Place:
     pidfile: str | None = request.get("pidfile")
     name = request.name
     if name is None and pidfile is not None:
-        name = os.path.basename(pidfile).removesuffix(_named.PIDFILE)
+        name = os.path.basename(pidfile).removesuffix(named.PIDFILE)
     if name is None:
-        name = _named.name_of(request.program[0])
-        if not _named.is_name(name):
+        name = named.name_of(request.program[0])
+        if not named.is_name(name):
             message = f"{name!r} cannot be the name of a daemon; give a NAME"
             raise ValueError(message)
     return Place(name, pidfile=pidfile)

@@ -2,13 +2,13 @@
 
 import time
 
-from reborn._looker import Looker, pause
-from reborn._watch import Alive
+from reborn._command.looker import Looker, pause
+from reborn._command.watch import Alive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from reborn._output import Output
-    from reborn._program import Execution
+    from reborn._command.output import Output
+    from reborn._command.program import Execution
     from reborn._readiness import Condition
     from reborn._step import StepError
 
@@ -18,7 +18,7 @@ _TICK = 0.05
 
 
 class Expectation:
-    """When a program is ready: what `_watch.Watch` waits for where there is no supervisor."""
+    """When a program is ready: what `watch.Watch` waits for where there is no supervisor."""
 
     def __init__(
         self, condition: "Condition | Alive", *, cwd: str, by_default: bool = False

@@ -183,19 +183,19 @@ def _variable(text: str) -> str:
 
 
 def _limit(text: str) -> tuple[str, str]:
-    from reborn import _limits
+    from reborn._command import limits
 
     name, equals, values = text.partition("=")
     if not equals:
         raise ValueError(f"{text!r} is not NAME=SOFT[:HARD]")
-    _limits.parse(name, values)
+    limits.parse(name, values)
     return name, values
 
 
 def _ready(text: str) -> str:
-    from reborn import _watch
+    from reborn._command import watch
 
-    _watch.condition(text)
+    watch.condition(text)
     return text
 
 
@@ -208,16 +208,16 @@ def _signal(text: str) -> int:
 
 
 def _priority(text: str) -> str:
-    from reborn import _output
+    from reborn._command import output
 
-    _output.priority(text)
+    output.priority(text)
     return text
 
 
 def _name(text: str) -> str:
-    from reborn import _named
+    from reborn._command import named
 
-    if not _named.is_name(text):
+    if not named.is_name(text):
         raise ValueError(f"{text!r} cannot be the name of a daemon")
     return text
 
@@ -492,9 +492,9 @@ def _read_by_argparse(words: Sequence[str], program: Sequence[str] | None) -> Re
     namespace, rest = top.parse_known_args(list(words))
     given = {dest: value for dest, value in vars(namespace).items() if value is not None}
     if "print_completion" in given:
-        from reborn import _completion
+        from reborn._command import completion
 
-        raise SystemExit(_completion.tell(given["print_completion"]))
+        raise SystemExit(completion.tell(given["print_completion"]))
     verb = given.pop("verb", None)
     if verb is None:
         top.error("give a VERB; reborn --help lists them")

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import os
 
-from reborn import _grammar, _named, _watch
+from reborn._command import grammar, named, watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from reborn._command.grammar import Request
+    from reborn._command.named import Place, Record
+    from reborn._command.program import Program
+    from reborn._command.watch import Alive
     from reborn._export import Service
-    from reborn._grammar import Request
-    from reborn._named import Place, Record
     from reborn._privileges import Identity
-    from reborn._program import Program
     from reborn._readiness import Condition
-    from reborn._watch import Alive
 
 # What is about this command line, and not about the program.
 _PASSING = ("json", "quiet", "pidfile", "timeout", "manager")
@@ -73,11 +73,11 @@ class Order:
         """
         self.place.make_directory()
         if "log_file" not in self.options:
-            _named.make_directory(os.path.dirname(self.log_file))
+            named.make_directory(os.path.dirname(self.log_file))
 
     def record(self, *, foreground: bool = False) -> Record:
         """Return what is to be remembered."""
-        return _named.Record(
+        return named.Record(
             command=self.command,
             options=self.options,
             log_file=self.options.get("log_file") if foreground else self.log_file,
@@ -93,7 +93,7 @@ class Order:
     @property
     def condition(self) -> Condition | Alive:
         """When it is ready."""
-        return _watch.condition(self.options.get("ready", _watch.ALIVE))
+        return watch.condition(self.options.get("ready", watch.ALIVE))
 
     @property
     def is_asked(self) -> bool:
@@ -103,7 +103,7 @@ class Order:
     @property
     def ready_timeout(self) -> float:
         """How long it gets to be ready, in seconds."""
-        timeout: float = self.options.get("ready_timeout", _grammar.READY_TIMEOUT)
+        timeout: float = self.options.get("ready_timeout", grammar.READY_TIMEOUT)
         return timeout
 
     @property
@@ -117,14 +117,14 @@ class Order:
         Raises:
             ValueError: there is no such user or group.
         """
-        from reborn import _program
+        from reborn._command.program import Program
 
         options = self.options
         command = self.command[0]
         chroot = options.get("chroot")
         relative = "/" in command and not os.path.isabs(command) and chroot is None
         identity, account = self._identity()
-        return _program.Program(
+        return Program(
             self.command,
             path=os.path.join(self.directory, command) if relative else None,
             directory=None if self._stays else self._working_directory() or None,
@@ -142,9 +142,9 @@ class Order:
         given = self.options.get("limit")
         if not given:
             return []
-        from reborn import _limits
+        from reborn._command import limits
 
-        return [_limits.parse(name, values) for name, values in given]
+        return [limits.parse(name, values) for name, values in given]
 
     @property
     def _stays(self) -> bool:

@@ -1,6 +1,6 @@
 """Daemons by name: where their files are, and what is remembered of how they were started.
 
-    NAME.pid             the program's pid; locked while it lives (`_known`)
+    NAME.pid             the program's pid; locked while it lives (`known`)
     NAME.supervisor.pid  the same of its supervisor, if it has one
     NAME.reborn.json     the record: the command and its options, for `restart` and `list`
     NAME.log             its output, unless told otherwise
@@ -99,7 +99,7 @@ class Record:
         self.directory = directory
         self.started = time.time() if started is None else started
         self.foreground = foreground
-        # What its supervisor says (`_supervisor.State`), if it has one.
+        # What its supervisor says (`supervisor.State`), if it has one.
         self.supervised = supervised
 
     def as_data(self) -> dict[str, Any]:

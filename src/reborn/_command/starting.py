@@ -1,7 +1,7 @@
 """Start a program as a daemon, or run it here.
 
 Without a supervisor the daemon becomes the program, by execve(2); what is known of it from then on
-is the lock that it has inherited, and what the intermediate sees (`_watch`). With one the daemon is
+is the lock that it has inherited, and what the intermediate sees (`watch`). With one the daemon is
 the supervisor, and the program its child; then both pid files are locked before anybody leaves the
 launcher.
 
@@ -15,10 +15,12 @@ import os
 import time
 
 import reborn
-from reborn import _detach, _launcher, _named, _watch
+from reborn import _detach, _launcher
+from reborn._command import named
+from reborn._command.known import KnownPidFile
+from reborn._command.watch import Watch
 from reborn._context import DaemonContext
 from reborn._handshake import Report
-from reborn._known import KnownPidFile
 from reborn._step import Step
 
 TYPE_CHECKING = False
@@ -26,14 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from reborn._command.order import Order
+    from reborn._command.output import Output, Sink
+    from reborn._command.policy import Policy
+    from reborn._command.program import Program
+    from reborn._command.supervisor import State
     from reborn._detach import Beginning
     from reborn._options import Plan
-    from reborn._order import Order
-    from reborn._output import Output, Sink
-    from reborn._policy import Policy
     from reborn._process import Daemon
-    from reborn._program import Program
-    from reborn._supervisor import State
 
 
 class Start:
@@ -44,7 +46,7 @@ class Start:
         self.program = program
         self._begun = time.time()
         self.pidfile = KnownPidFile(order.place.pidfile)
-        self.watch = _watch.Watch(
+        self.watch = Watch(
             order.condition,
             cwd=order.root,
             by_default=not order.is_asked,
@@ -62,7 +64,7 @@ class Start:
             self.held_file(),
             log_file=order.log_file,
             log_file_mode=order.options.get("log_mode", 0o640),
-            # All else is as the launcher's caller has it, or the program's affair (`_program`).
+            # All else is as the launcher's caller has it, or the program's affair (`program`).
             working_directory=None,
             umask=order.options.get("umask", _control.current_umask()),
             prevent_core=False,
@@ -168,7 +170,7 @@ class ProgramLauncher(_launcher.Launcher):
                 self.log_start = 0
             start.watch.log = (order.log_file, self.log_fd, self.log_start)
         with Step("record", f"write {self._record!r}", role="launcher"):
-            self._before = (_named.get(self._record),)
+            self._before = (named.get(self._record),)
             order.record().write(self._record)
         return streams
 
@@ -176,7 +178,7 @@ class ProgramLauncher(_launcher.Launcher):
         self._output = self._last_lines()
         if self._before is not None:
             try:
-                _named.put(self._record, self._before[0])
+                named.put(self._record, self._before[0])
             except OSError:
                 pass  # it tells of a daemon that is not there, as after a crash
         if self._start.order.supervised:
@@ -220,7 +222,7 @@ def run(order: Order, program: Program) -> int:
             return supervise(context, start)
         become(start)
     finally:
-        _named.put(order.place.record, None)
+        named.put(order.place.record, None)
         context.release()
 
 
@@ -230,8 +232,8 @@ def supervise(context: DaemonContext, start: Start) -> int:
     Raises:
         StartError: the program was never ready.
     """
-    from reborn._life import Expectation
-    from reborn._supervisor import Supervisor
+    from reborn._command.life import Expectation
+    from reborn._command.supervisor import Supervisor
 
     order = start.order
     supervisor = Supervisor(
@@ -252,7 +254,7 @@ def supervise(context: DaemonContext, start: Start) -> int:
 
 
 def _policy(order: Order) -> Policy:
-    from reborn._policy import Policy
+    from reborn._command.policy import Policy
 
     options = order.options
     given = {
@@ -264,7 +266,7 @@ def _policy(order: Order) -> Policy:
 
 
 def _output(order: Order) -> Output:
-    from reborn._output import Log, Output, Syslog, priority
+    from reborn._command.output import Log, Output, Syslog, priority
 
     options = order.options
     sink: Sink = Log(timestamps="timestamps" in options)

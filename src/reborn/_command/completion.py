@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from reborn import _grammar
+from reborn._command import grammar
 
 if TYPE_CHECKING:
     import argparse
@@ -75,7 +75,7 @@ def script(shell: str) -> str:
     """
     import shtab
 
-    parser = _grammar.parser()
+    parser = grammar.parser()
     _prepare(parser)
     return shtab.complete(parser, shell, preamble=_PREAMBLE[shell]) + _PROGRAM[shell]
 
@@ -101,7 +101,7 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
             for verb in cast("dict[str, argparse.ArgumentParser]", verbs).values():
                 _prepare(verb)
         elif action.metavar == "WHEN":
-            action.choices = _grammar.RESTARTS
+            action.choices = grammar.RESTARTS
         else:
             known = _DIRECTORIES if action.dest in _IN_DIRECTORIES else None
             known = known or _VALUES.get(str(action.metavar))

@@ -45,9 +45,9 @@ import select
 import time
 
 from reborn import _control, _signals
-from reborn._life import Expectation, Life
+from reborn._command.life import Expectation, Life
+from reborn._command.policy import Row
 from reborn._notify import Listener
-from reborn._policy import Row
 from reborn._serving import SignalServer
 from reborn._spawning import tree
 from reborn.exceptions import RebornError, SpawnError, signal_name
@@ -58,11 +58,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal, Protocol
 
+    from reborn._command.output import Output
+    from reborn._command.policy import Policy
+    from reborn._command.program import Program
     from reborn._context import Path
-    from reborn._output import Output
     from reborn._pidfile import PidFile
-    from reborn._policy import Policy
-    from reborn._program import Program
 
     Phase = Literal["starting", "running", "waiting", "stopping", "ended", "failed"]
 

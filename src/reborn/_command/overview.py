@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeVar
 
+    from reborn._command.named import Record
     from reborn._condition import Condition
-    from reborn._named import Record
 
     T = TypeVar("T")
 

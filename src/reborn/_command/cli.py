@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
-from reborn import _grammar
+from reborn._command import grammar
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reborn._grammar import Request
-    from reborn._verbs import Answer
+    from reborn._command.grammar import Request
+    from reborn._command.verbs import Answer
 
-parser = _grammar.parser
+parser = grammar.parser
 
 _USAGE = 2
 _STARTING = ("start", "restart", "run")
@@ -25,18 +25,19 @@ def main(words: Sequence[str] | None = None) -> int:
 
     The launcher of a daemon does not come back, and `run` becomes the program.
     """
-    request = _grammar.read(sys.argv[1:] if words is None else words)
-    from reborn import _terminal, _verbs
+    request = grammar.read(sys.argv[1:] if words is None else words)
+    from reborn import _terminal
+    from reborn._command import verbs
     from reborn._step import RebornError
 
     try:
-        answer = _verbs.perform(request)
+        answer = verbs.perform(request)
     except ValueError as error:
         _terminal.say(f"reborn {request.verb}: {error}", error=True)
         return _USAGE
     except (RebornError, OSError) as error:
-        status = _verbs.NOT_STARTED if request.verb in _STARTING else 1
-        return _tell(request, _verbs.Answer(status, f"reborn {request.verb}: {error}"))
+        status = verbs.NOT_STARTED if request.verb in _STARTING else 1
+        return _tell(request, verbs.Answer(status, f"reborn {request.verb}: {error}"))
     except KeyboardInterrupt:
         return 130
     return _tell(request, answer)
