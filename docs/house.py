@@ -36,12 +36,14 @@ LAYERS = {
     "for programs": ("application", "click", "pep3143", "_spawning", "pytest_plugin"),
     "any program": _command("limits", "known", "named", "program", "overview", "follow"),
     "who watches": _command("watch", "looker", "life", "policy", "output", "supervisor"),
-    "the command": _command("grammar", "completion", "order", "starting", "verbs", "cli"),
+    "its words": _command("values", "grammar", "parser", "completion"),
+    "the command": _command("order", "starting", "verbs", "cli"),
 }
 # Imports against the order, at the moment they are needed, and why they are right.
 BACKWARDS = {
     ("_origin", "_relaunch"): "only a program started again needs it, and it needs it first",
-    ("_command.grammar", "_command.completion"): "its option ends the program, as --help does",
+    ("_command.grammar", "_command.parser"): "it reads what is not plain, and costs a lot",
+    ("_command.parser", "_command.completion"): "its option ends the program, as --help does",
 }
 # An arrow over more layers than this is not drawn: it would cross what it has nothing to do with.
 FAR = 4

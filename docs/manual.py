@@ -16,6 +16,7 @@ from argparse_manpage.manpage import Manpage
 
 import reborn
 from reborn._command import grammar
+from reborn._command.parser import whole
 
 if TYPE_CHECKING:
     import argparse
@@ -38,7 +39,7 @@ SEE_ALSO = "nohup(1), timeout(1), signal(7), sd_notify(3), daemon(7), start-stop
 
 def page() -> str:
     """Return the manual page."""
-    parser = grammar.parser()
+    parser = whole()
     parser.description = DESCRIPTION
     parser.epilog = None  # the examples have a section of their own
     table = (HERE / "command.md").read_text(encoding="utf-8")

@@ -49,5 +49,5 @@ def test_help_loads_no_more_than_argparse(loaded):
     assert found & HEAVY == {"argparse", "enum", "re"}
     assert not {name for name in found if name.startswith("reborn.")} - {
         *("reborn._command", "reborn._command.cli", "reborn._command.grammar"),
-        "reborn._origin",
+        *("reborn._command.parser", "reborn._command.values", "reborn._origin"),
     }

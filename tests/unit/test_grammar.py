@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reborn._command import cli, grammar
+from reborn._command import grammar, parser
 
 # For each option values of its own, good ones and bad ones.
 _VALUES = {
@@ -52,7 +52,7 @@ def command_lines(draw):
 
 def by_argparse(words):
     try:
-        return vars(grammar._read_by_argparse(*grammar._split(words)))
+        return vars(parser.read(*grammar.split(words)))
     except SystemExit as error:
         return error.code
 
@@ -62,7 +62,7 @@ def by_argparse(words):
 @example(["signal", "--pidfile", "a.pid", "HUP"])
 @example(["start", "--limit", "nofile=5", "--limit=core=0", "--", "x"])
 def test_what_is_read_plainly_is_read_as_argparse_has_it(words):
-    plain = grammar._read_plainly(*grammar._split(words))
+    plain = grammar.read_plainly(*grammar.split(words))
     if plain is not None:
         assert vars(plain) == by_argparse(words)
 
@@ -80,7 +80,7 @@ def test_what_is_read_plainly_is_read_as_argparse_has_it(words):
     ],
 )
 def test_usual_command_lines_are_read_plainly(words):
-    assert grammar._read_plainly(*grammar._split(words.split())) is not None
+    assert grammar.read_plainly(*grammar.split(words.split())) is not None
 
 
 @pytest.mark.parametrize(
@@ -145,13 +145,13 @@ def test_examples_can_be_read():
     verbs = [example for verb in grammar.VERBS.values() for example in verb.examples]
     for line in (*grammar.EXAMPLES, *verbs):
         command, *words = line.split()
-        assert (command, grammar._read_plainly(*grammar._split(words)) is not None) == (
+        assert (command, grammar.read_plainly(*grammar.split(words)) is not None) == (
             "reborn",
             True,
         ), line
 
 
 def test_parser_is_there_for_completion_and_manual_page():
-    parser = cli.parser()
-    for verb in grammar.VERBS:
-        assert f"reborn {verb}" in parser.format_help() or verb in parser.format_help()
+    text = " ".join(parser.whole().format_help().split())
+    for name, verb in grammar.VERBS.items():
+        assert f"{name} {verb.help}" in text

@@ -4,8 +4,8 @@ A module for each of its nouns; imports point upwards only:
 
     limits, known, named, program, overview, follow     what a daemon has
     watch, looker, life, policy, output, supervisor     who watches the program
-    grammar, completion, order                          what the command line says
-    starting, verbs, cli                                doing it
+    values, grammar, parser, completion                 what the command line says
+    order, starting, verbs, cli                         doing it
 
 A command line is read (`grammar`) into a `Request`; `verbs` finds what is known of the daemon
 (`named`, `overview`), and makes of both an `Order`, which `starting` carries out. The programs that

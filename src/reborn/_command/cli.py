@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from reborn._command.grammar import Request
     from reborn._command.verbs import Answer
 
-parser = grammar.parser
-
 _USAGE = 2
 _STARTING = ("start", "restart", "run")
 

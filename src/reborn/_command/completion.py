@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from reborn._command import grammar
+from reborn._command.parser import whole
 
 if TYPE_CHECKING:
     import argparse
@@ -75,7 +76,7 @@ def script(shell: str) -> str:
     """
     import shtab
 
-    parser = grammar.parser()
+    parser = whole()
     _prepare(parser)
     return shtab.complete(parser, shell, preamble=_PREAMBLE[shell]) + _PROGRAM[shell]
 

@@ -1,23 +1,17 @@
 """The command line of `reborn`: verbs and options as one table.
 
-argparse reads it, prints the help, and is what completion and the manual page are made of. It costs
-half an interpreter start-up, though, and most command lines are plain; so those are read by a loop
-over the same table (`_read_plainly`), and whatever that does not know goes to argparse, errors
-included. A test has both agree.
+Most command lines are plain, and read by a loop over the table (`read_plainly`). Whatever that does
+not know goes to argparse (`parser`), errors included. A test has both agree.
 """
 
 from __future__ import annotations
 
-import os
+from reborn._command import values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
-    import signal as _signals
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
-else:
-    import _signal as _signals
 
 READY_TIMEOUT = 30.0
 TIMEOUT = 10.0
@@ -26,7 +20,6 @@ RESTARTS = ("on-failure", "always")
 # Those of `_export`, which need not be loaded for every command line; a test compares them.
 MANAGERS = ("systemd", "supervisord", "s6", "runit", "launchd", "kubernetes", "compose")
 SHELLS = ("bash", "zsh")
-_LARGEST_MODE = 0o777
 
 
 class Option:
@@ -113,129 +106,18 @@ class Request:
         return self.given.get(dest, default)
 
 
-# What words mean
-
-
-def _seconds(text: str) -> float:
-    from reborn import _control
-
-    return _control.seconds(text)
-
-
-def _delay(text: str) -> float:
-    return 0.0 if text == "0" else _seconds(text)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{text!r} is not a number from 0")
-    return int(text)
-
-
-def _niceness(text: str) -> int:
-    digits = text.removeprefix("-").removeprefix("+")
-    if not (digits.isascii() and digits.isdigit()) or len(digits) > 3:
-        raise ValueError(f"{text!r} is not a niceness such as 5 or -5")
-    return int(text)
-
-
-def _path(text: str) -> str:
-    """Return *text* as an absolute path: it is looked at elsewhere and later, too."""
-    if not text or "\0" in text:
-        raise ValueError(f"{text!r} cannot be a path")
-    return os.path.abspath(text)
-
-
-def _inside(text: str) -> str:
-    """Return *text* if it can be a directory, perhaps below another root."""
-    if not text or "\0" in text:
-        raise ValueError(f"{text!r} cannot be a path")
-    return text
-
-
-def _mode(text: str) -> int:
-    try:
-        mode = int(text.removeprefix("0o"), 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= _LARGEST_MODE:
-        raise ValueError(f"{text!r} is not a mode such as 022 or 0640")
-    return mode
-
-
-def _account(text: str) -> int | str:
-    if not text:
-        raise ValueError("'' cannot be an account")
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else text
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise ValueError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
-def _variable(text: str) -> str:
-    if not text or "=" in text:
-        raise ValueError(f"{text!r} cannot be the name of a variable")
-    return text
-
-
-def _limit(text: str) -> tuple[str, str]:
-    from reborn._command import limits
-
-    name, equals, values = text.partition("=")
-    if not equals:
-        raise ValueError(f"{text!r} is not NAME=SOFT[:HARD]")
-    limits.parse(name, values)
-    return name, values
-
-
-def _ready(text: str) -> str:
-    from reborn._command import watch
-
-    watch.condition(text)
-    return text
-
-
-def _signal(text: str) -> int:
-    name = text.upper().removeprefix("SIG")
-    number = int(text) if text.isascii() and text.isdigit() else getattr(_signals, f"SIG{name}", 0)
-    if not isinstance(number, int) or number not in _signals.valid_signals():
-        raise ValueError(f"{text!r} is no signal; kill -l lists them")
-    return number
-
-
-def _priority(text: str) -> str:
-    from reborn._command import output
-
-    output.priority(text)
-    return text
-
-
-def _name(text: str) -> str:
-    from reborn._command import named
-
-    if not named.is_name(text):
-        raise ValueError(f"{text!r} cannot be the name of a daemon")
-    return text
-
-
-# The table
-
-_NAME = Option("name", metavar="NAME", convert=_name, help="the daemon's name")
+_NAME = Option("name", metavar="NAME", convert=values.name, help="the daemon's name")
 _NEW_NAME = Option(
-    "name", metavar="NAME", convert=_name, help="its name (default: the program's own)"
+    "name", metavar="NAME", convert=values.name, help="its name (default: the program's own)"
 )
 _SIGNAL = Option(
-    "signal", metavar="SIGNAL", convert=_signal, help="a name such as HUP, or a number"
+    "signal", metavar="SIGNAL", convert=values.signal, help="a name such as HUP, or a number"
 )
 _MANAGER = Option(
     "manager", metavar="MANAGER", choices=MANAGERS, help=f"one of {', '.join(MANAGERS)}"
 )
 _PIDFILE = Option(
-    "--pidfile", metavar="PATH", convert=_path, help="the pid file, instead of NAME's"
+    "--pidfile", metavar="PATH", convert=values.path, help="the pid file, instead of NAME's"
 )
 _JSON = Option("--json", help="print one JSON object")
 _ANSWER = (
@@ -245,45 +127,51 @@ _ANSWER = (
 _TIMEOUT = Option(
     "--timeout",
     metavar="SECONDS",
-    convert=_seconds,
+    convert=values.seconds,
     help=f"how long it gets to stop before it is killed (default: {TIMEOUT:g})",
 )
 _FILES = (
     _PIDFILE,
-    Option("--log-file", metavar="PATH", convert=_path, help="where its output goes"),
+    Option("--log-file", metavar="PATH", convert=values.path, help="where its output goes"),
     Option("--truncate-log", help="empty the log first, instead of appending"),
-    Option("--log-mode", metavar="MODE", convert=_mode, help="mode of a new log (default: 0640)"),
+    Option(
+        "--log-mode", metavar="MODE", convert=values.mode, help="mode of a new log (default: 0640)"
+    ),
 )
 _PROCESS = (
-    Option("--directory", metavar="PATH", convert=_inside, help="where it runs (default: here)"),
-    Option("--chroot", metavar="PATH", convert=_path, help="its root directory"),
-    Option("--user", metavar="USER", convert=_account, help="run as USER, with the user's groups"),
-    Option("--group", metavar="GROUP", convert=_account, help="run as GROUP"),
-    Option("--umask", metavar="MASK", convert=_mode, help="file mode creation mask"),
-    Option("--nice", metavar="N", convert=_niceness, help="add N to its niceness"),
+    Option(
+        "--directory", metavar="PATH", convert=values.inside, help="where it runs (default: here)"
+    ),
+    Option("--chroot", metavar="PATH", convert=values.path, help="its root directory"),
+    Option(
+        "--user", metavar="USER", convert=values.account, help="run as USER, with the user's groups"
+    ),
+    Option("--group", metavar="GROUP", convert=values.account, help="run as GROUP"),
+    Option("--umask", metavar="MASK", convert=values.mode, help="file mode creation mask"),
+    Option("--nice", metavar="N", convert=values.niceness, help="add N to its niceness"),
     Option(
         "--limit",
         metavar="NAME=SOFT[:HARD]",
-        convert=_limit,
+        convert=values.limit,
         many=True,
         help="limit a resource, such as nofile=4096 (see ulimit)",
     ),
-    Option("--env", metavar="K=V", convert=_assignment, many=True, help="set a variable"),
-    Option("--unset-env", metavar="K", convert=_variable, many=True, help="unset a variable"),
+    Option("--env", metavar="K=V", convert=values.assignment, many=True, help="set a variable"),
+    Option("--unset-env", metavar="K", convert=values.variable, many=True, help="unset a variable"),
     Option("--clean-env", help="start with an empty environment"),
 )
 _READY = (
     Option(
         "--ready",
         metavar="CONDITION",
-        convert=_ready,
+        convert=values.ready,
         help="tcp:[HOST:]PORT, unix:PATH, http://…, log:REGEX, file:PATH, exec:COMMAND, notify, or "
         "alive:SECONDS (default: READY=1 if it speaks sd_notify, else alive:1)",
     ),
     Option(
         "--ready-timeout",
         metavar="SECONDS",
-        convert=_seconds,
+        convert=values.seconds,
         help=f"how long it gets (default: {READY_TIMEOUT:g})",
     ),
 )
@@ -297,20 +185,20 @@ _SUPERVISOR = (
     Option(
         "--restart-delay",
         metavar="SECONDS",
-        convert=_delay,
+        convert=values.delay,
         help="before the first restart in a row; doubles each time (default: 1)",
     ),
     Option(
         "--restart-limit",
         metavar="N",
-        convert=_count,
+        convert=values.count,
         help="give up after N restarts in a row (default: 10)",
     ),
     Option("--timestamps", help="put the time before each line of its output"),
     Option(
         "--syslog",
         metavar="FACILITY.LEVEL",
-        convert=_priority,
+        convert=values.priority,
         help="send its output to syslog, as daemon.notice, say",
     ),
 )
@@ -368,7 +256,7 @@ VERBS = {
                     "-n",
                     "--lines",
                     metavar="N",
-                    convert=_count,
+                    convert=values.count,
                     help=f"how many lines from the end (default: {LINES})",
                 ),
                 _PIDFILE,
@@ -406,7 +294,7 @@ VERBS = {
                 Option(
                     "--timeout",
                     metavar="SECONDS",
-                    convert=_seconds,
+                    convert=values.seconds,
                     help="how long; then the exit status is 124 (default: for ever)",
                 ),
                 *_ANSWER,
@@ -428,12 +316,16 @@ def read(words: Sequence[str]) -> Request:
     Raises:
         SystemExit: they make no sense, which has been said, or ask for help, which has been given.
     """
-    words, program = _split(words)
-    request = _read_plainly(words, program)
-    return _read_by_argparse(words, program) if request is None else request
+    words, program = split(words)
+    request = read_plainly(words, program)
+    if request is not None:
+        return request
+    from reborn._command import parser
+
+    return parser.read(words, program)
 
 
-def _split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str] | None]:
+def split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str] | None]:
     """Return the words before and after the first "--"; None: there is none."""
     for place, word in enumerate(words):
         if word == "--":
@@ -441,13 +333,13 @@ def _split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str] | None]:
     return words, None
 
 
-def _read_plainly(words: Sequence[str], program: Sequence[str] | None) -> Request | None:
+def read_plainly(words: Sequence[str], program: Sequence[str] | None) -> Request | None:
     """Return the request, unless it takes more to read it or to say what is wrong with it."""
     try:
         verb, given = words[0], _plain_options(words)
     except (ValueError, LookupError, StopIteration):
         return None
-    return Request(verb, given, program or ()) if _complaint(verb, given, program) is None else None
+    return Request(verb, given, program or ()) if complaint(verb, given, program) is None else None
 
 
 def _plain_options(words: Sequence[str]) -> dict[str, Any]:
@@ -487,39 +379,13 @@ def _true(equals: str) -> bool:
     return True
 
 
-def _read_by_argparse(words: Sequence[str], program: Sequence[str] | None) -> Request:
-    top, parsers = _parsers(only=words[0] if words else None)
-    namespace, rest = top.parse_known_args(list(words))
-    given = {dest: value for dest, value in vars(namespace).items() if value is not None}
-    if "print_completion" in given:
-        from reborn._command import completion
-
-        raise SystemExit(completion.tell(given["print_completion"]))
-    verb = given.pop("verb", None)
-    if verb is None:
-        top.error("give a VERB; reborn --help lists them")
-    complaint = _surplus(verb, rest, program) or _complaint(verb, given, program)
-    if complaint is not None:
-        parsers[verb].error(complaint)
-    return Request(verb, given, program or ())
-
-
-def _surplus(verb: str, rest: Sequence[str], program: Sequence[str] | None) -> str | None:
-    """Return what is said of words that nobody knows; None: there are none."""
-    if not rest:
-        return None
-    what = f"there is no option {rest[0]!r}" if rest[0][:1] == "-" else f"what is {rest[0]!r}"
-    missing = VERBS[verb].program and program is None
-    return what + ("; the program and its arguments come after --" if missing else "")
-
-
-def _complaint(verb: str, given: dict[str, Any], program: Sequence[str] | None) -> str | None:
+def complaint(verb: str, given: dict[str, Any], program: Sequence[str] | None) -> str | None:
     """Return what is wrong with the words as a whole; None: nothing."""
     rules = VERBS[verb]
     if rules.signal and "pidfile" in given and "signal" not in given and "name" in given:
         # With --pidfile the one word is the signal.
         try:
-            given["signal"] = _signal(given.pop("name"))
+            given["signal"] = values.signal(given.pop("name"))
         except ValueError as error:
             return str(error)
     named = "name" in given or "pidfile" in given
@@ -543,127 +409,3 @@ def _lone(given: dict[str, Any]) -> str | None:
     asked = ("restart_delay", "restart_limit", "timestamps", "syslog")
     flags = [f"--{dest.replace('_', '-')}" for dest in asked if dest in given]
     return f"{flags[0]} is for a supervisor; give --restart, too" if flags else None
-
-
-# argparse
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line, for help, completion and the manual page."""
-    return _parsers()[0]
-
-
-def _parsers(
-    only: str | None = None,
-) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """Return the parser, and those of its verbs; only one is filled if *only* that is asked for."""
-    import argparse
-
-    import reborn
-
-    def formatter(prog: str) -> argparse.HelpFormatter:
-        # Wide enough for an option and what it does on one line.
-        return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30)
-
-    keywords: dict[str, Any] = {
-        "formatter_class": formatter,
-        "allow_abbrev": False,  # what is unambiguous today may not be tomorrow
-    }
-    top = argparse.ArgumentParser(
-        prog="reborn",
-        usage="reborn VERB [NAME] [OPTION...] [-- PROGRAM ARGUMENT...]",
-        description="Run any program in the background, and look after it; VERB --help says more.",
-        epilog=_shown_examples(EXAMPLES),
-        **keywords,
-    )
-    top.add_argument("--version", action="version", version=f"reborn {reborn.__version__}")
-    top.add_argument(
-        "--print-completion",
-        metavar="SHELL",
-        choices=SHELLS,
-        help="print completion for bash or zsh",
-    )
-    verbs = top.add_subparsers(
-        dest="verb",
-        metavar="VERB",
-        title="verbs",
-        prog="reborn",
-        parser_class=argparse.ArgumentParser,
-    )
-    parsers: dict[str, argparse.ArgumentParser] = {}
-    for name, verb in VERBS.items():
-        parsers[name] = verbs.add_parser(
-            name,
-            help=verb.help,
-            usage=f"reborn {name}{_usage(verb)}",
-            description=f"{verb.help[0].upper()}{verb.help[1:]}.",
-            epilog=_shown_examples(verb.examples),
-            argument_default=argparse.SUPPRESS,
-            add_help=False,
-            **keywords,
-        )
-        if only not in VERBS or name == only:
-            _fill(parsers[name], verb)
-    return top, parsers
-
-
-def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
-    for option in verb.positionals:
-        parser.add_argument(
-            option.dest,
-            metavar=option.metavar,
-            nargs="?",
-            default=None,  # argparse would have the type read SUPPRESS
-            type=_converted(option),
-            help=option.help,
-        )
-    for title, options in verb.groups:
-        group = parser.add_argument_group(title)
-        for option in options:
-            _add(group, option)
-        if title == verb.groups[-1][0]:
-            group.add_argument("-h", "--help", action="help", help="show this")
-
-
-def _converted(option: Option) -> Callable[[str], Any]:
-    """Return what reads the option's value in argparse's way."""
-    import argparse
-
-    def read(text: str) -> Any:  # noqa: ANN401 - of any type
-        try:
-            return option.read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return read
-
-
-def _add(
-    group: argparse._ArgumentGroup,  # pyright: ignore[reportPrivateUsage]
-    option: Option,
-) -> None:
-    text = option.help.replace("%", "%%")
-    if option.metavar is None:
-        group.add_argument(*option.flags, action="store_true", help=text)
-        return
-    group.add_argument(
-        *option.flags,
-        action="append" if option.many else "store",
-        metavar=option.metavar,
-        type=_converted(option),
-        help=text,
-    )
-
-
-def _usage(verb: Verb) -> str:
-    words = " MANAGER" if verb.manager else ""
-    words += {True: " NAME", None: " [NAME]", False: ""}[verb.name]
-    words += " SIGNAL" if verb.signal else ""
-    words += " [OPTION...]"
-    if verb.program:
-        words += " -- PROGRAM [ARGUMENT...]" if verb.name is None else " [-- PROGRAM [ARGUMENT...]]"
-    return words
-
-
-def _shown_examples(examples: Sequence[str]) -> str | None:
-    return "\n".join(["examples:", *(f"  {line}" for line in examples)]) if examples else None

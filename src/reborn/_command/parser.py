@@ -1,0 +1,166 @@
+"""The command line as argparse reads it: help, errors, and what completion and manual are made of.
+
+Loaded only for these: it costs half an interpreter start-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import reborn
+from reborn._command.grammar import EXAMPLES, SHELLS, VERBS, Request, complaint
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from reborn._command.grammar import Option, Verb
+
+
+def read(words: Sequence[str], program: Sequence[str] | None) -> Request:
+    """Return what the *words*, and the *program* after "--", ask for.
+
+    Raises:
+        SystemExit: they make no sense, which has been said, or ask for help, which has been given.
+    """
+    top, parsers = _parsers(only=words[0] if words else None)
+    namespace, rest = top.parse_known_args(list(words))
+    given = {dest: value for dest, value in vars(namespace).items() if value is not None}
+    if "print_completion" in given:
+        from reborn._command import completion
+
+        raise SystemExit(completion.tell(given["print_completion"]))
+    verb = given.pop("verb", None)
+    if verb is None:
+        top.error("give a VERB; reborn --help lists them")
+    wrong = _surplus(verb, rest, program) or complaint(verb, given, program)
+    if wrong is not None:
+        parsers[verb].error(wrong)
+    return Request(verb, given, program or ())
+
+
+def _surplus(verb: str, rest: Sequence[str], program: Sequence[str] | None) -> str | None:
+    """Return what is said of words that nobody knows; None: there are none."""
+    if not rest:
+        return None
+    what = f"there is no option {rest[0]!r}" if rest[0][:1] == "-" else f"what is {rest[0]!r}"
+    missing = VERBS[verb].program and program is None
+    return what + ("; the program and its arguments come after --" if missing else "")
+
+
+def whole() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line, for help, completion and the manual page."""
+    return _parsers()[0]
+
+
+def _parsers(
+    only: str | None = None,
+) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser, and those of its verbs; only one is filled if *only* that is asked for."""
+
+    def formatter(prog: str) -> argparse.HelpFormatter:
+        # Wide enough for an option and what it does on one line.
+        return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30)
+
+    keywords: dict[str, Any] = {
+        "formatter_class": formatter,
+        "allow_abbrev": False,  # what is unambiguous today may not be tomorrow
+    }
+    top = argparse.ArgumentParser(
+        prog="reborn",
+        usage="reborn VERB [NAME] [OPTION...] [-- PROGRAM ARGUMENT...]",
+        description="Run any program in the background, and look after it; VERB --help says more.",
+        epilog=_shown_examples(EXAMPLES),
+        **keywords,
+    )
+    top.add_argument("--version", action="version", version=f"reborn {reborn.__version__}")
+    top.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        choices=SHELLS,
+        help="print completion for bash or zsh",
+    )
+    verbs = top.add_subparsers(
+        dest="verb",
+        metavar="VERB",
+        title="verbs",
+        prog="reborn",
+        parser_class=argparse.ArgumentParser,
+    )
+    parsers: dict[str, argparse.ArgumentParser] = {}
+    for name, verb in VERBS.items():
+        parsers[name] = verbs.add_parser(
+            name,
+            help=verb.help,
+            usage=f"reborn {name}{_usage(verb)}",
+            description=f"{verb.help[0].upper()}{verb.help[1:]}.",
+            epilog=_shown_examples(verb.examples),
+            argument_default=argparse.SUPPRESS,
+            add_help=False,
+            **keywords,
+        )
+        if only not in VERBS or name == only:
+            _fill(parsers[name], verb)
+    return top, parsers
+
+
+def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
+    for option in verb.positionals:
+        parser.add_argument(
+            option.dest,
+            metavar=option.metavar,
+            nargs="?",
+            default=None,  # argparse would have the type read SUPPRESS
+            type=_converted(option),
+            help=option.help,
+        )
+    for title, options in verb.groups:
+        group = parser.add_argument_group(title)
+        for option in options:
+            _add(group, option)
+        if title == verb.groups[-1][0]:
+            group.add_argument("-h", "--help", action="help", help="show this")
+
+
+def _converted(option: Option) -> Callable[[str], Any]:
+    """Return what reads the option's value in argparse's way."""
+
+    def read(text: str) -> Any:  # noqa: ANN401 - of any type
+        try:
+            return option.read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+def _add(
+    group: argparse._ArgumentGroup,  # pyright: ignore[reportPrivateUsage]
+    option: Option,
+) -> None:
+    text = option.help.replace("%", "%%")
+    if option.metavar is None:
+        group.add_argument(*option.flags, action="store_true", help=text)
+        return
+    group.add_argument(
+        *option.flags,
+        action="append" if option.many else "store",
+        metavar=option.metavar,
+        type=_converted(option),
+        help=text,
+    )
+
+
+def _usage(verb: Verb) -> str:
+    words = " MANAGER" if verb.manager else ""
+    words += {True: " NAME", None: " [NAME]", False: ""}[verb.name]
+    words += " SIGNAL" if verb.signal else ""
+    words += " [OPTION...]"
+    if verb.program:
+        words += " -- PROGRAM [ARGUMENT...]" if verb.name is None else " [-- PROGRAM [ARGUMENT...]]"
+    return words
+
+
+def _shown_examples(examples: Sequence[str]) -> str | None:
+    return "\n".join(["examples:", *(f"  {line}" for line in examples)]) if examples else None
