@@ -40,6 +40,7 @@ html_theme = "furo"
 html_title = f"reborn {version}"
 html_static_path = ["static"]
 html_css_files = ["reborn.css"]
+html_favicon = "static/favicon.svg"
 html_show_sphinx = False
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
