@@ -37,9 +37,14 @@ def living():
     found = set()
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if process.status() != psutil.STATUS_ZOMBIE:
+            if not has_ended(process):
                 found.add(process.pid)
     return found
+
+
+def has_ended(process):
+    """Tell whether the last thread of *process* has; the first one may be a zombie before that."""
+    return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() == 1
 
 
 def announced(mark, count=1):
@@ -62,7 +67,7 @@ def survivors(grace=0.0):
     psutil.wait_procs(processes, timeout=grace)
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE:
+            if not has_ended(process):
                 found.append(f"{process.pid} {' '.join(process.cmdline())}")
                 process.kill()
     psutil.wait_procs(processes, timeout=PATIENCE)
@@ -100,7 +105,7 @@ def exit_code(pid):
 def is_alive(pid):
     """Tell whether *pid* is a process that has not ended."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return not has_ended(psutil.Process(pid))
     except psutil.NoSuchProcess:
         return False
 

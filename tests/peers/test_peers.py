@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ NOBODY = pwd.getpwnam("nobody")
 CROWD = 6
 NO_PROCESS = 2**22  # the first number that pid_max (proc(5)) never lets be one
 HEAD = """\
-import os, signal, sys
+import os, signal, subprocess, sys, threading
 home, pidfile = {home!r}, {home!r} + "/app.pid"
 def note(name, text=""):
     with open(f"{{home}}/{{name}}", "ab", 0) as file:
@@ -45,6 +46,17 @@ def note(name, text=""):
 def wait_at_gate():
     with open(f"{{home}}/gate", "rb", 0) as gate:
         gate.read(1)
+def wait_in_crowd():
+    note("waiting")
+    wait_at_gate()
+def end_at_gate(*_):
+    note("ending")
+    wait_at_gate()
+    sys.exit()
+def start_thread():
+    thread = threading.Thread(target=threading.Event().wait, daemon=True)
+    thread.start()
+    return thread
 def pause():
     while True:
         signal.pause()
@@ -82,6 +94,14 @@ class Peer:
             self.program.write_text(text)
         return self.run([*prefix, *self.command([*self.python, str(self.program)], flags)])
 
+    def missing(self):
+        """Say what it needs to be looked at here."""
+        there = importlib.util.find_spec(self.package) is not None
+        return "" if there else f"pip install {self.distribution}"
+
+    def version(self):
+        return importlib.metadata.version(self.distribution)
+
     def run(self, command):
         with self.said.open("ab") as said:
             process = subprocess.Popen(
@@ -105,7 +125,9 @@ class Peer:
 
     def offers(self, word):
         """Tell whether *word* is in anything that it has a name for."""
-        module = importlib.import_module(self.package)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = importlib.import_module(self.package)
         found = {*dir(module)}
         for thing in (getattr(module, name) for name in dir(module)):
             if inspect.isclass(thing) and "__init__" in vars(thing):
@@ -168,7 +190,62 @@ class Daemonocle(Peer):
     distribution = package = "daemonocle"
 
 
-class Command(Peer):
+class Foreign(Peer):
+    """What is not in Python: its documentation says what it offers."""
+
+    def missing(self):
+        raise NotImplementedError
+
+    def offers(self, word):
+        return re.search(rf"\b{word}\b", self.documentation(), re.IGNORECASE) is not None
+
+    def documentation(self):
+        raise NotImplementedError
+
+
+class GoDaemon(Foreign):
+    """A library for programs in Go: daemon.go has the statements of these tests."""
+
+    stopping = "stop"
+    source = Path("/usr/share/gocode/src/github.com/sevlyar/go-daemon")
+    packages = ("golang-go", "golang-github-sevlyar-go-daemon-dev")
+
+    def missing(self):
+        there = shutil.which("go") is not None and self.source.exists()
+        return "" if there else f"apt-get install {' '.join(self.packages)}"
+
+    def version(self):
+        if shutil.which("dpkg-query") is None:
+            return None
+        return said_by("dpkg-query", "-W", "-f", "${Version}", self.packages[1]).partition("-")[0]
+
+    def documentation(self):
+        return self.go("doc", "-all", "github.com/sevlyar/go-daemon")
+
+    @property
+    def program(self):
+        return self.home / "app"
+
+    def compiled(self):
+        if not self.program.exists():
+            self.go("build", "-o", self.program, Path(__file__).with_name("daemon.go"))
+        return self.program
+
+    def start(self, main, *, before="", options="", flags=(), prefix=()):
+        owner = NOBODY.pw_name if options else ""
+        return self.run([*prefix, self.compiled(), before, main, owner])
+
+    def stop(self):
+        return self.run([self.compiled(), self.stopping])
+
+    def go(self, *words):
+        return said_by(
+            *("env", "GO111MODULE=off", "CGO_ENABLED=0", f"GOPATH={self.source.parents[3]}"),
+            *("go", *words),
+        )
+
+
+class Command(Foreign):
     """A command that runs the program, which becomes ready in the way of sd_notify(3)."""
 
     imports = """\
@@ -181,12 +258,17 @@ def ready():
     text = "main(ready)"
     python = (sys.executable, "-I", "-S")
 
-    def offers(self, word):
-        return re.search(rf"\b{word}\b", self.help(), re.IGNORECASE) is not None
+    def missing(self):
+        return "" if shutil.which(self.name) else "a system that has it"
 
-    def help(self):
-        command = [self.name, "--help"]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    def version(self):
+        return None
+
+    def documentation(self):
+        return said_by(self.name, "--help")
+
+    def compiled(self):
+        return shutil.which(self.name)
 
 
 class StartStopDaemon(Command):
@@ -208,9 +290,12 @@ class Nohup(Command):
         return ["sh", "-c", 'nohup "$@" >app.log 2>&1 &', "sh", *program]
 
 
-PEERS = dict(
-    zip(NAMES, (Reborn, PythonDaemon, Daemonize, Daemonocle, StartStopDaemon, Nohup), strict=True)
-)
+KINDS = (Reborn, PythonDaemon, Daemonize, Daemonocle, GoDaemon, StartStopDaemon, Nohup)
+PEERS = dict(zip(NAMES, KINDS, strict=True))
+
+
+def said_by(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def end_all():
@@ -221,14 +306,9 @@ def end_all():
 
 @pytest.fixture(params=PEERS)
 def peer(request, tmp_path):
-    kind = PEERS[request.param]
-    if issubclass(kind, Command):
-        if shutil.which(request.param) is None:
-            pytest.skip(f"NEEDS {request.param}: it is not looked at here")
-    else:
-        missing = f"NEEDS {kind.distribution}: pip install {kind.distribution} to see it"
-        pytest.importorskip(kind.package, reason=missing)
-    peer = kind(request.param, tmp_path)
+    peer = PEERS[request.param](request.param, tmp_path)
+    if missing := peer.missing():
+        pytest.skip(f"NEEDS {missing}: {peer.name} is not looked at here")
     yield peer
     end_all()  # what peers leave is no leak of ours
     for process in peer.processes:
@@ -288,7 +368,7 @@ def test_success_means_ready(peer, cell, gate):
 def crowd(peer, gate):
     """Start many at one moment; return how many daemons there are, and the launchers that ended."""
     is_command = isinstance(peer, Command)
-    before = "" if is_command else "note('waiting'); wait_at_gate()"
+    before = "" if is_command else "wait_in_crowd()"
     launchers = [peer.start(RUN, before=before) for _ in range(CROWD)]
     if not is_command:
         announced(peer.home / "waiting", CROWD)
@@ -387,8 +467,7 @@ def test_stranger_with_the_number(peer, cell):
 def test_threads_live_on(peer, cell):
     peer.start(
         "ready(); note('thread', f'{thread.is_alive()}\\n'); pause()",
-        before="import threading\n"
-        "thread = threading.Thread(target=threading.Event().wait, daemon=True)\nthread.start()",
+        before="thread = start_thread()",
         options=", strategy='reexec'" if peer.name == NAMES[0] else "",
     )
 
@@ -450,19 +529,27 @@ def test_nothing_careless_is_inherited(peer, cell):
     assert said[descriptors, signals] == cell
 
 
-def test_stop_waits_for_all(peer, cell):
+def test_stop_waits_for_all(peer, cell, gate):
     if peer.stopping is None:
         assert not peer.offers("stop")
         assert cell == "has no stop"
         return
     peer.start(
         "ready(); worker = subprocess.Popen(['sleep', '600'], start_new_session=True);"
+        "signal.signal(signal.SIGTERM, end_at_gate);"
         "note('daemon'); note('daemon', f'{worker.pid}\\n'); pause()",
-        before="import subprocess",
     )
     daemon, worker = announced(peer.mark, 2)
     eventually(lambda: in_pidfile(peer, daemon))
-    assert ended(peer.stop(), daemon) == 0
+    stopping = peer.stop()
+    announced(peer.home / "ending")
+    if cell == "does not wait":
+        assert stopping.wait(PATIENCE) == 0
+        assert is_alive(daemon)
+        return
+    assert stopping.poll() is None
+    gate.let_pass()
+    assert ended(stopping, daemon) == 0
     assert not is_alive(daemon)
     assert ("leaves workers" if is_alive(worker) else "yes") == cell
 
@@ -511,14 +598,14 @@ def test_process_1_of_a_container(peer, cell, gate):
 
 
 def test_version(peer):
-    if peer.distribution and peer.name != NAMES[0]:
-        version = importlib.metadata.version(peer.distribution)
+    version = None if peer.name == NAMES[0] else peer.version()
+    if version is not None:
         assert f" {peer.name} {version}" in " ".join(README.split())
 
 
 def is_program(peer):
-    """Tell whether it is a command made by a compiler, so that there is no Python in it."""
-    return Path(shutil.which(peer.name) or os.devnull).read_bytes().startswith(b"\x7fELF")
+    """Tell whether it is made by a compiler, so that there is no Python in it."""
+    return isinstance(peer, Foreign) and Path(peer.compiled()).read_bytes().startswith(b"\x7fELF")
 
 
 def test_fixtures_for_pytest(peer, cell):
@@ -531,7 +618,7 @@ def test_fixtures_for_pytest(peer, cell):
 
 def test_types(peer, cell):
     if is_program(peer):
-        assert cell == "no"
+        assert ("Go's" if "\ntype Context struct" in peer.documentation() else "no") == cell
         return
     places = importlib.util.find_spec(peer.package).submodule_search_locations or []
     typed = any(Path(place, "py.typed").exists() for place in places)
