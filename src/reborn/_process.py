@@ -267,6 +267,7 @@ def end(roots: list[Held], timeout: float) -> bool:
     """
     family = [*roots, *(held for root in roots for held in _descendants(root))]
     _send_all(family, _signal.SIGTERM)
+    _send_all(family, _signal.SIGCONT)  # one that is suspended takes SIGTERM when it goes on
     if _wait_all(family, time.monotonic() + timeout):
         return True
     # What they started while they were stopping belongs to them, too.

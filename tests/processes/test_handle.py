@@ -223,6 +223,14 @@ def test_daemon_that_ignores_sigterm_is_killed(sandbox, switches):
     sandbox.stop(after.pid)
 
 
+def test_suspended_daemon_ends_by_its_own_code(sandbox, switches):
+    with daemon_and_remote(sandbox, *switches) as (pid, remote):
+        psutil.Process(pid).suspend()
+        remote("stop", PATIENCE)
+        assert exit_code(pid) == 0
+        assert not sandbox.pidfile.exists()
+
+
 def test_daemon_that_cannot_be_killed_is_a_timeout(sandbox, switches):
     arguments = {"after": [["ignore", "SIGTERM"]]}
     switches = (*switches, "without_sigkill")

@@ -44,6 +44,15 @@ def test_program_that_takes_its_time_is_waited_for(supervised):
     supervised.assert_nothing_left()
 
 
+def test_suspended_program_goes_on_to_stop(supervised):
+    supervised.start_shell("trap 'echo stopping; exit 7' TERM; echo here; sleep 3600 & wait")
+    supervised.wait_log("here")
+    supervised.suspend(supervised.program)
+    assert supervised.stop() == 0
+    assert supervised.states()[-1]["code"] == 7
+    supervised.assert_nothing_left()
+
+
 def test_stubborn_program_is_killed_with_all_that_came_of_it(supervised):
     script = f'setsid sh -c "{STUBBORN}" & sh -c "{STUBBORN}" & {STUBBORN}'
     supervised.start_shell(script, options={"stop_timeout": 0.2})

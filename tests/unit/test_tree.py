@@ -1,6 +1,7 @@
 """What is known of processes, from /proc and without it: the same."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -32,6 +33,12 @@ def test_children_are_found_and_are_in_the_list_of_all(child):
 def test_kernel_that_lists_no_children_is_asked_for_the_parents(child):
     if os.path.exists(tree._PROC):
         assert child in tree._children_by_status(os.getpid())
+
+
+def test_suspended_process_is_terminated(child):
+    os.kill(child, signal.SIGSTOP)
+    tree.terminate([child])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
 def test_mark_is_found_and_the_parent_told(child):

@@ -377,7 +377,7 @@ class Supervisor:
             return False
         if self._killed:
             tree.send(left, _signal.SIGKILL)  # what was forked while we looked
-        tree.send(left - life.told, _signal.SIGTERM)
+        tree.terminate(left - life.told)
         life.told |= left
         if self._deadline is None:
             self._deadline = now + min(self._stop_timeout, _REST_TIMEOUT)
@@ -437,6 +437,7 @@ class Supervisor:
             if self._life.code is None:
                 self._tell("stopping")
         self._pass_on(number if self._stop_signal is None else self._stop_signal)
+        self._pass_on(_signal.SIGCONT)  # one that is suspended takes the other when it goes on
 
     def _pass_on(self, number: int) -> None:
         """Handle what is for the program."""

@@ -298,7 +298,7 @@ class Keeper:
             family = self._family()
             if left > 0:
                 # Once each; what they start while they are stopping is told, too.
-                tree.send(set(family) - self._told, signal.SIGTERM)
+                tree.terminate(set(family) - self._told)
                 self._told.update(family)
             else:
                 tree.send(family, signal.SIGKILL)

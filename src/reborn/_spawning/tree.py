@@ -8,10 +8,13 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Callable, Iterable
     from typing import TypeVar
 
     T = TypeVar("T")
+else:
+    import _signal
 
 # Where it is missing, psutil asks the system in its way.
 _PROC = "/proc"
@@ -39,6 +42,13 @@ def send(pids: Iterable[int], number: int) -> None:
             os.kill(pid, number)
         except OSError:
             continue
+
+
+def terminate(pids: Iterable[int]) -> None:
+    """Send each of *pids* SIGTERM, which one that is suspended takes when it goes on."""
+    family = [*pids]
+    send(family, _signal.SIGTERM)
+    send(family, _signal.SIGCONT)
 
 
 def processes() -> list[int]:
