@@ -30,6 +30,14 @@ def test_program_is_the_daemon_itself(reborn):
     assert reborn.files() == []
 
 
+def test_output_for_syslog_is_not_looked_for_in_the_log(reborn):
+    words = ["--ready", "alive:0", "--restart", "always", "--syslog", "daemon.info"]
+    status, out, err = reborn("start", "web", *words, *SLEEP)
+    pid = reborn.pid("web")
+    assert (status, out, err) == (0, f"web started, pid {pid}; its output goes to syslog\n", "")
+    reborn.stopped("web")
+
+
 def test_program_has_no_descriptors_but_its_streams_and_the_lock(reborn):
     pid = reborn.started("web", "--ready", "alive:0", *SLEEP)
     expected = {"/dev/null", str(reborn.home / "web.log"), str(reborn.home / "web.pid")}

@@ -307,7 +307,10 @@ class Command(Control):
         if daemon is None:
             context.carry_on()
         pid = self._pid(daemon) if order.supervised else daemon.pid
-        return Outcome(OK, f"{self.name} {done}, pid {pid}; see {order.log_file}", daemon=daemon)
+        where = (
+            "its output goes to syslog" if "syslog" in order.options else f"see {order.log_file}"
+        )
+        return Outcome(OK, f"{self.name} {done}, pid {pid}; {where}", daemon=daemon)
 
     def _pid(self, daemon: Daemon) -> int:
         """Return the pid of the program whose supervisor is *daemon*."""
