@@ -296,9 +296,9 @@ class DaemonContext:
             RuntimeError: the context is not open.
         """
         plan, _ = self._opened("reopen_log")
-        from reborn import _launcher
+        from reborn import _log
 
-        _launcher.reopen_log(plan)
+        _log.reopen_log(plan)
 
     def open(self) -> None:
         """Become a daemon, as PEP 3143 has it: the launcher leaves here.

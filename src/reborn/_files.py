@@ -18,9 +18,7 @@ from reborn._origin import is_trusted
 _SEARCH = getattr(os, "O_PATH", os.O_RDONLY)
 # A planted fifo must not make open() wait, a planted terminal must not become ours.
 _CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-# Opened by name these would fail for a socket, and close the launcher's own streams afterwards.
-_OWN_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
-_LINKS = 40  # as many as the kernel follows (path_resolution(7))
+LINKS = 40  # as many as the kernel follows (path_resolution(7))
 
 
 def open_directory(path: str, *, kind: str) -> tuple[int, str]:
@@ -48,7 +46,7 @@ def open_directory(path: str, *, kind: str) -> tuple[int, str]:
             except OSError:
                 target = _read_link(step, directory)
                 links += 1
-                if target is None or links > _LINKS:
+                if target is None or links > LINKS:
                     raise
                 if others_can_write(os.fstat(directory)):
                     reason = f"{step!r} on the way is a link in a directory that others can write"
@@ -180,84 +178,3 @@ def user_named(uid: int) -> str | None:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return None
-
-
-def _give(fd: int, uid: int | None, gid: int | None) -> None:
-    """Give the open file to a user and group, if we may; None leaves one alone."""
-    if uid is gid is None:
-        return
-    try:
-        os.fchown(fd, -1 if uid is None else uid, -1 if gid is None else gid)
-    except PermissionError:
-        pass  # who may not give it away may not become that user either, and is told so later
-
-
-def open_log(
-    path: str, *, mode: int, owner: tuple[int | None, int | None] = (None, None)
-) -> tuple[int, bool]:
-    """Open the log *path* for append, and tell whether this call made it.
-
-    A new one is given to *owner*, a user and a group, so that the daemon can open it again. A link
-    is followed only where nobody else could have put it. `/dev/stdout` and `/dev/stderr`
-    are the caller's own streams, whatever they are connected to.
-
-    Raises:
-        UnsafeFileError: it is a link, or a file that a stranger could have planted.
-        OSError: it cannot be opened.
-    """
-    if path in _OWN_STREAMS:
-        return os.dup(_OWN_STREAMS[path]), False
-    target = path
-    for _ in range(_LINKS):
-        directory, name = open_directory(target, kind="log file")
-        try:
-            flags = os.O_WRONLY | os.O_APPEND
-            fd, made = open_or_create(name, flags, mode=mode, directory=directory)
-            try:
-                _check_log(fd, path=path, directory=directory, owner=owner[0])
-                os.set_blocking(fd, True)
-                if made:
-                    _give(fd, *owner)
-            except BaseException:
-                if made:
-                    remove(name, fd, directory=directory)
-                _descriptors.close(fd)
-                raise
-            return fd, made
-        except OSError as error:
-            if is_kind_refusal(error):
-                reason = "it is not a regular file"
-                raise reborn.UnsafeFileError(kind="log file", path=path, reason=reason) from None
-            if not is_link_refusal(error):
-                raise
-            if others_can_write(os.fstat(directory)):
-                reason = "it is a symbolic link in a directory that others can write"
-                raise reborn.UnsafeFileError(kind="log file", path=path, reason=reason) from None
-            target = os.path.join(os.path.dirname(target), os.readlink(name, dir_fd=directory))
-        finally:
-            _descriptors.close(directory)
-    reason = "it is a loop of symbolic links"
-    raise reborn.UnsafeFileError(kind="log file", path=path, reason=reason)
-
-
-def _check_log(fd: int, *, path: str, directory: int, owner: int | None) -> None:
-    """Refuse a planted log; a device such as /dev/null is as good as its directory.
-
-    What is the user's that the daemon becomes was given to that user by the last start.
-    """
-    device = stat.S_ISCHR(os.fstat(fd).st_mode)
-    if not (device and not others_can_write(os.fstat(directory))):
-        check(fd, kind="log file", path=path, directory=directory, owner=owner)
-
-
-def remove_if_empty(path: str, log_fd: int) -> None:
-    """Remove the log *path*, open as *log_fd*, if nobody has written to it."""
-    try:
-        directory, name = open_directory(path, kind="log file")
-    except (OSError, reborn.UnsafeFileError):
-        return  # gone, or not what it was
-    try:
-        if os.fstat(log_fd).st_size == 0:
-            remove(name, log_fd, directory=directory)
-    finally:
-        _descriptors.close(directory)

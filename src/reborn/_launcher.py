@@ -128,7 +128,9 @@ class Launcher:
         fd, start = self.capture, 0
         if self.log_fd is not None and self.plan.log_file is not None:
             start = self.log_start
-            fd = _reopen_for_reading(self.plan.log_file, self.log_fd)
+            from reborn import _log
+
+            fd = _log.open_to_read(self.plan.log_file, self.log_fd)
         if fd is None:
             return ""
         try:
@@ -152,9 +154,9 @@ class Launcher:
     def _undo(self) -> None:
         """Leave nothing behind: no lock, no pid file, no log that nobody wrote to."""
         if self.log_made and self.log_fd is not None and self.plan.log_file is not None:
-            from reborn import _files
+            from reborn import _log
 
-            _files.remove_if_empty(self.plan.log_file, self.log_fd)
+            _log.remove_if_empty(self.plan.log_file, self.log_fd)
         if self.plan.pidfile is not None:
             self.plan.pidfile.release()
         self._leave_to_daemon()
@@ -186,35 +188,9 @@ def open_log(plan: "Plan") -> tuple[int, bool] | None:
     identity = plan.identity
     owner = (None, None) if identity is None else (identity.uid, identity.gid)
     with loading("launcher"):
-        from reborn import _files
+        from reborn import _log
     with Step("log", f"open log file {plan.log_file!r}", role="launcher"):
-        return _files.open_log(plan.log_file, mode=plan.log_file_mode, owner=owner)
-
-
-def reopen_log(plan: "Plan") -> None:
-    """Daemon: connect the streams that go to the log with what its path means by now.
-
-    Raises:
-        ValueError: there is no log, or it is outside of the daemon's root.
-        UnsafeFileError, OSError: it cannot be opened.
-    """
-    path, root = plan.log_file, plan.chroot_directory
-    if path is None:
-        message = "there is no log_file to reopen"
-        raise ValueError(message)
-    if root is not None:
-        if os.path.commonpath([root, path]) != os.path.normpath(root):
-            message = f"log_file {path!r} is outside of the root {root!r}, and cannot be reopened"
-            raise ValueError(message)
-        path = os.path.join("/", os.path.relpath(path, root))
-    from reborn import _files
-
-    fd, _ = _files.open_log(path, mode=plan.log_file_mode)
-    try:
-        _descriptors.flush()  # into the old file, where the line began
-        _descriptors.connect((None, *(fd if own is None else None for own in plan.streams[1:])))
-    finally:
-        _descriptors.close(fd)
+        return _log.open_log(plan.log_file, mode=plan.log_file_mode, owner=owner)
 
 
 def _unnamed_file() -> int:
@@ -225,17 +201,3 @@ def _unnamed_file() -> int:
 
     with tempfile.TemporaryFile() as file:
         return _descriptors.duplicate(file.fileno())
-
-
-def _reopen_for_reading(path: str, log_fd: int) -> int | None:
-    """Open the log that *log_fd* appends to; None if it is no file that can be read."""
-    if not os.path.isfile(path):
-        return None
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    if os.path.sameopenfile(fd, log_fd):
-        return fd
-    _descriptors.close(fd)
-    return None

@@ -14,7 +14,7 @@ DAEMON = {
 LAUNCHER = {
     *("reborn._attempt", "reborn._launcher", "reborn._process", "reborn._supervision", "select"),
 }
-PIDFILE = {"fcntl", "reborn._files", "reborn._pidfile"}
+PIDFILE_AND_LOG = {"fcntl", "reborn._files", "reborn._log", "reborn._pidfile"}
 # The program in its second life finds out that it is meant, and by whom it was started.
 SECOND_LIFE = {"fcntl", "reborn._relaunch", "termios"}
 PROGRAM = """
@@ -71,8 +71,8 @@ def test_start_by_fork_loads_a_short_list_of_modules(fork_sandbox):
 
 
 @pytest.mark.unmeasured
-def test_pid_file_and_log_add_three_modules(fork_sandbox):
-    everything = CONTEXT | DAEMON | LAUNCHER | PIDFILE
+def test_pid_file_and_log_add_four_modules(fork_sandbox):
+    everything = CONTEXT | DAEMON | LAUNCHER | PIDFILE_AND_LOG
     found = loaded(fork_sandbox, pidfile=str(fork_sandbox.pidfile), log_file=str(fork_sandbox.log))
     assert found == [everything, everything]
 

@@ -250,7 +250,7 @@ def test_initgroups_takes_the_groups_of_the_user(sandbox, initgroups):
 @pytest.mark.root
 @pytest.mark.parametrize("given", [True, False], ids=["promise", "control"])
 def test_log_is_the_users_so_that_it_can_be_reopened(sandbox, given):
-    before = "" if given else "from reborn import _files\n_files._give = lambda *_: None"
+    before = "" if given else "from reborn import _log\n_log._give = lambda *_: None"
     after = """
 try:
     os.close(os.open(context.log_file, os.O_WRONLY | os.O_APPEND))
