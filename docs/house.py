@@ -28,7 +28,9 @@ LAYERS = {
     "the system": ("_descriptors", "_signals", "_privileges", "_origin"),
     "failures": ("_step", "exceptions"),
     "what is held": ("_files", "_log", "_pidfile", "_process"),
-    "who is told": ("_handshake", "_supervision", "_notify", "_readiness", "_serving"),
+    "who is told": (
+        *("_handshake", "_supervision", "_notify", "_readiness", "_serving", "_status_line"),
+    ),
     "a start": ("_options", "_steps", "_attempt", "_relaunch", "_detach", "_launcher"),
     "managers": ("_notifier", "_watchdog", "_init", "_export"),
     "the class": ("_context",),

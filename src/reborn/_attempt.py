@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from reborn._command.watch import Watch
     from reborn._handshake import Channel
+    from reborn._status_line import StatusLine
     from reborn.exceptions import StartError
 else:
     import _signal
@@ -63,7 +64,7 @@ class Attempt:
         self._error: StartError | None = None
         self._exit_code: int | None = None
         self._ready = False
-        self._status_line = StatusLine()
+        self._status_line: StatusLine | None = None
 
     def wait_ready(self, timeout: float, last_lines: "Callable[[], str]") -> Held:
         """Return the daemon when it has said READY and its parent is no longer ours.
@@ -88,7 +89,8 @@ class Attempt:
                 if not self._ready and time.monotonic() >= deadline:
                     raise reborn.NotReadyError(pid=self._pid, timeout=timeout)
         finally:
-            self._status_line.clear()
+            if self._status_line is not None:
+                self._status_line.clear()
         if not self._ready or self._daemon is None:
             raise self._early_exit(last_lines())
         self._dismiss_intermediate()
@@ -148,7 +150,7 @@ class Attempt:
             if key == "MAINPID":
                 self._believe(value)
             elif key == "STATUS":
-                self._status_line.show(value)
+                self._show(value)
                 _supervision.tell_spawner(STATUS=value)
             elif (key, value) == ("READY", "1"):
                 self._ready = True
@@ -159,6 +161,16 @@ class Attempt:
             elif self._watch is not None:
                 self._watch.hear(key, value)
         return lines is not None
+
+    def _show(self, status: str) -> None:
+        """Show the daemon's status, if there is a terminal."""
+        if self._status_line is None:
+            try:
+                from reborn._status_line import StatusLine
+            except Exception:  # noqa: BLE001 - it cannot be read any more
+                return  # the wait goes on
+            self._status_line = StatusLine()
+        self._status_line.show(status)
 
     def _believe(self, text: str) -> None:
         """Take hold of the process that says it is the daemon, if it is in the new session."""
@@ -236,52 +248,6 @@ class Attempt:
         while (left := deadline - time.monotonic()) > 0:
             if _process.poll(self._channel.incoming, timeout=left) and not self._take_in():
                 return
-
-
-class StatusLine:
-    """The daemon's status on one line of the terminal, for as long as somebody waits for it."""
-
-    def __init__(self) -> None:
-        self._shown = False
-
-    def show(self, text: str) -> None:
-        """Replace what is shown; nothing is where stderr is no terminal."""
-        try:
-            if not os.isatty(2):
-                return
-            # Serial lines and some ptys say 0.
-            columns = os.get_terminal_size(2).columns or 80
-            self._shown = True  # first: Ctrl-C may come between the two
-            self._write(f"\r\x1b[K{_visible(text, columns - 1)}")
-        except OSError:
-            pass  # the terminal went away; the wait goes on
-
-    def clear(self) -> None:
-        """Leave the line as it was found: empty."""
-        if self._shown:
-            try:
-                self._write("\r\x1b[K")
-            except OSError:
-                pass
-            self._shown = False
-
-    def _write(self, text: str) -> None:
-        os.write(2, text.encode("utf-8", "backslashreplace"))
-
-
-def _visible(text: str, columns: int) -> str:
-    """Return the start of *text* that fits, without what could move the cursor about."""
-    shown = "".join(letter if letter.isprintable() else " " for letter in text)
-    if shown.isascii():
-        return shown[:columns]
-    import unicodedata
-
-    for place, letter in enumerate(shown):
-        if not unicodedata.combining(letter):
-            columns -= 2 if unicodedata.east_asian_width(letter) in "WF" else 1
-        if columns < 0:
-            return shown[:place]
-    return shown
 
 
 def _rebuild(text: str) -> "StartError":

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
-from reborn import _attempt, _descriptors
+from reborn import _descriptors
+from reborn._status_line import StatusLine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class Waiting:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._line = _attempt.StatusLine()
+        self._line = StatusLine()
 
     def __enter__(self) -> None:
         self.show()

@@ -164,7 +164,7 @@ def keep_intermediate():
 
 def keep_status_line():
     """Sabotage: what was shown last stays."""
-    from reborn._attempt import StatusLine
+    from reborn._status_line import StatusLine
 
     StatusLine.clear = lambda self: None
 

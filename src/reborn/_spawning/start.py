@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import time
 from errno import errorcode
 
-from reborn import _readiness
+from reborn import _process, _readiness
 from reborn._notify import Listener
 from reborn._spawning import function, tree
 from reborn._spawning.channel import Kept
@@ -193,9 +192,6 @@ class Start:
         kept, listener = self._kept, self._listener
         deadline = time.monotonic() + timeout
         tick, longest = _TICKS
-        poller = select.poll()
-        poller.register(kept, select.POLLIN)
-        poller.register(listener, select.POLLIN)
         while True:
             kept.take_in(0)
             for key, value in listener.receive():
@@ -209,7 +205,7 @@ class Start:
                 return
             if time.monotonic() >= deadline:
                 raise self._failure(what, timeout=timeout)
-            poller.poll(tick * 1000)
+            _process.poll(kept.fileno(), listener.fileno(), timeout=tick)
             tick = min(tick * 1.2, longest)
 
     def _silence(self) -> str | None:
