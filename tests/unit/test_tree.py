@@ -1,5 +1,6 @@
 """What is known of processes, from /proc and without it: the same."""
 
+import io
 import os
 import signal
 import subprocess
@@ -33,6 +34,29 @@ def test_children_are_found_and_are_in_the_list_of_all(child):
 def test_kernel_that_lists_no_children_is_asked_for_the_parents(child):
     if os.path.exists(tree._PROC):
         assert child in tree._children_by_status(os.getpid())
+
+
+@pytest.fixture(params=[True, False], ids=["listed", "not listed"])
+def listed(request, monkeypatch):
+    """Whether the kernel lists the children of a thread."""
+    if not request.param:
+        monkeypatch.setattr("builtins.open", refuse_children)
+        exists = os.path.exists
+        monkeypatch.setattr(os.path, "exists", lambda path: "/task/" not in path and exists(path))
+
+
+def refuse_children(path, *arguments, **options):
+    if str(path).endswith("/children"):
+        raise FileNotFoundError(path)
+    return io.open(path, *arguments, **options)  # noqa: UP020 - the other one is this
+
+
+def test_child_that_has_ended_counts_until_it_is_waited_for(child, listed):
+    os.kill(child, signal.SIGKILL)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert child in tree.children(os.getpid(), living=False)
+    assert child not in tree.children(os.getpid())
+    assert tree.own_children()[-1] == child
 
 
 def test_suspended_process_is_terminated(child):

@@ -112,9 +112,9 @@ def children(pid: int, *, living: bool = True) -> list[int]:
                 found += map(int, file.read().split())
     except FileNotFoundError:
         if not os.path.exists(f"{_PROC}/self/stat"):
-            return _children_by_psutil(pid)
-        if not os.path.exists(f"{_PROC}/self/task/{os.getpid()}/children"):
-            return _children_by_status(pid)
+            found = _children_by_psutil(pid)
+        elif not os.path.exists(f"{_PROC}/self/task/{os.getpid()}/children"):
+            found = _children_by_status(pid)
     except OSError:
         pass  # it has just ended
     return [child for child in found if not living or exists(child)]
@@ -123,14 +123,14 @@ def children(pid: int, *, living: bool = True) -> list[int]:
 def _children_by_status(pid: int) -> list[int]:
     """Look at all processes, for kernels without CONFIG_PROC_CHILDREN."""
     numbers = [int(name) for name in os.listdir(_PROC) if name.isdigit()]
-    return [number for number in numbers if _status(number)[1:2] == [str(pid)] and exists(number)]
+    return [number for number in numbers if _status(number)[1:2] == [str(pid)]]
 
 
 def _children_by_psutil(pid: int) -> list[int]:
     import psutil
 
     try:
-        return [child.pid for child in psutil.Process(pid).children() if exists(child.pid)]
+        return [child.pid for child in psutil.Process(pid).children()]
     except psutil.Error:
         return []
 
