@@ -13,7 +13,7 @@ FAILS_ONCE = f"test -e failed || {{ touch failed; {WAIT}; exit 3; }}; exec sleep
 
 
 def test_program_is_a_child_of_the_supervisor_and_holds_its_pid_file(supervised):
-    supervised.start_shell("exec sleep 3600")
+    supervised.start("sleep", "3600")
     program = psutil.Process(supervised.program)
     assert program.name() == "sleep"
     assert program.ppid() == supervised.pid
@@ -21,7 +21,7 @@ def test_program_is_a_child_of_the_supervisor_and_holds_its_pid_file(supervised)
 
 
 def test_program_has_nothing_of_the_supervisors(supervised):
-    supervised.start_shell("exec sleep 3600", timestamps=True)
+    supervised.start("sleep", "3600", timestamps=True)
     folder = f"/proc/{supervised.program}/fd"
     files = {int(fd): os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)}
     lock = next(fd for fd, path in files.items() if path == str(supervised.pidfile))
