@@ -27,7 +27,7 @@ def _command(*names: str) -> tuple[str, ...]:
 LAYERS = {
     "the system": ("_descriptors", "_signals", "_privileges", "_origin"),
     "failures": ("_step", "exceptions"),
-    "what is held": ("_files", "_log", "_pidfile", "_process"),
+    "what is held": ("_files", "_log", "_holder", "_pidfile", "_process"),
     "who is told": (
         *("_handshake", "_supervision", "_notify", "_readiness", "_serving", "_status_line"),
     ),

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     import psutil
 
-    from reborn._pidfile import PidFile, Sighting
+    from reborn._holder import Sighting
+    from reborn._pidfile import PidFile
 else:
     import _signal
 

@@ -132,7 +132,7 @@ def test_living_stranger_is_neither_taken_for_it_nor_signalled(app, stranger):
 
 def test_living_stranger_control(app, stranger):
     """Were the text believed, the stranger would be gone."""
-    believe = "from reborn import _pidfile\n_pidfile._shown_holding = lambda *_: True"
+    believe = "from reborn import _holder\n_holder.is_shown = lambda *_: True"
     app.write(before=believe)
     app.pidfile.write_text(f"{stranger.pid}\n")
     assert app("status")[0] == 0

@@ -32,7 +32,7 @@ import traceback
 import psutil  # noqa: F401
 
 import reborn
-from reborn import _files, _pidfile
+from reborn import _files, _holder
 
 for found in pkgutil.iter_modules(reborn.__path__, "reborn."):
     if found.name.startswith("reborn._") and not found.ispkg:
@@ -149,7 +149,7 @@ def writing_by_path():
 
 
 def believing_anybody():
-    _pidfile.Sighting.refuse_if_doubtful = lambda *_: None
+    _holder.Sighting.refuse_if_doubtful = lambda *_: None
 
 
 def prepare(spec):

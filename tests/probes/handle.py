@@ -30,7 +30,7 @@ from reborn import (  # noqa: E402
     RebornError,
     SignalServer,
     _condition,
-    _pidfile,
+    _holder,
     _process,
 )
 
@@ -43,13 +43,13 @@ def refuse_to_open(*_):
 
 
 if "without_proc" in switches:
-    _pidfile._shown_holding = lambda pid, _: None if _pidfile._exists(pid) else False
-    _pidfile.open = refuse_to_open
+    _holder.is_shown = lambda pid, _: None if _holder._exists(pid) else False
+    _holder.open = refuse_to_open
 if "without_sigkill" in switches:
     send_all = _process._send_all
     _process._send_all = lambda family, number: number == signal.SIGKILL or send_all(family, number)
 if "believing_anybody" in switches:
-    _pidfile.Sighting.refuse_if_doubtful = lambda *_: None
+    _holder.Sighting.refuse_if_doubtful = lambda *_: None
 if "without_family" in switches:
     _process._descendants = lambda _: []
 

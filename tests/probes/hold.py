@@ -81,7 +81,7 @@ def launcher_waits_at(gate):
 
 
 def without_locks():
-    from reborn import _pidfile
+    from reborn import _holder, _pidfile
 
     class NoLocks:
         LOCK_EX = LOCK_SH = LOCK_NB = 0
@@ -89,7 +89,7 @@ def without_locks():
         def flock(self, *_):
             pass
 
-    _pidfile.fcntl = NoLocks()
+    _pidfile.fcntl = _holder.fcntl = NoLocks()
 
 
 def without_patience():
@@ -131,9 +131,9 @@ def without_removal():
 
 
 def believing_text():
-    from reborn import _pidfile
+    from reborn import _holder
 
-    _pidfile._shown_holding = lambda *_: True
+    _holder.is_shown = lambda *_: True
 
 
 def without_fork_hooks():

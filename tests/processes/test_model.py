@@ -510,7 +510,7 @@ SABOTAGED_PROGRAMS = {
     "without_fork_hooks": (machine_of("kill", "start", kinds=WORKER), "locked"),
 }
 SABOTAGED_CALLS = {
-    "_pidfile._shown_holding": (believe_text, machine_of("write_pid_of_stranger"), "status"),
+    "_holder.is_shown": (believe_text, machine_of("write_pid_of_stranger"), "status"),
     "Daemon.stop": (stop_without_waiting, machine_of("stop", "start"), "files|processes"),
     "_process._descendants": (lambda _: [], machine_of("stop", "start", kinds=WORKER), "processes"),
 }
@@ -532,7 +532,7 @@ def test_sabotaged_call_is_found_out_control(sandbox, monkeypatch, name):
 
 
 def test_harm_to_a_stranger_is_found_out_control(sandbox, monkeypatch):
-    monkeypatch.setattr("reborn._pidfile._shown_holding", believe_text)
+    monkeypatch.setattr("reborn._holder.is_shown", believe_text)
     machine = machine_of("write_pid_of_stranger", "stop", checks_status=False)
     with pytest.raises(AssertionError, match="processes"):
         run(machine, sandbox, CONTROL)

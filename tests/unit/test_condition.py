@@ -9,11 +9,6 @@ from reborn import Daemon, DaemonContext, PidFile, _condition
 from reborn._condition import Condition
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "app.pid"
-
-
 def state(path):
     return _condition.look(DaemonContext(path), name="app").state
 

@@ -14,11 +14,6 @@ from reborn._supervision import Supervisor
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "app.pid"
-
-
-@pytest.fixture
 def opened(path):
     """A context that is open, without the steps, which would change this process for good."""
     context = DaemonContext(path)

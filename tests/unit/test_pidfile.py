@@ -6,7 +6,6 @@ import gc
 import os
 import re
 import stat
-import sys
 from pathlib import Path
 
 import filelock
@@ -25,18 +24,6 @@ GARBAGE = [b"nginx\n", b"-1\n", b"0\n", b"007\n", b"+7\n", b" 7\n", b"7 \n", b"4
 GARBAGE += [b"1\n\n", b"1_0\n", b"\xff\xfe\n", "\u0664\n".encode(), b"12345678901\n", b"1\n" * 50]
 EMPTY = [b"", b"\n", b" \n"]
 OWN = b"%d\n" % os.getpid()
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "app.pid"
-
-
-@pytest.fixture
-def pidfile(path):
-    pidfile = PidFile(path)
-    yield pidfile
-    pidfile.leave()
 
 
 @pytest.fixture
@@ -454,79 +441,6 @@ def test_pid_of_a_process_that_does_not_hold_the_file_is_not_believed(path, pidf
         with pytest.raises(PidFileLockedError) as caught:
             pidfile.acquire()
     assert caught.value.pid is None
-
-
-def test_process_that_has_the_file_open_but_not_locked_is_not_believed(path, pidfile):
-    path.write_bytes(b"%d\n" % os.getpid())
-    with open(path, "rb"):
-        assert pidfile.holder() is None
-
-
-@pytest.fixture(params=["proc", "no proc"])
-def platform(request, monkeypatch):
-    """As here, and as on a system whose /proc shows neither locks nor open files."""
-    if request.param == "no proc":
-        monkeypatch.setattr(_pidfile.sys, "platform", "freebsd14")
-
-
-def test_holder_is_found_on_every_platform(path, platform):
-    with PidFile(path) as pidfile:
-        assert pidfile.is_locked()
-        assert pidfile.holder() == os.getpid()
-    path.write_bytes(b"%d\n" % os.getpid())
-    assert not pidfile.is_locked()
-    assert pidfile.holder() is None
-    path.write_bytes(b"%d\n" % NO_PROCESS)
-    assert pidfile.holder() is None
-
-
-def test_shared_lock_of_one_who_only_looks_is_not_taken_for_a_daemons(path, platform):
-    path.write_bytes(b"%d\n" % os.getpid())  # whoever looks has been given a predecessor's number
-    with open(path, "rb") as looker:
-        fcntl.flock(looker, fcntl.LOCK_SH)
-        assert not PidFile(path).is_locked()
-        assert PidFile(path).holder() is None
-
-
-def test_holder_is_found_beside_descriptors_on_a_file_system_that_fails(path, monkeypatch):
-    look, failed = os.stat, []
-
-    def fail(name, *arguments, **options):
-        """As below a FUSE or NFS mount whose server has gone, for a descriptor of the holder."""
-        status = look(name, *arguments, **options)
-        if isinstance(name, str) and name.startswith("/proc/") and not stat.S_ISREG(status.st_mode):
-            failed.append(name)
-            raise OSError(errno.EIO, os.strerror(errno.EIO), name)
-        return status
-
-    with PidFile(path) as pidfile:
-        monkeypatch.setattr(os, "stat", fail)
-        assert pidfile.holder() == os.getpid()
-        with pytest.raises(PidFileLockedError) as caught:
-            PidFile(path).acquire()
-    assert caught.value.pid == os.getpid()
-    assert failed
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="NEEDS LINUX: a link that is none in the path")
-def test_holder_is_found_by_whatever_path_leads_to_the_file(path, pidfile):
-    with pidfile:
-        assert PidFile(f"/proc/self/root{path}").holder() == os.getpid()
-
-
-def test_looking_takes_no_lock(path, pidfile, monkeypatch):
-    with PidFile(path), monkeypatch.context() as patch:
-        patch.setattr(fcntl, "flock", lambda *_: pytest.fail("a lock was tried"))
-        assert pidfile.holder() == os.getpid()
-    with PidFile(path), monkeypatch.context() as patch:
-        flock = fcntl.flock
-
-        def attempt(*arguments):
-            flock(*arguments)
-            pytest.fail("a lock was taken")
-
-        patch.setattr(fcntl, "flock", attempt)
-        assert pidfile.is_locked()
 
 
 @pytest.mark.parametrize("text", [b"", b"%d\n" % os.getpid()], ids=["empty", "stale"])

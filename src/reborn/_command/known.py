@@ -15,7 +15,8 @@ import time
 
 import reborn
 from reborn import _descriptors, _files
-from reborn._pidfile import PidFile, Sighting
+from reborn._holder import Sighting
+from reborn._pidfile import PidFile
 
 # By how much a process may seem younger than the text it wrote itself: clocks tick.
 _SLACK = 2.0
