@@ -14,7 +14,10 @@ from reborn._status_line import StatusLine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from reborn._control import Outcome
+    from collections.abc import Mapping
+    from typing import Any
+
+    from reborn._control import Control, Outcome
 
 
 class Waiting:
@@ -50,11 +53,28 @@ def say(text: object, *, error: bool = False) -> None:
         os.close(null)
 
 
-def leave(outcome: Outcome) -> int:
-    """Say how it went; return the exit status, unless this is the launcher of a daemon.
+def perform(daemon: Control, verb: str, given: Mapping[str, Any]) -> int | None:
+    """Do what *verb* says and say how it went; return the exit status, or None to run the program.
 
-    That one goes at once: the program's exit handlers are the daemon's from now on.
+    *given* are the options on the command line. The launcher of a daemon does not come back.
     """
+    if verb == "status":
+        condition = daemon.status()
+        say(condition.shown(as_json="json" in given))
+        return condition.exit_status
+    if (why := daemon.why_foreground(verb)) is not None:
+        say(why, error=True)
+    timeout = {"timeout": given["timeout"]} if "timeout" in given else {}
+    return leave(daemon.perform(verb, **timeout))
+
+
+def leave(outcome: Outcome | None) -> int | None:
+    """Say how it went; return the exit status, or None where the program runs here.
+
+    The launcher of a daemon goes at once: the program's exit handlers are the daemon's from now on.
+    """
+    if outcome is None:
+        return None
     say(outcome.text, error=outcome.status != 0)
     if outcome.daemon is not None:
         _descriptors.flush()

@@ -78,9 +78,9 @@ def background(
     args = parser.parse_args(argv, namespace=Arguments())
     given = _take_ours(args)
     context = _control.context_of_program(given, pidfile, log_file, **options)
-    outcome = _control.Control(context, name=name or parser.prog).detach()
-    if outcome is not None:
-        sys.exit(_terminal.leave(outcome))
+    status = _terminal.leave(_control.Control(context, name=name or parser.prog).detach())
+    if status is not None:
+        sys.exit(status)
     args.daemon_context = context
     with context:
         yield args
@@ -126,16 +126,9 @@ def control(
     given = _take_ours(args)
     verb = given["verb"]
     context = _control.context_of_verb(verb, given, pidfile, log_file, **options)
-    daemon = _control.Control(context, name=name)
-    if verb == "status":
-        condition = daemon.status()
-        _terminal.say(condition.shown(as_json="json" in given))
-        return condition.exit_status
-    if (why := daemon.why_foreground(verb)) is not None:
-        _terminal.say(why, error=True)
-    outcome = daemon.perform(verb, timeout=given.get("timeout", _control.TIMEOUT))
-    if outcome is not None:
-        return _terminal.leave(outcome)
+    status = _terminal.perform(_control.Control(context, name=name), verb, given)
+    if status is not None:
+        return status
     args.daemon_context = context
     with context:
         return main(args)

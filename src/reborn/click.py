@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
     from reborn._context import DaemonContext, Path
-    from reborn._control import Control, Outcome
     from reborn._keywords import ContextOptions
 
     Command = TypeVar("Command", bound=click.Command)
@@ -62,7 +61,7 @@ def background(
     def run_it(ctx: click.Context) -> None:
         context = _control.context_of_program(_given(ctx), pidfile, log_file, **options)
         daemon = _control.Control(context, name=_name(ctx, name))
-        _carry_on(ctx, daemon, daemon.detach())
+        _carry_on(ctx, context, _terminal.leave(daemon.detach()))
 
     def decorate(command: Command) -> Command:
         taken = _flags(command)
@@ -103,14 +102,7 @@ def control(
         verb, given = ctx.command.name or "", _given(ctx)
         context = _control.context_of_verb(verb, given, pidfile, log_file, **options)
         daemon = _control.Control(context, name=_name(ctx, name))
-        if verb == "status":
-            condition = daemon.status()
-            _terminal.say(condition.shown(as_json="json" in given))
-            ctx.exit(condition.exit_status)
-        if (why := daemon.why_foreground(verb)) is not None:
-            _terminal.say(why, error=True)
-        outcome = daemon.perform(verb, timeout=given.get("timeout", _control.TIMEOUT))
-        _carry_on(ctx, daemon, outcome)
+        _carry_on(ctx, context, _terminal.perform(daemon, verb, given))
 
     def decorate(command: click.Command) -> click.Group:
         # What the program has is the program's with every verb, also where only ours is meant.
@@ -226,10 +218,9 @@ def _name(ctx: click.Context, name: str | None) -> str:
     return name or ctx.find_root().info_name or ctx.command.name or "the program"
 
 
-def _carry_on(ctx: click.Context, daemon: Control, outcome: Outcome | None) -> None:
-    """Go on to the program's callback, or say why not and leave."""
-    if outcome is None:
-        ctx.with_resource(daemon.context)  # released when the command is done
-        ctx.meta[f"{_KEY}context"] = daemon.context
-        return
-    ctx.exit(_terminal.leave(outcome))
+def _carry_on(ctx: click.Context, context: DaemonContext, status: int | None) -> None:
+    """Go on to the program's callback, or leave with the exit *status*."""
+    if status is not None:
+        ctx.exit(status)
+    ctx.with_resource(context)  # released when the command is done
+    ctx.meta[f"{_KEY}context"] = context
