@@ -172,15 +172,10 @@ class EarlyExitError(StartError):
         self.output = output
 
     def __str__(self) -> str:
-        if self.signal is not None:
-            end = f"was killed by {signal_name(self.signal)}"
-        elif self.status is not None:
-            end = f"exited with status {self.status}"
-        else:
-            end = "ended"
         lines = self.output.splitlines()
         last = next((line for line in reversed(lines) if line.strip()), None)
         hint = "; it wrote nothing to stderr" if last is None else f"; its last line was {last!r}"
+        end = how_ended(status=self.status, signal=self.signal)
         return f"{daemon_named(self.pid)} {end} before it was ready{hint}"
 
 
@@ -259,11 +254,10 @@ class SpawnError(StartError):
             return f"cannot start {self.command!r}: {self.reason}"
         name = f"{daemon_named(self.pid)} ({self.command})"
         since = f", because {self.missing}" if self.missing else ""
-        if self.signal is not None:
-            return f"{name} was killed by {signal_name(self.signal)} before it was ready{since}"
-        if self.status is not None:
-            return f"{name} exited with status {self.status} before it was ready{since}"
-        return f"{name} was not ready within {self.timeout} s and was stopped{since}"
+        if self.status is None and self.signal is None:
+            return f"{name} was not ready within {self.timeout} s and was stopped{since}"
+        end = how_ended(status=self.status, signal=self.signal)
+        return f"{name} {end} before it was ready{since}"
 
 
 class NotSupportedError(StartError):
@@ -341,6 +335,13 @@ class ForkWithThreadsWarning(RuntimeWarning):
 def daemon_named(pid: int | None) -> str:
     """Return how messages call a daemon whose pid may be unknown."""
     return "the daemon" if pid is None else f"daemon {pid}"
+
+
+def how_ended(*, status: int | None, signal: int | None) -> str:
+    """Return how messages tell of the end of a process; both are None where it is not known."""
+    if signal is not None:
+        return f"was killed by {signal_name(signal)}"
+    return "ended" if status is None else f"exited with status {status}"
 
 
 def signal_name(number: int) -> str:

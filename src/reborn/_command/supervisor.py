@@ -50,7 +50,7 @@ from reborn._command.policy import Row
 from reborn._notify import Listener
 from reborn._serving import SignalServer
 from reborn._spawning import tree
-from reborn.exceptions import RebornError, SpawnError, signal_name
+from reborn.exceptions import RebornError, SpawnError, how_ended, signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -385,7 +385,8 @@ class Supervisor:
 
     def _judge(self, life: Life, code: int) -> None:
         """Decide what comes after a life."""
-        end = f"{self._name} (process {life.pid}) {_described(code)}"
+        status, number = (None, -code) if code < 0 else (code, None)
+        end = f"{self._name} (process {life.pid}) {how_ended(status=status, signal=number)}"
         if self._stopping:
             self._end(self._stop_status, f"{end}, since it was told to stop")
         elif life.refused is not None:
@@ -397,8 +398,8 @@ class Supervisor:
                 command=str(self._program),
                 pid=life.pid,
                 missing=life.lacked,
-                status=code if code >= 0 else None,
-                signal=-code if code < 0 else None,
+                status=status,
+                signal=number,
                 output=life.last_lines,
             )
         elif self._policy.wants_restart(code, asked=life.asked):
@@ -500,12 +501,6 @@ class Supervisor:
                 self._record(self.state)
             except OSError as error:
                 self._output.say(f"the record cannot be written: {error}")
-
-
-def _described(code: int) -> str:
-    if code < 0:
-        return f"was killed by {signal_name(-code)}"
-    return f"exited with status {code}"
 
 
 def _is_at_terminal() -> bool:
