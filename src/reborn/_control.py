@@ -134,12 +134,12 @@ class Control:
             return self._not_running(condition, OK)
         return self.end(daemon, timeout=timeout)
 
-    def end(self, daemon: Daemon, *, timeout: float = TIMEOUT) -> Outcome:
-        """Stop the running *daemon*, and wait until it is gone."""
+    def end(self, daemon: Daemon, *, timeout: float = TIMEOUT, mixed: bool = False) -> Outcome:
+        """Stop the running *daemon*, and wait until it is gone; *mixed* as in `Daemon.stop`."""
         what = f"stop process {daemon.pid}"
         try:
             with Waiting(f"stopping {self.name} (pid {daemon.pid}) ..."):
-                daemon.stop(timeout)
+                daemon.stop(timeout, mixed=mixed)
         except PermissionError:
             return self._not_permitted(what)
         except reborn.UnsafeFileError as error:

@@ -178,12 +178,13 @@ class Daemon:
         """Wait until the daemon is gone; tell whether that was within *timeout* seconds."""
         return self._held is None or self._held.wait(timeout)
 
-    def stop(self, timeout: float = 10.0) -> None:
+    def stop(self, timeout: float = 10.0, *, mixed: bool = False) -> None:
         """Stop the daemon and its descendants, and return when they are gone.
 
-        They are sent SIGTERM, and SIGKILL when *timeout* seconds have passed. The lock of the pid
-        file is free then: the next start will not be refused. A daemon that is gone already is no
-        error.
+        They are sent SIGTERM, and SIGKILL when *timeout* seconds have passed. *mixed*: SIGTERM is
+        for the daemon alone, which ends its descendants itself (as in systemd.kill(5)). The lock of
+        the pid file is free then: the next start will not be refused. A daemon that is gone already
+        is no error.
 
         Raises:
             StopTimeoutError: something is still there.
@@ -194,7 +195,7 @@ class Daemon:
         roots = [] if self._held is None or not self._is_still_it() else [self._held]
         if roots:
             self._refuse_if_doubtful(_signal.SIGTERM)
-        if not end(roots, timeout):
+        if not end(roots, timeout, mixed=mixed):
             raise self._timeout(timeout, "it does not end, even by SIGKILL")
         # Without a pidfd, one whose pid file is gone gets no signal; it may be about to end.
         if not self.wait(max(0.0, deadline - time.monotonic())):
@@ -260,15 +261,18 @@ def hold(pid: int) -> Held | None:
         return None
 
 
-def end(roots: list[Held], timeout: float) -> bool:
+def end(roots: list[Held], timeout: float, *, mixed: bool = False) -> bool:
     """End *roots* and their descendants: SIGTERM, *timeout* seconds, SIGKILL; tell if all are gone.
+
+    *mixed*: SIGTERM is for the *roots* alone.
 
     Raises:
         PermissionError: one of them belongs to another user.
     """
     family = [*roots, *(held for root in roots for held in _descendants(root))]
-    _send_all(family, _signal.SIGTERM)
-    _send_all(family, _signal.SIGCONT)  # one that is suspended takes SIGTERM when it goes on
+    told = roots if mixed else family
+    _send_all(told, _signal.SIGTERM)
+    _send_all(told, _signal.SIGCONT)  # one that is suspended takes SIGTERM when it goes on
     if _wait_all(family, time.monotonic() + timeout):
         return True
     # What they started while they were stopping belongs to them, too.

@@ -70,6 +70,22 @@ def test_program_whose_supervisor_was_killed_is_still_known(reborn):
     reborn.assert_nothing_left()
 
 
+TOLD_BY = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print("here", flush=True)
+print(signal.sigwaitinfo([signal.SIGTERM]).si_pid, flush=True)
+"""
+
+
+def test_program_is_told_to_stop_by_its_supervisor_alone(reborn, python):
+    words = ("--restart", "always", "--ready", "log:here", "--", *python("")[:2], TOLD_BY)
+    reborn.started("web", *words)
+    supervisor = reborn.data("status", "web")[1]["supervisor"]
+    reborn.stopped("web")
+    assert reborn.log("web").startswith(f"here\n{supervisor}\n")
+
+
 @SUPERVISED
 def test_restart_is_by_the_record(reborn, supervised):
     script = "echo $A in $PWD; exec sleep 60"

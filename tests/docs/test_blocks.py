@@ -184,7 +184,7 @@ class Scripted(reborn.DaemonContext):
     def reborn(self):
         raise self.starting
 
-    def stop(self, _timeout):
+    def stop(self, _timeout, *, mixed):
         if self.stopping is not None:
             raise self.stopping
 

@@ -78,8 +78,8 @@ def send_signal(name):
     kept[0].send_signal(getattr(signal, name))
 
 
-def stop(timeout):
-    kept[0].stop(timeout)
+def stop(timeout, mixed=False):
+    kept[0].stop(timeout, mixed=mixed)
 
 
 def send_command():

@@ -200,6 +200,15 @@ def test_stop_takes_the_descendants_along_control(sandbox):
     assert len(survivors()) == 3
 
 
+@pytest.mark.parametrize("mixed", [True, False])
+def test_mixed_stop_is_told_to_the_daemon_alone(sandbox, switches, mixed):
+    with daemon_and_remote(sandbox, *switches, after=[["spawn_worker", "exec"]]) as (pid, remote):
+        [worker] = psutil.Process(pid).children()
+        remote("stop", 0.2 if mixed else PATIENCE, mixed)
+        assert exit_code(pid) == 0
+        assert exit_code(worker.pid) == -(signal.SIGKILL if mixed else signal.SIGTERM)
+
+
 def test_worker_can_stop_its_own_daemon(sandbox, gate):
     stopped = sandbox.directory / "stopped"
     result = sandbox.hold(after=[["fork_stopper", gate.path, str(stopped)]])

@@ -26,12 +26,6 @@ def test_supervisor_that_is_told_to_stop_stops_its_program(supervised, number):
     supervised.assert_nothing_left()
 
 
-def test_program_may_have_a_stop_signal_of_its_own(supervised):
-    supervised.start_shell("exec sleep 3600", options={"stop_signal": signal.SIGQUIT})
-    assert supervised.stop() == 0
-    assert supervised.states()[-1]["code"] == -signal.SIGQUIT
-
-
 def test_program_that_takes_its_time_is_waited_for(supervised):
     script = (
         "trap 'echo stopping; sleep 0.2; echo stopped; exit 7' TERM; echo here; sleep 3600 & wait"
@@ -116,7 +110,7 @@ def test_program_that_ends_when_the_supervisor_is_told_to_stop_control(supervise
 
 @pytest.mark.parametrize("attempt", range(10))
 def test_stop_by_the_handle_of_the_supervisor_starts_nothing_again(supervised, attempt):
-    """The family is told at once, program and all, as `stop` does it."""
+    """The family is told at once, program and all."""
     supervised.start_shell("exec sleep 3600", restart="always")
     Daemon(supervised.pid, held=Held(supervised.pid)).stop()
     assert supervised.exit_code() == 0

@@ -173,7 +173,7 @@ def handle(daemon: Daemon) -> None:
     assert_type(daemon.process, psutil.Process)
     daemon.send_signal(signal.SIGHUP)
     daemon.stop()
-    daemon.stop(timeout=3)
+    daemon.stop(timeout=3, mixed=True)
 
 
 def pid_file(pidfile: PidFile) -> None:

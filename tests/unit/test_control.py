@@ -51,7 +51,7 @@ class Stubborn(Daemon):
         super().__init__(PID, held=None)
         self.error = error
 
-    def stop(self, timeout=10.0):
+    def stop(self, timeout=10.0, *, mixed=False):
         if self.error is not None:
             raise self.error
 

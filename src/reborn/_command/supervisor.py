@@ -12,8 +12,8 @@ Killed by SIGKILL, the supervisor leaves a program that runs on and holds the lo
 
 What a supervisor may be asked by signals:
 
-    SIGTERM, SIGINT    stop: the program gets the same (or *stop_signal*), after *stop_timeout*
-                       seconds SIGKILL, and with it what came of it; the exit status is 0
+    SIGTERM, SIGINT    stop: the program gets the same, after *stop_timeout* seconds SIGKILL, and
+                       with it what came of it; the exit status is 0
     SIGHUP             the log is opened anew; the program gets it, too, unless that would end it
     others             the program gets them; what stops at a terminal is the terminal's affair
 
@@ -22,10 +22,10 @@ own; so these are not passed on.
 
 Nothing is polled, but a log in which a line is waited for: one loop sleeps in poll(2) until a
 signal, output, or a time comes. Signals are only noted when they come, and looked at after the ends
-of children: who sends the supervisor SIGTERM first and then ends the program, as `reborn stop`
-does, has it stopped and not started again. Until execve(2) the program's process has them blocked,
-so one that comes between fork and execve is not lost, either; and the loop waits for execve as for
-everything else, since that may take its time.
+of children: who sends the supervisor SIGTERM first and then ends the program has it stopped and not
+started again. Until execve(2) the program's process has them blocked, so one that comes between
+fork and execve is not lost, either; and the loop waits for execve as for everything else, since
+that may take its time.
 
 As a subreaper (PR_SET_CHILD_SUBREAPER in prctl(2)) it becomes the parent of whatever comes of the
 program and loses its own. A life is over when nothing of it is left: what the program leaves behind
@@ -146,7 +146,6 @@ class Supervisor:
         output: "Output",
         expected: Expectation,
         pidfile: "PidFile | None" = None,
-        stop_signal: int | None = None,
         stop_timeout: float = _STOP_TIMEOUT,
         lacks: "Callable[[str], None] | None" = None,
         record: "Callable[[State], None] | None" = None,
@@ -159,7 +158,6 @@ class Supervisor:
         self._output = output
         self._pidfile = pidfile
         self._expected = expected
-        self._stop_signal = stop_signal
         self._stop_timeout = stop_timeout
         self._lacks = lacks
         self._record = record
@@ -372,13 +370,14 @@ class Supervisor:
         """End what the program has left behind; tell whether there still is something."""
         if self._childless:
             return False
-        left = set(tree.descendants(os.getpid())) - self._strangers
+        left = [pid for pid in tree.descendants(os.getpid()) if pid not in self._strangers]
         if not left and self._strangers:
             return False
         if self._killed:
             tree.send(left, _signal.SIGKILL)  # what was forked while we looked
-        tree.terminate(left - life.told)
-        life.told |= left
+        # The nearest first: a shell is told before the end of what it waits for ends it, too.
+        tree.terminate(pid for pid in left if pid not in life.told)
+        life.told.update(left)
         if self._deadline is None:
             self._deadline = now + min(self._stop_timeout, _REST_TIMEOUT)
         return not self._is_hopeless(now)
@@ -437,7 +436,7 @@ class Supervisor:
                 self._deadline = time.monotonic() + self._stop_timeout
             if self._life.code is None:
                 self._tell("stopping")
-        self._pass_on(number if self._stop_signal is None else self._stop_signal)
+        self._pass_on(number)
         self._pass_on(_signal.SIGCONT)  # one that is suspended takes the other when it goes on
 
     def _pass_on(self, number: int) -> None:

@@ -358,7 +358,8 @@ class Command(Control):
         """Stop what runs; None: nothing does, or it cannot be told."""
         supervisor, outcome = self.supervisor(), None
         if supervisor is not None:
-            outcome = self.end(supervisor, timeout=timeout)
+            # The program gets its signal from the supervisor, and must not get it twice.
+            outcome = self.end(supervisor, timeout=timeout, mixed=True)
             if outcome.status != OK:
                 return outcome
         # One whose supervisor was killed has lived on; or it never had one.

@@ -298,7 +298,7 @@ class Keeper:
             family = self._family()
             if left > 0:
                 # Once each; what they start while they are stopping is told, too.
-                tree.terminate(set(family) - self._told)
+                tree.terminate(pid for pid in family if pid not in self._told)
                 self._told.update(family)
             else:
                 tree.send(family, signal.SIGKILL)
