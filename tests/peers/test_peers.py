@@ -336,13 +336,16 @@ def public_home():
         yield Path(name)
 
 
-def test_failure_is_told_with_its_last_words(peer, cell):
+def test_failure_is_told_with_its_last_words(peer, cell, gate):
     options = ", log_file=pidfile + '.log'" if peer.name == NAMES[0] else ""
     launcher = peer.start(
-        "print('no such table: jobs', file=sys.stderr); sys.exit(3)",
+        "wait_at_gate(); print('no such table: jobs', file=sys.stderr); sys.exit(3)",
         options=options,
         flags=("--notify-await", "--notify-timeout", "1"),
     )
+    if cell == "no":
+        launcher.wait(PATIENCE)  # before anything can fail
+    gate.let_pass()
     status = launcher.wait(PATIENCE)
     words = "no such table: jobs" in peer.said.read_text()
     assert ({(1, True): "yes", (0, False): "no"}.get((status, words)) or "status only") == cell
@@ -480,8 +483,10 @@ def test_threads_live_on(peer, cell):
     )
 
     def told():
-        assert (peer.home / "thread").exists()
-        return {"True\n": "yes", "False\n": "no"}[(peer.home / "thread").read_text()]
+        said = peer.home / "thread"
+        assert said.exists()
+        assert said.read_text().endswith("\n")
+        return {"True\n": "yes", "False\n": "no"}[said.read_text()]
 
     assert eventually(told) == cell
 
@@ -558,6 +563,8 @@ def test_stop_waits_for_all(peer, cell, gate):
     assert stopping.poll() is None
     gate.let_pass()
     assert ended(stopping, daemon) == 0
+    if peer.name != NAMES[0]:
+        eventually(lambda: end_of(daemon))  # start-stop-daemon may be a moment too early
     assert not is_alive(daemon)
     assert ("leaves workers" if is_alive(worker) else "yes") == cell
 
@@ -575,6 +582,7 @@ def test_killed_daemon_is_started_again(peer, cell):
         words = ["--ready", "alive:0", "--restart", "always", "--restart-delay", "0"]
         words += ["--", sys.executable, str(program)]
         launcher = peer.run([sys.executable, "-m", "reborn", "start", "app", *words])
+        assert launcher.wait(PATIENCE) == 0  # what ends before it is ready is not started again
     else:
         launcher = peer.start(RUN)
     [pid] = announced(peer.mark)
