@@ -16,6 +16,7 @@ nodaemon=true
 logfile=/dev/null
 logfile_maxbytes=0
 pidfile={directory}/supervisord.pid
+childlogdir={directory}
 [program:app]
 command={script}
 autorestart=false

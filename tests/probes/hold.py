@@ -16,6 +16,7 @@ import select
 import shutil
 import signal
 import sys
+import tempfile
 import time
 
 import report
@@ -204,6 +205,8 @@ def spawn_worker(kind):
         os.posix_spawn("/bin/sh", argv, os.environ, file_actions=actions, setsid=True)
         os.read(reader, 1)
     else:
+        # What it leaves there when it is killed goes with the test.
+        tempfile.tempdir = os.path.dirname(context.pidfile)
         multiprocessing.get_context(kind).Process(target=time.sleep, args=(3600,)).start()
 
 
