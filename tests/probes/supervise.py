@@ -15,7 +15,7 @@ import sys
 
 from reborn import DaemonContext, SignalServer
 from reborn._command import program, watch
-from reborn._command.life import Expectation
+from reborn._command.life import Expectation, Life
 from reborn._command.output import Log, Output, Syslog
 from reborn._command.policy import Policy
 from reborn._command.program import Program
@@ -89,6 +89,20 @@ def end_unseen():
     Supervisor._collect = look_and_end
 
 
+def end_while_looked_at():
+    """Have the program end at the moment in which it is seen to be ready."""
+    look = Life.missing
+
+    def look_and_end(self):
+        lacks = look(self)
+        if lacks is None:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        return lacks
+
+    Life.missing = look_and_end
+
+
 def pending():
     """Return the signals that have been noted and not been handled."""
     return next(s for s in gc.get_objects() if isinstance(s, SignalServer))._noted
@@ -108,6 +122,8 @@ def main():
     context = DaemonContext(f"{directory}/app.supervisor.pid", **options)
     if spec.get("end_unseen", False):
         end_unseen()
+    if spec.get("end_while_looked_at", False):
+        end_while_looked_at()
     if "wait_at" in spec:
         wait_at(*spec["wait_at"])
     try:

@@ -91,6 +91,13 @@ def test_program_that_ends_before_it_is_ready_is_a_failed_start(supervised, cond
     supervised.assert_nothing_left()
 
 
+def test_program_that_has_ended_is_not_ready_whatever_is_seen(supervised):
+    """As one that goes into the background by itself, and answers from there."""
+    assert not supervised.start("sleep", "3600", restart="always", end_while_looked_at=True)
+    assert "was killed by SIGKILL before it was ready" in supervised.error["error"]
+    supervised.assert_nothing_left()
+
+
 def test_last_lines_come_also_through_the_pipe(supervised):
     script = "i=0; while test $i -lt 5000; do i=$((i + 1)); echo line $i; done; printf end; exit 3"
     assert not supervised.start("sh", "-c", script, timestamps=True, condition="alive:3600")

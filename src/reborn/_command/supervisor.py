@@ -335,7 +335,11 @@ class Supervisor:
         elif not (life.is_ready or self._stopping):
             lacks = life.missing()
             if lacks is None:
-                self._become_ready(life)
+                # Whoever goes into the background by himself has ended before he answers.
+                self._collect()
+                self._unseen = True  # what that found is for the next turn
+                if life.code is None:
+                    self._become_ready(life)
             elif lacks != life.lacked:
                 self._note(life, lacks)
 
