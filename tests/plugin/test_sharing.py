@@ -58,7 +58,10 @@ def test_daemon_outlives_the_worker_that_started_it(session, tmp_path, monkeypat
 
 
 def test_killed_controller_takes_all_daemons_with_it(session, tmp_path, monkeypatch):
-    """Even while its workers hang on in their tests."""
+    """Even while its workers hang on in their tests; and the directory where they met."""
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
     monkeypatch.setenv("SHARED_STARTS", str(tmp_path / "starts"))
     monkeypatch.setenv("SHARED_SEEN", str(tmp_path / "seen"))
     wait = """
@@ -74,6 +77,7 @@ def test_killed_controller_takes_all_daemons_with_it(session, tmp_path, monkeypa
     with session.popen("-n", "2") as process:
         pids = {*session.reached("gw0"), *session.reached("gw1")}
         assert len(pids) == 3
+        assert len(list(place.glob("reborn-*/*.json"))) == 1
         process.kill()
 
     def gone():
@@ -81,6 +85,7 @@ def test_killed_controller_takes_all_daemons_with_it(session, tmp_path, monkeypa
 
     eventually(gone, timeout=2.0)
     session.assert_gone()
+    assert list(place.glob("reborn-*")) == []
 
 
 def test_without_workers_it_is_a_daemon_of_the_session(session):

@@ -11,6 +11,7 @@ The controller needs no more than this module, which therefore imports little.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 
 from reborn import _process
@@ -52,11 +53,18 @@ class Meeting:
             return
         ends.descriptors.difference_update(self._fds)
         lifeline, kept = self._fds
+        shares = any(name.endswith(".json") for name in os.listdir(self.directory))
         os.close(lifeline)
-        if any(name.endswith(".json") for name in os.listdir(self.directory)):
+        if shares:
             _process.poll(kept, timeout=_PATIENCE)  # its end of file: no keeper is left
         os.close(kept)
-        for name in os.listdir(self.directory):
-            os.unlink(f"{self.directory}/{name}")
-        os.rmdir(self.directory)
+        tidy(self.directory)
         self._fds.clear()
+
+
+def tidy(directory: str) -> None:
+    """Remove the *directory*, which others may be removing, too.
+
+    The keepers do it as well: the controller may have been killed.
+    """
+    shutil.rmtree(directory, ignore_errors=True)

@@ -148,3 +148,7 @@ def _keep(
     os.close(log)
     if started:
         own.loop()
+    if shared is not None and _process.poll(*owners, timeout=0):  # the session is over
+        from reborn._spawning.meeting import tidy
+
+        tidy(shared)
