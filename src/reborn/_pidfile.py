@@ -263,12 +263,12 @@ class PidFile:
 
     def sight(self) -> "Sighting | None":
         """Return the process that `holder` names, together with what was read to find it."""
-        from reborn import _holder
-
         fd = self._look()
         if fd is None:
             return None
         try:
+            from reborn import _holder
+
             pid = _parse(os.pread(fd, _LONGEST_TEXT, 0))
             if pid is None:
                 return None
@@ -295,12 +295,12 @@ class PidFile:
 
     def is_locked(self) -> bool:
         """Tell whether any process holds the lock, named or not."""
-        from reborn import _holder
-
         fd = self._look()
         if fd is None:
             return False
         try:
+            from reborn import _holder
+
             return _holder.is_held(fd)
         finally:
             _descriptors.close(fd)

@@ -26,9 +26,9 @@ var (
 )
 
 var statements = map[string]func(){
-	"note('daemon')": func() { note("daemon", pid(os.Getpid())) },
-	"note('ready')":  func() { note("ready", pid(os.Getpid())) },
-	"note('end')":    func() { note("end", pid(os.Getpid())) },
+	"note('daemon')": func() { announce("daemon") },
+	"note('ready')":  func() { announce("ready") },
+	"note('end')":    func() { announce("end") },
 	"wait_at_gate()": waitAtGate,
 	"ready()":        func() {}, // nobody listens
 	"pause()":        func() { check(daemon.ServeSignals()) },
@@ -49,7 +49,7 @@ var statements = map[string]func(){
 	// What is before Reborn runs in both lives.
 	"wait_in_crowd()": func() {
 		if !daemon.WasReborn() {
-			note("waiting", pid(os.Getpid()))
+			announce("waiting")
 			waitAtGate()
 		}
 	},
@@ -114,7 +114,7 @@ func credential(name string) *syscall.Credential {
 }
 
 func endAtGate(os.Signal) error {
-	note("ending", pid(os.Getpid()))
+	announce("ending")
 	waitAtGate()
 	return daemon.ErrStop
 }
@@ -123,6 +123,10 @@ func waitAtGate() {
 	gate, err := os.Open(home + "/gate")
 	check(err)
 	gate.Read(make([]byte, 1))
+}
+
+func announce(name string) {
+	note(name, pid(os.Getpid()))
 }
 
 func note(name, text string) {

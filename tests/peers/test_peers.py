@@ -193,14 +193,8 @@ class Daemonocle(Peer):
 class Foreign(Peer):
     """What is not in Python: its documentation says what it offers."""
 
-    def missing(self):
-        raise NotImplementedError
-
     def offers(self, word):
         return re.search(rf"\b{word}\b", self.documentation(), re.IGNORECASE) is not None
-
-    def documentation(self):
-        raise NotImplementedError
 
 
 class GoDaemon(Foreign):

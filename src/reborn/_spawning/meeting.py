@@ -58,13 +58,5 @@ class Meeting:
         if shares:
             _process.poll(kept, timeout=_PATIENCE)  # its end of file: no keeper is left
         os.close(kept)
-        tidy(self.directory)
+        shutil.rmtree(self.directory, ignore_errors=True)  # the keepers do it, too
         self._fds.clear()
-
-
-def tidy(directory: str) -> None:
-    """Remove the *directory*, which others may be removing, too.
-
-    The keepers do it as well: the controller may have been killed.
-    """
-    shutil.rmtree(directory, ignore_errors=True)

@@ -148,7 +148,7 @@ def _keep(
     os.close(log)
     if started:
         own.loop()
-    if shared is not None and _process.poll(*owners, timeout=0):  # the session is over
-        from reborn._spawning.meeting import tidy
+    if shared is not None and _process.poll(*owners, timeout=0):
+        import shutil  # late: only here, at the end of a session whose controller may be gone
 
-        tidy(shared)
+        shutil.rmtree(shared, ignore_errors=True)

@@ -122,8 +122,7 @@ def children(pid: int, *, living: bool = True) -> list[int]:
 
 def _children_by_status(pid: int) -> list[int]:
     """Look at all processes, for kernels without CONFIG_PROC_CHILDREN."""
-    numbers = [int(name) for name in os.listdir(_PROC) if name.isdigit()]
-    return [number for number in numbers if _status(number)[1:2] == [str(pid)]]
+    return [number for number in processes() if _status(number)[1:2] == [str(pid)]]
 
 
 def _children_by_psutil(pid: int) -> list[int]:
