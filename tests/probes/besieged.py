@@ -241,7 +241,8 @@ if __name__ == "__main__":
     answers = os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
-    lines = open(os.dup(0))  # noqa: SIM115 - for good
+    # For good: what is left open at the end would be told on standard error, also by a daemon.
+    lines = open(os.dup(0), closefd=False)  # noqa: SIM115
     os.dup2(null, 0)
     for line in lines:
         work_apart(line, answers)

@@ -42,10 +42,10 @@ def spare(pipe):
 
 
 def is_null(fd):
-    return os.path.sameopenfile(fd, NULL.fileno())
+    return os.path.sameopenfile(fd, NULL)
 
 
-NULL = open(os.devnull)  # noqa: SIM115 - to compare with
+NULL = os.open(os.devnull, os.O_RDONLY)  # to compare with
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -112,7 +112,7 @@ def close(fds):
     """Close *fds* by keeping everything else; return what was kept."""
     opened = _descriptors.open_descriptors()
     keep = set(opened) - set(fds)
-    _descriptors.close_inherited(opened, keep=keep, null=NULL.fileno())
+    _descriptors.close_inherited(opened, keep=keep, null=NULL)
     return keep
 
 
