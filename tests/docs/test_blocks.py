@@ -54,7 +54,8 @@ def test_python_block_starts_a_daemon(code, tmp_path):
         pytest.importorskip("grpc")
     program = tmp_path / "app.py"
     program.write_text(PRELUDE + code)
-    subprocess.run([sys.executable, program], cwd=tmp_path, check=True, timeout=50)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, program], cwd=tmp_path, check=True, timeout=50, env=environment)
     daemon = reborn.DaemonContext(tmp_path / "app.pid").search()
     assert daemon is not None
     assert is_alive(daemon.pid)
