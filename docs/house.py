@@ -19,33 +19,26 @@ PACKAGE = ROOT / "src" / "reborn"
 PICTURE = ROOT / "docs" / "pictures" / "house.svg"
 
 
-def _command(*names: str) -> tuple[str, ...]:
-    return tuple(f"_command.{name}" for name in names)
+def _inside(package: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{package}.{name}" for name in names)
 
 
-# Packages inside of ours are one house each, unless their modules stand here.
+# A package whose modules do not stand here is one room.
 LAYERS = {
-    "the system": ("_descriptors", "_signals", "_privileges", "_origin"),
-    "failures": ("_step", "exceptions"),
-    "what is held": ("_files", "_log", "_holder", "_pidfile", "_process"),
-    "who is told": (
-        *("_handshake", "_supervision", "_notify", "_readiness", "_serving", "_status_line"),
-    ),
-    "a start": ("_options", "_steps", "_attempt", "_relaunch", "_detach", "_launcher"),
-    "managers": ("_notifier", "_watchdog", "_init", "_export"),
-    "the class": ("_context",),
-    "command lines": ("_keywords", "_condition", "_terminal", "_control"),
+    "the system": ("_inherited", "_signals", "_descriptors", "_privileges", "_status_line"),
+    "failures": ("_errors", "exceptions"),
+    "what is there": ("_proc", "_files", "_holder", "_pidfile", "_process"),
+    "who is told": ("_handshake", "_sd_notify", "_manager", "_notifier", "_readiness"),
+    "a start": ("_options", "_log", "_steps", "_attempt", "_reexec", "_detach", "_launcher", "_init"),
+    "the class": ("_export", "_context", "_serving"),
+    "command lines": _inside("_verbs", "keywords", "status", "terminal", "control"),
     "for programs": ("application", "click", "pep3143", "_spawning", "pytest_plugin"),
-    "any program": _command("limits", "known", "named", "program", "overview", "follow"),
-    "who watches": _command("watch", "looker", "life", "policy", "output", "supervisor"),
-    "its words": _command("values", "grammar", "parser", "completion"),
-    "the command": _command("order", "starting", "verbs", "cli"),
-}
-# Imports against the order, at the moment they are needed, and why they are right.
-BACKWARDS = {
-    ("_origin", "_relaunch"): "only a program started again needs it, and it needs it first",
-    ("_command.grammar", "_command.parser"): "it reads what is not plain, and costs a lot",
-    ("_command.parser", "_command.completion"): "its option ends the program, as --help does",
+    "the supervisor": _inside(
+        "_supervisor", "program", "watch", "probe", "run", "policy", "output", "supervisor"
+    ),
+    "any program": _inside("_command", "foreign_pidfile", "registry", "overview", "follow"),
+    "its words": _inside("_command", "converters", "grammar", "parser", "completion"),
+    "the command": _inside("_command", "spec", "start", "verbs", "cli"),
 }
 # An arrow over more layers than this is not drawn: it would cross what it has nothing to do with.
 FAR = 4

@@ -16,11 +16,11 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from reborn._context import DaemonContext, was_reborn
+    from reborn._manager import Supervisor
+    from reborn._notifier import Watchdog
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
     from reborn._serving import SignalServer, StopServing
-    from reborn._supervision import Supervisor
-    from reborn._watchdog import Watchdog
     from reborn.exceptions import (
         EarlyExitError,
         ForkUnsafeError,
@@ -75,14 +75,14 @@ _HOMES = {
     "PidFile": "reborn._pidfile",
     "SignalServer": "reborn._serving",
     "StopServing": "reborn._serving",
-    "Supervisor": "reborn._supervision",
-    "Watchdog": "reborn._watchdog",
+    "Supervisor": "reborn._manager",
+    "Watchdog": "reborn._notifier",
     "was_reborn": "reborn._context",
 }
 
 if sys.platform != "win32":
     # Now, since the program may change what this looks at.
-    from reborn import _origin as _origin
+    from reborn import _inherited as _inherited
 
 
 if not TYPE_CHECKING:

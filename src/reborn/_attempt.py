@@ -8,8 +8,7 @@ import os
 import sys
 import time
 
-import reborn
-from reborn import _process, _signals, _supervision
+from reborn import _manager, _process, _signals
 from reborn._handshake import ERROR, number, rebuild
 from reborn._process import Held
 
@@ -18,10 +17,10 @@ if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable
 
-    from reborn._command.watch import Watch
     from reborn._handshake import Channel
     from reborn._status_line import StatusLine
-    from reborn.exceptions import StartError
+    from reborn._supervisor.watch import Watch
+    from reborn.exceptions import EarlyExitError, StartError
 else:
     import _signal
 
@@ -87,7 +86,9 @@ class Attempt:
                 if not alive:
                     break
                 if not self._ready and time.monotonic() >= deadline:
-                    raise reborn.NotReadyError(pid=self._pid, timeout=timeout)
+                    from reborn.exceptions import NotReadyError
+
+                    raise NotReadyError(pid=self._pid, timeout=timeout)
         finally:
             if self._status_line is not None:
                 self._status_line.clear()
@@ -151,7 +152,7 @@ class Attempt:
                 self._believe(value)
             elif key == "STATUS":
                 self._show(value)
-                _supervision.tell_spawner(STATUS=value)
+                _manager.tell_spawner(STATUS=value)
             elif (key, value) == ("READY", "1"):
                 self._ready = True
             elif key == ERROR:
@@ -185,12 +186,14 @@ class Attempt:
             if self._daemon is None:
                 self._pid = pid  # it has ended already
 
-    def _early_exit(self, output: str) -> "reborn.EarlyExitError":
+    def _early_exit(self, output: str) -> "EarlyExitError":
         """Return the error that says how the daemon ended."""
         code = self._exit_code
         if code is None:
             code = self._shell_exit_code()
-        return reborn.EarlyExitError(
+        from reborn.exceptions import EarlyExitError
+
+        return EarlyExitError(
             pid=self._pid,
             status=code if code is not None and code >= 0 else None,
             signal=-code if code is not None and code < 0 else None,
@@ -254,6 +257,6 @@ def _rebuild(text: str) -> "StartError":
     try:
         return rebuild(text)
     except ValueError as error:
-        return reborn.ProgramError(
-            pid=None, exception="ValueError", message=str(error), traceback=""
-        )
+        from reborn.exceptions import ProgramError
+
+        return ProgramError(pid=None, exception="ValueError", message=str(error), traceback="")

@@ -9,7 +9,7 @@ import os
 import sys
 
 from reborn import _options
-from reborn._step import StartError, Step, loading
+from reborn._errors import StartError, Step, loading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,12 +23,11 @@ if TYPE_CHECKING:
     from reborn._detach import Beginning
     from reborn._handshake import Report
     from reborn._launcher import Launcher
-    from reborn._notifier import Notifier, Reloading
+    from reborn._manager import Supervisor
+    from reborn._notifier import Notifier, Reloading, Watchdog
     from reborn._options import Plan
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
-    from reborn._supervision import Supervisor
-    from reborn._watchdog import Watchdog
 
     class HasFileno(Protocol):
         def fileno(self) -> int: ...
@@ -360,9 +359,9 @@ class DaemonContext:
         _require_posix()
         if self.is_open:
             return self._supervisor
-        from reborn import _supervision
+        from reborn import _manager
 
-        return _supervision.detect()
+        return _manager.detect()
 
     @property
     def sockets(self) -> "dict[str, socket.socket]":
@@ -407,9 +406,9 @@ class DaemonContext:
     def _take_over(self) -> "tuple[dict[str, socket.socket], dict[str, int]]":
         _require_posix()
         if self._handed_over is None:
-            from reborn import _notifier, _origin
+            from reborn import _inherited, _notifier
 
-            preserved = [] if _origin.launch is None else _origin.launch.preserved
+            preserved = [] if _inherited.launch is None else _inherited.launch.preserved
             self._handed_over = _notifier.sockets(_notifier.handed_over(preserved))
         return self._handed_over
 
@@ -422,7 +421,7 @@ class DaemonContext:
         """
         self._opened("watchdog")
         if self._watchdog is None:
-            from reborn._watchdog import Watchdog
+            from reborn._notifier import Watchdog
 
             self._watchdog = Watchdog(self._manager)
         return self._watchdog

@@ -12,10 +12,9 @@ intermediate stays until the daemon is ready, because only a parent learns how i
 import os
 import sys
 
-import reborn
-from reborn import _descriptors, _handshake, _origin, _signals, _steps
+from reborn import _descriptors, _handshake, _inherited, _signals, _steps
+from reborn._errors import RebornError, Step, StepError, loading
 from reborn._handshake import LauncherGoneError, Report
-from reborn._step import RebornError, Step, StepError, loading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,11 +22,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from reborn._attempt import Attempt
-    from reborn._command.watch import Watch
     from reborn._handshake import Channel
     from reborn._options import Plan
     from reborn._pidfile import PidFile
     from reborn._process import Daemon, Held
+    from reborn._supervisor.watch import Watch
 
 # The daemons that this process has started, in order; see `Launch.earlier`.
 # Weakly: a handle that the program has dropped must not keep a descriptor.
@@ -89,7 +88,7 @@ def was_reborn() -> bool:
     False in the launcher and in processes that the daemon forks or starts. With
     ``strategy="reexec"`` it is True from the first line of the program on.
     """
-    launch = _origin.launch
+    launch = _inherited.launch
     return os.getpid() in (_daemon_pid, None if launch is None else launch.pid)
 
 
@@ -101,7 +100,7 @@ def resume(plan: "Plan") -> "Daemon | Beginning | None":
     told, and the process ends.
     """
     global _daemon_pid  # noqa: PLW0603 - a fact about this process
-    launch = _origin.launch
+    launch = _inherited.launch
     if launch is None or not launch.pending or launch.pid != os.getpid():
         return None
     if launch.earlier:
@@ -186,7 +185,7 @@ def by_reexec(argv: "Sequence[str]", plan: "Plan", streams: "Sequence[int]") -> 
         OSError: it cannot be started.
     """
     with loading("launcher"):
-        from reborn import _relaunch
+        from reborn import _reexec
         from reborn._attempt import Attempt
     _descriptors.flush()
     ours, theirs = _handshake.open_channel()
@@ -195,14 +194,12 @@ def by_reexec(argv: "Sequence[str]", plan: "Plan", streams: "Sequence[int]") -> 
     try:
         # Held until the program is started, so that their descriptors are what is announced.
         earlier = [(pid, held()) for pid, held in started]
-        env = _relaunch.announce(plan, ours, theirs, earlier)
-        handed = _relaunch.handed_over(plan, theirs, earlier)
-        directory = _origin.directory
-        if directory == _origin.current_directory():
+        env = _reexec.announce(plan, ours, theirs, earlier)
+        handed = _reexec.handed_over(plan, theirs, earlier)
+        directory = _inherited.directory
+        if directory == _inherited.current_directory():
             directory = None  # also where we may no longer enter the one we are in
-        pid = _relaunch.spawn_shell(
-            argv, env, directory=directory, standard=standard, handed=handed
-        )
+        pid = _reexec.spawn_shell(argv, env, directory=directory, standard=standard, handed=handed)
         if pid is None:
             pid, _ = fork_blocked()
             if pid == 0:
@@ -271,13 +268,13 @@ def relaunch_below(
 
     The launcher may have had threads; nothing happens here but system calls.
     """
-    from reborn import _relaunch
+    from reborn import _reexec
 
     def start() -> int:
         if directory is not None:
             os.chdir(directory)
-        marked = {**env, _origin.MARK: f"{env[_origin.MARK]}:{os.getpid()}"}
-        return _relaunch.spawn_program(argv, marked, standard=standard, handed=handed)
+        marked = {**env, _inherited.MARK: f"{env[_inherited.MARK]}:{os.getpid()}"}
+        return _reexec.spawn_program(argv, marked, standard=standard, handed=handed)
 
     lead(channel, start)
 
@@ -332,13 +329,17 @@ def refuse_unsafe_fork() -> None:
     thread = _other_thread()
     if thread is not None:
         # Its end would be no end of the program: no atexit, no flush, or none at all.
-        raise reborn.ForkUnsafeError(
+        from reborn.exceptions import ForkUnsafeError
+
+        raise ForkUnsafeError(
             reason=f"in thread {thread!r}, whose end would not end the daemon",
             remedy="call reborn() in the main thread",
         )
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented
-        raise reborn.ForkUnsafeError(reason="while an asyncio event loop is running")
+        from reborn.exceptions import ForkUnsafeError
+
+        raise ForkUnsafeError(reason="while an asyncio event loop is running")
 
 
 def warn_of_threads() -> None:
@@ -349,6 +350,8 @@ def warn_of_threads() -> None:
     import threading
     import warnings
 
+    from reborn.exceptions import ForkWithThreadsWarning
+
     me = threading.current_thread()
     # Those that were not started through threading have no name.
     names = [repr(thread.name) for thread in threading.enumerate() if thread is not me] or ["?"]
@@ -356,7 +359,7 @@ def warn_of_threads() -> None:
     warnings.warn(
         f"forking while {count} ({', '.join(names)}), which the daemon will not have; "
         "call reborn() earlier or use strategy='reexec'",
-        reborn.ForkWithThreadsWarning,
+        ForkWithThreadsWarning,
         stacklevel=_frames_of_ours(),
     )
 
@@ -385,24 +388,24 @@ def relaunch_command(args: "Sequence[str] | None") -> list[str]:
         RelaunchError: that cannot be done.
     """
     with loading("launcher"):
-        from reborn import _relaunch
+        from reborn import _reexec
 
-    if was_reborn() or _origin.launch is not None:
-        raise reborn.RelaunchError(
+    if was_reborn() or _inherited.launch is not None:
+        raise _reexec.relaunch_error(
             reason="this process comes from such a start already, and would repeat it for ever",
             remedy="use strategy='fork', or start another program with subprocess",
         )
-    if _origin.privileged:
-        raise reborn.RelaunchError(
+    if _inherited.privileged:
+        raise _reexec.relaunch_error(
             reason="it may do more than those who started it (set-user-id or file capabilities), "
             "and its next life could not tell a launcher from a forger"
         )
     thread = _other_thread()
     if thread is not None:
-        raise reborn.RelaunchError(
+        raise _reexec.relaunch_error(
             reason=f"thread {thread!r} calls reborn(), and only the main thread handles signals",
             remedy="call it in the main thread",
         )
-    if _origin.directory is None or not os.path.isdir(_origin.directory):
-        raise reborn.RelaunchError(reason="the directory it was started in is gone")
-    return _relaunch.command(args)
+    if _inherited.directory is None or not os.path.isdir(_inherited.directory):
+        raise _reexec.relaunch_error(reason="the directory it was started in is gone")
+    return _reexec.command(args)

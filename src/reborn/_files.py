@@ -10,9 +10,8 @@ import os
 import stat
 from errno import ELOOP, EMLINK, ENXIO, EOPNOTSUPP
 
-import reborn
 from reborn import _descriptors
-from reborn._origin import is_trusted
+from reborn._inherited import is_trusted
 
 # Enough to pass through a directory that we may search but not list; macOS has no such flag.
 _SEARCH = getattr(os, "O_PATH", os.O_RDONLY)
@@ -50,7 +49,9 @@ def open_directory(path: str, *, kind: str) -> tuple[int, str]:
                     raise
                 if others_can_write(os.fstat(directory)):
                     reason = f"{step!r} on the way is a link in a directory that others can write"
-                    raise reborn.UnsafeFileError(kind=kind, path=path, reason=reason) from None
+                    from reborn.exceptions import UnsafeFileError
+
+                    raise UnsafeFileError(kind=kind, path=path, reason=reason) from None
                 steps += target.split("/")[::-1]
                 entered = os.open("/" if target.startswith("/") else ".", flags, dir_fd=directory)
             _descriptors.close(directory)
@@ -152,7 +153,9 @@ def check(
         reason = f"it belongs to user {status.st_uid} in a directory that others can write"
     else:
         return status
-    raise reborn.UnsafeFileError(kind=kind, path=path, reason=reason)
+    from reborn.exceptions import UnsafeFileError
+
+    raise UnsafeFileError(kind=kind, path=path, reason=reason)
 
 
 def foreign_hand(status: os.stat_result) -> str | None:

@@ -25,7 +25,7 @@ import os
 import sys
 
 from reborn import _descriptors, _signals
-from reborn._step import StartError, Step
+from reborn._errors import StartError, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

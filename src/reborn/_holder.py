@@ -10,9 +10,8 @@ import fcntl
 import os
 import sys
 
-import reborn
 from reborn import _files
-from reborn._step import has_no_locks
+from reborn._errors import has_no_locks
 
 
 class Sighting:
@@ -54,7 +53,9 @@ class Sighting:
             # The kernel knows what that user may signal.
             user = _files.user_named(owner) or f"'#{owner}'"
             remedy = f"signal it as that user: sudo -u {user} {command}"
-        raise reborn.UnsafeFileError(
+        from reborn.exceptions import UnsafeFileError
+
+        raise UnsafeFileError(
             kind="pid file", path=self.path, reason=reason, remedy=remedy, pid=self.pid
         )
 

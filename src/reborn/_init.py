@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 
-from reborn import _descriptors, _detach, _signals, _supervision
+from reborn import _descriptors, _detach, _manager, _signals
 from reborn.exceptions import ForkUnsafeError
 
 TYPE_CHECKING = False
@@ -46,7 +46,7 @@ def go_below() -> None:
         _serve(pid)
     _signals.install(reaper)
     _signals.restore_mask(mask)
-    _supervision.below_init = os.getpid()
+    _manager.below_init = os.getpid()
     for name in _MEANT:
         if os.environ.get(name) == "1":
             os.environ[name] = str(os.getpid())

@@ -8,15 +8,15 @@ import os
 import sys
 from _weakref import ref  # weakref itself is Python code that a bare program has not loaded
 
-from reborn import _descriptors, _detach, _signals, _steps, _supervision
+from reborn import _descriptors, _detach, _manager, _signals, _steps
 from reborn._detach import Beginning
+from reborn._errors import Step, loading
 from reborn._process import Daemon
-from reborn._step import Step, loading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from reborn._command.watch import Watch
     from reborn._options import Plan
+    from reborn._supervisor.watch import Watch
 
 # How much of the daemon's stderr a message about its end shows.
 _LAST_BYTES = 4096
@@ -34,7 +34,7 @@ def detach(
         StartError: it is not running, and nothing of it is left.
         KeyboardInterrupt: the user gave up, and nothing is left either.
     """
-    _supervision.tell_spawner(X_REBORN_LAUNCHER=os.getpid())
+    _manager.tell_spawner(X_REBORN_LAUNCHER=os.getpid())
     filled = _descriptors.fill_standard()
     mine = True  # in the daemon the streams take their place
     try:

@@ -6,8 +6,8 @@ A log is opened as `_files` opens what a stranger may have prepared, and may be 
 import os
 import stat
 
-import reborn
 from reborn import _descriptors, _files
+from reborn._errors import StartError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,17 +52,23 @@ def open_log(
         except OSError as error:
             if _files.is_kind_refusal(error):
                 reason = "it is not a regular file"
-                raise reborn.UnsafeFileError(kind="log file", path=path, reason=reason) from None
+                from reborn.exceptions import UnsafeFileError
+
+                raise UnsafeFileError(kind="log file", path=path, reason=reason) from None
             if not _files.is_link_refusal(error):
                 raise
             if _files.others_can_write(os.fstat(directory)):
                 reason = "it is a symbolic link in a directory that others can write"
-                raise reborn.UnsafeFileError(kind="log file", path=path, reason=reason) from None
+                from reborn.exceptions import UnsafeFileError
+
+                raise UnsafeFileError(kind="log file", path=path, reason=reason) from None
             target = os.path.join(os.path.dirname(target), os.readlink(name, dir_fd=directory))
         finally:
             _descriptors.close(directory)
     reason = "it is a loop of symbolic links"
-    raise reborn.UnsafeFileError(kind="log file", path=path, reason=reason)
+    from reborn.exceptions import UnsafeFileError
+
+    raise UnsafeFileError(kind="log file", path=path, reason=reason)
 
 
 def _check(fd: int, *, path: str, directory: int, owner: int | None) -> None:
@@ -127,7 +133,7 @@ def remove_if_empty(path: str, log_fd: int) -> None:
     """Remove the log *path*, open as *log_fd*, if nobody has written to it."""
     try:
         directory, name = _files.open_directory(path, kind="log file")
-    except (OSError, reborn.UnsafeFileError):
+    except (OSError, StartError):
         return  # gone, or not what it was
     try:
         if os.fstat(log_fd).st_size == 0:

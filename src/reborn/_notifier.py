@@ -6,10 +6,11 @@ launcher (`_handshake.Report`).
 """
 
 import os
+import time
 
-from reborn import _descriptors, _origin, _supervision
-from reborn._step import RebornError
-from reborn._supervision import Supervisor
+from reborn import _descriptors, _inherited, _sd_notify
+from reborn._errors import RebornError
+from reborn._manager import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Notifier:
         self._fd: int | None = None
         if supervisor is not None and supervisor.notify:
             try:
-                self._fd = _supervision.connect(supervisor.notify).detach()
+                self._fd = _sd_notify.connect(supervisor.notify).detach()
             except OSError:
                 pass  # it has gone away; the program serves on
 
@@ -53,8 +54,6 @@ class Notifier:
 
     def reloading(self) -> None:
         """Say that the configuration is being read again, and since when."""
-        import time
-
         self.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
 
     def reloaded(self) -> None:
@@ -108,7 +107,7 @@ class Notifier:
 
         with socket.socket(fileno=self._fd) as notify:
             try:
-                socket.send_fds(notify, [_supervision.compose(assignments)], list(fds))
+                socket.send_fds(notify, [_sd_notify.compose(assignments)], list(fds))
             except OSError:
                 return False  # it has gone away
             finally:
@@ -172,7 +171,7 @@ def _notification_fd() -> int | None:
     import fcntl
     import stat
 
-    for directory in (f"/proc/{os.getppid()}/cwd", _origin.directory):
+    for directory in (f"/proc/{os.getppid()}/cwd", _inherited.directory):
         try:
             with open(f"{directory}/notification-fd", encoding="ascii") as file:
                 fd = int(file.read())
@@ -191,7 +190,7 @@ def handed_over(preserved: "Iterable[int]") -> dict[int, str]:
     systemd's have the names of LISTEN_FDNAMES, the launcher's the number of their descriptor.
     """
     names = {fd: str(fd) for fd in preserved}
-    if _supervision.is_ours("LISTEN_PID"):
+    if _sd_notify.is_ours("LISTEN_PID"):
         count = int(os.environ.get("LISTEN_FDS", "0"))
         given = os.environ.get("LISTEN_FDNAMES", "").split(":")
         given += [""] * (count - len(given))
@@ -216,3 +215,44 @@ def sockets(names: dict[int, str]) -> "tuple[dict[str, socket.socket], dict[str,
         except OSError:
             others[name] = fd
     return found, others
+
+
+class Watchdog:
+    """The manager's patience (WatchdogSec= of systemd), and how to ask for more of it.
+
+    `interval` is how often to ping at the least, in seconds: a third of the manager's patience.
+    None: nobody watches, and all that is here does nothing.
+
+    Source: sd_watchdog_enabled(3).
+    """
+
+    def __init__(self, notifier: Notifier | None) -> None:
+        self.interval: float | None = None
+        self._notifier = notifier
+        self._next = 0.0
+        usec = os.environ.get("WATCHDOG_USEC", "")
+        mine = _sd_notify.is_ours("WATCHDOG_PID")
+        if notifier is not None and notifier.listens and mine and usec.isdigit() and int(usec):
+            self.interval = int(usec) / 3e6
+
+    def __repr__(self) -> str:
+        return f"Watchdog(interval={self.interval!r})"
+
+    def ping(self) -> None:
+        """Say that the program runs; for each turn of a loop, since it says so only when due."""
+        if self.interval is None or self._notifier is None:
+            return
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self.interval / 2
+            self._notifier.send(WATCHDOG=1)
+
+    async def run(self) -> None:
+        """Ping from asyncio's loop, until the task is cancelled; return if nobody watches."""
+        if self.interval is None:
+            return
+        import asyncio
+
+        while True:
+            self.ping()
+            await asyncio.sleep(self.interval)

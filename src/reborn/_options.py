@@ -8,7 +8,7 @@ anything is forked or locked. The result, a `Plan`, is all that the later module
 import os
 import stat
 
-from reborn._step import loading
+from reborn._errors import loading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

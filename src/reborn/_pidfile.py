@@ -18,8 +18,8 @@ import os
 import stat
 import time
 
-import reborn
 from reborn import _descriptors, _files
+from reborn._errors import StartError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from reborn._holder import Sighting
+    from reborn.exceptions import UnsafeFileError
 
 # Between a winner's lock and its pid lie the two forks (3 ms); whoever looks holds a lock for less.
 _PATIENCE = 0.1
@@ -147,7 +148,9 @@ class PidFile:
         shown = False if pid is None else _holder.is_shown(pid, status)
         if shown or waited > _LONGEST_LOOKS or (waited > _PATIENCE and _holder.is_held(fd)):
             # Where nothing is shown, the text has outlasted the moment between lock and emptying.
-            raise reborn.PidFileLockedError(path=self.path, pid=None if shown is False else pid)
+            from reborn.exceptions import PidFileLockedError
+
+            raise PidFileLockedError(path=self.path, pid=None if shown is False else pid)
 
     def adopt(self, fd: int | None) -> None:
         """Take over the lock that the launcher handed over as descriptor *fd*.
@@ -249,7 +252,9 @@ class PidFile:
         pid = _parse(text)
         if pid is None and text.strip():
             shown = text.decode("ascii", "backslashreplace").rstrip("\n")
-            raise reborn.InvalidPidFileError(path=self.path, text=shown)
+            from reborn.exceptions import InvalidPidFileError
+
+            raise InvalidPidFileError(path=self.path, text=shown)
         return pid
 
     def holder(self) -> int | None:
@@ -286,7 +291,7 @@ class PidFile:
         """Tell whether the path leads to the file *status* without a link of somebody else's."""
         try:
             directory, name = _files.open_directory(self.path, kind="pid file")
-        except (OSError, reborn.UnsafeFileError):
+        except (OSError, StartError):
             return False
         try:
             return _files.is_named(status, name, directory, alone=False)
@@ -327,8 +332,10 @@ class PidFile:
         if _files.is_kind_refusal(error):
             raise self._unsafe("it is not a regular file") from None
 
-    def _unsafe(self, reason: str) -> "reborn.UnsafeFileError":
-        return reborn.UnsafeFileError(kind="pid file", path=self.path, reason=reason)
+    def _unsafe(self, reason: str) -> "UnsafeFileError":
+        from reborn.exceptions import UnsafeFileError
+
+        return UnsafeFileError(kind="pid file", path=self.path, reason=reason)
 
 
 def _parse(text: bytes) -> int | None:

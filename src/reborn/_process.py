@@ -10,8 +10,6 @@ import select
 import sys
 import time
 
-import reborn
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
     from reborn._holder import Sighting
     from reborn._pidfile import PidFile
+    from reborn.exceptions import StopTimeoutError
 else:
     import _signal
 
@@ -234,8 +233,10 @@ class Daemon:
         if self._seen is not None and os.geteuid() == 0 and self.is_running():
             self._seen.refuse_if_doubtful(number)
 
-    def _timeout(self, timeout: float, remains: str) -> "reborn.StopTimeoutError":
-        return reborn.StopTimeoutError(pid=self.pid, timeout=timeout, remains=remains)
+    def _timeout(self, timeout: float, remains: str) -> "StopTimeoutError":
+        from reborn.exceptions import StopTimeoutError
+
+        return StopTimeoutError(pid=self.pid, timeout=timeout, remains=remains)
 
     def _wait_unlocked(self, deadline: float) -> bool:
         """Wait until the daemon does not hold the pid file; another daemon may hold it by then."""

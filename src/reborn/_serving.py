@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from typing import Any, Self, TypeVar
 
     from reborn._context import DaemonContext
+    from reborn._notifier import Watchdog
     from reborn._process import Daemon
-    from reborn._watchdog import Watchdog
 
     SignalHandler = Callable[[int], Any]
     Decorated = TypeVar("Decorated", bound=SignalHandler)

@@ -15,8 +15,8 @@ import os
 import resource
 import sys
 
-from reborn import _descriptors, _origin, _signals
-from reborn._step import Step
+from reborn import _descriptors, _inherited, _signals
+from reborn._errors import Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def foreground_stage(plan: "Plan", log_fd: int | None) -> Stage:
 
 def reset_signals(stage: Stage) -> None:  # noqa: ARG001 - every step takes the stage
     """Undo what the shell or a manager had ignored or blocked."""
-    _signals.reset(_origin.ignored)
+    _signals.reset(_inherited.ignored)
 
 
 def forbid_core(stage: Stage) -> None:
@@ -212,7 +212,7 @@ def load_what_is_needed_later() -> None:
     `traceback` loads `ast` and `tokenize` only when it formats one.
     """
     standard = ("ast", "json", "select", "signal", "tokenize", "traceback")
-    ours = ("exceptions", "_holder", "_log", "_notifier", "_watchdog")
+    ours = ("exceptions", "_holder", "_log", "_notifier", "_sd_notify")
     for name in (*standard, *(f"reborn.{name}" for name in ours)):
         try:
             __import__(name)

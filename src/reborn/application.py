@@ -5,7 +5,7 @@
 program with click there is `reborn.click`.
 
 Here the library prints and ends the process, as command lines do. What is done, and what is said
-about it, comes from `reborn._control`.
+about it, comes from `reborn._verbs.control`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, Unpack
 
     from reborn._context import DaemonContext, Path
-    from reborn._keywords import ContextOptions
+    from reborn._verbs.keywords import ContextOptions
 
     ExitStatus = int | str | None
     _Container = argparse.ArgumentParser | argparse._ArgumentGroup  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
@@ -72,7 +72,8 @@ def background(
     `DaemonContext`, with one other default: the working directory stays the launcher's, so that
     relative paths on the command line keep their meaning.
     """
-    from reborn import _control, _terminal
+    from reborn._verbs import control as _control
+    from reborn._verbs import terminal as _terminal
 
     _add_background_options(parser, pidfile, log_file)
     args = parser.parse_args(argv, namespace=Arguments())
@@ -116,7 +117,8 @@ def control(
     *name*, *argv* and the *options* are as in `background`. A supervisor that is found to run this
     process has ``start`` stay in the foreground.
     """
-    from reborn import _control, _terminal
+    from reborn._verbs import control as _control
+    from reborn._verbs import terminal as _terminal
 
     _control.require_pidfile(pidfile)
     name = name or parser.prog
@@ -152,7 +154,7 @@ def _verbs_parser(
     parser: argparse.ArgumentParser, *, pidfile: Path, log_file: Path | None, name: str
 ) -> argparse.ArgumentParser:
     """Return a parser of verbs, whose start, restart and run also take what *parser* takes."""
-    from reborn._control import VERBS
+    from reborn._verbs.control import VERBS
 
     alike = {
         attribute: getattr(parser, attribute)
@@ -198,7 +200,7 @@ def _verbs_parser(
 
 def _add_own(container: _Container, verb: str) -> None:
     """Add what only this verb takes."""
-    from reborn import _control
+    from reborn._verbs import control as _control
 
     if verb in ("stop", "restart"):
         what = f"how long it gets to stop before it is killed (default: {_control.TIMEOUT:g})"
@@ -226,7 +228,7 @@ def _add_path(
     container: _Container, flag: str, default: Path | None, when: str = "default"
 ) -> None:
     """Add an option that takes a path, and name its default."""
-    from reborn import _control
+    from reborn._verbs import control as _control
 
     what = {"--pidfile": "its pid file", "--log-file": "where its output goes"}[flag]
     shown = "" if default is None else f" ({when}: {_escaped(os.fspath(default))})"

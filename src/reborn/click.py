@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reborn import _control, _terminal
+from reborn._verbs import control as _control
+from reborn._verbs import terminal as _terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
     from reborn._context import DaemonContext, Path
-    from reborn._keywords import ContextOptions
+    from reborn._verbs.keywords import ContextOptions
 
     Command = TypeVar("Command", bound=click.Command)
     P = ParamSpec("P")

@@ -24,7 +24,7 @@ values of these attributes, in JSON, and is the same error on both sides.
 """
 
 # Apart, since a start needs no others as long as nothing goes wrong.
-from reborn._step import RebornError, StartError, StepError
+from reborn._errors import RebornError, StartError, StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

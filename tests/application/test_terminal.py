@@ -67,7 +67,7 @@ def test_starting_is_erased_before_an_error(app):
     assert text.endswith("its last line was 'no jobs'\r\n")
 
 
-@pytest.mark.parametrize("sabotage", ["", "_terminal.Waiting.clear = lambda self: None"])
+@pytest.mark.parametrize("sabotage", ["", "terminal.Waiting.clear = lambda self: None"])
 def test_stopping_is_shown_and_erased(app, gate, sabotage):
     main = f"try:\n    wait()\nfinally:\n    pass_gate({gate.path!r})"
     app.write(main=main, before=sabotage)

@@ -133,7 +133,7 @@ def test_reload_does_not_end_a_program_that_has_no_handler(app, disposition):
 
 
 def test_reload_does_not_end_a_program_that_has_no_handler_control(app):
-    app.write(before="_control.handles = lambda *_: True")
+    app.write(before="control.handles = lambda *_: True")
     pid = app.started("start")
     assert app("reload")[0] == 0
     app.sandbox.wait_gone(pid)
@@ -274,7 +274,7 @@ def running(app, **options):
     return process
 
 
-@pytest.mark.parametrize("sabotage", ["", "_control._current_dispositions = lambda **_: None"])
+@pytest.mark.parametrize("sabotage", ["", "control._current_dispositions = lambda **_: None"])
 def test_run_leaves_signals_as_they_were(app, sabotage):
     """As below nohup, and with Ctrl-Z."""
     masks = "dict(line.split(':') for line in open('/proc/self/status'))['SigIgn'].strip()"

@@ -36,7 +36,7 @@ def loaded(reborn):
 @pytest.mark.unmeasured
 def test_start_and_stop_load_nothing_heavy(reborn, loaded):
     found = loaded("start", "web", *SLEEP)
-    assert {"reborn._command.program", "reborn._command.watch"} <= found
+    assert {"reborn._supervisor.program", "reborn._supervisor.watch"} <= found
     assert found & HEAVY == set()
     assert loaded("stop", "web") & HEAVY == set()
     reborn.assert_nothing_left()
@@ -49,5 +49,5 @@ def test_help_loads_no_more_than_argparse(loaded):
     assert found & HEAVY == {"argparse", "enum", "re"}
     assert not {name for name in found if name.startswith("reborn.")} - {
         *("reborn._command", "reborn._command.cli", "reborn._command.grammar"),
-        *("reborn._command.parser", "reborn._command.values", "reborn._origin"),
+        *("reborn._command.parser", "reborn._command.converters", "reborn._inherited"),
     }

@@ -12,7 +12,7 @@ import pytest
 from harness import eventually, is_alive, reap
 
 import reborn
-from reborn import _control
+from reborn._verbs import control
 
 pytestmark = pytest.mark.brute
 
@@ -192,7 +192,7 @@ class Scripted(reborn.DaemonContext):
 
 def said(verb, **errors):
     """Return the last line that a verb says about errors."""
-    outcome = _control.Control(Scripted(**errors), name="app").perform(verb)
+    outcome = control.Control(Scripted(**errors), name="app").perform(verb)
     return outcome.text.splitlines()[-1]
 
 
@@ -205,13 +205,13 @@ def messages_of_applications(tmp_path, monkeypatch):
     yield said("start", starting=KeyboardInterrupt())
     yield said("restart", starting=reborn.NotReadyError(pid=4712, timeout=30.0))
     context = reborn.DaemonContext(tmp_path / "app.pid")
-    control = _control.Control(context, name="app")
+    daemon = control.Control(context, name="app")
     held = reborn.PidFile(context.pidfile)
     held.acquire()
-    yield str(control.look()).replace(str(tmp_path), "/srv/app")
+    yield str(daemon.look()).replace(str(tmp_path), "/srv/app")
     held.release()
     monkeypatch.setattr(os, "getpid", lambda: 1)
-    yield control.why_foreground("start")
+    yield daemon.why_foreground("start")
     monkeypatch.undo()
 
 

@@ -45,7 +45,7 @@ def test_imports_point_one_way_control(house, monkeypatch):
 def test_imports_are_all_seen(house, tmp_path, monkeypatch):
     source = """
         import reborn
-        from reborn import _step, DaemonContext
+        from reborn import DaemonContext, _errors
         from reborn.pep3143 import daemon
         TYPE_CHECKING = False
         if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def test_imports_are_all_seen(house, tmp_path, monkeypatch):
             from reborn._process import Held
         def late():
             import reborn.click
-            from reborn._command import named
-            from reborn._command.watch import Watch
+            from reborn._command import registry
+            from reborn._supervisor.watch import Watch
     """
     (tmp_path / "_new.py").write_text("\n".join(line[8:] for line in source.split("\n")))
     monkeypatch.setattr(house, "PACKAGE", tmp_path)

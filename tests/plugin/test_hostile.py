@@ -8,8 +8,8 @@ import psutil
 import pytest
 from harness import PATIENCE, eventually, is_alive
 
-from reborn import SpawnError
-from reborn._spawning import ends, keeper, sentinel, tree
+from reborn import SpawnError, _proc
+from reborn._spawning import ends, keeper, sentinel
 
 DAEMON = """
 import os, signal, subprocess, sys, time
@@ -101,7 +101,7 @@ def test_nothing_gets_away_from_a_function(spawn, tmp_path, command, kind):
 @pytest.fixture(params=["/proc", "/nowhere"])
 def unaided(monkeypatch, request):
     """As on systems without subreapers or /proc; the keeper of a function is a copy of this one."""
-    monkeypatch.setattr(tree, "_PROC", request.param)
+    monkeypatch.setattr(_proc, "_PROC", request.param)
     monkeypatch.setattr(keeper, "adopt_orphans", lambda: False)
 
 

@@ -79,7 +79,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
     output = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert json.loads(output) == [
         "reborn",
-        "reborn._origin",
+        "reborn._inherited",
         "reborn.pytest_plugin",
     ]
 

@@ -13,10 +13,11 @@ import signal
 import sys
 import time
 
-from reborn import _control, _terminal, was_reborn
+from reborn import was_reborn
+from reborn._verbs import control, terminal
 
 # For the code in SPEC.
-__all__ = ["_control", "_terminal", "atexit", "signal"]
+__all__ = ["atexit", "control", "signal", "terminal"]
 
 SPEC = {}
 

@@ -126,7 +126,7 @@ def keep_silent():
 
 def interrupt_after_start():
     """Have Ctrl-C come as soon as the intermediate is there."""
-    from reborn import _detach, _relaunch
+    from reborn import _detach, _reexec
 
     def interrupted(start):
         def started(*arguments, **options):
@@ -138,7 +138,7 @@ def interrupt_after_start():
         return started
 
     _detach._fork_unwarned = interrupted(_detach._fork_unwarned)
-    _relaunch.spawn_shell = interrupted(_relaunch.spawn_shell)
+    _reexec.spawn_shell = interrupted(_reexec.spawn_shell)
 
 
 def block_nothing():

@@ -20,7 +20,7 @@ import hold
 import reborn
 
 # Loaded by the first start anyway, each starter for itself.
-from reborn import _attempt, _detach, _handshake, _holder, _launcher, _pidfile, _relaunch, _steps  # noqa: F401
+from reborn import _attempt, _detach, _handshake, _holder, _launcher, _pidfile, _reexec, _steps  # noqa: F401
 
 
 def fork_caught():

@@ -29,10 +29,10 @@ from reborn import (  # noqa: E402
     PidFile,
     RebornError,
     SignalServer,
-    _condition,
     _holder,
     _process,
 )
+from reborn._verbs.status import look  # noqa: E402
 
 # The handle, or the pid file.
 kept = []
@@ -90,7 +90,7 @@ def send_command():
 
 def status():
     """Return the state that a status command tells, and whether the uptime can be."""
-    condition = _condition.look(DaemonContext(pidfile=path), name="app")
+    condition = look(DaemonContext(pidfile=path), name="app")
     condition.measure()
     return [condition.state, condition.uptime is None or condition.uptime >= 0.0]
 

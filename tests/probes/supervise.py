@@ -14,13 +14,13 @@ import signal
 import sys
 
 from reborn import DaemonContext, SignalServer
-from reborn._command import program, watch
-from reborn._command.life import Expectation, Life
-from reborn._command.output import Log, Output, Syslog
-from reborn._command.policy import Policy
-from reborn._command.program import Program
-from reborn._command.supervisor import Supervisor
 from reborn._pidfile import PidFile
+from reborn._supervisor import program, watch
+from reborn._supervisor.output import Log, Output, Syslog
+from reborn._supervisor.policy import Policy
+from reborn._supervisor.program import Program
+from reborn._supervisor.run import Expectation, Life
+from reborn._supervisor.supervisor import Supervisor
 from reborn.exceptions import StartError
 
 spec = json.loads(sys.argv[1])

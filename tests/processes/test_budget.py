@@ -6,17 +6,17 @@ import sys
 import pytest
 
 # Each costs a bare program about 1 % of its own start; see docs/performance.md.
-CONTEXT = {"reborn", "reborn._context", "reborn._options", "reborn._origin", "reborn._step"}
+CONTEXT = {"reborn", "reborn._context", "reborn._options", "reborn._inherited", "reborn._errors"}
 DAEMON = {
     *("reborn._descriptors", "reborn._detach", "reborn._handshake", "reborn._signals"),
     *("reborn._steps", "resource"),
 }
 LAUNCHER = {
-    *("reborn._attempt", "reborn._launcher", "reborn._process", "reborn._supervision", "select"),
+    *("reborn._attempt", "reborn._launcher", "reborn._process", "reborn._manager", "select"),
 }
 PIDFILE_AND_LOG = {"fcntl", "reborn._files", "reborn._log", "reborn._pidfile"}
 # The program in its second life finds out that it is meant, and by whom it was started.
-SECOND_LIFE = {"fcntl", "reborn._relaunch", "termios"}
+SECOND_LIFE = {"fcntl", "reborn._reexec", "termios"}
 PROGRAM = """
 import os, sys
 sys.path[:0] = {path!r}
@@ -80,7 +80,7 @@ def test_pid_file_and_log_add_four_modules(fork_sandbox):
 @pytest.mark.unmeasured
 def test_second_life_loads_nothing_of_the_launcher(fork_sandbox):
     launcher, daemon = loaded(fork_sandbox, strategy="reexec")
-    assert launcher == CONTEXT | DAEMON | LAUNCHER | {"fcntl", "reborn._relaunch"}
+    assert launcher == CONTEXT | DAEMON | LAUNCHER | {"fcntl", "reborn._reexec"}
     assert daemon == CONTEXT | DAEMON | SECOND_LIFE
 
 

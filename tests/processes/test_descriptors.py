@@ -79,7 +79,7 @@ os._exit = leave_count
 FULL = """
 import ast, json, resource, select, tokenize, traceback, psutil, reborn
 # A module that is not loaded yet could not be.
-from reborn import _attempt, _detach, _handshake, _launcher, _log, _pidfile, _relaunch, _steps
+from reborn import _attempt, _detach, _handshake, _launcher, _log, _pidfile, _reexec, _steps
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
 opened = []
 if not reborn.was_reborn():

@@ -19,7 +19,7 @@ from harness import PATIENCE, Sandbox
 
 import reborn
 from reborn._handshake import Channel
-from reborn._relaunch import MARK, make_mark
+from reborn._reexec import MARK, make_mark
 
 # Environments as the kernel and as C see them, not only as Python does.
 CHILDREN = """

@@ -27,7 +27,7 @@ from reborn import _detach
 _detach.lead = lambda channel, start, watch: os.setsid()
 """
 INHERIT = """
-import reborn._relaunch
+import reborn._reexec
 from reborn import _descriptors
 report.without("signals")
 report.without("umask")

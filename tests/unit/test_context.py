@@ -9,8 +9,8 @@ import pytest
 
 import reborn
 from reborn import DaemonContext, PidFile, _options
+from reborn._manager import Supervisor
 from reborn._notifier import Notifier
-from reborn._supervision import Supervisor
 
 
 @pytest.fixture

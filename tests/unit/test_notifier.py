@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from reborn import DaemonContext, SignalServer, Watchdog, _notifier, _origin
+from reborn import DaemonContext, SignalServer, Watchdog, _inherited, _notifier
+from reborn._manager import Supervisor
 from reborn._notifier import Notifier
-from reborn._supervision import Supervisor
 from reborn.exceptions import StepError
 
 
@@ -239,7 +239,7 @@ def test_detached_daemon_has_nobody_to_tell_more_than_its_launcher():
 @pytest.fixture
 def service(tmp_path, monkeypatch):
     """A service directory of s6, in which the program was started."""
-    monkeypatch.setattr(_origin, "directory", str(tmp_path))
+    monkeypatch.setattr(_inherited, "directory", str(tmp_path))
     return tmp_path
 
 

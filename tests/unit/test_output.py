@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reborn._command.output import _READS, Log, Output, Syslog, priority
+from reborn._supervisor.output import _READS, Log, Output, Syslog, priority
 
 STAMP = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d "
 

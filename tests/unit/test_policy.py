@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reborn._command.policy import Policy, Row
+from reborn._supervisor.policy import Policy, Row
 
 SECONDS = st.floats(0.001, 1000.0)
 

@@ -7,8 +7,8 @@ import resource
 import pytest
 
 from reborn import StepError
-from reborn._command import program
-from reborn._command.program import Program
+from reborn._supervisor import program
+from reborn._supervisor.program import Program
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import reborn
-from reborn import _relaunch, exceptions
+from reborn import _reexec, exceptions
 
 PACKAGE = Path(reborn.__file__).parent
 # What a fresh interpreter may load for `import reborn`, besides C modules that are built in.
-BUDGET = {"reborn", "reborn._origin"}
+BUDGET = {"reborn", "reborn._inherited"}
 # What costs a bare program a good part of its own start, and what the first context needs none of.
 EXPENSIVE = {
     *("argparse", "asyncio", "contextlib", "dataclasses", "enum", "filelock", "inspect", "json"),
@@ -129,7 +129,7 @@ def test_an_application_loads_nothing_that_only_some_verbs_need():
     script = "import argparse; from reborn.application import control"
     new = loaded(script) - loaded("import argparse, contextlib, functools")
     assert {name for name in new if name.startswith("reborn")} == {
-        *("reborn", "reborn._origin", "reborn.application")
+        *("reborn", "reborn._inherited", "reborn.application")
     }
     assert "click" not in new
     assert new & EXPENSIVE == set()
@@ -252,5 +252,5 @@ def test_program_begins_where_the_interpreter_says(programs, monkeypatch, words)
     monkeypatch.chdir(programs)
     orig_argv, argv = fresh(*words)
     assert orig_argv[1:-1] == words
-    end = _relaunch._program_end(orig_argv[1:])
+    end = _reexec._program_end(orig_argv[1:])
     assert orig_argv[1:][end:] == argv[1:]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from reborn import _notify, _readiness, _supervision
+from reborn import _readiness, _sd_notify
 from reborn._spawning import ports
 
 
@@ -146,11 +146,11 @@ def test_what_is_neither_text_nor_callable_is_refused():
 
 @pytest.mark.parametrize("platform", ["linux", "freebsd"])
 def test_listener_hears_what_notifiers_say(monkeypatch, platform):
-    monkeypatch.setattr(_notify.sys, "platform", platform)
-    with _notify.Listener() as listener:
+    monkeypatch.setattr(_sd_notify.sys, "platform", platform)
+    with _sd_notify.Listener() as listener:
         assert listener.receive() == []
-        _supervision.send(listener.address, {"STATUS": "half\nway", "READY": 1})
-        _supervision.send(listener.address, {"MAINPID": 4712})
+        _sd_notify.send(listener.address, {"STATUS": "half\nway", "READY": 1})
+        _sd_notify.send(listener.address, {"MAINPID": 4712})
         expected = [("STATUS", "half way"), ("READY", "1"), ("MAINPID", "4712")]
         assert listener.receive() == expected
     assert not os.path.exists(listener.address)
@@ -190,7 +190,7 @@ class Endless:
 
     def recv(self, size):
         self.count += 1
-        _supervision.send(self._address, {"STATUS": "more"})
+        _sd_notify.send(self._address, {"STATUS": "more"})
         return self._socket.recv(size)
 
     def close(self):
@@ -198,6 +198,6 @@ class Endless:
 
 
 def test_program_that_says_more_and_more_keeps_nobody_from_anything_else():
-    with _notify.Listener() as listener:
+    with _sd_notify.Listener() as listener:
         listener._socket = endless = Endless(listener)
-        assert len(listener.receive()) == _notify._MESSAGES == endless.count
+        assert len(listener.receive()) == _sd_notify._MESSAGES == endless.count

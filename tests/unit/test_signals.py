@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from reborn import DaemonContext, _options, _origin, _signals
+from reborn import DaemonContext, _inherited, _options, _signals
 
 # Signals that nothing else in a test run uses.
 OURS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT, signal.SIGPIPE)
@@ -58,8 +58,8 @@ def test_no_signal_is_offered_that_cannot_be_handled():
 def test_ignored_signals_are_found():
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, handler)
-    assert signal.SIGUSR1 in _origin.ignored_signals()
-    assert not {signal.SIGUSR2, signal.SIGKILL} & _origin.ignored_signals()
+    assert signal.SIGUSR1 in _inherited.ignored_signals()
+    assert not {signal.SIGUSR2, signal.SIGKILL} & _inherited.ignored_signals()
 
 
 @pytest.mark.parametrize(

@@ -24,14 +24,14 @@ def main(words: Sequence[str] | None = None) -> int:
     The launcher of a daemon does not come back, and `run` becomes the program.
     """
     request = grammar.read(sys.argv[1:] if words is None else words)
-    from reborn import _terminal
     from reborn._command import verbs
-    from reborn._step import RebornError
+    from reborn._errors import RebornError
+    from reborn._verbs import terminal
 
     try:
         answer = verbs.perform(request)
     except ValueError as error:
-        _terminal.say(f"reborn {request.verb}: {error}", error=True)
+        terminal.say(f"reborn {request.verb}: {error}", error=True)
         return _USAGE
     except (RebornError, OSError) as error:
         status = verbs.NOT_STARTED if request.verb in _STARTING else 1
@@ -42,14 +42,15 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _tell(request: Request, answer: Answer) -> int:
-    from reborn import _descriptors, _terminal
+    from reborn import _descriptors
+    from reborn._verbs import terminal
 
     if request.get("json") and answer.data is not None:
         import json
 
-        _terminal.say(json.dumps(answer.data()))
+        terminal.say(json.dumps(answer.data()))
     elif answer.text and (answer.is_error or not request.get("quiet")):
-        _terminal.say(answer.text, error=answer.is_error)
+        terminal.say(answer.text, error=answer.is_error)
     if answer.daemon is not None:
         # Nothing is left to do, and what an interpreter does at its end costs time.
         _descriptors.flush()

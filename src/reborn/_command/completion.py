@@ -83,13 +83,13 @@ def script(shell: str) -> str:
 
 def tell(shell: str) -> int:
     """Print the script; return the exit status."""
-    from reborn import _terminal
+    from reborn._verbs import terminal
 
     try:
-        _terminal.say(script(shell))
+        terminal.say(script(shell))
     except ImportError:
         what = "completion is made by shtab, which is not installed"
-        _terminal.say(f"reborn: {what}; pip install 'reborn[completion]'", error=True)
+        terminal.say(f"reborn: {what}; pip install 'reborn[completion]'", error=True)
         return 1
     return 0
 

@@ -6,7 +6,7 @@ not know goes to argparse (`parser`), errors included. A test has both agree.
 
 from __future__ import annotations
 
-from reborn._command import values
+from reborn._command import converters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,18 +106,18 @@ class Request:
         return self.given.get(dest, default)
 
 
-_NAME = Option("name", metavar="NAME", convert=values.name, help="the daemon's name")
+_NAME = Option("name", metavar="NAME", convert=converters.name, help="the daemon's name")
 _NEW_NAME = Option(
-    "name", metavar="NAME", convert=values.name, help="its name (default: the program's own)"
+    "name", metavar="NAME", convert=converters.name, help="its name (default: the program's own)"
 )
 _SIGNAL = Option(
-    "signal", metavar="SIGNAL", convert=values.signal, help="a name such as HUP, or a number"
+    "signal", metavar="SIGNAL", convert=converters.signal, help="a name such as HUP, or a number"
 )
 _MANAGER = Option(
     "manager", metavar="MANAGER", choices=MANAGERS, help=f"one of {', '.join(MANAGERS)}"
 )
 _PIDFILE = Option(
-    "--pidfile", metavar="PATH", convert=values.path, help="the pid file, instead of NAME's"
+    "--pidfile", metavar="PATH", convert=converters.path, help="the pid file, instead of NAME's"
 )
 _JSON = Option("--json", help="print one JSON object")
 _ANSWER = (
@@ -127,51 +127,62 @@ _ANSWER = (
 _TIMEOUT = Option(
     "--timeout",
     metavar="SECONDS",
-    convert=values.seconds,
+    convert=converters.seconds,
     help=f"how long it gets to stop before it is killed (default: {TIMEOUT:g})",
 )
 _FILES = (
     _PIDFILE,
-    Option("--log-file", metavar="PATH", convert=values.path, help="where its output goes"),
+    Option("--log-file", metavar="PATH", convert=converters.path, help="where its output goes"),
     Option("--truncate-log", help="empty the log first, instead of appending"),
     Option(
-        "--log-mode", metavar="MODE", convert=values.mode, help="mode of a new log (default: 0640)"
+        "--log-mode",
+        metavar="MODE",
+        convert=converters.mode,
+        help="mode of a new log (default: 0640)",
     ),
 )
 _PROCESS = (
     Option(
-        "--directory", metavar="PATH", convert=values.inside, help="where it runs (default: here)"
+        "--directory",
+        metavar="PATH",
+        convert=converters.inside,
+        help="where it runs (default: here)",
     ),
-    Option("--chroot", metavar="PATH", convert=values.path, help="its root directory"),
+    Option("--chroot", metavar="PATH", convert=converters.path, help="its root directory"),
     Option(
-        "--user", metavar="USER", convert=values.account, help="run as USER, with the user's groups"
+        "--user",
+        metavar="USER",
+        convert=converters.account,
+        help="run as USER, with the user's groups",
     ),
-    Option("--group", metavar="GROUP", convert=values.account, help="run as GROUP"),
-    Option("--umask", metavar="MASK", convert=values.mode, help="file mode creation mask"),
-    Option("--nice", metavar="N", convert=values.niceness, help="add N to its niceness"),
+    Option("--group", metavar="GROUP", convert=converters.account, help="run as GROUP"),
+    Option("--umask", metavar="MASK", convert=converters.mode, help="file mode creation mask"),
+    Option("--nice", metavar="N", convert=converters.niceness, help="add N to its niceness"),
     Option(
         "--limit",
         metavar="NAME=SOFT[:HARD]",
-        convert=values.limit,
+        convert=converters.limit,
         many=True,
         help="limit a resource, such as nofile=4096 (see ulimit)",
     ),
-    Option("--env", metavar="K=V", convert=values.assignment, many=True, help="set a variable"),
-    Option("--unset-env", metavar="K", convert=values.variable, many=True, help="unset a variable"),
+    Option("--env", metavar="K=V", convert=converters.assignment, many=True, help="set a variable"),
+    Option(
+        "--unset-env", metavar="K", convert=converters.variable, many=True, help="unset a variable"
+    ),
     Option("--clean-env", help="start with an empty environment"),
 )
 _READY = (
     Option(
         "--ready",
         metavar="CONDITION",
-        convert=values.ready,
+        convert=converters.ready,
         help="tcp:[HOST:]PORT, unix:PATH, http://…, log:REGEX, file:PATH, exec:COMMAND, notify, or "
         "alive:SECONDS (default: READY=1 if it speaks sd_notify, else alive:1)",
     ),
     Option(
         "--ready-timeout",
         metavar="SECONDS",
-        convert=values.seconds,
+        convert=converters.seconds,
         help=f"how long it gets (default: {READY_TIMEOUT:g})",
     ),
 )
@@ -185,20 +196,20 @@ _SUPERVISOR = (
     Option(
         "--restart-delay",
         metavar="SECONDS",
-        convert=values.delay,
+        convert=converters.delay,
         help="before the first restart in a row; doubles each time (default: 1)",
     ),
     Option(
         "--restart-limit",
         metavar="N",
-        convert=values.count,
+        convert=converters.count,
         help="give up after N restarts in a row (default: 10)",
     ),
     Option("--timestamps", help="put the time before each line of its output"),
     Option(
         "--syslog",
         metavar="FACILITY.LEVEL",
-        convert=values.priority,
+        convert=converters.priority,
         help="send its output to syslog, as daemon.notice, say",
     ),
 )
@@ -256,7 +267,7 @@ VERBS = {
                     "-n",
                     "--lines",
                     metavar="N",
-                    convert=values.count,
+                    convert=converters.count,
                     help=f"how many lines from the end (default: {LINES})",
                 ),
                 _PIDFILE,
@@ -294,7 +305,7 @@ VERBS = {
                 Option(
                     "--timeout",
                     metavar="SECONDS",
-                    convert=values.seconds,
+                    convert=converters.seconds,
                     help="how long; then the exit status is 124 (default: for ever)",
                 ),
                 *_ANSWER,
@@ -385,7 +396,7 @@ def complaint(verb: str, given: dict[str, Any], program: Sequence[str] | None) -
     if rules.signal and "pidfile" in given and "signal" not in given and "name" in given:
         # With --pidfile the one word is the signal.
         try:
-            given["signal"] = values.signal(given.pop("name"))
+            given["signal"] = converters.signal(given.pop("name"))
         except ValueError as error:
             return str(error)
     named = "name" in given or "pidfile" in given

@@ -10,15 +10,15 @@ import shlex
 import sys
 import time
 
-from reborn import _condition
+from reborn._verbs import status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeVar
 
-    from reborn._command.named import Record
-    from reborn._condition import Condition
+    from reborn._command.registry import Record
+    from reborn._verbs.status import Condition
 
     T = TypeVar("T")
 
@@ -102,15 +102,15 @@ class Overview:
             condition.name,
             "-" if condition.pid is None else str(condition.pid),
             self.state,
-            self._fact(condition.uptime, _condition.duration),
-            self._fact(condition.cpu_percent, _condition.percent),
-            self._fact(condition.memory, _condition.size),
+            self._fact(condition.uptime, status.duration),
+            self._fact(condition.cpu_percent, status.percent),
+            self._fact(condition.memory, status.size),
             "-" if restarts is None else str(restarts),
             "-" if self.record is None else shlex.join(self.record.command),
         )
 
     def _fact(self, value: T | None, show: Callable[[T], str]) -> str:
-        return "-" if self.condition.daemon is None else _condition.known(value, show)
+        return "-" if self.condition.daemon is None else status.known(value, show)
 
     def _says(self, name: str) -> object:
         """Return what the supervisor says, if there is or was one."""
@@ -122,7 +122,7 @@ class Overview:
         moment = self._says("next_start")
         if not isinstance(moment, int | float):
             return "its supervisor waits to start it again"
-        left = _condition.duration(max(0.0, moment - time.time()))
+        left = status.duration(max(0.0, moment - time.time()))
         return f"its supervisor starts it again in {left}"
 
     def _supervisor(self) -> str | None:

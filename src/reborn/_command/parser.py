@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import argparse
 
-import reborn
 from reborn._command.grammar import EXAMPLES, SHELLS, VERBS, Request, complaint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
+    from typing import Any, NoReturn
 
     from reborn._command.grammar import Option, Verb
+
+
+class _ShowVersion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"reborn {version('reborn')}")  # noqa: T201 - as --version of argparse does
+        parser.exit()
 
 
 def read(words: Sequence[str], program: Sequence[str] | None) -> Request:
@@ -74,7 +81,7 @@ def _parsers(
         epilog=_shown_examples(EXAMPLES),
         **keywords,
     )
-    top.add_argument("--version", action="version", version=f"reborn {reborn.__version__}")
+    top.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     top.add_argument(
         "--print-completion",
         metavar="SHELL",

@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import sys
 
-from reborn import _control
-from reborn._command import grammar, named
-from reborn._command.known import KnownPidFile
-from reborn._command.named import Place, Record
-from reborn._command.order import Order
+from reborn._command import grammar, registry
+from reborn._command.foreign_pidfile import KnownPidFile
+from reborn._command.registry import Place, Record
+from reborn._command.spec import Order
 from reborn._context import DaemonContext
-from reborn._control import FAILED, INTERRUPTED, NOT_RUNNING, OK, Control, Outcome
-from reborn._step import StartError, StepError
-from reborn._terminal import Waiting
+from reborn._errors import StartError, StepError
+from reborn._verbs import control
+from reborn._verbs.control import FAILED, INTERRUPTED, NOT_RUNNING, OK, Control, Outcome
+from reborn._verbs.terminal import Waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from reborn._command.grammar import Request
     from reborn._command.overview import Overview
-    from reborn._command.program import Program
     from reborn._process import Daemon
+    from reborn._supervisor.program import Program
     from reborn.exceptions import PidFileLockedError
 else:
     import _signal
@@ -78,7 +78,7 @@ def show_all() -> Answer:
     """Answer with all daemons that have a name."""
     from reborn._command.overview import table
 
-    every = [Command.named(name).overview() for name in named.names()]
+    every = [Command.named(name).overview() for name in registry.names()]
     # One that somebody ran in the foreground has ended there, and is no daemon.
     overviews = [one for one in every if not (one.state == "stopped" and one.was_in_foreground)]
     return Answer(OK, table(overviews), lambda: [overview.as_data() for overview in overviews])
@@ -107,7 +107,7 @@ class Command(Control):
             return self.logs()
         if verb == "export":
             return self.export()
-        timeout = self.request.get("timeout", _control.TIMEOUT)
+        timeout = self.request.get("timeout", control.TIMEOUT)
         outcome = {
             "start": self.start,
             "stop": lambda: self.stop(timeout=timeout),
@@ -124,7 +124,7 @@ class Command(Control):
         order = Order.of(self.place, self.request)
         return self._start(order, order.program(detached=True), "started")
 
-    def restart(self, *, timeout: float = _control.TIMEOUT) -> Outcome:
+    def restart(self, *, timeout: float = control.TIMEOUT) -> Outcome:
         """Stop the daemon if it runs, and start it as before or with a new command."""
         try:
             order = self._order()
@@ -143,7 +143,7 @@ class Command(Control):
             outcome.text += f"\n{self.name} was stopped, and is not running now"
         return outcome
 
-    def stop(self, *, timeout: float = _control.TIMEOUT) -> Outcome:
+    def stop(self, *, timeout: float = control.TIMEOUT) -> Outcome:
         """Stop the daemon, its supervisor first, and leave nothing of it but its log."""
         outcome = self._stop(timeout)
         if outcome is None:
@@ -160,7 +160,7 @@ class Command(Control):
         outcome = self.ask_to_reload(supervisor)
         daemon = self.look().daemon
         if outcome.status == OK and daemon is not None:
-            if _control.handles(daemon.pid, _signal.SIGHUP):
+            if control.handles(daemon.pid, _signal.SIGHUP):
                 outcome.text = f"{self.name} reloads, pid {daemon.pid}"
             else:
                 outcome.text = (
@@ -207,13 +207,13 @@ class Command(Control):
 
     def run(self) -> Outcome:
         """Run the program here; this comes back only if that cannot be, or from a supervisor."""
-        from reborn._command import starting
+        from reborn._command import start
 
         order = Order.of(self.place, self.request)
         program = order.program(detached=False)
         order.make_directories()
         try:
-            return Outcome(starting.run(order, program), "")
+            return Outcome(start.run(order, program), "")
         except StartError as error:
             return self._failed(error)
 
@@ -250,7 +250,8 @@ class Command(Control):
 
     def export(self) -> Answer:
         """Print the configuration that has a manager run the program, running or not."""
-        from reborn import _export, _terminal
+        from reborn import _export
+        from reborn._verbs import terminal
 
         order = self._order()
         if order is None:
@@ -261,7 +262,7 @@ class Command(Control):
         if order.not_exported:
             left = ", ".join(order.not_exported)
             why = f"not in it: {left}; add what {manager} has for that"
-            _terminal.say(f"{self.name}: {why}", error=True)
+            terminal.say(f"{self.name}: {why}", error=True)
         return Answer(OK, text, lambda: {"name": self.name, "manager": manager, "text": text})
 
     def overview(self) -> Overview:
@@ -297,10 +298,10 @@ class Command(Control):
         return None if record is None else Order.again(self.place, record, self.request)
 
     def _start(self, order: Order, program: Program, done: str) -> Outcome:
-        from reborn._command import starting
+        from reborn._command import start
 
         order.make_directories()
-        context = starting.Start(order, program).context()
+        context = start.Start(order, program).context()
         daemon = self._launch(context, lambda error: self._failed(error, order))
         if isinstance(daemon, Outcome):
             return daemon
@@ -329,7 +330,7 @@ class Command(Control):
             status = FAILED
             text += _INTO_BACKGROUND if error.status == 0 else ""
         elif isinstance(error, StepError):
-            from reborn._command import program
+            from reborn._supervisor import program
 
             status = program.status_of(error) or NOT_STARTED
         # The notes hold the last lines of the log.
@@ -376,7 +377,7 @@ class Command(Control):
         except (StartError, OSError):
             return
         try:
-            named.put(self.place.record, None)
+            registry.put(self.place.record, None)
         except OSError:
             pass  # it may not be ours to remove, and harms nobody
         finally:
@@ -418,10 +419,10 @@ def _place(request: Request) -> Place:
     pidfile: str | None = request.get("pidfile")
     name = request.name
     if name is None and pidfile is not None:
-        name = os.path.basename(pidfile).removesuffix(named.PIDFILE)
+        name = os.path.basename(pidfile).removesuffix(registry.PIDFILE)
     if name is None:
-        name = named.name_of(request.program[0])
-        if not named.is_name(name):
+        name = registry.name_of(request.program[0])
+        if not registry.is_name(name):
             message = f"{name!r} cannot be the name of a daemon; give a NAME"
             raise ValueError(message)
     return Place(name, pidfile=pidfile)

@@ -101,12 +101,12 @@ def of_context(
         ValueError: an option, or the name, cannot be.
         RelaunchError: how the program was started cannot be repeated; give *command*.
     """
-    from reborn import _options, _origin, _relaunch
+    from reborn import _inherited, _options, _reexec
 
     plan = _options.resolve(context)
     pidfile = None if plan.pidfile is None else os.path.abspath(plan.pidfile.path)
     if command is None:
-        command = _relaunch.command(() if plan.args is None else plan.args)
+        command = _reexec.command(() if plan.args is None else plan.args)
     if name is None:
         script = sys.argv[0].removesuffix("/__main__.py")
         name = os.path.basename(pidfile or script).partition(".")[0]
@@ -117,7 +117,7 @@ def of_context(
     return Service(
         name=name,
         command=command,
-        directory=_origin.directory or "/",
+        directory=_inherited.directory or "/",
         needs=_read_by_interpreter(*command[:1]),
         environment={"PYTHONUNBUFFERED": "1"},
         user=user,

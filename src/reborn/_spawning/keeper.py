@@ -33,10 +33,9 @@ import signal
 import sys
 import time
 
-from reborn import _process
-from reborn._spawning import tree
-from reborn._spawning.tree import adopt_orphans
-from reborn._supervision import SPAWNED
+from reborn import _proc, _process
+from reborn._manager import SPAWNED
+from reborn._proc import adopt_orphans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ def run(channel: socket.socket, keep: Callable[[], object]) -> NoReturn:
     try:
         keep()
     except BaseException as error:  # noqa: BLE001 - whatever it is, nothing may be left
-        tree.send(tree.descendants(os.getpid()), signal.SIGKILL)
+        _proc.send(_proc.descendants(os.getpid()), signal.SIGKILL)
         tell(channel, broken=f"{type(error).__name__}: {error}")
     finally:
         os._exit(0)
@@ -255,7 +254,7 @@ class Keeper:
                     code = os.waitstatus_to_exitcode(status)
         except ChildProcessError:
             remain = False
-        if self._main and code is None and not self._adopts and not tree.exists(self._main):
+        if self._main and code is None and not self._adopts and not _proc.exists(self._main):
             code = 0  # an orphan of init's: nobody tells us how it ended
         if code is not None:
             self._main_ended(code)
@@ -273,17 +272,17 @@ class Keeper:
     def _orphans(self) -> list[int]:
         """Return the descendants whose parent is gone, the eldest first."""
         if self._adopts:
-            return tree.own_children()
+            return _proc.own_children()
         # Twice, since one may be forked behind our look by another that ends before it.
-        found = tree.marked(self._mark) or tree.marked(self._mark)
+        found = _proc.marked(self._mark) or _proc.marked(self._mark)
         known = {os.getpid(), *(pid for pid, _ in found)}
         return [pid for pid, parent in found if parent not in known]
 
     def _family(self) -> list[int]:
         """Return all descendants, the nearest first."""
-        found = tree.descendants(os.getpid())
+        found = _proc.descendants(os.getpid())
         if not self._adopts:
-            found += [pid for pid, _ in tree.marked(self._mark) if pid not in found]
+            found += [pid for pid, _ in _proc.marked(self._mark) if pid not in found]
         return found
 
     def _end(self, timeout: float) -> list[int]:
@@ -298,10 +297,10 @@ class Keeper:
             family = self._family()
             if left > 0:
                 # Once each; what they start while they are stopping is told, too.
-                tree.terminate(pid for pid in family if pid not in self._told)
+                _proc.terminate(pid for pid in family if pid not in self._told)
                 self._told.update(family)
             else:
-                tree.send(family, signal.SIGKILL)
+                _proc.send(family, signal.SIGKILL)
             pause = _TICK if left <= 0 or not self._adopts else min(left, 0.2)
             if family:
                 _process.poll(self._children.reader, timeout=pause)

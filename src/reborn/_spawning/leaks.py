@@ -12,8 +12,7 @@ from __future__ import annotations
 import os
 import sys
 
-from reborn import _process
-from reborn._spawning import tree
+from reborn import _proc, _process
 
 _NAME = "REBORN_TEST"
 # How long they get to end after SIGTERM, in seconds.
@@ -30,7 +29,7 @@ class Census:
         if not value.startswith(f"{os.getpid()}."):  # none yet, or that of an outer session
             value = os.environ[_NAME] = f"{os.getpid()}.{os.urandom(8).hex()}"
         self._mark = f"{_NAME}={value}".encode()
-        self._known = {*tree.processes(), *tree.descendants(os.getpid())}
+        self._known = {*_proc.processes(), *_proc.descendants(os.getpid())}
 
     def pardon(self, ours: set[int]) -> None:
         """Take what has been started up to now for known."""
@@ -48,7 +47,7 @@ class Census:
         return texts
 
     def _end(self, found: list[int]) -> list[str]:
-        texts = [f"{pid} {tree.command_line(pid)}" for pid in found]
+        texts = [f"{pid} {_proc.command_line(pid)}" for pid in found]
         held = [each for each in map(_process.hold, found) if each is not None]
         try:
             _process.end(held, _GRACE)
@@ -62,9 +61,9 @@ class Census:
         return texts
 
     def _new(self, ours: set[int]) -> list[int]:
-        descendants = tree.descendants(os.getpid())
-        others = {*tree.processes(), *descendants} - self._known - ours - _helpers()
-        orphans = [pid for pid, _ in tree.marked(self._mark, among=others.difference(descendants))]
+        descendants = _proc.descendants(os.getpid())
+        others = {*_proc.processes(), *descendants} - self._known - ours - _helpers()
+        orphans = [pid for pid, _ in _proc.marked(self._mark, among=others.difference(descendants))]
         return [pid for pid in (*descendants, *orphans) if pid in others]
 
 
@@ -78,5 +77,5 @@ def _helpers() -> set[int]:
         helper = getattr(sys.modules.get(module), attribute, None)
         pid = getattr(helper, field, None)
         if isinstance(pid, int):
-            found |= {pid, *tree.descendants(pid)}
+            found |= {pid, *_proc.descendants(pid)}
     return found

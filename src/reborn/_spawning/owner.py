@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from reborn._spawning import tree
+from reborn import _proc
 from reborn._spawning.channel import Sentinel
 
 TYPE_CHECKING = False
@@ -46,7 +46,7 @@ class Owner:
     def family(self) -> set[int]:
         """Return sentinel, keepers and all below them, which are no leaks."""
         roots = [pid for pid in (self.sentinel.pid, *self.keepers) if pid is not None]
-        return {*roots, *(pid for root in roots for pid in tree.descendants(root))}
+        return {*roots, *(pid for root in roots for pid in _proc.descendants(root))}
 
     def close(self) -> None:
         """End what is left, and the sentinel."""

@@ -27,8 +27,8 @@ import signal
 import socket
 import sys
 
-from reborn import _process
-from reborn._spawning import keeper, tree
+from reborn import _proc, _process
+from reborn._spawning import keeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def main() -> NoReturn:
     keeper.silence()  # 0 to 2 stay open, so that no other descriptor gets their numbers
     os.chdir("/")
     owners = keeper.hold_processes(map(int, sys.argv[1].split(",")))
-    tree.adopt_orphans()
+    _proc.adopt_orphans()
     gc.freeze()  # keepers share these pages with us; a collection would write to all of them
     gc.disable()
     children = keeper.ChildSignal()
@@ -84,9 +84,9 @@ def _bury(children: keeper.ChildSignal, keepers: set[int]) -> None:
             keepers.discard(pid)
     except ChildProcessError:
         return
-    strays = [pid for pid in tree.children(os.getpid()) if pid not in keepers]
-    family = [pid for stray in strays for pid in tree.descendants(stray)]
-    tree.send([*strays, *family], signal.SIGKILL)
+    strays = [pid for pid in _proc.children(os.getpid()) if pid not in keepers]
+    family = [pid for stray in strays for pid in _proc.descendants(stray)]
+    _proc.send([*strays, *family], signal.SIGKILL)
 
 
 def _fork_keeper(

@@ -7,11 +7,11 @@ import re
 import time
 from errno import errorcode
 
-from reborn import _process, _readiness
-from reborn._notify import Listener
-from reborn._spawning import function, tree
+from reborn import _proc, _process, _readiness
+from reborn._manager import SPAWNED
+from reborn._sd_notify import Listener
+from reborn._spawning import function
 from reborn._spawning.channel import Kept
-from reborn._supervision import SPAWNED
 from reborn.exceptions import SpawnError
 
 __tracebackhide__ = True  # pytest shows its users their own lines
@@ -44,8 +44,8 @@ class Rest:
 
     def reached(self, pid: int) -> bool:
         """Tell whether *pid* and its descendants wait for something, or compute for long."""
-        pids = [pid, *tree.descendants(pid)]
-        states = [tree.state(each) for each in pids]
+        pids = [pid, *_proc.descendants(pid)]
+        states = [_proc.state(each) for each in pids]
         now = time.monotonic()
         # R and D: it computes, or is about to; Z and X: it has ended, and is somebody's to follow.
         if (pids, states) != self._last or any(state in "RDZX" for state, _ in states):
@@ -151,7 +151,7 @@ class Start:
         """Have the daemon's number for good, and return it."""
         pid = self._kept.main or self._kept.started or 0
         told = self._said.get("MAINPID", "")
-        if told.isdigit() and int(told) in tree.descendants(self._kept.keeper):
+        if told.isdigit() and int(told) in _proc.descendants(self._kept.keeper):
             pid = int(told)
         return self._kept.settle(pid)
 
@@ -227,12 +227,12 @@ class Start:
             return None
         if self._is_launcher():
             return None if kept.main != kept.started else "its launcher has not ended"
-        if not tree.exists(kept.main):
+        if not _proc.exists(kept.main):
             return "its launcher has ended"  # and the keeper is about to say what follows
         if kept.main == kept.started:
             # One in a session of its own may be the daemon, or about to start it.
-            family = tree.descendants(kept.keeper)
-            detaching = any(tree.session(pid) not in {kept.main, None} for pid in family)
+            family = _proc.descendants(kept.keeper)
+            detaching = any(_proc.session(pid) not in {kept.main, None} for pid in family)
         else:
             # The one in the middle of a double fork, perhaps; it is about to end.
             detaching = not self._rest.reached(kept.main)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from reborn._control import Control, Outcome
+    from reborn._verbs.control import Control, Outcome
 
 
 class Waiting:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 
-from reborn._command import grammar, named, watch
+from reborn._command import grammar, registry
+from reborn._supervisor import watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from reborn._command.grammar import Request
-    from reborn._command.named import Place, Record
-    from reborn._command.program import Program
-    from reborn._command.watch import Alive
+    from reborn._command.registry import Place, Record
     from reborn._export import Service
     from reborn._privileges import Identity
     from reborn._readiness import Condition
+    from reborn._supervisor.program import Program
+    from reborn._supervisor.watch import Alive
 
 # What is about this command line, and not about the program.
 _PASSING = ("json", "quiet", "pidfile", "timeout", "manager")
@@ -73,11 +74,11 @@ class Order:
         """
         self.place.make_directory()
         if "log_file" not in self.options:
-            named.make_directory(os.path.dirname(self.log_file))
+            registry.make_directory(os.path.dirname(self.log_file))
 
     def record(self, *, foreground: bool = False) -> Record:
         """Return what is to be remembered."""
-        return named.Record(
+        return registry.Record(
             command=self.command,
             options=self.options,
             log_file=self.options.get("log_file") if foreground else self.log_file,
@@ -117,7 +118,7 @@ class Order:
         Raises:
             ValueError: there is no such user or group.
         """
-        from reborn._command.program import Program
+        from reborn._supervisor.program import Program
 
         options = self.options
         command = self.command[0]
@@ -142,9 +143,9 @@ class Order:
         given = self.options.get("limit")
         if not given:
             return []
-        from reborn._command import limits
+        from reborn._command import converters
 
-        return [limits.parse(name, values) for name, values in given]
+        return [converters.parse_limit(name, values) for name, values in given]
 
     @property
     def _stays(self) -> bool:

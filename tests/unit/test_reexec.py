@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reborn import _options, _relaunch
+from reborn import _options, _reexec
 from reborn._handshake import Report, open_channel
 from reborn.exceptions import RelaunchError
 
@@ -66,16 +66,16 @@ def started(monkeypatch):
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_program_is_repeated_as_it_was_started(started, program, arguments):
     started(*program, *arguments)
-    assert _relaunch.command(None) == [sys.executable, *program, *arguments]
-    assert _relaunch.command(["other"]) == [sys.executable, *program, "other"]
-    assert _relaunch.command([]) == [sys.executable, *program]
+    assert _reexec.command(None) == [sys.executable, *program, *arguments]
+    assert _reexec.command(["other"]) == [sys.executable, *program, "other"]
+    assert _reexec.command([]) == [sys.executable, *program]
 
 
 @pytest.mark.parametrize("program", UNREPEATABLE.values(), ids=UNREPEATABLE)
 def test_program_read_from_standard_input_is_refused(started, program):
     started(*program)
     with pytest.raises(RelaunchError, match="standard input; put it into a file"):
-        _relaunch.command(None)
+        _reexec.command(None)
 
 
 @given(
@@ -89,12 +89,12 @@ def test_program_read_from_standard_input_is_refused(started, program):
 )
 def test_options_of_the_interpreter_are_never_taken_for_the_programs(flags, program, arguments):
     words = [*sum(flags, []), *program]  # noqa: RUF017 - a handful
-    assert _relaunch._program_end([*words, *arguments]) == len(words)
+    assert _reexec._program_end([*words, *arguments]) == len(words)
 
 
 @given(st.lists(st.text() | st.sampled_from(["-", "--", "-c", "-W", "-uX"])))
 def test_any_command_line_has_an_end_within_it_or_none(words):
-    end = _relaunch._program_end(words)
+    end = _reexec._program_end(words)
     # One more: an option's value that is missing, which the interpreter would have refused.
     assert end is None or 0 < end <= len(words) + 1
 
@@ -102,8 +102,8 @@ def test_any_command_line_has_an_end_within_it_or_none(words):
 def test_frozen_program_has_no_options_of_an_interpreter(started, monkeypatch):
     started("-c", "x")
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    assert _relaunch.command(None) == [sys.executable, "-c", "x"]
-    assert _relaunch.command(["y"]) == [sys.executable, "y"]
+    assert _reexec.command(None) == [sys.executable, "-c", "x"]
+    assert _reexec.command(["y"]) == [sys.executable, "y"]
 
 
 class Flags:
@@ -124,19 +124,19 @@ def test_program_that_cannot_be_repeated_is_refused(started, monkeypatch, name, 
     started("app.py")
     monkeypatch.setattr(sys, name, value, raising=False)
     with pytest.raises(RelaunchError, match=reason):
-        _relaunch.command(None)
+        _reexec.command(None)
 
 
 def test_worker_of_multiprocessing_is_refused_however_it_was_started(started, monkeypatch):
     started("app.py")
     monkeypatch.setattr(multiprocessing.process, "_parent_process", object())
     with pytest.raises(RelaunchError, match="multiprocessing"):
-        _relaunch.command(None)
+        _reexec.command(None)
 
 
 def test_path_that_only_looks_like_standard_input_is_a_program(started):
     started("/dev/stdin.d/app.py")
-    assert _relaunch.command(None)[1:] == ["/dev/stdin.d/app.py"]
+    assert _reexec.command(None)[1:] == ["/dev/stdin.d/app.py"]
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_garbage_is_no_mark(mark):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "getsid", lambda _: os.getppid())  # as right below the leader
         for leader in ("", f":{os.getppid()}"):
-            assert _relaunch.claim(mark + leader) is None
+            assert _reexec.claim(mark + leader) is None
     assert os.listdir("/dev/fd") == before
 
 
@@ -185,7 +185,7 @@ def test_mark_of_real_pipes_that_nobody_meant_for_us_changes_nothing(
     before = flags(*fds), sys.excepthook
     words = [f"{fd}.{os.fstat(fd).st_ino}" for fd in (fds[place] for place in order)]
     mark = ":".join([*words, "nonce", str(length), str(os.getppid())])
-    assert _relaunch.claim(mark) is None
+    assert _reexec.claim(mark) is None
     assert (flags(*fds), sys.excepthook) == before
     # What is in a pipe that may be somebody else's stays there.
     launcher.close()
@@ -198,14 +198,14 @@ def claim_hello(hello):
     launcher, daemon = open_channel()
     try:
         length = launcher.send(NONCE="n", **hello)
-        mark = f"{_relaunch.make_mark(daemon, 'n', length)}:{os.getppid()}"
+        mark = f"{_reexec.make_mark(daemon, 'n', length)}:{os.getppid()}"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "getsid", lambda _: os.getppid())
             patch.setattr(Report, "begin", lambda _: None)
             patch.setattr(os, "environ", {"_": "was"})
             patch.setattr(os, "environb", {})
             patch.setattr(os, "set_inheritable", lambda *_: None)
-            return _relaunch.claim(mark)
+            return _reexec.claim(mark)
     except SystemExit as end:
         return end.code
     finally:
@@ -272,7 +272,7 @@ HELLO_WORDS = st.lists(WORD | st.builds("{}:{}".format, NUMBER, NUMBER), max_siz
 def test_any_hello_is_taken_or_ends_the_program_with_a_line(hello):
     before = os.listdir("/dev/fd")
     launch = claim_hello(hello)
-    assert launch == NOT_THERE or isinstance(launch, _relaunch.Launch)
+    assert launch == NOT_THERE or isinstance(launch, _reexec.Launch)
     assert os.listdir("/dev/fd") == before
 
 
@@ -280,9 +280,9 @@ def test_inherited_mark_is_no_mark(ends, monkeypatch):
     monkeypatch.setattr(os, "getsid", lambda _: os.getpid())
     launcher, daemon = ends
     length = launcher.send(NONCE="n", LOCK="", PRESERVED="", EARLIER="")
-    mark = _relaunch.make_mark(daemon, "n", length)
+    mark = _reexec.make_mark(daemon, "n", length)
     for leader in ("", f":{os.getppid()}", f":{os.getpid()}"):
-        assert _relaunch.claim(mark + leader) is None
+        assert _reexec.claim(mark + leader) is None
     assert len(daemon.receive()) == 4
 
 
@@ -300,7 +300,7 @@ def test_inherited_mark_is_no_mark(ends, monkeypatch):
     ],
 )
 def test_only_what_a_shell_leaves_alone_goes_through_one(name, value, passes):
-    assert _relaunch._passes_a_shell(name, value) is passes
+    assert _reexec._passes_a_shell(name, value) is passes
 
 
 def test_too_many_descriptors_are_refused_before_anything_is_written():
@@ -309,7 +309,7 @@ def test_too_many_descriptors_are_refused_before_anything_is_written():
     ours, theirs = open_channel()
     try:
         with pytest.raises(RelaunchError, match="files_preserve holds too many descriptors"):
-            _relaunch.announce(plan, ours, theirs, [])
+            _reexec.announce(plan, ours, theirs, [])
         os.set_blocking(theirs.incoming, False)
         with pytest.raises(BlockingIOError):
             theirs.receive()

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from reborn._handshake import Channel
-    from reborn._notify import Listener
     from reborn._options import Plan
     from reborn._readiness import Condition
+    from reborn._sd_notify import Listener
 else:
     import _signal
 
@@ -147,10 +147,10 @@ class Watch:
         plan.preserve.append(self._outgoing)
         if self.is_instant:
             return self._incoming, self._outgoing
-        from reborn import _notify
+        from reborn import _sd_notify
 
         _adopt_orphans()
-        self._listener = _notify.Listener()
+        self._listener = _sd_notify.Listener()
         return self._incoming, self._outgoing, self._listener.fileno()
 
     def wait(self, pid: int, channel: Channel) -> tuple[int, int]:
@@ -215,9 +215,9 @@ class Watch:
 
     def _end_orphans(self) -> None:
         """End what a program that was never ready has put into the background."""
-        from reborn._spawning import tree
+        from reborn import _proc
 
-        found = (_process.hold(pid) for pid in tree.descendants(os.getpid()))
+        found = (_process.hold(pid) for pid in _proc.descendants(os.getpid()))
         _process.end([held for held in found if held is not None], _GRACE)
 
     def _listen(self, channel: Channel) -> None:
@@ -273,9 +273,9 @@ class Watch:
 
 
 def _adopt_orphans() -> None:
-    from reborn._spawning import tree  # late: a program that is ready at once can leave none
+    from reborn import _proc  # late: a program that is ready at once can leave none
 
-    tree.adopt_orphans()
+    _proc.adopt_orphans()
 
 
 def condition(text: str) -> Condition | Alive:

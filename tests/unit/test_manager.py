@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from reborn import _origin, _supervision
+from reborn import _inherited, _manager
 
 PID = "its own pid"
 UNIT = "app.service"
@@ -30,7 +30,7 @@ def systemd(environment, monkeypatch):
 
     def answer(**properties):
         found = {name: str(os.getpid()) if v == PID else v for name, v in properties.items()}
-        monkeypatch.setattr(_supervision, "_ask_systemd", lambda: (UNIT, found or None))
+        monkeypatch.setattr(_manager, "_ask_systemd", lambda: (UNIT, found or None))
 
     return answer
 
@@ -39,7 +39,7 @@ def systemd(environment, monkeypatch):
 def proc(monkeypatch):
     """Have /proc hold what the test says."""
     files = {}
-    monkeypatch.setattr(_supervision, "_read", lambda path: files.get(path, ""))
+    monkeypatch.setattr(_manager, "_read", lambda path: files.get(path, ""))
     return files
 
 
@@ -57,12 +57,12 @@ def proc(monkeypatch):
 )
 def test_what_a_descendant_inherits_proves_nothing(environment, inherited):
     environment(**inherited)
-    assert _supervision.detect() is None
+    assert _manager.detect() is None
 
 
 def test_service_is_recognised_by_its_pid_if_systemd_does_not_answer(systemd):
     systemd()
-    found = _supervision.detect()
+    found = _manager.detect()
     assert str(found) == (
         f"systemd runs this process, since SYSTEMD_EXEC_PID is {os.getpid()}, its own pid, "
         "and NOTIFY_SOCKET is set"
@@ -72,7 +72,7 @@ def test_service_is_recognised_by_its_pid_if_systemd_does_not_answer(systemd):
 
 def test_program_of_the_command_is_recognised(environment):
     environment(REBORN_EXEC_PID=PID, NOTIFY_SOCKET="@reborn")
-    found = _supervision.detect()
+    found = _manager.detect()
     assert (found.name, found.notify) == ("reborn", "@reborn")
     assert found.reason == f"REBORN_EXEC_PID is {os.getpid()}, its own pid"
 
@@ -81,26 +81,26 @@ def test_service_that_nobody_listens_to_says_why_it_detaches(systemd, monkeypatc
     systemd()
     monkeypatch.delenv("NOTIFY_SOCKET")
     with pytest.warns(RuntimeWarning, match="cannot be asked whether .* so the program detaches"):
-        assert _supervision.detect() is None
+        assert _manager.detect() is None
 
 
 def test_word_of_systemd_is_better_than_a_variable(systemd):
     systemd(Type="simple", SubState="running", MainPID=PID, ControlPID="0")
-    assert "the main process of app.service, of Type=simple" in str(_supervision.detect())
+    assert "the main process of app.service, of Type=simple" in str(_manager.detect())
     systemd(Type="simple", SubState="running", MainPID="1", ControlPID="0")
-    assert _supervision.detect() is None  # the pid has come round
+    assert _manager.detect() is None  # the pid has come round
     systemd(Type="forking", SubState="start", MainPID="0", ControlPID=PID)
-    assert _supervision.detect() is None
+    assert _manager.detect() is None
     systemd(Type="forking", SubState="start-pre", MainPID="0", ControlPID=PID)
-    found = _supervision.detect()
+    found = _manager.detect()
     assert "a control process of app.service" in str(found)
     assert found.notify is None
 
 
 def test_program_that_may_do_more_believes_no_environment(systemd, monkeypatch):
     systemd(Type="simple", SubState="running", MainPID=PID, ControlPID="0")
-    monkeypatch.setattr(_origin, "privileged", True)
-    assert _supervision.detect() is None
+    monkeypatch.setattr(_inherited, "privileged", True)
+    assert _manager.detect() is None
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_program_that_may_do_more_believes_no_environment(systemd, monkeypatch):
 )
 def test_unit_is_that_of_the_control_group(proc, text, unit):
     proc["/proc/self/cgroup"] = text
-    assert _supervision._unit() == unit
+    assert _manager._unit() == unit
 
 
 @pytest.mark.parametrize("directory", ["/no/such", None], ids=["missing", "failing"])
@@ -130,7 +130,7 @@ def test_systemctl_that_fails_is_no_answer(proc, monkeypatch, tmp_path, director
         (tmp_path / "systemctl").write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / "systemctl").chmod(0o755)
     monkeypatch.setenv("PATH", str(directory))
-    assert _supervision._ask_systemd() == ("app.service", None)
+    assert _manager._ask_systemd() == ("app.service", None)
 
 
 def test_systemctl_is_asked_for_the_unit(proc, monkeypatch, tmp_path):
@@ -139,7 +139,7 @@ def test_systemctl_is_asked_for_the_unit(proc, monkeypatch, tmp_path):
     (tmp_path / "systemctl").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     words = "--user show --property=Type,SubState,MainPID,ControlPID -- app.service"
-    assert _supervision._ask_systemd() == ("app.service", {"Type": words})
+    assert _manager._ask_systemd() == ("app.service", {"Type": words})
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_parent_is_known_by_its_name(proc, monkeypatch, said, name, group):
     monkeypatch.setattr(os, "getpgrp", os.getpid if group == "own" else os.getppid)
     if group != "own" and name in ("circus", "supervisord"):
         name = None  # an orphan, which it has adopted as process 1
-    found = _supervision.detect()
+    found = _manager.detect()
     assert (found and found.name) == name
 
 
@@ -177,28 +177,28 @@ def test_job_of_launchd_has_a_label_of_its_own(environment, proc, monkeypatch, l
     monkeypatch.setattr(os, "getppid", lambda: 1)
     monkeypatch.setattr(os, "getpgrp", os.getpid)
     monkeypatch.setenv("XPC_SERVICE_NAME", label)
-    found = _supervision.detect()
+    found = _manager.detect()
     assert (found and found.name) == ("launchd" if label == "org.example.app" else None)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it is known by /proc")
 def test_name_of_a_process_is_read():
     with open(f"/proc/{os.getppid()}/comm") as file:
-        assert _supervision._name(os.getppid()) == file.read().rstrip("\n")
-    assert _supervision._name(2**22) == ""
-    assert _supervision._first_child(os.getppid()) is not None
+        assert _manager._name(os.getppid()) == file.read().rstrip("\n")
+    assert _manager._name(2**22) == ""
+    assert _manager._first_child(os.getppid()) is not None
 
 
 def test_process_1_is_recognised_and_what_it_has_started_as_its_program(environment, monkeypatch):
     environment(NOTIFY_SOCKET="/run/notify")
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: 1)
-        found = _supervision.detect()
+        found = _manager.detect()
     assert str(found) == (
         "a container runs this process, since it is process 1, whose end is the container's end"
     )
     assert found.notify == "/run/notify"
-    monkeypatch.setattr(_supervision, "below_init", os.getpid())
-    assert str(_supervision.detect()) == (
+    monkeypatch.setattr(_manager, "below_init", os.getpid())
+    assert str(_manager.detect()) == (
         "a container runs this process, since process 1 is its own, and ends with it"
     )

@@ -14,8 +14,8 @@ import os
 import resource
 from errno import EACCES, ENOENT, ENOEXEC, ENOTDIR, EPERM
 
-from reborn import _descriptors, _signals, _steps, _supervision
-from reborn._step import Step, StepError
+from reborn import _descriptors, _manager, _signals, _steps
+from reborn._errors import Step, StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Program:
         for fd in inherit:
             os.set_inheritable(fd, True)
         # A program that uses reborn itself need not go into the background once more.
-        own = {_supervision.STARTED: str(os.getpid())}
+        own = {_manager.STARTED: str(os.getpid())}
         environment = {**self.environment(more), **own}
         for name, action, step in STEPS:
             with Step(name, action.format(program=self), role="daemon"):

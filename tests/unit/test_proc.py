@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from reborn._spawning import tree
+from reborn import _proc
 
 
 @pytest.fixture(params=["/proc", "/nowhere"], autouse=True)
 def proc(request, monkeypatch):
-    monkeypatch.setattr(tree, "_PROC", request.param)
+    monkeypatch.setattr(_proc, "_PROC", request.param)
 
 
 @pytest.fixture
@@ -25,15 +25,15 @@ def child():
 
 
 def test_children_are_found_and_are_in_the_list_of_all(child):
-    assert child in tree.children(os.getpid())
-    assert child in tree.descendants(os.getpid())
-    assert {child, os.getpid()} <= set(tree.processes())
-    assert tree.children(child) == []
+    assert child in _proc.children(os.getpid())
+    assert child in _proc.descendants(os.getpid())
+    assert {child, os.getpid()} <= set(_proc.processes())
+    assert _proc.children(child) == []
 
 
 def test_kernel_that_lists_no_children_is_asked_for_the_parents(child):
-    if os.path.exists(tree._PROC):
-        assert child in tree._children_by_status(os.getpid())
+    if os.path.exists(_proc._PROC):
+        assert child in _proc._children_by_status(os.getpid())
 
 
 @pytest.fixture(params=[True, False], ids=["listed", "not listed"])
@@ -54,24 +54,24 @@ def refuse_children(path, *arguments, **options):
 def test_child_that_has_ended_counts_until_it_is_waited_for(child, listed):
     os.kill(child, signal.SIGKILL)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    assert child in tree.children(os.getpid(), living=False)
-    assert child not in tree.children(os.getpid())
-    assert tree.own_children()[-1] == child
+    assert child in _proc.children(os.getpid(), living=False)
+    assert child not in _proc.children(os.getpid())
+    assert _proc.own_children()[-1] == child
 
 
 def test_suspended_process_is_terminated(child):
     os.kill(child, signal.SIGSTOP)
-    tree.terminate([child])
+    _proc.terminate([child])
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
 def test_mark_is_found_and_the_parent_told(child):
-    assert tree.marked(b"MARKED=yes", among=[child, 1]) == [(child, os.getpid())]
-    assert tree.marked(b"MARKED=no", among=[child]) == []
+    assert _proc.marked(b"MARKED=yes", among=[child, 1]) == [(child, os.getpid())]
+    assert _proc.marked(b"MARKED=no", among=[child]) == []
 
 
 def test_state_tells_what_is_done_and_how_long():
-    state, seconds = tree.state(os.getpid())
+    state, seconds = _proc.state(os.getpid())
     assert state in "RS"
     assert seconds > 0
 
@@ -79,13 +79,13 @@ def test_state_tells_what_is_done_and_how_long():
 def test_process_that_has_ended_is_nowhere(child):
     with subprocess.Popen(["true"]) as ended:
         os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
-        assert ended.pid not in tree.children(os.getpid())
-    assert tree.state(ended.pid) == ("X", 0.0)
-    assert tree.children(ended.pid) == []
-    assert tree.session(ended.pid) is None
-    assert tree.command_line(ended.pid) == "(it has ended)"
-    tree.send([ended.pid], 0)
+        assert ended.pid not in _proc.children(os.getpid())
+    assert _proc.state(ended.pid) == ("X", 0.0)
+    assert _proc.children(ended.pid) == []
+    assert _proc.session(ended.pid) is None
+    assert _proc.command_line(ended.pid) == "(it has ended)"
+    _proc.send([ended.pid], 0)
 
 
 def test_command_line_is_for_people(child):
-    assert tree.command_line(os.getpid()).startswith(sys.executable.rpartition("/")[0])
+    assert _proc.command_line(os.getpid()).startswith(sys.executable.rpartition("/")[0])

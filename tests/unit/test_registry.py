@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reborn import UnsafeFileError
-from reborn._command import named
-from reborn._command.named import Place, Record
+from reborn._command import registry
+from reborn._command.registry import Place, Record
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_directories_are_those_of_platformdirs(monkeypatch, tmp_path, uid, env, 
         theirs = platformdirs.PlatformDirs("reborn", appauthor=False, use_site_for_root=True)
         expected = answer(lambda: theirs.user_runtime_dir), theirs.user_log_dir
     platformdirs._runtime._WARNED.clear()  # nor do we warn
-    assert (answer(named.runtime_directory), named.log_directory()) == expected
+    assert (answer(registry.runtime_directory), registry.log_directory()) == expected
 
 
 def answer(look):
@@ -101,14 +101,14 @@ def lstat_of(path, *, uid, mode):
 def test_usual_directories_need_no_library(monkeypatch):
     monkeypatch.delenv("REBORN_HOME", raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(named, "_by_platform", None)
-    assert named.runtime_directory() == "/run/reborn"
-    assert named.log_directory() == "/var/log/reborn"
+    monkeypatch.setattr(registry, "_by_platform", None)
+    assert registry.runtime_directory() == "/run/reborn"
+    assert registry.log_directory() == "/var/log/reborn"
 
 
 @pytest.mark.parametrize("name", ["web", "a.b", "x@1", "ü", "a b", "web.pid"])
 def test_names(name):
-    assert named.is_name(name)
+    assert registry.is_name(name)
 
 
 @pytest.mark.parametrize(
@@ -129,18 +129,18 @@ def test_names(name):
     ],
 )
 def test_what_is_no_name(name):
-    assert not named.is_name(name)
+    assert not registry.is_name(name)
 
 
 def test_names_that_are_found(home):
     for name in ("a.pid", "a.reborn.json", "b.supervisor.pid", "c.reborn.json", "d.log", ".e.pid"):
         (home / name).touch()
-    assert list(named.names()) == ["a", "b", "c"]
+    assert list(registry.names()) == ["a", "b", "c"]
 
 
 def test_no_directory_has_no_names(home, monkeypatch):
     monkeypatch.setenv("REBORN_HOME", str(home / "none"))
-    assert list(named.names()) == []
+    assert list(registry.names()) == []
 
 
 _NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -156,7 +156,7 @@ _TREES = st.recursive(
 
 @given(_TREES)
 def test_json_is_json(tree):
-    assert json.loads(named._as_json(tree)) == tree
+    assert json.loads(registry._as_json(tree)) == tree
 
 
 def test_record_is_read_as_it_was_written(home, record):
@@ -242,7 +242,7 @@ def test_directory_is_made_for_us_alone(home):
     path = home / "a" / "b"
     umask = os.umask(0)
     try:
-        named.make_directory(str(path))
+        registry.make_directory(str(path))
     finally:
         assert os.umask(umask) == 0
     assert path.parent.stat().st_mode & 0o777 == 0o700
@@ -254,4 +254,4 @@ def test_directory_that_others_can_write_is_refused(home):
     with pytest.raises(
         UnsafeFileError, match=r"directory '.*' is refused because others can write"
     ):
-        named.make_directory(str(home))
+        registry.make_directory(str(home))

@@ -22,10 +22,9 @@ import os
 import stat
 import sys
 
-import reborn
 from reborn import _descriptors, _signals
 from reborn._handshake import Channel, LauncherGoneError, Report
-from reborn._origin import MARK, is_trusted
+from reborn._inherited import MARK, is_trusted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from reborn._options import Plan
     from reborn._process import Held
+    from reborn.exceptions import RelaunchError
 
 SHELL = "/bin/sh"
 # A shell changes these, so they are put back as they were (or were not).
@@ -82,6 +82,13 @@ class Launch:
         _restore_last_argument(hello)
 
 
+def relaunch_error(*, reason: str, remedy: str = "use strategy='fork'") -> "RelaunchError":
+    """Return the error that says why this program cannot be started again."""
+    from reborn.exceptions import RelaunchError  # late, as are all errors: most starts need none
+
+    return RelaunchError(reason=reason, remedy=remedy)
+
+
 def command(args: "Sequence[str] | None") -> list[str]:
     """Return the command line that starts this program again, with *args* as its arguments.
 
@@ -89,20 +96,18 @@ def command(args: "Sequence[str] | None") -> list[str]:
         RelaunchError: the program cannot be had a second time.
     """
     if hasattr(sys, "ps1") or sys.flags.interactive:
-        raise reborn.RelaunchError(
-            reason="this is an interactive session", remedy="put it into a file"
-        )
+        raise relaunch_error(reason="this is an interactive session", remedy="put it into a file")
     if not (sys.executable and sys.orig_argv):
-        raise reborn.RelaunchError(reason="the interpreter is embedded in another program")
+        raise relaunch_error(reason="the interpreter is embedded in another program")
     multiprocessing = sys.modules.get("multiprocessing.process")
     if multiprocessing is not None and multiprocessing.parent_process() is not None:
-        raise reborn.RelaunchError(reason="it is a worker of multiprocessing")
+        raise relaunch_error(reason="it is a worker of multiprocessing")
     rest = sys.orig_argv[1:]
     frozen = getattr(sys, "frozen", False)
     end = 0 if frozen else _program_end(rest)
     if end is None:
         reason = "its text was read from standard input"
-        raise reborn.RelaunchError(reason=reason, remedy="put it into a file")
+        raise relaunch_error(reason=reason, remedy="put it into a file")
     return [sys.executable, *rest[:end], *(rest[end:] if args is None else args)]
 
 
@@ -146,7 +151,7 @@ def announce(
     earlier = " ".join(f"{pid}:{'' if pidfd is None else pidfd}" for pid, pidfd in pidfds)
     preserved = " ".join(str(fd) for fd in plan.preserve if fd > 2)
     if len(earlier) + len(preserved) > _LONGEST_LIST:
-        raise reborn.RelaunchError(reason="files_preserve holds too many descriptors to hand over")
+        raise relaunch_error(reason="files_preserve holds too many descriptors to hand over")
     length = ours.send(
         NONCE=nonce,
         LOCK="" if lock_fd is None else lock_fd,

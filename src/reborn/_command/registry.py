@@ -20,7 +20,6 @@ import stat
 import sys
 import time
 
-import reborn
 from reborn import _descriptors, _files
 
 TYPE_CHECKING = False
@@ -213,7 +212,9 @@ def get(path: str) -> bytes | None:
         owned = status.st_uid == os.geteuid() and not status.st_mode & 0o022
         reason = None if owned else _files.foreign_hand(status)
         if reason is not None:
-            raise reborn.UnsafeFileError(kind="record", path=path, reason=f"it {reason}")
+            from reborn.exceptions import UnsafeFileError
+
+            raise UnsafeFileError(kind="record", path=path, reason=f"it {reason}")
         return os.read(fd, _LONGEST_RECORD)
     finally:
         _descriptors.close(fd)
@@ -322,4 +323,6 @@ def make_directory(path: str) -> None:
         os.chmod(path, mode)
     if _files.others_can_write(os.stat(path)):
         reason = "others can write there"
-        raise reborn.UnsafeFileError(kind="directory", path=path, reason=reason)
+        from reborn.exceptions import UnsafeFileError
+
+        raise UnsafeFileError(kind="directory", path=path, reason=reason)

@@ -15,10 +15,9 @@ import os
 import time
 from errno import EACCES, EPERM
 
-import reborn
 from reborn._context import DaemonContext, was_reborn
-from reborn._step import StartError
-from reborn._terminal import Waiting
+from reborn._errors import StartError
+from reborn._verbs.terminal import Waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Unpack
 
-    from reborn._condition import Condition
     from reborn._context import Handler, Path
-    from reborn._keywords import ContextOptions
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
+    from reborn._verbs.keywords import ContextOptions
+    from reborn._verbs.status import Condition
 else:
     import _signal
 
@@ -136,15 +135,17 @@ class Control:
 
     def end(self, daemon: Daemon, *, timeout: float = TIMEOUT, mixed: bool = False) -> Outcome:
         """Stop the running *daemon*, and wait until it is gone; *mixed* as in `Daemon.stop`."""
+        from reborn.exceptions import StopTimeoutError, UnsafeFileError
+
         what = f"stop process {daemon.pid}"
         try:
             with Waiting(f"stopping {self.name} (pid {daemon.pid}) ..."):
                 daemon.stop(timeout, mixed=mixed)
         except PermissionError:
             return self._not_permitted(what)
-        except reborn.UnsafeFileError as error:
+        except UnsafeFileError as error:
             return Outcome(FAILED, f"{self.name}: {error}")
-        except reborn.StopTimeoutError as error:
+        except StopTimeoutError as error:
             why = f"within {timeout} s: {error.remains}; try again with a longer timeout"
             return Outcome(FAILED, f"{self.name}: cannot {what} {why}")
         except KeyboardInterrupt:
@@ -167,11 +168,13 @@ class Control:
             # By default the signal would end it, and the user wants the opposite.
             why = "it does not handle SIGHUP; restart it instead"
             return Outcome(NOT_IMPLEMENTED, f"{self.name}: cannot {what}: {why}")
+        from reborn.exceptions import UnsafeFileError
+
         try:
             daemon.send_signal(_signal.SIGHUP)
         except PermissionError:
             return self._not_permitted(what)
-        except reborn.UnsafeFileError as error:
+        except UnsafeFileError as error:
             return Outcome(FAILED, f"{self.name}: {error}")
         except ProcessLookupError:
             return self._not_running(self.look(), NOT_RUNNING)
@@ -186,9 +189,9 @@ class Control:
 
     def look(self) -> Condition:
         """Return the condition of the daemon, without facts about the process."""
-        from reborn import _condition
+        from reborn._verbs import status
 
-        return _condition.look(self.context, name=self.name)
+        return status.look(self.context, name=self.name)
 
     def _open(self, done: str, *, may_run: bool = False) -> Outcome | None:
         """Open the context; say that the daemon is *done*, or why there is none.
@@ -233,7 +236,9 @@ class Control:
         return daemon
 
     def _not_started(self, error: StartError, *, may_run: bool) -> Outcome:
-        if may_run and isinstance(error, reborn.PidFileLockedError) and error.pid is not None:
+        from reborn.exceptions import PidFileLockedError
+
+        if may_run and isinstance(error, PidFileLockedError) and error.pid is not None:
             return Outcome(OK, f"{self.name} is already running, pid {error.pid}")
         # The notes hold the daemon's traceback.
         text = "\n".join([str(error), *getattr(error, "__notes__", ())])

@@ -13,7 +13,6 @@ import os
 import sys
 import time
 
-import reborn
 from reborn import _descriptors, _files
 from reborn._holder import Sighting
 from reborn._pidfile import PidFile
@@ -48,7 +47,9 @@ class KnownPidFile(PidFile):
         if seen is None:
             return fd
         _descriptors.close(fd)
-        raise reborn.PidFileLockedError(path=self.path, pid=seen.pid)
+        from reborn.exceptions import PidFileLockedError
+
+        raise PidFileLockedError(path=self.path, pid=seen.pid)
 
     def _sight_by_text(self, fd: int) -> Sighting | None:
         status = os.fstat(fd)

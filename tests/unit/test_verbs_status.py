@@ -5,12 +5,13 @@ import os
 
 import pytest
 
-from reborn import Daemon, DaemonContext, PidFile, _condition
-from reborn._condition import Condition
+from reborn import Daemon, DaemonContext, PidFile
+from reborn._verbs import status
+from reborn._verbs.status import Condition
 
 
 def state(path):
-    return _condition.look(DaemonContext(path), name="app").state
+    return status.look(DaemonContext(path), name="app").state
 
 
 def test_nothing_is_stopped(path):
@@ -34,7 +35,7 @@ def test_text_that_nobody_stands_behind_is_dead(path, text):
 
 def test_holder_is_running(path):
     with PidFile(path):
-        condition = _condition.look(DaemonContext(path), name="app")
+        condition = status.look(DaemonContext(path), name="app")
         assert (condition.state, condition.pid, condition.reason) == ("running", os.getpid(), None)
 
 
@@ -57,7 +58,7 @@ def test_file_that_cannot_be_looked_at_is_unknown(path, kind):
     else:
         path.write_text("")
         path /= "app.pid"
-    condition = _condition.look(DaemonContext(path), name="app")
+    condition = status.look(DaemonContext(path), name="app")
     assert (condition.state, condition.exit_status) == ("unknown", 4)
     assert str(path) in condition.reason
 
@@ -77,7 +78,7 @@ def test_daemon_that_stops_while_it_is_looked_at_is_not_called_dead(path):
     context = MovingContext(path)
     path.write_text("4711\n")
     context.moves = [path.unlink]
-    assert _condition.look(context, name="app").state == "stopped"
+    assert status.look(context, name="app").state == "stopped"
 
 
 def test_daemon_that_starts_while_it_is_looked_at_is_not_called_dead(path):
@@ -94,7 +95,7 @@ def test_daemon_that_starts_while_it_is_looked_at_is_not_called_dead(path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PidFile, "is_locked", start_late)
-        assert _condition.look(context, name="app").state == "running"
+        assert status.look(context, name="app").state == "running"
     pidfile.release()
 
 
@@ -102,12 +103,12 @@ def test_file_that_keeps_changing_is_unknown(path):
     texts = iter(range(1000))
     context = MovingContext(path)
     context.moves = [lambda: path.write_text(f"{next(texts)} bottles")] * 1000
-    assert _condition.look(context, name="app").state == "unknown"
+    assert status.look(context, name="app").state == "unknown"
 
 
 def test_facts_are_measured(path):
     with PidFile(path):
-        condition = _condition.look(DaemonContext(path), name="app")
+        condition = status.look(DaemonContext(path), name="app")
         assert condition.measure()
     data = condition.as_data()
     assert None not in [value for name, value in data.items() if name != "reason"]
@@ -141,7 +142,7 @@ def test_daemon_that_ends_while_it_is_measured():
     ],
 )
 def test_duration_has_its_two_largest_units(seconds, shown):
-    assert _condition.duration(seconds) == shown
+    assert status.duration(seconds) == shown
 
 
 @pytest.mark.parametrize(
@@ -155,4 +156,4 @@ def test_duration_has_its_two_largest_units(seconds, shown):
     ],
 )
 def test_size_is_short(count, shown):
-    assert _condition.size(count) == shown
+    assert status.size(count) == shown

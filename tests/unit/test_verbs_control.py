@@ -16,10 +16,10 @@ from reborn import (
     PidFileLockedError,
     StepError,
     StopTimeoutError,
-    _control,
 )
-from reborn._control import Control
-from reborn._keywords import ContextOptions
+from reborn._verbs import control as verbs
+from reborn._verbs.control import Control
+from reborn._verbs.keywords import ContextOptions
 
 PID = os.getpid()
 HOW_IT_GOES = "it does not end, even by SIGKILL"
@@ -153,7 +153,7 @@ def test_restart_that_cannot_be_started_does_not_stop_either(control):
     ("error", "status"), [(None, 0), (PermissionError(), 4), (ProcessLookupError(), 7)]
 )
 def test_reload(control, monkeypatch, error, status):
-    monkeypatch.setattr(_control, "handles", lambda *_: True)
+    monkeypatch.setattr(verbs, "handles", lambda *_: True)
     daemon = Stubborn(error)
     reloading = control(found=daemon)
     if status == 7:
@@ -191,15 +191,15 @@ def test_status_looks_again_when_the_daemon_ends_meanwhile(control):
 
 def test_signal_that_is_caught_or_blocked_is_handled():
     number = signal.SIGUSR2
-    assert not _control.handles(PID, number)
+    assert not verbs.handles(PID, number)
     previous = signal.signal(number, lambda *_: None)
-    assert _control.handles(PID, number)
+    assert verbs.handles(PID, number)
     signal.signal(number, previous)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
-    assert _control.handles(PID, number)
+    assert verbs.handles(PID, number)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    assert not _control.handles(PID, number)
-    assert _control.handles(2**22 + 1, number), "where nothing is shown, it is for the user to know"
+    assert not verbs.handles(PID, number)
+    assert verbs.handles(2**22 + 1, number), "where nothing is shown, it is for the user to know"
 
 
 BLOCKS_BRIEFLY = """
@@ -219,7 +219,7 @@ def test_signal_that_is_blocked_for_a_moment_is_not_handled():
         found = []
         for _ in range(50):
             process.stdout.readline()
-            found.append(_control.handles(process.pid, signal.SIGHUP))
+            found.append(verbs.handles(process.pid, signal.SIGHUP))
         process.kill()
     assert not any(found)
 
@@ -227,30 +227,30 @@ def test_signal_that_is_blocked_for_a_moment_is_not_handled():
 @pytest.mark.parametrize("text", ["", "a\0b"])
 def test_text_that_cannot_be_a_path(text):
     with pytest.raises(ValueError, match="cannot be a path"):
-        _control.path(text)
+        verbs.path(text)
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "-1", "nan"])
 def test_text_that_is_no_number_of_seconds(text):
     with pytest.raises(ValueError, match="is not a number of seconds above 0"):
-        _control.seconds(text)
+        verbs.seconds(text)
 
 
 @pytest.mark.parametrize(("text", "number"), [("1", 1.0), ("0.5", 0.5), ("inf", float("inf"))])
 def test_text_that_is_a_number_of_seconds(text, number):
-    assert _control.seconds(text) == number
+    assert verbs.seconds(text) == number
 
 
 @pytest.mark.parametrize("pidfile", [None, 3, PidFile("/run/app.pid")])
 def test_verbs_need_the_path_of_a_pid_file(pidfile):
     with pytest.raises(TypeError, match="pidfile must be a path, by which the verbs find"):
-        _control.require_pidfile(pidfile)
+        verbs.require_pidfile(pidfile)
 
 
 def test_foreground_changes_nothing_that_was_not_asked_for():
     umask = os.umask(0o027)
     try:
-        context = _control.foreground_context(None, None)
+        context = verbs.foreground_context(None, None)
     finally:
         os.umask(umask)
     assert (context.umask, context.working_directory, context.prevent_core) == (0o027, None, False)
@@ -266,7 +266,7 @@ def test_foreground_changes_nothing_that_was_not_asked_for():
 
 
 def test_foreground_takes_what_was_asked_for():
-    context = _control.foreground_context("a", "b", umask=0, signal_map={}, prevent_core=True)
+    context = verbs.foreground_context("a", "b", umask=0, signal_map={}, prevent_core=True)
     assert (context.umask, context.signal_map, context.prevent_core) == (0, {}, True)
     assert (context.pidfile, context.log_file) == ("a", "b")
 

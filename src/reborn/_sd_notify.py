@@ -1,7 +1,6 @@
-"""The other end of sd_notify(3): hear what a program says about itself.
+"""Both ends of sd_notify(3): send messages to a manager, receive those of a program.
 
-A datagram socket whose address stands in the program's NOTIFY_SOCKET. `_supervision` is the end
-that speaks.
+A datagram socket whose address stands in the program's NOTIFY_SOCKET; lines of KEY=value.
 """
 
 from __future__ import annotations
@@ -11,7 +10,9 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     import socket as _socket
+    from collections.abc import Mapping
     from typing import Self
 else:
     import _socket  # half of what socket costs, which makes enums of its constants
@@ -68,3 +69,49 @@ class Listener:
             os.unlink(self.address)
             os.rmdir(self._directory)
             self._directory = None
+
+
+def is_ours(name: str) -> bool:
+    """Tell whether the pid in a variable of systemd's is this process's.
+
+    Process 1 of a unit with PrivatePIDs= is known there by its number outside.
+    """
+    pid, value = os.getpid(), os.environ.get(name)
+    return value is not None and (
+        value == str(pid) or (pid == 1 and value == os.environ.get("SYSTEMD_EXEC_PID"))
+    )
+
+
+def send(address: str, assignments: dict[str, object]) -> None:
+    """Send a message of sd_notify(3) to *address*; nobody may be there any more."""
+    try:
+        with connect(address) as notify:
+            notify.sendall(compose(assignments))
+    except OSError:
+        pass  # the supervisor has gone away; the program serves on
+
+
+def connect(address: str) -> socket.socket:
+    """Return a socket for messages to *address*.
+
+    Raises:
+        OSError: nobody is there.
+    """
+    import socket  # late: 6 ms, for a program that has somebody to tell
+
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        # "@": the abstract name space of unix(7).
+        notify.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+    except BaseException:
+        notify.close()
+        raise
+    return notify
+
+
+def compose(assignments: Mapping[str, object]) -> bytes:
+    """Return a message of sd_notify(3)."""
+    from reborn import _handshake
+
+    lines = (f"{key}={' '.join(str(value).splitlines())}" for key, value in assignments.items())
+    return _handshake.encode("\n".join(lines))

@@ -44,12 +44,12 @@ import os
 import select
 import time
 
-from reborn import _control, _signals
-from reborn._command.life import Expectation, Life
-from reborn._command.policy import Row
-from reborn._notify import Listener
+from reborn import _proc, _signals
+from reborn._sd_notify import Listener
 from reborn._serving import SignalServer
-from reborn._spawning import tree
+from reborn._supervisor.policy import Row
+from reborn._supervisor.run import Expectation, Life
+from reborn._verbs import control
 from reborn.exceptions import RebornError, SpawnError, how_ended, signal_name
 
 TYPE_CHECKING = False
@@ -58,11 +58,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal, Protocol
 
-    from reborn._command.output import Output
-    from reborn._command.policy import Policy
-    from reborn._command.program import Program
     from reborn._context import Path
     from reborn._pidfile import PidFile
+    from reborn._supervisor.output import Output
+    from reborn._supervisor.policy import Policy
+    from reborn._supervisor.program import Program
 
     Phase = Literal["starting", "running", "waiting", "stopping", "ended", "failed"]
 
@@ -188,8 +188,8 @@ class Supervisor:
         """
         self.state.supervisor = os.getpid()
         self._at_terminal = _is_at_terminal()
-        self._strangers = frozenset(tree.children(os.getpid(), living=False))
-        tree.adopt_orphans()
+        self._strangers = frozenset(_proc.children(os.getpid(), living=False))
+        _proc.adopt_orphans()
         if self._pidfile is not None:
             self._pidfile.own()
         server = SignalServer({_signal.SIGTERM: self._stop, _signal.SIGINT: self._stop})
@@ -374,13 +374,13 @@ class Supervisor:
         """End what the program has left behind; tell whether there still is something."""
         if self._childless:
             return False
-        left = [pid for pid in tree.descendants(os.getpid()) if pid not in self._strangers]
+        left = [pid for pid in _proc.descendants(os.getpid()) if pid not in self._strangers]
         if not left and self._strangers:
             return False
         if self._killed:
-            tree.send(left, _signal.SIGKILL)  # what was forked while we looked
+            _proc.send(left, _signal.SIGKILL)  # what was forked while we looked
         # The nearest first: a shell is told before the end of what it waits for ends it, too.
-        tree.terminate(pid for pid in left if pid not in life.told)
+        _proc.terminate(pid for pid in left if pid not in life.told)
         life.told.update(left)
         if self._deadline is None:
             self._deadline = now + min(self._stop_timeout, _REST_TIMEOUT)
@@ -465,7 +465,7 @@ class Supervisor:
                 self._output.say(f"the log cannot be opened anew, and stays: {error}")
         # Until execve(2) it has all signals blocked, which is not to handle them.
         life = self._life
-        if life is not None and life.is_executed() and _control.handles(life.pid, number):
+        if life is not None and life.is_executed() and control.handles(life.pid, number):
             self._pass_on(number)
 
     def _is_hopeless(self, now: float) -> bool:
@@ -481,10 +481,10 @@ class Supervisor:
 
     def _kill(self) -> None:
         """Kill the program, and all that came of it."""
-        family = set(tree.descendants(os.getpid())) - self._strangers
+        family = set(_proc.descendants(os.getpid())) - self._strangers
         if self._life is not None and self._life.code is None:
             family.add(self._life.pid)
-        tree.send(family, _signal.SIGKILL)
+        _proc.send(family, _signal.SIGKILL)
 
     def _to_launcher(self, say: "Callable[..., None]", *arguments: str) -> None:
         """Tell the launcher; where it has given up, there is nothing to go on for."""

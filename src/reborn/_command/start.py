@@ -14,28 +14,27 @@ from __future__ import annotations
 import os
 import time
 
-import reborn
 from reborn import _detach, _launcher
-from reborn._command import named
-from reborn._command.known import KnownPidFile
-from reborn._command.watch import Watch
+from reborn._command import registry
+from reborn._command.foreign_pidfile import KnownPidFile
 from reborn._context import DaemonContext
+from reborn._errors import Step
 from reborn._handshake import Report
-from reborn._step import Step
+from reborn._supervisor.watch import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from reborn._command.order import Order
-    from reborn._command.output import Output, Sink
-    from reborn._command.policy import Policy
-    from reborn._command.program import Program
-    from reborn._command.supervisor import State
+    from reborn._command.spec import Order
     from reborn._detach import Beginning
     from reborn._options import Plan
     from reborn._process import Daemon
+    from reborn._supervisor.output import Output, Sink
+    from reborn._supervisor.policy import Policy
+    from reborn._supervisor.program import Program
+    from reborn._supervisor.supervisor import State
 
 
 class Start:
@@ -57,7 +56,7 @@ class Start:
 
     def context(self) -> ProgramContext:
         """Return the context of the daemon."""
-        from reborn import _control
+        from reborn._verbs import control
 
         order = self.order
         context = ProgramContext(
@@ -66,7 +65,7 @@ class Start:
             log_file_mode=order.options.get("log_mode", 0o640),
             # All else is as the launcher's caller has it, or the program's affair (`program`).
             working_directory=None,
-            umask=order.options.get("umask", _control.current_umask()),
+            umask=order.options.get("umask", control.current_umask()),
             prevent_core=False,
             signal_map={},
             detach_process=True,
@@ -134,19 +133,21 @@ class ProgramLauncher(_launcher.Launcher):
         Raises:
             SpawnError: it has ended, or was not ready in time.
         """
+        from reborn.exceptions import EarlyExitError, NotReadyError, SpawnError
+
         command, watch = str(self._start.program), self._start.watch
         try:
             return super().start(cautious=cautious)
-        except reborn.NotReadyError as error:
-            raise reborn.SpawnError(
+        except NotReadyError as error:
+            raise SpawnError(
                 command=command,
                 pid=error.pid,
                 missing=watch.missing,
                 timeout=error.timeout,
                 output=self._output,
             ) from None
-        except reborn.EarlyExitError as error:
-            raise reborn.SpawnError(
+        except EarlyExitError as error:
+            raise SpawnError(
                 command=command,
                 pid=error.pid,
                 status=error.status,
@@ -170,7 +171,7 @@ class ProgramLauncher(_launcher.Launcher):
                 self.log_start = 0
             start.watch.log = (order.log_file, self.log_fd, self.log_start)
         with Step("record", f"write {self._record!r}", role="launcher"):
-            self._before = (named.get(self._record),)
+            self._before = (registry.get(self._record),)
             order.record().write(self._record)
         return streams
 
@@ -178,7 +179,7 @@ class ProgramLauncher(_launcher.Launcher):
         self._output = self._last_lines()
         if self._before is not None:
             try:
-                named.put(self._record, self._before[0])
+                registry.put(self._record, self._before[0])
             except OSError:
                 pass  # it tells of a daemon that is not there, as after a crash
         if self._start.order.supervised:
@@ -207,11 +208,11 @@ def run(order: Order, program: Program) -> int:
     Raises:
         StartError: it cannot be run.
     """
-    from reborn import _control
+    from reborn._verbs import control
 
     start = Start(order, program)
     options = {key: order.options[key] for key in ("umask",) if key in order.options}
-    context = _control.foreground_context(
+    context = control.foreground_context(
         start.held_file(), order.options.get("log_file"), **options
     )
     context.reborn()
@@ -222,7 +223,7 @@ def run(order: Order, program: Program) -> int:
             return supervise(context, start)
         become(start)
     finally:
-        named.put(order.place.record, None)
+        registry.put(order.place.record, None)
         context.release()
 
 
@@ -232,8 +233,8 @@ def supervise(context: DaemonContext, start: Start) -> int:
     Raises:
         StartError: the program was never ready.
     """
-    from reborn._command.life import Expectation
-    from reborn._command.supervisor import Supervisor
+    from reborn._supervisor.run import Expectation
+    from reborn._supervisor.supervisor import Supervisor
 
     order = start.order
     supervisor = Supervisor(
@@ -254,7 +255,7 @@ def supervise(context: DaemonContext, start: Start) -> int:
 
 
 def _policy(order: Order) -> Policy:
-    from reborn._command.policy import Policy
+    from reborn._supervisor.policy import Policy
 
     options = order.options
     given = {
@@ -266,7 +267,7 @@ def _policy(order: Order) -> Policy:
 
 
 def _output(order: Order) -> Output:
-    from reborn._command.output import Log, Output, Syslog, priority
+    from reborn._supervisor.output import Log, Output, Syslog, priority
 
     options = order.options
     sink: Sink = Log(timestamps="timestamps" in options)

@@ -2,31 +2,31 @@
 
 import os
 
-from reborn import _origin
+from reborn import _inherited
 
 
 def test_mark_is_taken_out_of_the_environment_whatever_it_says(monkeypatch):
     for mark in ("", "garbage", "0.1:1.1:nonce:1:1"):
-        monkeypatch.setenv(_origin.MARK, mark)
-        assert _origin._claim() is None
-        assert _origin.MARK not in os.environ
+        monkeypatch.setenv(_inherited.MARK, mark)
+        assert _inherited._claim() is None
+        assert _inherited.MARK not in os.environ
 
 
 def test_no_mark_means_no_launcher(monkeypatch):
-    monkeypatch.delenv(_origin.MARK, raising=False)
-    assert _origin._claim() is None
+    monkeypatch.delenv(_inherited.MARK, raising=False)
+    assert _inherited._claim() is None
 
 
 def test_directory_that_is_gone_is_not_an_error(tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
-    assert _origin.current_directory() == str(gone)
+    assert _inherited.current_directory() == str(gone)
     gone.rmdir()
-    assert _origin.current_directory() is None
+    assert _inherited.current_directory() is None
 
 
 def test_program_that_nobody_started_again_has_no_launch():
-    assert _origin.launch is None
-    assert _origin.directory
-    assert isinstance(_origin.ignored, frozenset)
+    assert _inherited.launch is None
+    assert _inherited.directory
+    assert isinstance(_inherited.ignored, frozenset)

@@ -13,11 +13,10 @@ just like what somebody has typed into it.
 import os
 import sys
 
-from reborn import _origin
+from reborn import _inherited
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Mapping
 
 # In the environment of what `spawn_daemon` has started.
@@ -60,7 +59,7 @@ def detect() -> Supervisor | None:
     if pid == below_init:
         return Supervisor("a container", "process 1 is its own, and ends with it")
     # Of a program that may do more than who started it, the environment is a stranger's word.
-    environment: Mapping[str, str] = {} if _origin.privileged else os.environ
+    environment: Mapping[str, str] = {} if _inherited.privileged else os.environ
     if pid == 1:
         return Supervisor(
             "a container",
@@ -199,54 +198,10 @@ def _read(path: str) -> str:
         return ""
 
 
-def is_ours(name: str) -> bool:
-    """Tell whether the pid in a variable of systemd's is this process's.
-
-    Process 1 of a unit with PrivatePIDs= is known there by its number outside.
-    """
-    pid, value = os.getpid(), os.environ.get(name)
-    return value is not None and (
-        value == str(pid) or (pid == 1 and value == os.environ.get("SYSTEMD_EXEC_PID"))
-    )
-
-
 def tell_spawner(**assignments: object) -> None:
     """Launcher: tell a test that has spawned it (`spawn_daemon`) how the start goes."""
     address = os.environ.get("NOTIFY_SOCKET")
     if address and SPAWNED in os.environ:
-        send(address, assignments)
+        from reborn import _sd_notify
 
-
-def send(address: str, assignments: dict[str, object]) -> None:
-    """Send a message of sd_notify(3) to *address*; nobody may be there any more."""
-    try:
-        with connect(address) as notify:
-            notify.sendall(compose(assignments))
-    except OSError:
-        pass  # the supervisor has gone away; the program serves on
-
-
-def connect(address: str) -> "socket.socket":
-    """Return a socket for messages to *address*.
-
-    Raises:
-        OSError: nobody is there.
-    """
-    import socket  # late: 6 ms, for a program that has somebody to tell
-
-    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    try:
-        # "@": the abstract name space of unix(7).
-        notify.connect(f"\0{address[1:]}" if address.startswith("@") else address)
-    except BaseException:
-        notify.close()
-        raise
-    return notify
-
-
-def compose(assignments: "Mapping[str, object]") -> bytes:
-    """Return a message of sd_notify(3)."""
-    from reborn import _handshake
-
-    lines = (f"{key}={' '.join(str(value).splitlines())}" for key, value in assignments.items())
-    return _handshake.encode("\n".join(lines))
+        _sd_notify.send(address, assignments)

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from reborn import PidFileLockedError
-from reborn._command import known
-from reborn._command.known import KnownPidFile
+from reborn._command import foreign_pidfile
+from reborn._command.foreign_pidfile import KnownPidFile
 from reborn._pidfile import PidFile
 
 
@@ -24,7 +24,7 @@ def test_process_that_holds_no_lock_is_known_by_the_text(path):
 
 def test_text_that_is_older_than_the_process_is_not_believed(path):
     path.write_text(f"{os.getpid()}\n")
-    then = known.started(os.getpid()) - 10
+    then = foreign_pidfile.started(os.getpid()) - 10
     os.utime(path, (then, then))
     assert KnownPidFile(path).holder() is None
 
@@ -52,13 +52,13 @@ def test_lock_is_given_where_the_text_names_nobody(path):
 
 
 def test_start_of_a_process(monkeypatch):
-    began = known.started(os.getpid())
+    began = foreign_pidfile.started(os.getpid())
     assert 0 <= time.time() - began < 3600 * 24
-    monkeypatch.setattr(known.sys, "platform", "freebsd")
-    assert known.started(os.getpid()) == pytest.approx(began, abs=2)
+    monkeypatch.setattr(foreign_pidfile.sys, "platform", "freebsd")
+    assert foreign_pidfile.started(os.getpid()) == pytest.approx(began, abs=2)
 
 
 @pytest.mark.parametrize("platform", ["linux", "freebsd"])
 def test_process_that_is_not_there_has_no_start(monkeypatch, platform):
-    monkeypatch.setattr(known.sys, "platform", platform)
-    assert known.started(2**30) is None
+    monkeypatch.setattr(foreign_pidfile.sys, "platform", platform)
+    assert foreign_pidfile.started(2**30) is None

@@ -127,7 +127,7 @@ class Step:
 def loading(role: str | None = None) -> Step:
     """Return the step of importing: a module that cannot be read is refused in many ways."""
     if role is None:
-        from reborn import _origin
+        from reborn import _inherited
 
-        role = "launcher" if _origin.launch is None else "daemon"
+        role = "launcher" if _inherited.launch is None else "daemon"
     return Step("load", "load the rest of reborn", role=role, errors=(Exception,))

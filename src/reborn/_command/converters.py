@@ -14,12 +14,16 @@ else:
     import _signal as _signals
 
 _LARGEST_MODE = 0o777
+# The names of limits are those of ulimit and of RLIMIT_* in getrlimit(2).
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_UNLIMITED = ("unlimited", "infinity")
+_PREFIX = "RLIMIT_"
 
 
 def seconds(text: str) -> float:
-    from reborn import _control
+    from reborn._verbs import control
 
-    return _control.seconds(text)
+    return control.seconds(text)
 
 
 def delay(text: str) -> float:
@@ -83,17 +87,16 @@ def variable(text: str) -> str:
 
 
 def limit(text: str) -> tuple[str, str]:
-    from reborn._command import limits
-
+    """Return name and values of a limit such as nofile=4096, core=unlimited, as=512M:1G."""
     name, equals, values = text.partition("=")
     if not equals:
         raise ValueError(f"{text!r} is not NAME=SOFT[:HARD]")
-    limits.parse(name, values)
+    parse_limit(name, values)
     return name, values
 
 
 def ready(text: str) -> str:
-    from reborn._command import watch
+    from reborn._supervisor import watch
 
     watch.condition(text)
     return text
@@ -108,15 +111,60 @@ def signal(text: str) -> int:
 
 
 def priority(text: str) -> str:
-    from reborn._command import output
+    from reborn._supervisor import output
 
     output.priority(text)
     return text
 
 
 def name(text: str) -> str:
-    from reborn._command import named
+    from reborn._command import registry
 
-    if not named.is_name(text):
+    if not registry.is_name(text):
         raise ValueError(f"{text!r} cannot be the name of a daemon")
     return text
+
+
+def limits() -> list[str]:
+    """Return the names of the limits that this system has."""
+    import resource
+
+    found = (name for name in dir(resource) if name.startswith(_PREFIX))
+    return [name.removeprefix(_PREFIX).lower() for name in found]
+
+
+def parse_limit(name: str, values: str) -> tuple[int, int, int]:
+    """Return resource, soft and hard limit, as setrlimit(2) takes them.
+
+    Raises:
+        ValueError: there is no such limit, or no such value.
+    """
+    import resource
+
+    number = getattr(resource, f"{_PREFIX}{name.upper()}", None)
+    if not isinstance(number, int) or not name.isidentifier():
+        raise ValueError(f"{name!r} is no limit; there are {', '.join(limits())}")
+    soft, colon, hard = values.partition(":")
+    least = _limit_value(soft)
+    most = _limit_value(hard) if colon else least
+    if _limit_rank(least) > _limit_rank(most):
+        raise ValueError(f"{values!r} has a soft limit above the hard one")
+    return number, least, most
+
+
+def _limit_value(text: str) -> int:
+    import resource
+
+    if text in _UNLIMITED:
+        return resource.RLIM_INFINITY
+    unit = _UNITS.get(text[-1:].upper(), 1)
+    digits = text if unit == 1 else text[:-1]
+    if not (digits.isascii() and digits.isdigit()) or int(digits) * unit >= 2**63:
+        raise ValueError(f"{text!r} is not a limit such as 1024, 512M or unlimited")
+    return int(digits) * unit
+
+
+def _limit_rank(value: int) -> float:
+    import resource
+
+    return float("inf") if value == resource.RLIM_INFINITY else value

@@ -2,15 +2,15 @@
 
 import time
 
-from reborn._command.looker import Looker, pause
-from reborn._command.watch import Alive
+from reborn._supervisor.probe import Looker, pause
+from reborn._supervisor.watch import Alive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from reborn._command.output import Output
-    from reborn._command.program import Execution
+    from reborn._errors import StepError
     from reborn._readiness import Condition
-    from reborn._step import StepError
+    from reborn._supervisor.output import Output
+    from reborn._supervisor.program import Execution
 
 # How often is looked where nothing tells when to, in seconds: at a log that the program writes by
 # itself, or for a looker where there can be no more processes.

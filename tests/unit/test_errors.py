@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from reborn._step import Step, loading
+from reborn._errors import Step, loading
 from reborn.exceptions import PidFileLockedError, StepError
 
 

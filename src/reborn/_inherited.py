@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
 
-    from reborn._relaunch import Launch
+    from reborn._reexec import Launch
 else:
     import _signal
 
@@ -70,9 +70,9 @@ def _claim() -> "Launch | None":
     mark = os.environ.pop(MARK, None)
     if mark is None or privileged:
         return None
-    from reborn import _relaunch  # late: only a program that is started again needs it
+    from reborn import _reexec  # late: only a program that is started again needs it
 
-    return _relaunch.claim(mark)
+    return _reexec.claim(mark)
 
 
 directory = current_directory()

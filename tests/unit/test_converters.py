@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from reborn._command import limits
+from reborn._command import converters
 
 UNLIMITED = resource.RLIM_INFINITY
 
@@ -22,7 +22,7 @@ UNLIMITED = resource.RLIM_INFINITY
     ],
 )
 def test_values(values, soft, hard):
-    assert limits.parse("nofile", values) == (resource.RLIMIT_NOFILE, soft, hard)
+    assert converters.parse_limit("nofile", values) == (resource.RLIMIT_NOFILE, soft, hard)
 
 
 @pytest.mark.parametrize(
@@ -30,14 +30,14 @@ def test_values(values, soft, hard):
 )
 def test_values_that_are_none(values):
     with pytest.raises(ValueError, match="limit"):
-        limits.parse("nofile", values)
+        converters.parse_limit("nofile", values)
 
 
 @pytest.mark.parametrize("name", ["", "x", "RLIMIT_CORE", "core core"])
 def test_names_that_are_none(name):
     with pytest.raises(ValueError, match=r"is no limit; there are .*nofile"):
-        limits.parse(name, "1")
+        converters.parse_limit(name, "1")
 
 
 def test_names_are_those_of_the_system():
-    assert {"core", "nofile", "as", "cpu"} <= set(limits.names())
+    assert {"core", "nofile", "as", "cpu"} <= set(converters.limits())
