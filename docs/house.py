@@ -29,7 +29,16 @@ LAYERS = {
     "failures": ("_errors", "exceptions"),
     "what is there": ("_proc", "_files", "_holder", "_pidfile", "_process"),
     "who is told": ("_handshake", "_sd_notify", "_manager", "_notifier", "_readiness"),
-    "a start": ("_options", "_log", "_steps", "_attempt", "_reexec", "_detach", "_launcher", "_init"),
+    "a start": (
+        "_options",
+        "_log",
+        "_steps",
+        "_attempt",
+        "_reexec",
+        "_detach",
+        "_launcher",
+        "_init",
+    ),
     "the class": ("_export", "_context", "_serving"),
     "command lines": _inside("_verbs", "keywords", "status", "terminal", "control"),
     "for programs": ("application", "click", "pep3143", "_spawning", "pytest_plugin"),
@@ -140,9 +149,7 @@ def backwards() -> set[tuple[str, str]]:
 
 def necessary() -> list[tuple[str, str]]:
     """Return the imports without those that follow from others, for the eye's sake."""
-    direct = {
-        name: others - {o for n, o in BACKWARDS if n == name} for name, others in imports().items()
-    }
+    direct = imports()
     reached: dict[str, set[str]] = {}
     for name in modules():
         reached[name] = direct[name].union(*(reached[other] for other in direct[name]))

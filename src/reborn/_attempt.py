@@ -15,12 +15,32 @@ from reborn._process import Held
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import Protocol
 
     from reborn._handshake import Channel
+    from reborn._options import Plan
     from reborn._status_line import StatusLine
-    from reborn._supervisor.watch import Watch
     from reborn.exceptions import EarlyExitError, StartError
+
+    class Watch(Protocol):
+        """The intermediate's look at a daemon that becomes another program by execve(2)."""
+
+        # The daemon stays reborn's and waits for the answer to READY.
+        supervised: bool
+
+        def prepare(self, plan: Plan) -> Sequence[int]:
+            """Intermediate: open its descriptors before the daemon is forked; return them."""
+            ...
+
+        def wait(self, pid: int, channel: Channel) -> tuple[int, int]:
+            """Intermediate: report READY; return as waitpid(2) when the daemon has ended."""
+            ...
+
+        def hear(self, key: str, value: str) -> None:
+            """Launcher: take in a message that not every start sends."""
+            ...
+
 else:
     import _signal
 

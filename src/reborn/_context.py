@@ -14,31 +14,23 @@ from reborn._errors import StartError, Step, loading
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
     from signal import Signals
     from types import FrameType, TracebackType
-    from typing import Any, Literal, NoReturn, Protocol, Self
+    from typing import Any, Literal, NoReturn, Self
 
     from reborn._detach import Beginning
     from reborn._handshake import Report
     from reborn._launcher import Launcher
     from reborn._manager import Supervisor
     from reborn._notifier import Notifier, Reloading, Watchdog
-    from reborn._options import Plan
+    from reborn._options import File, Handler, Manager, Path, Plan
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
 
-    class HasFileno(Protocol):
-        def fileno(self) -> int: ...
 
-    Manager = Literal["systemd", "supervisord", "s6", "runit", "launchd", "kubernetes", "compose"]
-    Path = str | os.PathLike[str]
-    File = HasFileno | int
-    Handler = Callable[[int, FrameType | None], Any] | int | str | None
-
-
-class DaemonContext:
+class DaemonContext(_options.Options):
     """A program that becomes a daemon, and what it is to be like.
 
     Options are given as keywords or assigned as attributes until the context is opened; a value
@@ -82,32 +74,7 @@ class DaemonContext:
         "_plan",
         "_supervisor",
         "_watchdog",
-        *_options.NAMES,
     )
-
-    if TYPE_CHECKING:
-        pidfile: Path | PidFile | AbstractContextManager[Any] | None
-        pidfile_mode: int
-        log_file: Path | None
-        log_file_mode: int
-        stdin: File | None
-        stdout: File | None
-        stderr: File | None
-        working_directory: Path | None
-        umask: int
-        chroot_directory: Path | None
-        uid: int | str | None
-        gid: int | str | None
-        initgroups: bool
-        prevent_core: bool
-        files_preserve: Collection[File | None] | None
-        signal_map: Mapping[int, Handler] | Mapping[Signals, Handler] | None
-        detach_process: bool | None
-        strategy: Literal["fork", "reexec"]
-        args: Sequence[str] | None
-        env: Mapping[str, str] | None
-        wait_ready: bool
-        ready_timeout: float
 
     def __init__(
         self,
@@ -150,12 +117,10 @@ class DaemonContext:
             setattr(self, name, given[name])
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name in _options.NAMES:
-            if self.is_open:
-                message = f"cannot change {name} while the context is open; close it first"
-                raise AttributeError(message)
-            _options.check(name, value)
-        object.__setattr__(self, name, value)
+        if name in _options.NAMES and self.is_open:
+            message = f"cannot change {name} while the context is open; close it first"
+            raise AttributeError(message)
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"DaemonContext(pidfile={self.pidfile!r}, is_open={self.is_open})"
@@ -400,7 +365,13 @@ class DaemonContext:
         _require_posix()
         from reborn import _export
 
-        service = _export.of_context(self, name=name, command=command, ready=ready)
+        service = _export.of_plan(
+            _options.resolve(self),
+            detaches=self.detach_process is True,
+            name=name,
+            command=command,
+            ready=ready,
+        )
         return _export.write(manager, service)
 
     def _take_over(self) -> "tuple[dict[str, socket.socket], dict[str, int]]":

@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-    from reborn._attempt import Attempt
+    from reborn._attempt import Attempt, Watch
     from reborn._handshake import Channel
     from reborn._options import Plan
     from reborn._pidfile import PidFile
     from reborn._process import Daemon, Held
-    from reborn._supervisor.watch import Watch
 
 # The daemons that this process has started, in order; see `Launch.earlier`.
 # Weakly: a handle that the program has dropped must not keep a descriptor.
@@ -172,7 +171,7 @@ def _begin(
     global _daemon_pid  # noqa: PLW0603 - a fact about this process
     _daemon_pid = os.getpid()
     report = Report(channel)
-    if plan.watched:  # otherwise it is ready sooner than there is anything to notice
+    if plan.dies_with_launcher:  # otherwise it is ready sooner than there is anything to notice
         with Start(report, None):
             report.begin()
     return Beginning(report, streams, spare=spare, forked=True)

@@ -15,8 +15,8 @@ from reborn._process import Daemon
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from reborn._attempt import Watch
     from reborn._options import Plan
-    from reborn._supervisor.watch import Watch
 
 # How much of the daemon's stderr a message about its end shows.
 _LAST_BYTES = 4096

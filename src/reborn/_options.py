@@ -13,13 +13,22 @@ from reborn._errors import loading
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
-    from typing import Any, NoReturn
+    from signal import Signals
+    from types import FrameType
+    from typing import Any, Literal, NoReturn, Protocol
 
-    from reborn._context import DaemonContext
     from reborn._pidfile import PidFile
     from reborn._privileges import Identity
+
+    class HasFileno(Protocol):
+        def fileno(self) -> int: ...
+
+    Manager = Literal["systemd", "supervisord", "s6", "runit", "launchd", "kubernetes", "compose"]
+    Path = str | os.PathLike[str]
+    File = HasFileno | int
+    Handler = Callable[[int, FrameType | None], Any] | int | str | None
 else:
     import _signal
 
@@ -28,59 +37,14 @@ _PERMISSIONS = 0o777
 _TERMINAL_STOPS = ("SIGTSTP", "SIGTTIN", "SIGTTOU")
 
 
-NAMES = (
-    "pidfile",
-    "pidfile_mode",
-    "log_file",
-    "log_file_mode",
-    "stdin",
-    "stdout",
-    "stderr",
-    "working_directory",
-    "umask",
-    "chroot_directory",
-    "uid",
-    "gid",
-    "initgroups",
-    "prevent_core",
-    "files_preserve",
-    "signal_map",
-    "detach_process",
-    "strategy",
-    "args",
-    "env",
-    "wait_ready",
-    "ready_timeout",
-)
-
-
 class Plan:
-    """What is to be done, with every name resolved."""
-
-    __slots__ = (
-        "args",
-        "chroot_directory",
-        "env",
-        "guard",
-        "handlers",
-        "identity",
-        "log_file",
-        "log_file_mode",
-        "pidfile",
-        "preserve",
-        "prevent_core",
-        "ready_timeout",
-        "strategy",
-        "streams",
-        "umask",
-        "wait_ready",
-        "watched",
-        "working_directory",
-    )
+    """A start as it is to be, with every name resolved."""
 
     if TYPE_CHECKING:
         args: Sequence[str] | None
         chroot_directory: str | None
+        # User code runs before READY, so the daemon must exit if the launcher does.
+        dies_with_launcher: bool
         env: Mapping[str, str] | None
         guard: AbstractContextManager[Any] | None
         handlers: dict[int, Any]
@@ -95,13 +59,11 @@ class Plan:
         streams: list[int | None]
         umask: int
         wait_ready: bool
-        # Code of the program's own runs before READY, and is not to outlive the launcher.
-        watched: bool
         working_directory: str | None
 
 
-def resolve(context: "DaemonContext") -> Plan:
-    """Return the plan of *context*.
+def resolve(options: "Options") -> Plan:
+    """Return the plan that *options* ask for.
 
     Raises:
         ValueError: two options exclude each other, or name what does not exist.
@@ -111,50 +73,50 @@ def resolve(context: "DaemonContext") -> Plan:
 
     plan = Plan()
     for name in ("log_file_mode", "prevent_core", "ready_timeout", "strategy", "umask"):
-        setattr(plan, name, getattr(context, name))
-    plan.wait_ready = context.wait_ready
-    plan.args, plan.env = context.args, context.env
-    if context.strategy != "reexec":
+        setattr(plan, name, getattr(options, name))
+    plan.wait_ready = options.wait_ready
+    plan.args, plan.env = options.args, options.env
+    if options.strategy != "reexec":
         for name in ("args", "env"):
-            if getattr(context, name) is not None:
+            if getattr(options, name) is not None:
                 _refuse(f"{name} changes how the program is started again; use strategy='reexec'")
     plan.pidfile = plan.guard = None
-    if context.pidfile is not None:
-        _resolve_pidfile(plan, context)
-    plan.watched = plan.wait_ready or plan.guard is not None
-    plan.log_file = None if context.log_file is None else absolute("log_file", context.log_file)
-    _resolve_directories(plan, context)
+    if options.pidfile is not None:
+        _resolve_pidfile(plan, options)
+    plan.dies_with_launcher = plan.wait_ready or plan.guard is not None
+    plan.log_file = None if options.log_file is None else absolute("log_file", options.log_file)
+    _resolve_directories(plan, options)
     plan.identity = None
-    if context.uid is not None or context.gid is not None or context.initgroups:
+    if options.uid is not None or options.gid is not None or options.initgroups:
         with loading():
             from reborn import _privileges
 
-        plan.identity = _privileges.resolve(context.uid, context.gid, initgroups=context.initgroups)
-    plan.streams = [_stream(context, name) for name in ("stdin", "stdout", "stderr")]
-    preserve = (_preserved(item) for item in context.files_preserve or () if item is not None)
+        plan.identity = _privileges.resolve(options.uid, options.gid, initgroups=options.initgroups)
+    plan.streams = [_stream(options, name) for name in ("stdin", "stdout", "stderr")]
+    preserve = (_preserved(item) for item in options.files_preserve or () if item is not None)
     plan.preserve = [fd for fd in preserve if _descriptors.is_open(fd)]
-    plan.handlers = _handlers(context)
+    plan.handlers = _handlers(options)
     return plan
 
 
-def _resolve_pidfile(plan: Plan, context: "DaemonContext") -> None:
+def _resolve_pidfile(plan: Plan, options: "Options") -> None:
     with loading():
         from reborn._pidfile import PidFile
 
-    pidfile = context.pidfile
+    pidfile = options.pidfile
     if isinstance(pidfile, PidFile):
         plan.pidfile = pidfile
     elif isinstance(pidfile, str | os.PathLike):
-        plan.pidfile = PidFile(absolute("pidfile", pidfile), mode=context.pidfile_mode)
+        plan.pidfile = PidFile(absolute("pidfile", pidfile), mode=options.pidfile_mode)
     else:
         plan.guard = pidfile
 
 
-def _resolve_directories(plan: Plan, context: "DaemonContext") -> None:
-    directory = None if context.working_directory is None else os.fspath(context.working_directory)
+def _resolve_directories(plan: Plan, options: "Options") -> None:
+    directory = None if options.working_directory is None else os.fspath(options.working_directory)
     plan.chroot_directory = None
-    if context.chroot_directory is not None:
-        plan.chroot_directory = os.fspath(context.chroot_directory)
+    if options.chroot_directory is not None:
+        plan.chroot_directory = os.fspath(options.chroot_directory)
     if plan.chroot_directory is None:
         plan.working_directory = directory and absolute("working_directory", directory)
         _refuse_file("working_directory", plan.working_directory)
@@ -194,10 +156,10 @@ def _refuse_file(name: str, path: str | None) -> None:
         _refuse(f"{name} {path!r} is not a directory")
 
 
-def _stream(context: "DaemonContext", name: str) -> int | None:
+def _stream(options: "Options", name: str) -> int | None:
     from reborn import _descriptors
 
-    file = getattr(context, name)
+    file = getattr(options, name)
     if file is None:
         return None
     fd = _descriptors.fileno(file)
@@ -215,34 +177,24 @@ def _preserved(item: object) -> int:
     return fd
 
 
-def _handlers(context: "DaemonContext") -> "dict[int, Any]":
+def _handlers(options: "Options") -> "dict[int, Any]":
     """Return what to install for each signal."""
-    chosen = context.signal_map
+    chosen = options.signal_map
     if chosen is None:
         stops = {getattr(_signal, name): _signal.SIG_IGN for name in _TERMINAL_STOPS}
-        return {**stops, _signal.SIGTERM: context.terminate}
-    return {int(number): _handler(context, target) for number, target in chosen.items()}
+        return {**stops, _signal.SIGTERM: options.terminate}
+    return {int(number): _handler(options, target) for number, target in chosen.items()}
 
 
-def _handler(context: "DaemonContext", target: object) -> object:
+def _handler(options: "Options", target: object) -> object:
     if target is None:
         return _signal.SIG_IGN
     if isinstance(target, str):
-        method = getattr(context, target, None)
+        method = getattr(options, target, None)
         if not callable(method):
             _refuse(f"signal_map names {target!r}, which is not a method of the context")
         return method
     return target
-
-
-def check(name: str, value: object) -> None:
-    """See that *value* can be the option *name*.
-
-    Raises:
-        TypeError: it is of a wrong type.
-        ValueError: it is a value that the option cannot have.
-    """
-    _CHECKS[name](name, value)
 
 
 def _refuse(message: str) -> "NoReturn":
@@ -397,26 +349,72 @@ def _check_timeout(name: str, value: "Any") -> None:
 
 
 _CHECKS: "dict[str, Callable[[str, Any], None]]" = {
-    "args": _check_arguments,
-    "chroot_directory": _check_root,
-    "detach_process": _check_choice,
-    "env": _check_environment,
-    "files_preserve": _check_files,
-    "gid": _check_account,
-    "initgroups": _check_flag,
-    "log_file": _check_path,
-    "log_file_mode": _check_mode,
     "pidfile": _check_pidfile,
     "pidfile_mode": _check_mode,
-    "prevent_core": _check_flag,
-    "ready_timeout": _check_timeout,
-    "signal_map": _check_signals,
-    "stderr": _check_stream,
+    "log_file": _check_path,
+    "log_file_mode": _check_mode,
     "stdin": _check_stream,
     "stdout": _check_stream,
-    "strategy": _check_strategy,
-    "uid": _check_account,
-    "umask": _check_mode,
-    "wait_ready": _check_flag,
+    "stderr": _check_stream,
     "working_directory": _check_path,
+    "umask": _check_mode,
+    "chroot_directory": _check_root,
+    "uid": _check_account,
+    "gid": _check_account,
+    "initgroups": _check_flag,
+    "prevent_core": _check_flag,
+    "files_preserve": _check_files,
+    "signal_map": _check_signals,
+    "detach_process": _check_choice,
+    "strategy": _check_strategy,
+    "args": _check_arguments,
+    "env": _check_environment,
+    "wait_ready": _check_flag,
+    "ready_timeout": _check_timeout,
 }
+NAMES = tuple(_CHECKS)
+
+
+class Options:
+    """The options as they are given; assigning a value that an option cannot have is refused."""
+
+    __slots__ = NAMES
+
+    if TYPE_CHECKING:
+        pidfile: Path | PidFile | AbstractContextManager[Any] | None
+        pidfile_mode: int
+        log_file: Path | None
+        log_file_mode: int
+        stdin: File | None
+        stdout: File | None
+        stderr: File | None
+        working_directory: Path | None
+        umask: int
+        chroot_directory: Path | None
+        uid: int | str | None
+        gid: int | str | None
+        initgroups: bool
+        prevent_core: bool
+        files_preserve: Collection[File | None] | None
+        signal_map: Mapping[int, Handler] | Mapping[Signals, Handler] | None
+        detach_process: bool | None
+        strategy: Literal["fork", "reexec"]
+        args: Sequence[str] | None
+        env: Mapping[str, str] | None
+        wait_ready: bool
+        ready_timeout: float
+
+        # SIGTERM calls it, unless `signal_map` says otherwise.
+        def terminate(self, signal_number: int, stack_frame: FrameType | None) -> None: ...
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute.
+
+        Raises:
+            TypeError: an option cannot be of this type.
+            ValueError: an option cannot have this value.
+        """
+        check = _CHECKS.get(name)
+        if check is not None:
+            check(name, value)
+        object.__setattr__(self, name, value)

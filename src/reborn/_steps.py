@@ -181,7 +181,7 @@ def run(stage: Stage) -> None:
     Raises:
         StepError: a step failed.
     """
-    options = {slot: getattr(stage.plan, slot) for slot in stage.plan.__slots__}
+    options = vars(stage.plan)
     for name, action, step in STEPS:
         with Step(name, action.format(**options), role="daemon"):
             step(stage)

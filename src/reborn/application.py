@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from typing import Any, Unpack
 
-    from reborn._context import DaemonContext, Path
+    from reborn._context import DaemonContext
+    from reborn._options import Path
     from reborn._verbs.keywords import ContextOptions
 
     ExitStatus = int | str | None

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
-    from reborn._context import DaemonContext, Path
+    from reborn._context import DaemonContext
+    from reborn._options import Path
     from reborn._verbs.keywords import ContextOptions
 
     Command = TypeVar("Command", bound=click.Command)

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from reborn import DaemonContext, PidFile, RelaunchError, _export
+from reborn import DaemonContext, PidFile, RelaunchError, _export, _options
 from reborn._export import Service, service, systemd
 
 HOSTILE = ["/bin/app", "a b", "50%", "$HOME", "it's", 'say "x"', "back\\slash", "", "ä"]
@@ -106,10 +106,10 @@ def test_program_is_started_as_it_was():
 def test_service_is_named_after_the_pid_file_or_the_script(monkeypatch, tmp_path):
     command = ["/bin/app"]
     context = DaemonContext("/run/web.pid")
-    assert service.of_context(context, command=command).name == "web"
+    assert service.of_plan(_options.resolve(context), command=command).name == "web"
     for argv0, name in (("/srv/app.py", "app"), ("/srv/pkg/__main__.py", "pkg")):
         monkeypatch.setattr(sys, "argv", [argv0])
-        assert service.of_context(DaemonContext(), command=command).name == name
+        assert service.of_plan(_options.resolve(DaemonContext()), command=command).name == name
 
 
 def test_daemon_of_a_program_that_always_detaches_is_found_by_its_pid_file():

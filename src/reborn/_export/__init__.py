@@ -2,7 +2,7 @@
 
     _export.write("systemd", service)      the text, for each name in MANAGERS
 
-What a program is to the managers is a `Service`: `of_context` makes it from a `DaemonContext`, and
+What a program is to the managers is a `Service`: `of_plan` makes it for a `DaemonContext`, and
 whoever starts other people's programs makes it himself. A manager is one function from a `Service`
 to a text. Each text is complete, and says in comments what the program does less well by itself.
 """
@@ -10,13 +10,13 @@ to a text. Each text is complete, and says in comments what the program does les
 from __future__ import annotations
 
 from reborn._export import containers, directories, files, systemd
-from reborn._export.service import Service, of_context
+from reborn._export.service import Service, of_plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MANAGERS", "Service", "of_context", "write"]
+__all__ = ["MANAGERS", "Service", "of_plan", "write"]
 
 MANAGERS: dict[str, Callable[[Service], str]] = {
     "systemd": systemd.unit,

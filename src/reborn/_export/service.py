@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from reborn._context import DaemonContext
+    from reborn._options import Plan
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 
@@ -88,22 +88,22 @@ class Service:
         return max(1, round(self.ready_timeout))
 
 
-def of_context(
-    context: DaemonContext,
+def of_plan(
+    plan: Plan,
     *,
+    detaches: bool = False,
     name: str | None = None,
     command: Sequence[str] | None = None,
     ready: str | None = None,
 ) -> Service:
-    """Return what the program of *context* is; *command* is how it was started, unless given.
+    """Return the service that this program is; *command* is how it was started, unless given.
 
     Raises:
-        ValueError: an option, or the name, cannot be.
+        ValueError: the name cannot be a service's.
         RelaunchError: how the program was started cannot be repeated; give *command*.
     """
-    from reborn import _inherited, _options, _reexec
+    from reborn import _inherited, _reexec
 
-    plan = _options.resolve(context)
     pidfile = None if plan.pidfile is None else os.path.abspath(plan.pidfile.path)
     if command is None:
         command = _reexec.command(() if plan.args is None else plan.args)
@@ -129,7 +129,7 @@ def of_context(
         chroot_directory=plan.chroot_directory,
         umask=plan.umask,
         prevent_core=plan.prevent_core,
-        detaches=context.detach_process is True,
+        detaches=detaches,
         reloads=handler is not None and callable(handler),
         ready=ready,
         ready_timeout=plan.ready_timeout,

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal, Protocol
 
-    from reborn._context import Path
+    from reborn._options import Path
     from reborn._pidfile import PidFile
     from reborn._supervisor.output import Output
     from reborn._supervisor.policy import Policy

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Unpack
 
-    from reborn._context import Handler, Path
+    from reborn._options import Handler, Path
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
     from reborn._verbs.keywords import ContextOptions

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from signal import Signals
 
-    from reborn._context import File, Handler, Path
+    from reborn._options import File, Handler, Path
 
 
 class ContextOptions(TypedDict, total=False):

@@ -252,7 +252,7 @@ class _Descriptor:
 def _leave_launcher() -> Beginning:
     """Leave for the daemon; the launcher ends in here, or raises what went wrong."""
     plan = _options.resolve(_context.DaemonContext(ready_timeout=float("inf")))
-    plan.watched = True
+    plan.dies_with_launcher = True
     try:
         begun = _launcher.detach(plan, cautious=False)
     except RaisedError as error:
