@@ -171,26 +171,26 @@ def record(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Put a fault at each system call of a start (tests/faults.py); `-- --every 7` for fewer."""
-    run_program(session, "tests/faults.py")
+    """Put a fault at each system call of a start (brute/faults.py); `-- --every 7` for fewer."""
+    run_program(session, "tests/brute/faults.py")
 
 
 @nox.session
-def hostile(session: nox.Session) -> None:
-    """Have another user swap the pid file and the log of starts, as root (tests/hostile.py)."""
-    run_program(session, "tests/hostile.py")
+def siege(session: nox.Session) -> None:
+    """Have another user swap the pid file and the log of starts, as root (brute/siege.py)."""
+    run_program(session, "tests/brute/siege.py")
 
 
 @nox.session
 def contention(session: nox.Session) -> None:
-    """Let crowds of starters loose on one pid file (tests/crowd.py)."""
-    run_program(session, "tests/crowd.py")
+    """Let crowds of starters loose on one pid file (brute/crowd.py)."""
+    run_program(session, "tests/brute/crowd.py")
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Start, stop and kill a daemon at random for ten minutes (tests/soak.py)."""
-    run_program(session, "tests/soak.py")
+    """Start, stop and kill a daemon at random for ten minutes (brute/soak.py)."""
+    run_program(session, "tests/brute/soak.py")
 
 
 @nox.session(python=PYTHONS)

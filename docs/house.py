@@ -149,7 +149,10 @@ def backwards() -> set[tuple[str, str]]:
 
 def necessary() -> list[tuple[str, str]]:
     """Return the imports without those that follow from others, for the eye's sake."""
-    direct = imports()
+    backward = backwards()
+    direct = {
+        name: others - {o for n, o in backward if n == name} for name, others in imports().items()
+    }
     reached: dict[str, set[str]] = {}
     for name in modules():
         reached[name] = direct[name].union(*(reached[other] for other in direct[name]))

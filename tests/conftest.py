@@ -1,28 +1,12 @@
 """Fixtures of all tests: a sandbox for each, both strategies, and nothing left running."""
 
-import importlib.util
 import os
-import sys
 import tempfile
 from pathlib import Path
 
+import harness
 import pytest
 from hypothesis import settings
-
-
-# By path, since the tests are no package.
-def load(name):
-    path = Path(__file__).parent / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-harness = load("harness")
-load("machine")
-
 
 pytest_plugins = ["pytester"]
 

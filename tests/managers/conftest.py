@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from machine import Machine, control_groups
+from managers.machine import Machine, control_groups
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import subprocess
 import psutil
 import pytest
 from harness import PATIENCE, eventually
-from machine import TELL, needed, script_of
+from managers.machine import TELL, needed, script_of
 
 pytestmark = pytest.mark.root
 

@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 from harness import PATIENCE, PROBES, eventually, is_alive, living, reap
-from machine import TELL, needed
+from managers.machine import TELL, needed
 
 from reborn import DaemonContext, _export
 from reborn._export import Service

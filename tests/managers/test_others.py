@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from harness import PATIENCE, is_alive
-from machine import TELL, needed, script_of
+from managers.machine import TELL, needed, script_of
 
 pytestmark = [pytest.mark.unmeasured, pytest.mark.brute]
 

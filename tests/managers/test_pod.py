@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from harness import PATIENCE, PROBES, eventually
-from machine import TREES, needed
+from managers.machine import TREES, needed
 
 pytestmark = [pytest.mark.root, pytest.mark.brute, pytest.mark.unmeasured]
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from harness import PATIENCE, Gate, eventually
-from machine import TELL, needed, script_of
+from managers.machine import TELL, needed, script_of
 
 pytestmark = pytest.mark.root
 

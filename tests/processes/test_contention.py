@@ -1,6 +1,6 @@
 """Many want one pid file: a crowd at one moment, and everybody anything for a while.
 
-What is promised is said in crowd.py and soak.py, which also run as commands, for longer:
+What is promised is said in crowd.py and soak.py in brute/, which also run as commands, for longer:
 
     ./dev contention
     ./dev soak
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
+BRUTE = Path(__file__).parents[1] / "brute"
 
 pytestmark = [pytest.mark.brute, pytest.mark.many]
 
 
 def check(program, before, *arguments):
-    command = [sys.executable, TESTS / program, *map(str, arguments)]
+    command = [sys.executable, BRUTE / program, *map(str, arguments)]
     for name in before:
         command += ["--before", name]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -140,7 +140,7 @@ def faulty(sandbox):
     backing = sandbox.directory / "backing"
     backing.mkdir()
     faults = Faults(sandbox.directory / "faults.json")
-    program = str(PROBES / "faulty_disk.py")
+    program = str(PROBES / "failing_disk.py")
     disk = Disk(sandbox, [sys.executable, program, str(faults.path), str(backing)])
     disk.faults = faults
     disk.shows_locks = False

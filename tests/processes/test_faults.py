@@ -1,4 +1,4 @@
-"""A fault at one system call in so many, see `faults.py`; `./dev faults` puts one at each."""
+"""A fault at one system call in so many, see `brute/faults.py`; `./dev faults` puts one at each."""
 
 import ctypes.util
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-FAULTS = Path(__file__).parents[1] / "faults.py"
+FAULTS = Path(__file__).parents[1] / "brute" / "faults.py"
 HERE = sys.platform == "linux" and ctypes.util.find_library("seccomp") is not None
 WHY = "NEEDS LINUX AND libseccomp2: every system call is looked at"
 

@@ -1,6 +1,6 @@
 """As a user, swap files with what lies in a store, as fast as can be, until standard input ends.
 
-    besiege.py UID SEED STORE PATH...
+    attacker.py UID SEED STORE PATH...
 
 Then it prints how often something was put in another's place. What was there is put back: always
 planted, a start would get no further than its first look. Root's file in a sticky directory cannot

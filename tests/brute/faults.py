@@ -1,6 +1,6 @@
 """Put a fault at each system call of a start and of release(), one a run, and judge what remains.
 
-    python tests/faults.py [--strategy fork] [--role daemon] [--fault EIO] [--every 7] …
+    python tests/brute/faults.py [--strategy fork] [--role daemon] [--fault EIO] [--every 7] …
 
 The n-th call of the launcher, the intermediate or the daemon, from reborn() until the daemon is
 ready and again in release(), is answered with an error, or the process is killed at its entry.
@@ -32,15 +32,14 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parent))
-import harness
+import marked
 import psutil
 import seccomp
 
-sys.path.insert(0, str(harness.PROBES))
-import faulty
-
 import reborn
+
+sys.path.append(str(Path(__file__).parents[1]))
+import harness
 
 KILL = "SIGKILL"
 FAULTS = ("EIO", "ENOSPC", "EMFILE", "ENFILE", "ENOMEM", "EINTR", "EACCES", "EAGAIN", KILL)
@@ -108,7 +107,7 @@ class Run:
         if "log_file" in options:
             options["log_file"] = str(self.directory / options["log_file"])
         spec = {"path": PATH, "options": options, "sabotage": task.sabotage}
-        self.argv = [sys.executable, "-I", "-S", str(harness.PROBES / "faulty.py"), repr(spec)]
+        self.argv = [sys.executable, "-I", "-S", str(Path(marked.__file__).resolve()), repr(spec)]
         self.roles = {}
         self.marks = set()
         self.counts = Counter()
@@ -219,9 +218,9 @@ class Run:
                     self._answer(call)
 
     def _answer(self, call):
-        number = call.arguments[0] - faulty.FIRST_MARK
-        if call.number == _GETPGID and 0 <= number < len(faulty.MARKS):
-            mark = faulty.MARKS[number]
+        number = call.arguments[0] - marked.FIRST_MARK
+        if call.number == _GETPGID and 0 <= number < len(marked.MARKS):
+            mark = marked.MARKS[number]
             self.marks.add(mark)
             if mark == "serving":
                 self.held = call
@@ -304,7 +303,7 @@ def main(arguments=None):
         parser.add_argument(f"--{name}", choices=list(values), action="append")
     parser.add_argument("--every", type=int, default=1, help="not each call, but one of so many")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
-    parser.add_argument("--sabotage", choices=faulty.SABOTAGES, help="spoil reborn, to see it told")
+    parser.add_argument("--sabotage", choices=marked.SABOTAGES, help="spoil reborn, to see it told")
     options = parser.parse_args(arguments)
     tasks = [
         Task(strategy, scenario, role, fault, options.every, options.sabotage)

@@ -1,6 +1,6 @@
 """Let a crowd of starters loose on one pid file while others look at it, many times.
 
-    python tests/crowd.py [--starters 64] [--rounds 200] [--strategy fork] [--file stale] ...
+    python tests/brute/crowd.py [--starters 64] [--rounds 200] [--strategy fork] [--file stale] ...
 
 In each round the starters call reborn() at one moment, on a pid file as it may be found (`FILES`),
 and a few lookers never stop to ask in every way there is who holds it. After each round
@@ -32,11 +32,10 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-import harness
-
-sys.path.insert(0, str(harness.PROBES))
 import witness
+
+sys.path.append(str(Path(__file__).parents[1]))
+import harness
 
 # What may be seen while it is locked, and whoever will be the daemon has not said so yet.
 UNDER_WAY = {
@@ -97,10 +96,10 @@ class Crowd:
         self.file, self.starters, self.figures = file, starters, figures
         options = {"pidfile": str(self.pidfile), "strategy": strategy}
         spec = json.dumps({"options": options, "before": before, "after": []})
-        python, probes = sys.executable, harness.PROBES
-        self.template = stack.enter_context(Talker(python, probes / "contender.py", spec))
+        python, here = sys.executable, Path(__file__).parent
+        self.template = stack.enter_context(Talker(python, here / "contender.py", spec))
         self.lookers = [
-            stack.enter_context(Talker(python, probes / "look.py", self.pidfile))
+            stack.enter_context(Talker(python, here / "look.py", self.pidfile))
             for _ in range(lookers)
         ]
 

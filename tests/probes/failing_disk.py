@@ -1,6 +1,6 @@
 """Serve a directory as a file system some of whose operations fail (FUSE).
 
-    faulty_disk.py FAULTS DIRECTORY MOUNT_POINT
+    failing_disk.py FAULTS DIRECTORY MOUNT_POINT
 
 FAULTS is a file that is read at each operation: {"flock": 38} has that one fail with that errno.
 """

@@ -21,12 +21,15 @@ import select
 import signal
 import sys
 import time
+from pathlib import Path
 
 import contender
-import hold
 import witness
 
 import reborn
+
+sys.path.append(str(Path(__file__).parents[1] / "probes"))
+import hold
 
 # How a start may end that others have disturbed: refused, or with its daemon killed.
 DISTURBED = re.compile(

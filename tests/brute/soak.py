@@ -1,9 +1,9 @@
 """Start, stop and kill the daemon of one pid file from many processes, for a long time.
 
-    python tests/soak.py [--seconds 600] [--actors 6] [--seed 4711] [--strategy fork] ...
+    python tests/brute/soak.py [--seconds 600] [--actors 6] [--seed 4711] [--strategy fork] ...
 
 The actors choose at random: start it, start it and kill the launcher with SIGKILL after a moment,
-stop it, kill the daemon, kill whoever has the lock (see probes/actor.py). Meanwhile
+stop it, kill the daemon, kill whoever has the lock (see actor.py). Meanwhile
 
 - no two daemons hold the pid file: each also locks a witness, and says so if that is taken;
 - who has locked the witness is the one that pid file, `holder` and `search` name, at any time;
@@ -32,12 +32,11 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
 import crowd
-import harness
-
-sys.path.insert(0, str(harness.PROBES))
 import witness
+
+sys.path.append(str(Path(__file__).parents[1]))
+import harness
 
 import reborn
 
@@ -68,7 +67,7 @@ class Soak:
                 "witness": str(self.directory / "witness"),
                 "journal": str(self.journal),
             }
-            command = [sys.executable, harness.PROBES / "actor.py", json.dumps(spec)]
+            command = [sys.executable, Path(__file__).with_name("actor.py"), json.dumps(spec)]
             self.actors.append(stack.enter_context(crowd.Talker(*command)))
 
     def act(self, deeds):

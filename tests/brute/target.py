@@ -1,4 +1,4 @@
-"""Start and stop a daemon again and again, one step at a time if asked to, for tests/hostile.py.
+"""Start and stop a daemon again and again, one step at a time if asked to, for siege.py.
 
 Each line of standard input is a JSON object, which a process of its own works on; each answer is a
 JSON list. As an argument such an object is worked on once: so a program is started again.

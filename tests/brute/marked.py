@@ -1,6 +1,6 @@
 """A program that says by system calls how far it is, so that faults can be put in between.
 
-    faulty.py "{'path': [...], 'options': {...}, 'sabotage': None}"
+    marked.py "{'path': [...], 'options': {...}, 'sabotage': None}"
 
 It loads nothing but what every program loads. The call that says "serving" is not answered until
 it is time to release.

@@ -6,7 +6,7 @@ Whatever comes of the start: nothing that lies elsewhere is changed, nobody else
 error is any other than ours, and nothing is left running. This does so for every place, user and
 strategy, and prints what it did:
 
-    hostile.py [--sieges NUMBER] [--starts NUMBER] [--seed NUMBER] [--place NAME] [--role NAME] ...
+    python tests/brute/siege.py [--sieges NUMBER] [--starts NUMBER] [--place NAME] [--role NAME] …
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import PATIENCE, PROBES, become_subreaper, survivors
+HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent))
+from harness import PATIENCE, become_subreaper, survivors  # noqa: E402
 
 NOBODY = pwd.getpwnam("nobody")
 ATTACKER = 4242
@@ -246,7 +248,7 @@ class Besieged:
         self.calls = 0
         self.at, self.swap = 0, None
         self.server = subprocess.Popen(
-            [sys.executable, str(PROBES / "besieged.py")],
+            [sys.executable, str(HERE / "target.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd="/",
@@ -326,7 +328,7 @@ class Besieged:
 @contextlib.contextmanager
 def besieged(place, **options):
     """Yield a probe, with an arena around it; see that nothing of it is left running."""
-    with tempfile.TemporaryDirectory(prefix="hostile-") as directory:
+    with tempfile.TemporaryDirectory(prefix="siege-") as directory:
         arena = Arena(Path(directory), place)
         probe = Besieged(arena, **options)
         try:
@@ -411,7 +413,7 @@ class Storm:
             arena.stock(kind)
         self.seed += 1
         paths = [str(arena.place / name) for name in FILES]
-        command = [sys.executable, str(PROBES / "besiege.py"), str(ATTACKER), str(self.seed)]
+        command = [sys.executable, str(HERE / "attacker.py"), str(ATTACKER), str(self.seed)]
         pipe = subprocess.PIPE
         attacker = subprocess.Popen(
             [*command, str(arena.store), *paths], stdin=pipe, stdout=pipe, text=True
@@ -514,7 +516,7 @@ def parse():
     parser.add_argument("--sieges", type=int, default=400, help="of all there are, for each")
     parser.add_argument("--starts", type=int, default=60, help="in the storm, for each")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--sabotage", action="append", default=[], help="see probes/besieged.py")
+    parser.add_argument("--sabotage", action="append", default=[], help="see target.py")
     if os.geteuid() != 0:
         parser.error("needs root, to be several users")
     return parser.parse_args()

@@ -1,7 +1,7 @@
 """Another user swaps the pid file and the log themselves, between any two calls, and in a storm.
 
-What is promised, and how it is seen, is said in hostile.py, which also runs as a command, for
-longer: ./dev hostile
+What is promised, and how it is seen, is said in brute/siege.py, which also runs as a command, for
+longer: ./dev siege
 """
 
 import itertools
@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = [pytest.mark.root, pytest.mark.brute, pytest.mark.many]
 
-PROGRAM = Path(__file__).parents[1] / "hostile.py"
+PROGRAM = Path(__file__).parents[1] / "brute" / "siege.py"
 WHERE = ("--place", "open", "--role", "root-to-nobody", "--strategy", "fork")
 ALL = 10**6
 
