@@ -10,7 +10,7 @@ import time
 
 from reborn import _manager, _process, _signals
 from reborn._handshake import ERROR, number, rebuild
-from reborn._process import Held
+from reborn._process import ProcessHandle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,18 +74,18 @@ class Attempt:
         self._channel = channel
         self._intermediate = intermediate
         self._mask = mask
-        self._leader: Held | None = None  # also where it has gone, and SIGCHLD is ignored
+        self._leader: ProcessHandle | None = None  # also where it has gone, and SIGCHLD is ignored
         self._reaped = False
         self._pid: int | None = None
-        self._daemon: Held | None = None
+        self._daemon: ProcessHandle | None = None
         # Whose end ends the attempt: the intermediate's, or the daemon's if that one was killed.
-        self._watched: Held | None = None
+        self._watched: ProcessHandle | None = None
         self._error: StartError | None = None
         self._exit_code: int | None = None
         self._ready = False
         self._status_line: StatusLine | None = None
 
-    def wait_ready(self, timeout: float, last_lines: "Callable[[], str]") -> Held:
+    def wait_ready(self, timeout: float, last_lines: "Callable[[], str]") -> ProcessHandle:
         """Return the daemon when it has said READY and its parent is no longer ours.
 
         Raises:
@@ -96,7 +96,7 @@ class Attempt:
         deadline = time.monotonic() + timeout
         try:
             try:
-                self._leader = self._watched = _process.hold(self._intermediate)
+                self._leader = self._watched = _process.open_process(self._intermediate)
             finally:
                 _signals.restore_mask(self._mask)  # Ctrl-C since the fork comes here
             while not self._ready:
@@ -130,9 +130,9 @@ class Attempt:
         """Stop what has been started: SIGTERM, two seconds, SIGKILL; and wait until it is gone."""
         if self._error is not None:
             self._wait_for_end(_GRACE)  # it is on its way out
-        if self._leader is None:  # it could not be held
-            self._leader = _process.hold(self._intermediate)
-        roots = [held for held in (self._leader, self._daemon) if held and not held.has_ended()]
+        if self._leader is None:  # it could not be opened
+            self._leader = _process.open_process(self._intermediate)
+        roots = [each for each in (self._leader, self._daemon) if each and not each.has_ended()]
         try:
             _process.end(roots, _GRACE)
         except PermissionError:
@@ -194,14 +194,14 @@ class Attempt:
         self._status_line.show(status)
 
     def _believe(self, text: str) -> None:
-        """Take hold of the process that says it is the daemon, if it is in the new session."""
+        """Open the process that says it is the daemon, if it is in the new session."""
         pid = number(text)
         if pid is None or pid <= 0:
             return
         try:
-            held = Held(pid)
+            handle = ProcessHandle(pid)
             if os.getsid(pid) == self._intermediate:
-                self._pid, self._daemon = pid, held
+                self._pid, self._daemon = pid, handle
         except ProcessLookupError:
             if self._daemon is None:
                 self._pid = pid  # it has ended already

@@ -186,7 +186,7 @@ class DaemonContext(_options.Options):
         """
         _require_posix()
         from reborn._pidfile import PidFile
-        from reborn._process import Daemon, hold
+        from reborn._process import open_process, running_daemon
 
         pidfile = self.pidfile
         if isinstance(pidfile, str | os.PathLike):
@@ -194,12 +194,12 @@ class DaemonContext(_options.Options):
         if not isinstance(pidfile, PidFile):
             message = f"pidfile is {pidfile!r}, and search() needs the path of a pid file"
             raise ValueError(message)  # noqa: TRY004 - its value rules the search out
-        while (first := pidfile.sight()) is not None:
-            held = hold(first.pid)
-            seen = pidfile.sight()
-            # Held now, and still the holder: so the handle is the daemon's and not a successor's.
-            if seen is not None and seen.pid == first.pid:
-                daemon = Daemon(seen.pid, held=held, pidfile=pidfile, seen=seen)
+        while (first := pidfile.find_holder()) is not None:
+            handle = open_process(first.pid)
+            holder = pidfile.find_holder()
+            # Opened now, and still the holder: so the handle is the daemon's and not a successor's.
+            if holder is not None and holder.pid == first.pid:
+                daemon = running_daemon(holder.pid, handle, pidfile=pidfile, holder=holder)
                 # A zombie may stay named, where nothing shows that it does not hold the file.
                 return daemon if daemon.is_running() else None
         return None

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from reborn._handshake import Channel
     from reborn._options import Plan
     from reborn._pidfile import PidFile
-    from reborn._process import Daemon, Held
+    from reborn._process import Daemon, ProcessHandle
 
 # The daemons that this process has started, in order; see `Launch.earlier`.
 # Weakly: a handle that the program has dropped must not keep a descriptor.
-started: "list[tuple[int, Callable[[], Held | None]]]" = []
+started: "list[tuple[int, Callable[[], ProcessHandle | None]]]" = []
 # The process that became a daemon here; the workers it forks are not it.
 _daemon_pid: int | None = None
 
@@ -104,15 +104,15 @@ def resume(plan: "Plan") -> "Daemon | Beginning | None":
         return None
     if launch.earlier:
         from reborn import _process
-        from reborn._process import Daemon, Held
+        from reborn._process import ProcessHandle, running_daemon
 
         pid, pidfd = launch.earlier.pop(0)
-        held = None
+        handle = None
         if pidfd is not None:
-            held = Held(pid, pidfd=pidfd)
+            handle = ProcessHandle(pid, pidfd=pidfd)
         elif plan.pidfile is not None and plan.pidfile.holder() == pid:
-            held = _process.hold(pid)
-        return Daemon(pid, held=held, pidfile=plan.pidfile)
+            handle = _process.open_process(pid)
+        return running_daemon(pid, handle, pidfile=plan.pidfile)
     launch.pending = False
     _daemon_pid = launch.pid
     if plan.pidfile is not None:
@@ -191,8 +191,8 @@ def by_reexec(argv: "Sequence[str]", plan: "Plan", streams: "Sequence[int]") -> 
     standard = [_descriptors.duplicate(fd) for fd in streams]
     mask = _signals.block_all()  # as fork_blocked
     try:
-        # Held until the program is started, so that their descriptors are what is announced.
-        earlier = [(pid, held()) for pid, held in started]
+        # Kept until the program is started, so that their descriptors are what is announced.
+        earlier = [(pid, handle()) for pid, handle in started]
         env = _reexec.announce(plan, ours, theirs, earlier)
         handed = _reexec.handed_over(plan, theirs, earlier)
         directory = _inherited.directory

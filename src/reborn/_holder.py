@@ -14,7 +14,7 @@ from reborn import _files
 from reborn._errors import has_no_locks
 
 
-class Sighting:
+class LockHolder:
     """A process that holds a pid file, and the file that said so.
 
     A user can have a process of root's hold a lock: by locking a file and starting a set-user-id
@@ -116,7 +116,7 @@ def _is_ours(line: bytes) -> bool:
     return b" FLOCK " in line and b" WRITE " in line
 
 
-def is_held(fd: int) -> bool:
+def is_locked(fd: int) -> bool:
     """Tell whether somebody has the lock of the open file to himself: it cannot be shared."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -11,7 +11,7 @@ from _weakref import ref  # weakref itself is Python code that a bare program ha
 from reborn import _descriptors, _detach, _manager, _signals, _steps
 from reborn._detach import Beginning
 from reborn._errors import Step, loading
-from reborn._process import Daemon
+from reborn._process import Daemon, running_daemon
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,14 +94,14 @@ class Launcher:
             return attempt
         try:
             with Step("wait", "wait until the daemon is ready", role="launcher"):
-                held = attempt.wait_ready(plan.ready_timeout, self._last_lines)
+                handle = attempt.wait_ready(plan.ready_timeout, self._last_lines)
         except BaseException:
             attempt.abandon()
             self._undo()
             raise
         self._leave_to_daemon()
-        _detach.started.append((held.pid, ref(held)))
-        return Daemon(held.pid, held=held, pidfile=plan.pidfile)
+        _detach.started.append((handle.pid, ref(handle)))
+        return running_daemon(handle.pid, handle, pidfile=plan.pidfile)
 
     def _prepare(self) -> list[int]:
         """Lock the pid file and open the log; return what the daemon's 0, 1 and 2 are to be."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from reborn._holder import Sighting
+    from reborn._holder import LockHolder
     from reborn.exceptions import UnsafeFileError
 
 # Between a winner's lock and its pid lie the two forks (3 ms); whoever looks holds a lock for less.
@@ -117,7 +117,7 @@ class PidFile:
                         pass
                     now = time.monotonic()
                     begin = begin or now
-                    self._refuse_if_held(fd, status, waited=now - begin)
+                    self._refuse_if_locked(fd, status, waited=now - begin)
                     time.sleep(_PATIENCE / 20)
                 if _files.is_named(status, name, directory):
                     return fd
@@ -140,13 +140,13 @@ class PidFile:
             self._explain(error)
             raise
 
-    def _refuse_if_held(self, fd: int, status: os.stat_result, *, waited: float) -> None:
+    def _refuse_if_locked(self, fd: int, status: os.stat_result, *, waited: float) -> None:
         """Raise if the holder is known, or if there was time enough for it to become known."""
         from reborn import _holder  # late, as below: most starts are not refused
 
         pid = _parse(os.pread(fd, _LONGEST_TEXT, 0))
         shown = False if pid is None else _holder.is_shown(pid, status)
-        if shown or waited > _LONGEST_LOOKS or (waited > _PATIENCE and _holder.is_held(fd)):
+        if shown or waited > _LONGEST_LOOKS or (waited > _PATIENCE and _holder.is_locked(fd)):
             # Where nothing is shown, the text has outlasted the moment between lock and emptying.
             from reborn.exceptions import PidFileLockedError
 
@@ -192,7 +192,7 @@ class PidFile:
         self._owner = os.getpid()
 
     def clear(self) -> None:
-        """Empty the file: it is held, and names nobody."""
+        """Empty the file: it is locked, and names nobody."""
         if self._fd is not None:
             os.ftruncate(self._fd, 0)
 
@@ -242,7 +242,7 @@ class PidFile:
             InvalidPidFileError: the text is not a process id.
             UnsafeFileError: the path is a symbolic link.
         """
-        fd = self._look()
+        fd = self._open_to_read()
         if fd is None:
             return None
         try:
@@ -260,15 +260,15 @@ class PidFile:
     def holder(self) -> int | None:
         """Return the pid of the process that holds the file, or None if nobody provably does.
 
-        The lock must be held, the text complete, and the process must have this very file open
+        The file must be locked, the text complete, and the process must have this very file open
         (device and inode, where the system shows them). Looking takes no lock on Linux.
         """
-        seen = self.sight()
-        return None if seen is None else seen.pid
+        holder = self.find_holder()
+        return None if holder is None else holder.pid
 
-    def sight(self) -> "Sighting | None":
+    def find_holder(self) -> "LockHolder | None":
         """Return the process that `holder` names, together with what was read to find it."""
-        fd = self._look()
+        fd = self._open_to_read()
         if fd is None:
             return None
         try:
@@ -282,8 +282,8 @@ class PidFile:
                 return None  # it was removed meanwhile, as at the end of a daemon
             reached = self._reaches(status)  # first: looking for the lock may take it for a moment
             shown = _holder.is_shown(pid, status)
-            held = _holder.is_held(fd) if shown is None else shown
-            return _holder.Sighting(pid, self.path, status, reached=reached) if held else None
+            locked = _holder.is_locked(fd) if shown is None else shown
+            return _holder.LockHolder(pid, self.path, status, reached=reached) if locked else None
         finally:
             _descriptors.close(fd)
 
@@ -300,17 +300,17 @@ class PidFile:
 
     def is_locked(self) -> bool:
         """Tell whether any process holds the lock, named or not."""
-        fd = self._look()
+        fd = self._open_to_read()
         if fd is None:
             return False
         try:
             from reborn import _holder
 
-            return _holder.is_held(fd)
+            return _holder.is_locked(fd)
         finally:
             _descriptors.close(fd)
 
-    def _look(self) -> int | None:
+    def _open_to_read(self) -> int | None:
         """Open the file for reading; None if it is not there."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:

@@ -1,6 +1,6 @@
 """A running daemon: is it alive, signal it, stop it, wait for it.
 
-A process is held by a pidfd (pidfd_open(2)), which never means another process, however often the
+A process is named by a pidfd (pidfd_open(2)), which never means another process, however often the
 number is used again. Where there is none, the number is all there is; it is looked at anew before
 each signal.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import psutil
 
-    from reborn._holder import Sighting
+    from reborn._holder import LockHolder
     from reborn._pidfile import PidFile
     from reborn.exceptions import StopTimeoutError
 else:
@@ -45,13 +45,13 @@ def poll(*fds: int | None, timeout: float | None) -> list[int]:
             return found
 
 
-class Held:
+class ProcessHandle:
     """One process, which stays the same one for as long as this object lives."""
 
     __slots__ = ("__weakref__", "_fd", "_process", "pid")
 
     def __init__(self, pid: int, *, pidfd: int | None = None) -> None:
-        """Take hold of process *pid*, or of the one that *pidfd* already holds.
+        """Open process *pid*, or take over *pidfd*, which means it already.
 
         Raises:
             ProcessLookupError: there is no such process.
@@ -67,7 +67,7 @@ class Held:
             except OSError:
                 pass  # an older kernel, or a sandbox that forbids the call
         if self._fd is None:
-            self._look()
+            self._refuse_if_ended()
 
     def __del__(self) -> None:
         fd = getattr(self, "_fd", None)  # Ctrl-C can come before there is anything
@@ -84,7 +84,7 @@ class Held:
         if self._fd is not None:
             return bool(poll(self._fd, timeout=0))
         try:
-            self._look()
+            self._refuse_if_ended()
         except ProcessLookupError:
             return True
         return False
@@ -114,7 +114,7 @@ class Held:
             time.sleep(_TICK)
         return True
 
-    def _look(self) -> None:
+    def _refuse_if_ended(self) -> None:
         """Raise ProcessLookupError if the number is free, a zombie's, or a later process's."""
         import psutil  # late: 17 ms, and only where there is no pidfd
 
@@ -131,31 +131,23 @@ class Held:
 
 
 class Daemon:
-    """A running daemon, as `reborn()` and `search()` hand it out."""
+    """A running daemon, as `reborn()` and `search()` return it."""
 
-    def __init__(
-        self,
-        pid: int,
-        *,
-        held: Held | None,
-        pidfile: "PidFile | None" = None,
-        seen: "Sighting | None" = None,
-    ) -> None:
-        """Handle the process *held*; None where it has ended already.
+    pid: int
+    _handle: ProcessHandle | None = None
+    _pidfile: "PidFile | None" = None
+    _holder: "LockHolder | None" = None
 
-        *seen* is the look at *pidfile* that found it; None: its launcher knows it anyway.
-        """
-        self.pid = pid
-        self._held = held
-        self._pidfile = pidfile
-        self._seen = seen
+    def __init__(self) -> None:
+        message = "a Daemon is returned by reborn(), search() and ensure(), and not made by hand"
+        raise TypeError(message)
 
     def __repr__(self) -> str:
         return f"Daemon(pid={self.pid}, {'running' if self.is_running() else 'not running'})"
 
     def is_running(self) -> bool:
         """Tell whether the daemon is alive; a zombie is not."""
-        return self._held is not None and not self._held.has_ended()
+        return self._handle is not None and not self._handle.has_ended()
 
     def send_signal(self, number: int) -> None:
         """Send the daemon the signal *number*.
@@ -168,14 +160,14 @@ class Daemon:
             UnsafeFileError: this is root, and somebody else could have written the pid file in
                 which the daemon was found.
         """
-        if self._held is None or not self._is_still_it():
+        if self._handle is None or not self._is_still_it():
             raise _gone(self.pid)
         self._refuse_if_doubtful(number)
-        self._held.send(number)
+        self._handle.send(number)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the daemon is gone; tell whether that was within *timeout* seconds."""
-        return self._held is None or self._held.wait(timeout)
+        return self._handle is None or self._handle.wait(timeout)
 
     def stop(self, timeout: float = 10.0, *, mixed: bool = False) -> None:
         """Stop the daemon and its descendants, and return when they are gone.
@@ -191,7 +183,7 @@ class Daemon:
             UnsafeFileError: as in `send_signal`.
         """
         deadline = time.monotonic() + timeout
-        roots = [] if self._held is None or not self._is_still_it() else [self._held]
+        roots = [] if self._handle is None or not self._is_still_it() else [self._handle]
         if roots:
             self._refuse_if_doubtful(_signal.SIGTERM)
         if not end(roots, timeout, mixed=mixed):
@@ -212,26 +204,26 @@ class Daemon:
         import psutil
 
         process = psutil.Process(self.pid)
-        if not self.is_running():  # after psutil has taken its own hold of the process
+        if not self.is_running():  # after psutil has opened it, too
             raise psutil.NoSuchProcess(self.pid)
         return process
 
     def _is_still_it(self) -> bool:
         """Tell whether the number still means the daemon, where a number is all there is."""
-        assert self._held is not None  # noqa: S101 - the caller has looked
-        if self._held.fd is not None or self._pidfile is None:
+        assert self._handle is not None  # noqa: S101 - the caller has looked
+        if self._handle.fd is not None or self._pidfile is None:
             return True
-        seen = self._pidfile.sight()
-        if seen is None or seen.pid != self.pid:
+        holder = self._pidfile.find_holder()
+        if holder is None or holder.pid != self.pid:
             return False
-        if self._seen is not None:
-            self._seen = seen  # what counts is the last look
+        if self._holder is not None:
+            self._holder = holder  # what counts is the last look
         return True
 
     def _refuse_if_doubtful(self, number: int) -> None:
         """See that root does not send a signal for a user; a user can do no more than he may."""
-        if self._seen is not None and os.geteuid() == 0 and self.is_running():
-            self._seen.refuse_if_doubtful(number)
+        if self._holder is not None and os.geteuid() == 0 and self.is_running():
+            self._holder.refuse_if_doubtful(number)
 
     def _timeout(self, timeout: float, remains: str) -> "StopTimeoutError":
         from reborn.exceptions import StopTimeoutError
@@ -248,21 +240,40 @@ class Daemon:
         return True
 
 
+def running_daemon(
+    pid: int,
+    handle: ProcessHandle | None,
+    *,
+    pidfile: "PidFile | None" = None,
+    holder: "LockHolder | None" = None,
+) -> Daemon:
+    """Return the daemon *pid*; *handle* is None where it has ended already.
+
+    *holder* is how it was found in *pidfile*; None: its launcher knows it anyway.
+    """
+    daemon = Daemon.__new__(Daemon)
+    daemon.pid = pid
+    daemon._handle = handle  # noqa: SLF001 - users have no use for a constructor
+    daemon._pidfile = pidfile  # noqa: SLF001
+    daemon._holder = holder  # noqa: SLF001
+    return daemon
+
+
 def _gone(pid: int) -> ProcessLookupError:
     from errno import ESRCH  # late: it is always there, but its table takes 0.5 %
 
     return ProcessLookupError(ESRCH, f"process {pid} has ended")
 
 
-def hold(pid: int) -> Held | None:
-    """Take hold of process *pid*; None if it has ended."""
+def open_process(pid: int) -> ProcessHandle | None:
+    """Open process *pid*; None if it has ended."""
     try:
-        return Held(pid)
+        return ProcessHandle(pid)
     except ProcessLookupError:
         return None
 
 
-def end(roots: list[Held], timeout: float, *, mixed: bool = False) -> bool:
+def end(roots: list[ProcessHandle], timeout: float, *, mixed: bool = False) -> bool:
     """End *roots* and their descendants: SIGTERM, *timeout* seconds, SIGKILL; tell if all are gone.
 
     *mixed*: SIGTERM is for the *roots* alone.
@@ -270,31 +281,31 @@ def end(roots: list[Held], timeout: float, *, mixed: bool = False) -> bool:
     Raises:
         PermissionError: one of them belongs to another user.
     """
-    family = [*roots, *(held for root in roots for held in _descendants(root))]
+    family = [*roots, *(handle for root in roots for handle in _descendants(root))]
     told = roots if mixed else family
     _send_all(told, _signal.SIGTERM)
     _send_all(told, _signal.SIGCONT)  # one that is suspended takes SIGTERM when it goes on
     if _wait_all(family, time.monotonic() + timeout):
         return True
     # What they started while they were stopping belongs to them, too.
-    family += [held for known in tuple(family) for held in _descendants(known)]
+    family += [late for handle in tuple(family) for late in _descendants(handle)]
     _send_all(family, _signal.SIGKILL)
     # SIGKILL cannot be refused, but a process in an uninterruptible call can delay it.
     return _wait_all(family, time.monotonic() + max(timeout, 1.0))
 
 
-def _descendants(held: Held) -> list[Held]:
-    """Take hold of the descendants of *held*, those in other sessions included."""
-    found: list[Held] = []
-    if _is_childless(held.pid) and not held.has_ended():
+def _descendants(handle: ProcessHandle) -> list[ProcessHandle]:
+    """Open the descendants of *handle*, those in other sessions included."""
+    found: list[ProcessHandle] = []
+    if _is_childless(handle.pid) and not handle.has_ended():
         return found
     try:
         import psutil  # late: 17 ms that neither a start nor a look needs
     except (ImportError, OSError):
         return found  # as another user, or in another root, its files cannot be read any more
     try:
-        process = psutil.Process(held.pid)
-        if held.has_ended():
+        process = psutil.Process(handle.pid)
+        if handle.has_ended():
             return found
         children = process.children(recursive=True)
     except (psutil.Error, OSError):
@@ -303,7 +314,7 @@ def _descendants(held: Held) -> list[Held]:
         if child.pid == os.getpid():
             continue  # a worker that stops its own daemon has to see it through
         try:
-            kept = Held(child.pid)
+            kept = ProcessHandle(child.pid)
             if child.is_running():  # still the one whose parent psutil saw
                 found.append(kept)
         except (psutil.Error, OSError):
@@ -325,13 +336,13 @@ def _is_childless(pid: int) -> bool:
         return False
 
 
-def _send_all(family: "Iterable[Held]", number: int) -> None:
-    for held in family:
+def _send_all(family: "Iterable[ProcessHandle]", number: int) -> None:
+    for handle in family:
         try:
-            held.send(number)
+            handle.send(number)
         except ProcessLookupError:
             continue
 
 
-def _wait_all(family: "Iterable[Held]", deadline: float) -> bool:
-    return all(held.wait(max(0.0, deadline - time.monotonic())) for held in family)
+def _wait_all(family: "Iterable[ProcessHandle]", deadline: float) -> bool:
+    return all(handle.wait(max(0.0, deadline - time.monotonic())) for handle in family)

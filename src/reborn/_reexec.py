@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from reborn._options import Plan
-    from reborn._process import Held
+    from reborn._process import ProcessHandle
     from reborn.exceptions import RelaunchError
 
 SHELL = "/bin/sh"
@@ -141,13 +141,16 @@ def _is_read_once(program: str) -> bool:
 
 
 def announce(
-    plan: "Plan", ours: Channel, theirs: Channel, started: "Sequence[tuple[int, Held | None]]"
+    plan: "Plan",
+    ours: Channel,
+    theirs: Channel,
+    started: "Sequence[tuple[int, ProcessHandle | None]]",
 ) -> dict[str, str]:
     """Tell the fresh program what it is handed; return its environment, with the mark."""
     env = dict(os.environ if plan.env is None else plan.env)
     nonce = os.urandom(16).hex()
     lock_fd = None if plan.pidfile is None else plan.pidfile.lock_fd
-    pidfds = ((pid, None if held is None else held.fd) for pid, held in started)
+    pidfds = ((pid, None if handle is None else handle.fd) for pid, handle in started)
     earlier = " ".join(f"{pid}:{'' if pidfd is None else pidfd}" for pid, pidfd in pidfds)
     preserved = " ".join(str(fd) for fd in plan.preserve if fd > 2)
     if len(earlier) + len(preserved) > _LONGEST_LIST:
@@ -164,11 +167,11 @@ def announce(
 
 
 def handed_over(
-    plan: "Plan", theirs: Channel, started: "Sequence[tuple[int, Held | None]]"
+    plan: "Plan", theirs: Channel, started: "Sequence[tuple[int, ProcessHandle | None]]"
 ) -> list[int]:
     """Return the descriptors above 2 that the fresh program gets, under the same numbers."""
     lock_fd = None if plan.pidfile is None else plan.pidfile.lock_fd
-    pidfds = [held.fd for _, held in started if held is not None]
+    pidfds = [handle.fd for _, handle in started if handle is not None]
     fds = [theirs.incoming, theirs.outgoing, lock_fd, *pidfds, *plan.preserve]
     return [fd for fd in fds if fd is not None and fd > 2]
 

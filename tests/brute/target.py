@@ -149,7 +149,7 @@ def writing_by_path():
 
 
 def believing_anybody():
-    _holder.Sighting.refuse_if_doubtful = lambda *_: None
+    _holder.LockHolder.refuse_if_doubtful = lambda *_: None
 
 
 def prepare(spec):

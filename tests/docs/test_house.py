@@ -51,7 +51,7 @@ def test_imports_are_all_seen(house, tmp_path, monkeypatch):
         if TYPE_CHECKING:
             from reborn import _pidfile
         else:
-            from reborn._process import Held
+            from reborn._process import ProcessHandle
         def late():
             import reborn.click
             from reborn._command import registry

@@ -49,7 +49,7 @@ if "without_sigkill" in switches:
     send_all = _process._send_all
     _process._send_all = lambda family, number: number == signal.SIGKILL or send_all(family, number)
 if "believing_anybody" in switches:
-    _holder.Sighting.refuse_if_doubtful = lambda *_: None
+    _holder.LockHolder.refuse_if_doubtful = lambda *_: None
 if "without_family" in switches:
     _process._descendants = lambda _: []
 

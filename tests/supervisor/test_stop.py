@@ -7,7 +7,7 @@ import psutil
 import pytest
 from harness import eventually, is_alive
 
-from reborn._process import Daemon, Held
+from reborn._process import ProcessHandle, running_daemon
 
 STUBBORN = "trap '' TERM; echo here; while :; do sleep 3600; done"
 
@@ -112,7 +112,7 @@ def test_program_that_ends_when_the_supervisor_is_told_to_stop_control(supervise
 def test_stop_by_the_handle_of_the_supervisor_starts_nothing_again(supervised, attempt):
     """The family is told at once, program and all."""
     supervised.start_shell("exec sleep 3600", restart="always")
-    Daemon(supervised.pid, held=Held(supervised.pid)).stop()
+    running_daemon(supervised.pid, ProcessHandle(supervised.pid)).stop()
     assert supervised.exit_code() == 0
     assert supervised.states()[-1]["restarts"] == 0
     supervised.assert_nothing_left()

@@ -24,7 +24,7 @@ PID = os.getpid()
 def alone():
     """Have no intermediate, and take this process for one in its session."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_process, "hold", lambda _: None)
+        patch.setattr(_process, "open_process", lambda _: None)
         patch.setattr(os, "getsid", lambda pid: NOBODY if pid == PID else -1)
         yield patch
 
@@ -67,7 +67,7 @@ HEARD = st.binary(max_size=200) | st.lists(LINES | st.binary(max_size=20), max_s
 @example(b"\xff=\xff\nREADY\n=\n\n")
 def test_any_words_end_in_a_daemon_or_in_an_error_of_a_start(said):
     outcome = hear(said)
-    assert isinstance(outcome, StartError | _process.Held)
+    assert isinstance(outcome, StartError | _process.ProcessHandle)
     if isinstance(outcome, StartError):
         assert str(outcome)
     else:

@@ -1,4 +1,4 @@
-"""A process that is held stays the same one; what does not run cannot be signalled."""
+"""A process that was opened stays the same one; what does not run cannot be signalled."""
 
 import errno
 import math
@@ -12,7 +12,7 @@ import pytest
 
 from reborn import _process
 from reborn._pidfile import PidFile
-from reborn._process import Daemon, Held
+from reborn._process import Daemon, ProcessHandle, running_daemon
 
 # More than any kernel gives (proc(5): pid_max is at most 2**22).
 NO_PROCESS = 2**22
@@ -25,29 +25,29 @@ def platform(request, monkeypatch):
         monkeypatch.setattr(_process, "_open_pidfd", None)
 
 
-def test_running_process_is_held(platform):
-    held = Held(os.getpid())
-    assert (held.pid, held.has_ended(), held.wait(0)) == (os.getpid(), False, False)
-    assert held.wait(0.001) is False
-    held.send(0)
+def test_handle_of_a_running_process(platform):
+    handle = ProcessHandle(os.getpid())
+    assert (handle.pid, handle.has_ended(), handle.wait(0)) == (os.getpid(), False, False)
+    assert handle.wait(0.001) is False
+    handle.send(0)
 
 
-def test_process_that_is_not_there_cannot_be_held(platform):
+def test_process_that_is_not_there_cannot_be_opened(platform):
     with pytest.raises(ProcessLookupError) as caught:
-        Held(NO_PROCESS)
+        ProcessHandle(NO_PROCESS)
     assert (caught.value.errno, bool(str(caught.value))) == (errno.ESRCH, True)
 
 
 def test_pidfd_is_closed_with_its_object():
     before = os.listdir("/dev/fd")
-    held = Held(os.getpid())
-    assert held.fd is None or not os.get_inheritable(held.fd)
-    del held
+    handle = ProcessHandle(os.getpid())
+    assert handle.fd is None or not os.get_inheritable(handle.fd)
+    del handle
     assert os.listdir("/dev/fd") == before
 
 
 def test_daemon_that_is_gone_is_not_running_and_not_signalled():
-    daemon = Daemon(NO_PROCESS, held=None)
+    daemon = running_daemon(NO_PROCESS, None)
     assert not daemon.is_running()
     assert daemon.wait() is True
     assert daemon.stop() is None
@@ -59,8 +59,13 @@ def test_daemon_that_is_gone_is_not_running_and_not_signalled():
         _ = daemon.process
 
 
+def test_daemon_is_not_made_by_hand():
+    with pytest.raises(TypeError, match=r"returned by reborn\(\), search\(\)"):
+        Daemon()
+
+
 def test_daemon_that_runs_is_a_psutil_process():
-    daemon = Daemon(os.getpid(), held=Held(os.getpid()))
+    daemon = running_daemon(os.getpid(), ProcessHandle(os.getpid()))
     assert daemon.is_running()
     assert daemon.wait(0) is False
     assert daemon.process == psutil.Process()
@@ -69,7 +74,7 @@ def test_daemon_that_runs_is_a_psutil_process():
 
 def test_stopping_what_is_gone_does_not_wait_for_the_lock_of_a_successor(tmp_path):
     with PidFile(tmp_path / "app.pid") as pidfile:
-        Daemon(NO_PROCESS, held=None, pidfile=pidfile).stop(timeout=0)
+        running_daemon(NO_PROCESS, None, pidfile=pidfile).stop(timeout=0)
 
 
 @pytest.fixture
@@ -128,16 +133,16 @@ def test_poll_waits_a_second_at_a_time(monkeypatch, timeout, found, waits):
 
 def test_without_psutil_there_are_no_descendants_to_end(monkeypatch):
     monkeypatch.setitem(sys.modules, "psutil", None)
-    assert _process._descendants(Held(os.getpid())) == []
+    assert _process._descendants(ProcessHandle(os.getpid())) == []
 
 
 def test_where_no_more_files_can_be_opened_there_are_no_descendants_to_end(monkeypatch):
     def full(_):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    held = Held(os.getpid())
+    handle = ProcessHandle(os.getpid())
     monkeypatch.setattr(psutil, "Process", full)
-    assert _process._descendants(held) == []
+    assert _process._descendants(handle) == []
 
 
 def test_ending_nobody_is_quick():

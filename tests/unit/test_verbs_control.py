@@ -48,7 +48,7 @@ class Stubborn(Daemon):
     """A daemon with which everything goes wrong in the same way."""
 
     def __init__(self, error=None):
-        super().__init__(PID, held=None)
+        self.pid = PID
         self.error = error
 
     def stop(self, timeout=10.0, *, mixed=False):

@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from reborn import Daemon, DaemonContext, PidFile
+from reborn import DaemonContext, PidFile
+from reborn._process import running_daemon
 from reborn._verbs import status
 from reborn._verbs.status import Condition
 
@@ -125,7 +126,7 @@ def test_facts_that_may_not_be_seen_are_not_known(path):
 
 
 def test_daemon_that_ends_while_it_is_measured():
-    gone = Daemon(2**22 + 1, held=None)
+    gone = running_daemon(2**22 + 1, None)
     assert not Condition("running", name="app", pidfile="x", daemon=gone).measure()
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 
 from reborn import _descriptors, _files
-from reborn._holder import Sighting
+from reborn._holder import LockHolder
 from reborn._pidfile import PidFile
 
 # By how much a process may seem younger than the text it wrote itself: clocks tick.
@@ -27,31 +27,31 @@ _LONGEST_PID = 10
 class KnownPidFile(PidFile):
     """A pid file that names its process by the lock or, where nobody has that, by its text."""
 
-    def sight(self) -> Sighting | None:
+    def find_holder(self) -> LockHolder | None:
         """Return the process that the file names, together with what was read to find it."""
-        seen = super().sight()
-        if seen is not None or self.is_locked():
-            return seen
-        fd = self._look()
+        holder = super().find_holder()
+        if holder is not None or self.is_locked():
+            return holder
+        fd = self._open_to_read()
         if fd is None:
             return None
         try:
-            return self._sight_by_text(fd)
+            return self._find_by_text(fd)
         finally:
             _descriptors.close(fd)
 
     def _lock(self, name: str, directory: int) -> int:
         """Return a locked descriptor, unless the file names a process without the lock."""
         fd = super()._lock(name, directory)
-        seen = self._sight_by_text(fd)
-        if seen is None:
+        holder = self._find_by_text(fd)
+        if holder is None:
             return fd
         _descriptors.close(fd)
         from reborn.exceptions import PidFileLockedError
 
-        raise PidFileLockedError(path=self.path, pid=seen.pid)
+        raise PidFileLockedError(path=self.path, pid=holder.pid)
 
-    def _sight_by_text(self, fd: int) -> Sighting | None:
+    def _find_by_text(self, fd: int) -> LockHolder | None:
         status = os.fstat(fd)
         # Those that write more than the pid write it first (postmaster.pid).
         line, end, _ = os.pread(fd, _LONGEST_PID + 2, 0).partition(b"\n")
@@ -63,7 +63,7 @@ class KnownPidFile(PidFile):
         begun = started(pid)
         if begun is None or begun > status.st_mtime + _SLACK:
             return None
-        return Sighting(pid, self.path, status, reached=self._reaches(status))
+        return LockHolder(pid, self.path, status, reached=self._reaches(status))
 
 
 def _pid(text: bytes) -> int | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from reborn._process import Held
+    from reborn._process import ProcessHandle
     from reborn._readiness import Condition
     from reborn._spawning.owner import Owner
     from reborn._spawning.plan import Plan
@@ -52,7 +52,7 @@ class SpawnedDaemon:
         self._starts = [0, 0]
         self._start: Start | None = None
         self._crashed: list[Start] = []  # whose descendants live on, until the test is over
-        self._held: Held | None = None
+        self._held: ProcessHandle | None = None
         self._pid: int | None = None
         owner.daemons.append(self)
 
@@ -206,7 +206,7 @@ class SpawnedDaemon:
 
     def _settle(self, start: Start) -> None:
         self._pid = start.settle()
-        self._held = _process.hold(self._pid)
+        self._held = _process.open_process(self._pid)
 
     def close(self) -> None:
         """End what is left of it, without asking it for long; a shared one goes on.
@@ -236,7 +236,7 @@ class SpawnedDaemon:
         self._log = Log(Path(captured), None if own is None else Path(own))
         self._starts = description["starts"]
         self._pid = description["pid"]
-        self._held = _process.hold(self.pid)
+        self._held = _process.open_process(self.pid)
         if not self.is_running():
             raise SpawnError(
                 command=str(self._plan),

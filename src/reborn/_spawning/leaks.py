@@ -48,9 +48,9 @@ class Census:
 
     def _end(self, found: list[int]) -> list[str]:
         texts = [f"{pid} {_proc.command_line(pid)}" for pid in found]
-        held = [each for each in map(_process.hold, found) if each is not None]
+        handles = [each for each in map(_process.open_process, found) if each is not None]
         try:
-            _process.end(held, _GRACE)
+            _process.end(handles, _GRACE)
         except PermissionError as error:
             texts.append(f"some of it cannot be stopped ({error})")
         for pid in found:

@@ -175,7 +175,7 @@ class Watch:
         if not self._is_executed(channel):
             return self._end(pid)
         self._executed = time.monotonic()
-        held = _process.hold(pid)
+        handle = _process.open_process(pid)
         tick, longest = _TICKS
         while True:
             self._listen(channel)
@@ -190,7 +190,7 @@ class Watch:
                 self.missing = lacks
                 channel.send(**{MISSING: lacks})
             listener = None if self._listener is None else self._listener.fileno()
-            fd = None if held is None else held.fd
+            fd = None if handle is None else handle.fd
             wait = None if self._ready and fd is not None else min(tick, self._rest())
             if channel.incoming in _process.poll(channel.incoming, listener, fd, timeout=wait):
                 return self._end(pid)
@@ -208,17 +208,17 @@ class Watch:
 
     def _end(self, pid: int) -> tuple[int, int]:
         """Stop what nobody waits for any more, if it has not ended."""
-        held = _process.hold(pid)
-        if held is not None:
-            _process.end([held], _GRACE)
+        handle = _process.open_process(pid)
+        if handle is not None:
+            _process.end([handle], _GRACE)
         return os.waitpid(pid, 0)
 
     def _end_orphans(self) -> None:
         """End what a program that was never ready has put into the background."""
         from reborn import _proc
 
-        found = (_process.hold(pid) for pid in _proc.descendants(os.getpid()))
-        _process.end([held for held in found if held is not None], _GRACE)
+        found = (_process.open_process(pid) for pid in _proc.descendants(os.getpid()))
+        _process.end([handle for handle in found if handle is not None], _GRACE)
 
     def _listen(self, channel: Channel) -> None:
         """Hear what the program says, and pass on what is for people."""

@@ -258,7 +258,7 @@ class PIDLockFile:
             return False  # not a pid file: a path given by mistake must not cost a file
         if pid == os.getpid():
             return named.st_mtime < _BEGUN
-        holder = _process.hold(pid)
+        holder = _process.open_process(pid)
         return holder is None or holder.has_ended()
 
 
