@@ -68,6 +68,7 @@ PUBLIC = (
 # Handed out, and never made by a program; what makes them is ours.
 HANDED_OUT = {
     "Daemon",
+    "ServiceManager",
     "SpawnDaemon",
     "SpawnDaemonSession",
     "SpawnedDaemon",

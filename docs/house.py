@@ -28,9 +28,10 @@ LAYERS = {
     "the system": ("_inherited", "_signals", "_descriptors", "_privileges", "_status_line"),
     "failures": ("_errors", "exceptions"),
     "what is there": ("_proc", "_files", "_holder", "_pidfile", "_process"),
-    "who is told": ("_handshake", "_sd_notify", "_manager", "_notifier", "_readiness"),
+    "who is told": ("_handshake", "_sd_notify", "_manager", "_readiness"),
     "a start": (
         "_options",
+        "_notifier",
         "_log",
         "_steps",
         "_attempt",

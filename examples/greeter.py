@@ -49,7 +49,7 @@ def serve(context: DaemonContext, args: argparse.Namespace) -> None:
 
     @server.on(signal.SIGHUP)
     def reload(_: int) -> None:
-        with context.reloading():
+        with context.manager.reloading():
             read_greeting(args.greeting)
 
     web = http.server.HTTPServer((args.host, args.port), Greeter)
@@ -58,8 +58,8 @@ def serve(context: DaemonContext, args: argparse.Namespace) -> None:
         selector.register(web, selectors.EVENT_READ)
         context.ready(f"greeting on port {web.server_port}")
         while server.handle_pending():
-            context.watchdog.ping()
-            for key, _ in selector.select(context.watchdog.interval):
+            context.manager.watchdog.ping()
+            for key, _ in selector.select(context.manager.watchdog.interval):
                 if key.fileobj is web:
                     web.handle_request()
 

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from reborn._context import DaemonContext, was_reborn
     from reborn._manager import Supervisor
-    from reborn._notifier import Watchdog
+    from reborn._notifier import ServiceManager, Watchdog
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
     from reborn._serving import SignalServer, StopServing
@@ -57,6 +57,7 @@ __all__ = [
     "ProgramError",
     "RebornError",
     "RelaunchError",
+    "ServiceManager",
     "SignalServer",
     "SpawnError",
     "StartError",
@@ -73,6 +74,7 @@ _HOMES = {
     "Daemon": "reborn._process",
     "DaemonContext": "reborn._context",
     "PidFile": "reborn._pidfile",
+    "ServiceManager": "reborn._notifier",
     "SignalServer": "reborn._serving",
     "StopServing": "reborn._serving",
     "Supervisor": "reborn._manager",

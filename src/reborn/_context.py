@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from reborn._handshake import Report
     from reborn._launcher import Launcher
     from reborn._manager import Supervisor
-    from reborn._notifier import Notifier, Reloading, Watchdog
-    from reborn._options import File, Handler, Manager, Path, Plan
+    from reborn._notifier import Notifier, ServiceManager
+    from reborn._options import File, Handler, ManagerName, Path, Plan
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
 
@@ -66,14 +66,12 @@ class DaemonContext(_options.Options):
 
     __slots__ = (
         "__weakref__",
-        "_handed_over",
         "_manager",
         "_notifier",
         "_null",
         "_pid",
         "_plan",
         "_supervisor",
-        "_watchdog",
     )
 
     def __init__(
@@ -106,12 +104,9 @@ class DaemonContext(_options.Options):
         self._pid: int | None = None
         self._plan: Plan | None = None
         self._notifier: Report | Notifier | None = None
-        # Those of a program that stays in the foreground.
         self._supervisor: Supervisor | None = None
-        self._manager: Notifier | None = None
-        self._watchdog: Watchdog | None = None
+        self._manager: ServiceManager | None = None
         self._null: int | None = None
-        self._handed_over: tuple[dict[str, socket.socket], dict[str, int]] | None = None
         given = locals()
         for name in _options.NAMES:
             setattr(self, name, given[name])
@@ -335,16 +330,27 @@ class DaemonContext(_options.Options):
         systemd's are named by FileDescriptorName=. Those in the launcher's `files_preserve` are
         named by their number and come with ``strategy="reexec"``, also before `reborn()`.
         """
-        return self._take_over()[0]
+        _require_posix()
+        from reborn import _notifier
+
+        return _notifier.handed_over()[0]
 
     @property
-    def descriptors(self) -> dict[str, int]:
-        """What was handed over and is no socket, such as a file of `store`, by name."""
-        return self._take_over()[1]
+    def manager(self) -> "ServiceManager":
+        """The service manager that runs this program, for all that only one of these understands.
+
+        It is always there; where nobody runs the program, what it does is nothing.
+        """
+        _require_posix()
+        if self._manager is None or not self.is_open:
+            from reborn import _notifier
+
+            self._manager = _notifier.service_manager(None, pid=self._pid)
+        return self._manager
 
     def export(
         self,
-        manager: "Manager",
+        manager: "ManagerName",
         *,
         name: str | None = None,
         command: "Sequence[str] | None" = None,
@@ -373,76 +379,6 @@ class DaemonContext(_options.Options):
             ready=ready,
         )
         return _export.write(manager, service)
-
-    def _take_over(self) -> "tuple[dict[str, socket.socket], dict[str, int]]":
-        _require_posix()
-        if self._handed_over is None:
-            from reborn import _inherited, _notifier
-
-            preserved = [] if _inherited.launch is None else _inherited.launch.preserved
-            self._handed_over = _notifier.sockets(_notifier.handed_over(preserved))
-        return self._handed_over
-
-    @property
-    def watchdog(self) -> "Watchdog":
-        """The manager's watchdog: its `ping()` is for each turn of the program's own loop.
-
-        Raises:
-            RuntimeError: the context is not open.
-        """
-        self._opened("watchdog")
-        if self._watchdog is None:
-            from reborn._notifier import Watchdog
-
-            self._watchdog = Watchdog(self._manager)
-        return self._watchdog
-
-    def reloading(self) -> "Reloading":
-        """Tell the supervisor, for the length of a ``with`` block, that the program reloads.
-
-        Raises:
-            RuntimeError: the context is not open.
-        """
-        self._opened("reloading")
-        from reborn._notifier import Reloading
-
-        return Reloading(self._manager)
-
-    def extend_timeout(self, seconds: float) -> None:
-        """Ask the supervisor for *seconds* from now on, to become ready, to reload, or to stop.
-
-        A launcher is not asked: it waits for `ready_timeout`.
-
-        Raises:
-            RuntimeError: the context is not open.
-        """
-        self._opened("extend_timeout")
-        if self._manager is not None:
-            self._manager.extend_timeout(seconds)
-
-    def store(self, name: str, *files: "File") -> bool:
-        """Hand *files* to systemd's store, which gives them to the program's next life.
-
-        There they are in `sockets` and `descriptors` under *name*. False: nobody stores them. (That
-        also needs FileDescriptorStoreMax= in the unit, and is not told.)
-
-        Raises:
-            ValueError: this cannot be a name, or a file is closed.
-            RuntimeError: the context is not open.
-        """
-        self._opened("store")
-        fds = [file if isinstance(file, int) else file.fileno() for file in files]
-        return self._manager is not None and self._manager.store(name, fds)
-
-    def unstore(self, name: str) -> None:
-        """Have systemd close what it has stored under *name*.
-
-        Raises:
-            RuntimeError: the context is not open.
-        """
-        self._opened("unstore")
-        if self._manager is not None:
-            self._manager.unstore(name)
 
     def _launcher(self, plan: "Plan") -> "Launcher | None":  # noqa: ARG002 - for others
         """Return the launcher, where it is to be one that does more."""
@@ -489,21 +425,22 @@ class DaemonContext(_options.Options):
             from reborn import _init
 
             _init.go_below()
-        manager = _notifier.connect(supervisor)
+        notifier = _notifier.connect(supervisor)
         locked = False
         try:
             _launcher.lock_pidfile(plan)
             locked = True
             opened = _launcher.open_log(plan)
             _steps.run(_steps.foreground_stage(plan, None if opened is None else opened[0]))
-            self._enter(plan, manager)
+            self._enter(plan, notifier)
         except BaseException as error:
             if locked and plan.pidfile is not None:
                 plan.pidfile.release()
-            manager.failed(error)
-            manager.close()
+            notifier.failed(error)
+            notifier.close()
             raise
-        self._supervisor, self._manager = supervisor, manager
+        self._supervisor = supervisor
+        self._manager = _notifier.service_manager(notifier, pid=self._pid)
         if not plan.wait_ready:
             self.ready()
 
@@ -511,7 +448,7 @@ class DaemonContext(_options.Options):
         """Open the context in this process."""
         if plan.guard is not None:
             plan.guard.__enter__()
-        self._plan, self._notifier = plan, notifier
+        self._plan, self._notifier, self._manager = plan, notifier, None
         self._pid = os.getpid()
         atexit.register(self.release)
 
@@ -524,13 +461,10 @@ class DaemonContext(_options.Options):
         if not self.is_open:
             return
         plan, notifier = self._opened("release")
-        manager, self._manager = self._manager, None
-        self._pid = self._watchdog = None
+        self._pid = self._manager = None
         atexit.unregister(self.release)
         try:
-            if manager is not None and isinstance(error, Exception):
-                manager.failed(error)
-            notifier.stopping()
+            notifier.stopping(error)
             if plan.guard is not None:
                 plan.guard.__exit__(kind, error, traceback)
         finally:

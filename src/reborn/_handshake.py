@@ -208,8 +208,8 @@ class Report:
         self.close()
         return True
 
-    def stopping(self) -> None:
-        """Say nothing: to the launcher, how the process ends says it all."""
+    def stopping(self, error: BaseException | None) -> None:
+        """Send nothing: to the launcher, how the process ends says it all."""
 
     def close(self) -> None:
         """Leave the channel; whoever waits at the other end sees the end of file."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
 
+    from reborn._options import File
+
 _LONGEST_NAME = 255
 
 
@@ -52,14 +54,6 @@ class Notifier:
         """Say what the program is doing."""
         self.send(STATUS=message)
 
-    def reloading(self) -> None:
-        """Say that the configuration is being read again, and since when."""
-        self.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
-
-    def reloaded(self) -> None:
-        """Say that this is over."""
-        self.send(READY=1)
-
     def failed(self, error: BaseException) -> None:
         """Say what ends the program."""
         kind = "" if isinstance(error, RebornError) else f"{type(error).__name__}: "
@@ -69,8 +63,10 @@ class Notifier:
             said["ERRNO"] = number
         self.send(**said)
 
-    def stopping(self) -> None:
-        """Say that the program ends; nothing is told from now on."""
+    def stopping(self, error: BaseException | None) -> None:
+        """Report that the program ends, and *error* if that is why; nothing is sent afterwards."""
+        if isinstance(error, Exception):
+            self.failed(error)
         self.send(STOPPING=1)
         self.close()
 
@@ -78,21 +74,6 @@ class Notifier:
         """Leave the manager's socket."""
         fd, self._fd = self._fd, None
         _descriptors.close(fd)
-
-    def extend_timeout(self, seconds: float) -> None:
-        """Ask for *seconds* more from now on, to start, reload or stop."""
-        self.send(EXTEND_TIMEOUT_USEC=round(seconds * 1e6))
-
-    def store(self, name: str, fds: "Iterable[int]") -> bool:
-        """Hand descriptors to the manager's store; False if there is none to hand them to."""
-        if not name.isascii() or not name.isprintable() or ":" in name or len(name) > _LONGEST_NAME:
-            message = f"{name!r} cannot name a stored descriptor; use printable ASCII but ':'"
-            raise ValueError(message)
-        return self.send(fds, FDSTORE=1, FDNAME=name)
-
-    def unstore(self, name: str) -> None:
-        """Have the manager close what it has stored under *name*."""
-        self.send(FDSTOREREMOVE=1, FDNAME=name)
 
     @property
     def listens(self) -> bool:
@@ -137,25 +118,6 @@ class LineNotifier(Notifier):
         return super().ready(message)
 
 
-class Reloading:
-    """A reload, for a ``with`` block."""
-
-    __slots__ = ("_manager",)
-
-    def __init__(self, manager: Notifier | None) -> None:
-        self._manager = manager
-
-    def __enter__(self) -> None:
-        """Say that it has begun."""
-        if self._manager is not None:
-            self._manager.reloading()
-
-    def __exit__(self, *_: object) -> None:
-        """Say that it is over, also where it failed: the program runs on as it was."""
-        if self._manager is not None:
-            self._manager.reloaded()
-
-
 def connect(supervisor: Supervisor | None) -> Notifier:
     """Return the way to tell *supervisor*."""
     if supervisor is not None and supervisor.name == "s6":
@@ -184,10 +146,30 @@ def _notification_fd() -> int | None:
     return None
 
 
-def handed_over(preserved: "Iterable[int]") -> dict[int, str]:
-    """Return the descriptors that systemd (sd_listen_fds(3)) or the launcher handed over.
+def handed_over() -> "tuple[dict[str, socket.socket], dict[str, int]]":
+    """Return the sockets that systemd or the launcher handed over, and other descriptors, by name.
 
-    systemd's have the names of LISTEN_FDNAMES, the launcher's the number of their descriptor.
+    They are the process's, whichever context or thread asks first: two sockets of one descriptor
+    would close it under each other.
+    """
+    if not _handed_over:
+        launch = _inherited.launch
+        names = _names([] if launch is None else launch.preserved)
+        found = _by_kind(names)
+        if _handed_over.setdefault("all", found) is not found:  # another thread was first
+            for duplicate in found[0].values():
+                duplicate.detach()
+    return _handed_over["all"]
+
+
+_handed_over: "dict[str, tuple[dict[str, socket.socket], dict[str, int]]]" = {}
+
+
+def _names(preserved: "Iterable[int]") -> dict[int, str]:
+    """Return the names of what was handed over, by descriptor.
+
+    systemd's are those of LISTEN_FDNAMES (sd_listen_fds(3)), the launcher's the number of the
+    descriptor.
     """
     names = {fd: str(fd) for fd in preserved}
     if _sd_notify.is_ours("LISTEN_PID"):
@@ -200,8 +182,7 @@ def handed_over(preserved: "Iterable[int]") -> dict[int, str]:
     return names
 
 
-def sockets(names: dict[int, str]) -> "tuple[dict[str, socket.socket], dict[str, int]]":
-    """Return the sockets among what was handed over, and the other descriptors, by name."""
+def _by_kind(names: dict[int, str]) -> "tuple[dict[str, socket.socket], dict[str, int]]":
     if not names:
         return {}, {}
     import socket  # late: 6 ms
@@ -215,6 +196,120 @@ def sockets(names: dict[int, str]) -> "tuple[dict[str, socket.socket], dict[str,
         except OSError:
             others[name] = fd
     return found, others
+
+
+class ServiceManager:
+    """The service manager that runs the program, as `context.manager`.
+
+    Here is what only a service manager understands; `DaemonContext.ready` and
+    `DaemonContext.status` are for a launcher as well. Where nobody runs the program, or who does
+    has no such thing, nothing happens. Everything may be called from any thread.
+    """
+
+    _notifier: Notifier | None
+    _pid: int | None
+    _watchdog: "Watchdog"
+
+    def __init__(self) -> None:
+        message = "a ServiceManager is not made by hand; use context.manager"
+        raise TypeError(message)
+
+    @property
+    def watchdog(self) -> "Watchdog":
+        """The manager's watchdog: its `ping()` is for each turn of the program's own loop.
+
+        Raises:
+            RuntimeError: the context is not open.
+        """
+        self._opened("watchdog")
+        return self._watchdog
+
+    def reloading(self) -> "Reloading":
+        """Report, for the length of a ``with`` block, that the program reloads.
+
+        The manager is told of the end also where the block raises: the program runs on as it was.
+
+        Raises:
+            RuntimeError: the context is not open.
+        """
+        return Reloading(self._opened("reloading"))
+
+    def extend_timeout(self, seconds: float) -> None:
+        """Ask for *seconds* from now on, to become ready, to reload, or to stop.
+
+        A launcher is not asked: it waits for `ready_timeout`.
+
+        Raises:
+            RuntimeError: the context is not open.
+        """
+        notifier = self._opened("extend_timeout")
+        if notifier is not None:
+            notifier.send(EXTEND_TIMEOUT_USEC=round(seconds * 1e6))
+
+    def store(self, name: str, *files: "File") -> bool:
+        """Hand *files* to systemd's store, which gives them to the program's next life.
+
+        There they are in `DaemonContext.sockets` and `descriptors` under *name*. False: nobody
+        stores them. (That also needs FileDescriptorStoreMax= in the unit, which is not reported.)
+
+        Raises:
+            ValueError: this cannot be a name, or a file is closed.
+            RuntimeError: the context is not open.
+        """
+        notifier = self._opened("store")
+        fds = [file if isinstance(file, int) else file.fileno() for file in files]
+        if not name.isascii() or not name.isprintable() or ":" in name or len(name) > _LONGEST_NAME:
+            message = f"{name!r} cannot name a stored descriptor; use printable ASCII but ':'"
+            raise ValueError(message)
+        return notifier is not None and notifier.send(fds, FDSTORE=1, FDNAME=name)
+
+    def unstore(self, name: str) -> None:
+        """Have systemd close what it has stored under *name*.
+
+        Raises:
+            RuntimeError: the context is not open.
+        """
+        notifier = self._opened("unstore")
+        if notifier is not None:
+            notifier.send(FDSTOREREMOVE=1, FDNAME=name)
+
+    @property
+    def descriptors(self) -> dict[str, int]:
+        """What was handed over and is no socket, such as a file of `store`, by name."""
+        return handed_over()[1]
+
+    def _opened(self, method: str) -> Notifier | None:
+        if self._pid != os.getpid():
+            message = f"{method}() belongs to the daemon, and the context is not open here"
+            raise RuntimeError(message)
+        return self._notifier
+
+
+def service_manager(notifier: Notifier | None, *, pid: int | None) -> ServiceManager:
+    """Return what *notifier* makes of the manager; *pid*: the process that has the context open."""
+    manager = ServiceManager.__new__(ServiceManager)
+    manager._notifier, manager._pid = notifier, pid  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    manager._watchdog = Watchdog(notifier)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return manager
+
+
+class Reloading:
+    """A reload, for a ``with`` block."""
+
+    __slots__ = ("_notifier",)
+
+    def __init__(self, notifier: Notifier | None) -> None:
+        self._notifier = notifier
+
+    def __enter__(self) -> None:
+        """Report that it has begun, and when."""
+        if self._notifier is not None:
+            self._notifier.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+
+    def __exit__(self, *_: object) -> None:
+        """Report that it is over."""
+        if self._notifier is not None:
+            self._notifier.send(READY=1)
 
 
 class Watchdog:

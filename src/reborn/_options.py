@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     class HasFileno(Protocol):
         def fileno(self) -> int: ...
 
-    Manager = Literal["systemd", "supervisord", "s6", "runit", "launchd", "kubernetes", "compose"]
+    ManagerName = Literal[
+        "systemd", "supervisord", "s6", "runit", "launchd", "kubernetes", "compose"
+    ]
     Path = str | os.PathLike[str]
     File = HasFileno | int
     Handler = Callable[[int, FrameType | None], Any] | int | str | None

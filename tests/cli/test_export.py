@@ -31,7 +31,7 @@ def test_options_are_carried_over(reborn):
     for line in ("UMask=0077", 'Environment="A=b c"', "WorkingDirectory=/var", "Type=notify"):
         assert line in lines
     assert "User=65534" in lines
-    assert "context.watchdog" not in out  # it is nobody's program of ours
+    assert "context.manager.watchdog" not in out  # it is nobody's program of ours
 
 
 def test_what_is_not_carried_over_is_said(reborn):

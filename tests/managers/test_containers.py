@@ -117,7 +117,7 @@ def test_status_of_the_program_is_the_containers(sandbox, end, status):
 
 def test_sockets_handed_to_process_1_are_the_programs(fork_sandbox):
     line = "trap '' CHLD; LISTEN_PID=1 WATCHDOG_PID=2 LISTEN_FDS=1 exec {} 3< /dev/null"
-    after = "tell(handed=context.descriptors)"
+    after = "tell(handed=context.manager.descriptors)"
     with container(fork_sandbox, line=line, after=after) as (_, path):
         report = fork_sandbox.read_report(path)
         assert report["environ"]["LISTEN_PID"] == str(report["pid"])

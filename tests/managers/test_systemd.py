@@ -92,7 +92,7 @@ def test_control_that_does_not_fork_is_given_up(machine):
 @pytest.mark.parametrize("kind", ["notify", "simple"])
 def test_process_1_of_a_unit_is_heard(newest, machine, kind):
     require(machine, 257, "PrivatePIDs=")
-    after = f"{TELL}\nwhile True:\n context.watchdog.ping()\n time.sleep(0.1)"
+    after = f"{TELL}\nwhile True:\n context.manager.watchdog.ping()\n time.sleep(0.1)"
     settings = f"Type={kind}\nPrivatePIDs=yes\nTimeoutStartSec=5\nWatchdogSec=2"
     report = machine.service("app", settings, before="import time", after=after)
     machine.run("systemctl", "start", "app")
@@ -195,7 +195,7 @@ def test_status_is_shown_until_the_program_is_ready_and_after(machine):
 def test_reload_lasts_until_the_program_has_reloaded(machine):
     with Gate(machine.work / "gate") as gate:
         wait = PASS.format(gate=gate.path)
-        reload = f"with context.reloading(): context.status('reading'); {wait}"
+        reload = f"with context.manager.reloading(): context.status('reading'); {wait}"
         after = f"{SERVER}\n@server.on(signal.SIGHUP)\ndef reload(_):\n {reload}\n{SERVE}"
         settings = "Type=notify\nExecReload=/bin/kill -HUP $MAINPID"
         machine.service("app", settings, wait_ready=True, after=after)
@@ -209,7 +209,7 @@ def test_reload_lasts_until_the_program_has_reloaded(machine):
 def test_reload_by_systemd_itself_lasts_until_the_program_has_reloaded(newest, machine):
     require(machine, 253, "Type=notify-reload")
     with Gate(machine.work / "gate") as gate:
-        reload = f"with context.reloading(): {PASS.format(gate=gate.path)}"
+        reload = f"with context.manager.reloading(): {PASS.format(gate=gate.path)}"
         after = f"{SERVER}\n@server.on(signal.SIGHUP)\ndef reload(_):\n {reload}\n{SERVE}"
         machine.service("app", "Type=notify-reload", wait_ready=True, after=after)
         machine.run("systemctl", "start", "app")
@@ -240,18 +240,19 @@ def test_program_that_ends_by_itself_is_stopping(machine):
 
 LOOPS = {
     "serve": (
-        "{server}\n{hang}\nwith server:\n context.ready()\n server.serve(watchdog=context.watchdog)"
+        "{server}\n{hang}\nwith server:\n context.ready()\n"
+        " server.serve(watchdog=context.manager.watchdog)"
     ),
     "asyncio": (
         "import asyncio\n{server}\n{hang}\n"
         "async def main():\n"
         " context.ready()\n"
-        " await server.serve_async(watchdog=context.watchdog)\n"
+        " await server.serve_async(watchdog=context.manager.watchdog)\n"
         "with server: asyncio.run(main())"
     ),
     "plain": (
         "import time\n{hang_plain}\ncontext.ready()\n"
-        "while True:\n context.watchdog.ping()\n time.sleep(0.05)"
+        "while True:\n context.manager.watchdog.ping()\n time.sleep(0.05)"
     ),
 }
 
@@ -287,7 +288,7 @@ def test_program_that_hangs_is_restarted(machine, loop):
 @pytest.mark.brute
 def test_program_that_asks_for_time_gets_it(machine):
     with Gate(machine.work / "gate") as gate:
-        for name, ask in (("patient", "context.extend_timeout(30)"), ("control", "pass")):
+        for name, ask in (("patient", "context.manager.extend_timeout(30)"), ("control", "pass")):
             after = f"{ask}\n{PASS.format(gate=gate.path)}"
             options = {"pidfile": str(machine.work / f"{name}.pid"), "wait_ready": True}
             machine.service(name, "Type=notify\nTimeoutStartSec=3", after=after, **options)
@@ -346,12 +347,12 @@ if "line" not in context.sockets:
     one.sendall(b"hello")
     state = os.memfd_create("state")
     os.write(state, b"count=1")
-    assert context.store("line", one)
-    assert context.store("end", other)
-    assert context.store("state", state)
+    assert context.manager.store("line", one)
+    assert context.manager.store("end", other)
+    assert context.manager.store("state", state)
     tell(stored=True)
 else:
-    state = os.pread(context.descriptors["state"], 100, 0).decode()
+    state = os.pread(context.manager.descriptors["state"], 100, 0).decode()
     tell(line=context.sockets["end"].recv(5).decode(), state=state)
 """
 

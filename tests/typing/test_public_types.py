@@ -27,6 +27,7 @@ from reborn import (
     ProgramError,
     RebornError,
     RelaunchError,
+    ServiceManager,
     SignalServer,
     SpawnError,
     StartError,
@@ -107,15 +108,16 @@ def life(context: DaemonContext) -> None:
     assert_type(context.search(), Daemon | None)
     assert_type(context.is_open, bool)
     assert_type(context.supervisor, Supervisor | None)
+    assert_type(context.manager, ServiceManager)
     assert_type(context.sockets, dict[str, socket.socket])
-    assert_type(context.descriptors, dict[str, int])
-    assert_type(context.store("name", sys.stdout, 0), bool)
-    assert_type(context.watchdog, Watchdog)
-    assert_type(context.watchdog.interval, float | None)
-    context.watchdog.ping()
-    with context.reloading():
-        context.extend_timeout(1)
-    context.unstore("name")
+    assert_type(context.manager.descriptors, dict[str, int])
+    assert_type(context.manager.store("name", sys.stdout, 0), bool)
+    assert_type(context.manager.watchdog, Watchdog)
+    assert_type(context.manager.watchdog.interval, float | None)
+    context.manager.watchdog.ping()
+    with context.manager.reloading():
+        context.manager.extend_timeout(1)
+    context.manager.unstore("name")
     assert_type(context.export("systemd"), str)
     context.export("kubernetes", name="app", command=["app"], ready="tcp:8080")
     context.export("upstart")  # type: ignore[arg-type]

@@ -38,6 +38,12 @@ def notifier(manager, address):
     notifier.close()
 
 
+@pytest.fixture
+def service(notifier):
+    """What a program has as `context.manager`."""
+    return _notifier.service_manager(notifier, pid=os.getpid())
+
+
 def silent(manager):
     """Tell whether nothing more has been said."""
     manager.setblocking(False)
@@ -47,29 +53,28 @@ def silent(manager):
         return True
 
 
-def test_manager_is_told(manager, notifier):
+def test_manager_is_told(manager, notifier, service):
     assert notifier.ready("serving") is True
     assert manager.recv(4096).decode() == f"STATUS=serving\nREADY=1\nMAINPID={os.getpid()}"
     assert notifier.ready() is False  # said already
     notifier.status("läuft")
     assert manager.recv(4096).decode() == "STATUS=läuft"
-    notifier.extend_timeout(1.5)
+    service.extend_timeout(1.5)
     assert manager.recv(4096) == b"EXTEND_TIMEOUT_USEC=1500000"
-    notifier.stopping()
+    notifier.stopping(None)
     assert manager.recv(4096).decode() == "STOPPING=1"
     notifier.status("gone")
     assert silent(manager)
 
 
-def test_reload_has_a_begin_and_an_end(manager, notifier):
+def test_reload_has_a_begin_and_an_end(manager, service):
     before = time.monotonic_ns() // 1000
-    notifier.reloading()
-    lines = manager.recv(4096).decode().splitlines()
-    assert lines[0] == "RELOADING=1"
-    name, number = lines[1].split("=")
-    assert name == "MONOTONIC_USEC"
-    assert before <= int(number) <= time.monotonic_ns() // 1000
-    notifier.reloaded()
+    with service.reloading():
+        lines = manager.recv(4096).decode().splitlines()
+        assert lines[0] == "RELOADING=1"
+        name, number = lines[1].split("=")
+        assert name == "MONOTONIC_USEC"
+        assert before <= int(number) <= time.monotonic_ns() // 1000
     assert manager.recv(4096) == b"READY=1"
 
 
@@ -96,23 +101,23 @@ def test_number_of_a_containers_process_is_not_told_outside(manager, address):
     notifier.close()
 
 
-def test_descriptors_are_handed_over_with_a_name(manager, notifier):
+def test_descriptors_are_handed_over_with_a_name(manager, service):
     reader, writer = os.pipe()
-    assert notifier.store("pipe", [writer]) is True
+    assert service.store("pipe", writer) is True
     message, [copy], _, _ = socket.recv_fds(manager, 4096, 4)
     assert message == b"FDSTORE=1\nFDNAME=pipe"
     os.write(copy, b"x")
     assert os.read(reader, 1) == b"x"
     for fd in (reader, writer, copy):
         os.close(fd)
-    notifier.unstore("pipe")
+    service.unstore("pipe")
     assert manager.recv(4096) == b"FDSTOREREMOVE=1\nFDNAME=pipe"
 
 
 @pytest.mark.parametrize("name", ["a:b", "ä", "a\nb", "x" * 256])
-def test_name_that_cannot_be_is_refused(notifier, name):
+def test_name_that_cannot_be_is_refused(service, name):
     with pytest.raises(ValueError, match="cannot name a stored descriptor"):
-        notifier.store(name, [0])
+        service.store(name, 0)
 
 
 def test_status_cannot_smuggle_in_a_second_assignment(manager, notifier):
@@ -135,18 +140,18 @@ def test_socket_that_was_only_inherited_is_not_written_to(
     notifier = _notifier.connect(supervisor)
     notifier.ready()
     notifier.status("x")
-    assert notifier.store("x", [0]) is False
-    notifier.stopping()
+    assert _notifier.service_manager(notifier, pid=os.getpid()).store("x", 0) is False
+    notifier.stopping(None)
     assert silent(manager)
 
 
 def test_manager_that_went_away_does_not_end_the_program(manager, notifier, tmp_path):
     manager.close()
     notifier.status("x")
-    notifier.stopping()
+    notifier.stopping(None)
     gone = Notifier(Supervisor("systemd", "x", notify=str(tmp_path / "gone")))
     gone.ready()
-    gone.stopping()
+    gone.stopping(None)
 
 
 @pytest.fixture
@@ -219,34 +224,35 @@ def test_watchdog_is_pinged_from_each_kind_of_loop(manager, watched):
 def test_detached_daemon_has_nobody_to_tell_more_than_its_launcher():
     context = DaemonContext()
     for use in (
-        lambda: context.watchdog,
-        context.reloading,
-        lambda: context.extend_timeout(1),
-        lambda: context.store("x"),
-        lambda: context.unstore("x"),
+        lambda: context.manager.watchdog,
+        context.manager.reloading,
+        lambda: context.manager.extend_timeout(1),
+        lambda: context.manager.store("x"),
+        lambda: context.manager.unstore("x"),
     ):
         with pytest.raises(RuntimeError, match="the context is not open here"):
             use()
     context._notifier, context._plan, context._pid = Notifier(None), object(), os.getpid()
-    assert context.watchdog.interval is None
-    with context.reloading():
-        context.extend_timeout(1)
-    assert context.store("x", 0) is False
-    context.unstore("x")
+    context._manager = None
+    assert context.manager.watchdog.interval is None
+    with context.manager.reloading():
+        context.manager.extend_timeout(1)
+    assert context.manager.store("x", 0) is False
+    context.manager.unstore("x")
     context._pid = None
 
 
 @pytest.fixture
-def service(tmp_path, monkeypatch):
+def directory(tmp_path, monkeypatch):
     """A service directory of s6, in which the program was started."""
     monkeypatch.setattr(_inherited, "directory", str(tmp_path))
     return tmp_path
 
 
-def test_s6_is_told_by_a_line(service):
+def test_s6_is_told_by_a_line(directory):
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)
-    (service / "notification-fd").write_text(f"{writer}\n")
+    (directory / "notification-fd").write_text(f"{writer}\n")
     notifier = _notifier.connect(Supervisor("s6", "the test says so"))
     assert not os.get_inheritable(writer)
     notifier.status("not yet")
@@ -258,12 +264,12 @@ def test_s6_is_told_by_a_line(service):
 
 
 @pytest.mark.parametrize("text", [None, "", "x", "99999", "reader", "file"])
-def test_other_descriptors_are_left_alone(service, tmp_path, text):
+def test_other_descriptors_are_left_alone(directory, tmp_path, text):
     reader, writer = os.pipe()
     with open(tmp_path / "file", "w") as file:
         numbers = {"reader": str(reader), "file": str(file.fileno())}
         if text is not None:
-            (service / "notification-fd").write_text(numbers.get(text, text))
+            (directory / "notification-fd").write_text(numbers.get(text, text))
         _notifier.connect(Supervisor("s6", "the test says so")).ready()
         assert os.fstat(reader)
     assert (tmp_path / "file").read_text() == ""
@@ -277,7 +283,7 @@ def test_sockets_that_the_launcher_handed_over_are_named_by_number(monkeypatch):
     with ours, open(os.devnull) as file:
         fd = theirs.detach()
         os.set_inheritable(fd, True)
-        found, others = _notifier.sockets(_notifier.handed_over([fd, file.fileno()]))
+        found, others = _notifier._by_kind(_notifier._names([fd, file.fileno()]))
         with found[str(fd)] as handed:
             assert list(found) == [str(fd)]
             assert not os.get_inheritable(fd)
@@ -292,11 +298,11 @@ def test_sockets_for_another_process_are_not_taken(monkeypatch, pid):
     if pid is not None:
         monkeypatch.setenv("LISTEN_PID", pid)
     monkeypatch.setenv("LISTEN_FDS", "1")
-    assert _notifier.handed_over([]) == {}
+    assert _notifier._names([]) == {}
 
 
 def test_names_of_what_systemd_hands_over_are_told_apart(monkeypatch):
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", "4")
     monkeypatch.setenv("LISTEN_FDNAMES", "web:web:")
-    assert _notifier.handed_over([]) == {3: "web", 4: "web.1", 5: "unknown", 6: "unknown.1"}
+    assert _notifier._names([]) == {3: "web", 4: "web.1", 5: "unknown", 6: "unknown.1"}

@@ -196,6 +196,7 @@ for name, entry in {{
     "search": lambda: context.search(),
     "supervisor": lambda: context.supervisor,
     "sockets": lambda: context.sockets,
+    "manager": lambda: context.manager,
     "ready": lambda: context.ready(),
     "status": lambda: context.status("x"),
 }}.items():
@@ -212,7 +213,7 @@ def test_package_imports_on_windows_and_says_that_it_needs_posix():
     posix = {name for name, imported in names.items() if imported is not True}
     assert posix <= {"PidFile"}  # a lock of POSIX through and through
     refusal = f"NotSupportedError: {exceptions.NotSupportedError(platform='win32')}"
-    for entry in ("reborn", "open", "with", "search", "supervisor", "sockets"):
+    for entry in ("reborn", "open", "with", "search", "supervisor", "sockets", "manager"):
         assert entries.pop(entry) == refusal
     assert set(entries) == {"ready", "status"}
     assert all(text.startswith(("RuntimeError", "NotSupported")) for text in entries.values())

@@ -24,9 +24,9 @@ _OWN = (
 
 _COMPILES = "# A program that compiles while it runs (node, java) cannot have this one.\n"
 _MORE = """\
-# With context.watchdog in the program's loop, it is also restarted when it hangs.
+# With context.manager.watchdog in the program's loop, it is also restarted when it hangs.
 #WatchdogSec=30
-# With context.store(), open files outlive a restart.
+# With context.manager.store(), open files outlive a restart.
 #FileDescriptorStoreMax=16"""
 
 _UNIT = """\
