@@ -28,6 +28,13 @@ def current_directory() -> str | None:
         return None
 
 
+def current_umask() -> int:
+    """Return the file mode creation mask, which can only be had by setting another."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
 def ignored_signals() -> frozenset[int]:
     """Return the signals that are ignored now."""
     every = _signal.valid_signals()

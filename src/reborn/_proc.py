@@ -20,6 +20,8 @@ else:
 _PROC = "/proc"
 # How often, and after how many seconds, what is empty for a process is looked at again.
 _LOOKS, _TICK = 5, 0.002
+# How often, and after how many seconds, a signal that is blocked is looked at again.
+_SIGNAL_LOOKS, _SIGNAL_TICK = 8, 0.003
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -233,3 +235,34 @@ def marked(mark: bytes, *, among: Iterable[int] | None = None) -> list[tuple[int
         except (psutil.Error, OSError):
             continue
     return found
+
+
+def handles(pid: int, number: int) -> bool:
+    """Tell whether process *pid* catches the signal, or waits for it; True if that is not shown.
+
+    Who waits for a signal has it blocked, but for good: libraries block all of them for the moment
+    in which they start a process (as glibc in fork(3) and posix_spawn(3)).
+    """
+    bit = 1 << (number - 1)
+    for _ in range(_SIGNAL_LOOKS):
+        try:
+            with open(f"{_PROC}/{pid}/status", "rb") as file:
+                masks = dict(line.split(b":", 1) for line in file)
+            caught, blocked = int(masks[b"SigCgt"], 16), int(masks[b"SigBlk"], 16)
+        except (OSError, KeyError, ValueError):
+            return True
+        if caught & bit:
+            return True
+        if not blocked & bit:
+            return _is_in_sigwait(pid)
+        time.sleep(_SIGNAL_TICK)
+    return True
+
+
+def _is_in_sigwait(pid: int) -> bool:
+    """Tell whether process *pid* is in sigwait(3); what it waits for is not shown as blocked."""
+    try:
+        with open(f"{_PROC}/{pid}/wchan", "rb") as file:
+            return b"sigtimedwait" in file.read()
+    except OSError:
+        return False

@@ -74,13 +74,12 @@ def background(
     relative paths on the command line keep their meaning.
     """
     from reborn._verbs import control as _control
-    from reborn._verbs import terminal as _terminal
 
     _add_background_options(parser, pidfile, log_file)
     args = parser.parse_args(argv, namespace=Arguments())
     given = _take_ours(args)
     context = _control.context_of_program(given, pidfile, log_file, **options)
-    status = _terminal.leave(_control.Control(context, name=name or parser.prog).detach())
+    status = _control.leave(_control.Control(context, name=name or parser.prog).detach())
     if status is not None:
         sys.exit(status)
     args.daemon_context = context
@@ -119,7 +118,6 @@ def control(
     process has ``start`` stay in the foreground.
     """
     from reborn._verbs import control as _control
-    from reborn._verbs import terminal as _terminal
 
     _control.require_pidfile(pidfile)
     name = name or parser.prog
@@ -129,7 +127,7 @@ def control(
     given = _take_ours(args)
     verb = given["verb"]
     context = _control.context_of_verb(verb, given, pidfile, log_file, **options)
-    status = _terminal.perform(_control.Control(context, name=name), verb, given)
+    status = _control.carry_out(_control.Control(context, name=name), verb, given)
     if status is not None:
         return status
     args.daemon_context = context
@@ -202,13 +200,14 @@ def _verbs_parser(
 def _add_own(container: _Container, verb: str) -> None:
     """Add what only this verb takes."""
     from reborn._verbs import control as _control
+    from reborn._verbs import values as _values
 
     if verb in ("stop", "restart"):
         what = f"how long it gets to stop before it is killed (default: {_control.TIMEOUT:g})"
         _add(
             container,
             "--timeout",
-            type=partial(_convert, _control.seconds),
+            type=partial(_convert, _values.seconds),
             metavar="SECONDS",
             help=what,
         )
@@ -229,12 +228,12 @@ def _add_path(
     container: _Container, flag: str, default: Path | None, when: str = "default"
 ) -> None:
     """Add an option that takes a path, and name its default."""
-    from reborn._verbs import control as _control
+    from reborn._verbs import values as _values
 
     what = {"--pidfile": "its pid file", "--log-file": "where its output goes"}[flag]
     shown = "" if default is None else f" ({when}: {_escaped(os.fspath(default))})"
     help_text = what + shown
-    _add(container, flag, type=partial(_convert, _control.path), metavar="PATH", help=help_text)
+    _add(container, flag, type=partial(_convert, _values.path), metavar="PATH", help=help_text)
 
 
 def _add(container: _Container, *flags: str, **keywords: Any) -> bool:  # noqa: ANN401 - as argparse has it

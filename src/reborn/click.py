@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reborn._verbs import control as _control
-from reborn._verbs import terminal as _terminal
+from reborn._verbs import values as _values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from reborn._options import Path
     from reborn._verbs.keywords import ContextOptions
 
-    Command = TypeVar("Command", bound=click.Command)
+    AnyCommand = TypeVar("AnyCommand", bound=click.Command)
     P = ParamSpec("P")
     R = TypeVar("R")
 
@@ -49,7 +49,7 @@ def background(
     log_file: Path | None = None,
     name: str | None = None,
     **options: Unpack[ContextOptions],
-) -> Callable[[Command], Command]:
+) -> Callable[[AnyCommand], AnyCommand]:
     """Let a command run in the background if that is asked for.
 
         @background(pidfile="app.pid", log_file="app.log")
@@ -63,9 +63,9 @@ def background(
     def run_it(ctx: click.Context) -> None:
         context = _control.context_of_program(_given(ctx), pidfile, log_file, **options)
         daemon = _control.Control(context, name=_name(ctx, name))
-        _carry_on(ctx, context, _terminal.leave(daemon.detach()))
+        _carry_on(ctx, context, _control.leave(daemon.detach()))
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: AnyCommand) -> AnyCommand:
         taken = _flags(command)
         if "--background" in taken:
             message = "the command has an option '--background' already; rename it"
@@ -104,7 +104,7 @@ def control(
         verb, given = ctx.command.name or "", _given(ctx)
         context = _control.context_of_verb(verb, given, pidfile, log_file, **options)
         daemon = _control.Control(context, name=_name(ctx, name))
-        _carry_on(ctx, context, _terminal.perform(daemon, verb, given))
+        _carry_on(ctx, context, _control.carry_out(daemon, verb, given))
 
     def decorate(command: click.Command) -> click.Group:
         # What the program has is the program's with every verb, also where only ours is meant.
@@ -160,15 +160,15 @@ def _verb_options(verb: str, *, pidfile: Path, log_file: Path | None) -> list[cl
         options.append(_path_option("--log-file", None if verb == "run" else log_file))
     if verb in ("stop", "restart"):
         what = f"How long it gets to stop before it is killed (default: {_control.TIMEOUT:g})."
-        options.append(_option("--timeout", convert=_control.seconds, metavar="SECONDS", help=what))
+        options.append(_option("--timeout", convert=_values.seconds, metavar="SECONDS", help=what))
     if verb == "status":
         options.append(_option("--json", is_flag=True, help="Print one JSON object."))
     return options
 
 
 def _with(
-    command: Command, act: Callable[[click.Context], None], ours: Sequence[click.Option]
-) -> Command:
+    command: AnyCommand, act: Callable[[click.Context], None], ours: Sequence[click.Option]
+) -> AnyCommand:
     """Return a copy of *command* that takes *ours*, too, and calls *act* before its callback."""
     taken, callback = _flags(command), command.callback
 
@@ -189,7 +189,7 @@ def _flags(command: click.Command) -> set[str]:
 def _path_option(flag: str, default: Path | None, when: str = "default") -> click.Option:
     what = {"--pidfile": "Its pid file", "--log-file": "Where its output goes"}[flag]
     shown = "" if default is None else f" ({when}: {os.fspath(default)})"
-    return _option(flag, convert=_control.path, metavar="PATH", help=f"{what}{shown}.")
+    return _option(flag, convert=_values.path, metavar="PATH", help=f"{what}{shown}.")
 
 
 def _option(

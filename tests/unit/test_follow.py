@@ -15,7 +15,7 @@ def log(tmp_path):
 
 
 def last(path, count):
-    with follow.Log(str(path)) as opened:
+    with follow.LogReader(str(path)) as opened:
         return opened.last(count)
 
 
@@ -36,12 +36,12 @@ def test_last_lines_are_those_of_the_text(tmp_path_factory, text, count, block):
 def test_what_is_not_a_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(ValueError, match="no file that keeps what is written to it"):
-        follow.Log(str(tmp_path / "fifo"))
+        follow.LogReader(str(tmp_path / "fifo"))
 
 
 def test_more_begins_where_the_last_lines_end(log):
     log.write_text("a\nb\n")
-    with follow.Log(str(log)) as opened:
+    with follow.LogReader(str(log)) as opened:
         assert opened.last(1) == b"b\n"
         with log.open("a") as file:
             file.write("c\n")

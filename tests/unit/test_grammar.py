@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reborn._command import grammar, parser
+from reborn._command import cli, grammar, parser
 
 # For each option values of its own, good ones and bad ones.
 _VALUES = {
@@ -52,7 +52,7 @@ def command_lines(draw):
 
 def by_argparse(words):
     try:
-        return vars(parser.read(*grammar.split(words)))
+        return vars(parser.read(*cli.split(words)))
     except SystemExit as error:
         return error.code
 
@@ -62,7 +62,7 @@ def by_argparse(words):
 @example(["signal", "--pidfile", "a.pid", "HUP"])
 @example(["start", "--limit", "nofile=5", "--limit=core=0", "--", "x"])
 def test_what_is_read_plainly_is_read_as_argparse_has_it(words):
-    plain = grammar.read_plainly(*grammar.split(words))
+    plain = cli.read_plainly(*cli.split(words))
     if plain is not None:
         assert vars(plain) == by_argparse(words)
 
@@ -80,7 +80,7 @@ def test_what_is_read_plainly_is_read_as_argparse_has_it(words):
     ],
 )
 def test_usual_command_lines_are_read_plainly(words):
-    assert grammar.read_plainly(*grammar.split(words.split())) is not None
+    assert cli.read_plainly(*cli.split(words.split())) is not None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_usual_command_lines_are_read_plainly(words):
 )
 def test_what_makes_no_sense_is_told(words, complaint, capsys):
     with pytest.raises(SystemExit) as raised:
-        grammar.read(words.split())
+        cli.read(words.split())
     assert raised.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -133,7 +133,7 @@ def test_what_makes_no_sense_is_told(words, complaint, capsys):
 def test_help_fits_a_screen_and_has_examples(verb, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as raised:
-        grammar.read([*verb.split(), "--help"])
+        cli.read([*verb.split(), "--help"])
     assert raised.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
@@ -145,7 +145,7 @@ def test_examples_can_be_read():
     verbs = [example for verb in grammar.VERBS.values() for example in verb.examples]
     for line in (*grammar.EXAMPLES, *verbs):
         command, *words = line.split()
-        assert (command, grammar.read_plainly(*grammar.split(words)) is not None) == (
+        assert (command, cli.read_plainly(*cli.split(words)) is not None) == (
             "reborn",
             True,
         ), line

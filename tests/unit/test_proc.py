@@ -89,3 +89,40 @@ def test_process_that_has_ended_is_nowhere(child):
 
 def test_command_line_is_for_people(child):
     assert _proc.command_line(os.getpid()).startswith(sys.executable.rpartition("/")[0])
+
+
+def test_signal_that_is_caught_or_blocked_is_handled(monkeypatch):
+    monkeypatch.setattr(_proc, "_PROC", "/proc")
+    number = signal.SIGUSR2
+    assert not _proc.handles(os.getpid(), number)
+    previous = signal.signal(number, lambda *_: None)
+    assert _proc.handles(os.getpid(), number)
+    signal.signal(number, previous)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    assert _proc.handles(os.getpid(), number)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    assert not _proc.handles(os.getpid(), number)
+    assert _proc.handles(2**22 + 1, number), "where nothing is shown, it is for the user to know"
+
+
+BLOCKS_BRIEFLY = """
+import signal, time
+while True:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    print(flush=True)
+    time.sleep(0.001)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    time.sleep(0.01)
+"""
+
+
+def test_signal_that_is_blocked_for_a_moment_is_not_handled(monkeypatch):
+    monkeypatch.setattr(_proc, "_PROC", "/proc")
+    command = [sys.executable, "-c", BLOCKS_BRIEFLY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        found = []
+        for _ in range(50):
+            process.stdout.readline()
+            found.append(_proc.handles(process.pid, signal.SIGHUP))
+        process.kill()
+    assert not any(found)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from reborn import UnsafeFileError
 from reborn._command import registry
-from reborn._command.registry import Place, Record
+from reborn._command.registry import Paths, Record
 
 
 @pytest.fixture
@@ -30,16 +30,16 @@ def record():
 
 
 def test_files_of_a_name(home):
-    place = Place("web")
+    paths = Paths("web")
     names = ("pidfile", "supervisor", "record", "log_file")
-    assert [getattr(place, name) for name in names] == [
+    assert [getattr(paths, name) for name in names] == [
         f"{home}/web{suffix}" for suffix in (".pid", ".supervisor.pid", ".reborn.json", ".log")
     ]
 
 
 def test_files_beside_a_pid_file():
-    place = Place("web", pidfile="/srv/app.pid")
-    assert (place.supervisor, place.record) == ("/srv/app.supervisor.pid", "/srv/app.reborn.json")
+    paths = Paths("web", pidfile="/srv/app.pid")
+    assert (paths.supervisor, paths.record) == ("/srv/app.supervisor.pid", "/srv/app.reborn.json")
 
 
 @pytest.mark.parametrize("uid", [0, 1000])

@@ -4,8 +4,6 @@ import errno
 import inspect
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -16,6 +14,7 @@ from reborn import (
     PidFileLockedError,
     StepError,
     StopTimeoutError,
+    _proc,
 )
 from reborn._verbs import control as verbs
 from reborn._verbs.control import Control
@@ -153,7 +152,7 @@ def test_restart_that_cannot_be_started_does_not_stop_either(control):
     ("error", "status"), [(None, 0), (PermissionError(), 4), (ProcessLookupError(), 7)]
 )
 def test_reload(control, monkeypatch, error, status):
-    monkeypatch.setattr(verbs, "handles", lambda *_: True)
+    monkeypatch.setattr(_proc, "handles", lambda *_: True)
     daemon = Stubborn(error)
     reloading = control(found=daemon)
     if status == 7:
@@ -186,59 +185,7 @@ def test_status_looks_again_when_the_daemon_ends_meanwhile(control):
 
     watching.look = look_twice
     assert watching.status().state == "stopped"
-    assert [condition.state for condition in looks] == ["running", "stopped"]
-
-
-def test_signal_that_is_caught_or_blocked_is_handled():
-    number = signal.SIGUSR2
-    assert not verbs.handles(PID, number)
-    previous = signal.signal(number, lambda *_: None)
-    assert verbs.handles(PID, number)
-    signal.signal(number, previous)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
-    assert verbs.handles(PID, number)
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    assert not verbs.handles(PID, number)
-    assert verbs.handles(2**22 + 1, number), "where nothing is shown, it is for the user to know"
-
-
-BLOCKS_BRIEFLY = """
-import signal, time
-while True:
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    print(flush=True)
-    time.sleep(0.001)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    time.sleep(0.01)
-"""
-
-
-def test_signal_that_is_blocked_for_a_moment_is_not_handled():
-    command = [sys.executable, "-c", BLOCKS_BRIEFLY]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        found = []
-        for _ in range(50):
-            process.stdout.readline()
-            found.append(verbs.handles(process.pid, signal.SIGHUP))
-        process.kill()
-    assert not any(found)
-
-
-@pytest.mark.parametrize("text", ["", "a\0b"])
-def test_text_that_cannot_be_a_path(text):
-    with pytest.raises(ValueError, match="cannot be a path"):
-        verbs.path(text)
-
-
-@pytest.mark.parametrize("text", ["", "x", "0", "-1", "nan"])
-def test_text_that_is_no_number_of_seconds(text):
-    with pytest.raises(ValueError, match="is not a number of seconds above 0"):
-        verbs.seconds(text)
-
-
-@pytest.mark.parametrize(("text", "number"), [("1", 1.0), ("0.5", 0.5), ("inf", float("inf"))])
-def test_text_that_is_a_number_of_seconds(text, number):
-    assert verbs.seconds(text) == number
+    assert [look.state for look in looks] == ["running", "stopped"]
 
 
 @pytest.mark.parametrize("pidfile", [None, 3, PidFile("/run/app.pid")])

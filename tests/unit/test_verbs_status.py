@@ -8,7 +8,7 @@ import pytest
 from reborn import DaemonContext, PidFile
 from reborn._process import running_daemon
 from reborn._verbs import status
-from reborn._verbs.status import Condition
+from reborn._verbs.status import DaemonStatus
 
 
 def state(path):
@@ -36,8 +36,8 @@ def test_text_that_nobody_stands_behind_is_dead(path, text):
 
 def test_holder_is_running(path):
     with PidFile(path):
-        condition = status.look(DaemonContext(path), name="app")
-        assert (condition.state, condition.pid, condition.reason) == ("running", os.getpid(), None)
+        found = status.look(DaemonContext(path), name="app")
+        assert (found.state, found.pid, found.reason) == ("running", os.getpid(), None)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_file_that_cannot_be_looked_at_is_unknown(path, kind):
     else:
         path.write_text("")
         path /= "app.pid"
-    condition = status.look(DaemonContext(path), name="app")
-    assert (condition.state, condition.exit_status) == ("unknown", 4)
-    assert str(path) in condition.reason
+    found = status.look(DaemonContext(path), name="app")
+    assert (found.state, found.exit_status) == ("unknown", 4)
+    assert str(path) in found.reason
 
 
 class MovingContext(DaemonContext):
@@ -109,25 +109,25 @@ def test_file_that_keeps_changing_is_unknown(path):
 
 def test_facts_are_measured(path):
     with PidFile(path):
-        condition = status.look(DaemonContext(path), name="app")
-        assert condition.measure()
-    data = condition.as_data()
+        found = status.look(DaemonContext(path), name="app")
+        assert found.measure()
+    data = found.as_data()
     assert None not in [value for name, value in data.items() if name != "reason"]
     assert "daemon" not in data
-    assert str(condition).startswith(f"app is running\n  pid         {os.getpid()}\n")
+    assert str(found).startswith(f"app is running\n  pid         {os.getpid()}\n")
 
 
 def test_facts_that_may_not_be_seen_are_not_known(path):
-    condition = Condition("running", name="app", pidfile="/run/app.pid")
+    found = DaemonStatus("running", name="app", pidfile="/run/app.pid")
     facts = dict.fromkeys(("memory_info", "cpu_times", "num_fds"))
-    condition._take({**facts, "create_time": 0.0, "status": "sleeping"})
-    assert (condition.memory, condition.cpu_time, condition.cpu_percent) == (None, None, None)
-    assert "  memory      ?\n  cpu         ?\n  cpu time    ?\n  open files  ?\n" in str(condition)
+    found._take({**facts, "create_time": 0.0, "status": "sleeping"})
+    assert (found.memory, found.cpu_time, found.cpu_percent) == (None, None, None)
+    assert "  memory      ?\n  cpu         ?\n  cpu time    ?\n  open files  ?\n" in str(found)
 
 
 def test_daemon_that_ends_while_it_is_measured():
     gone = running_daemon(2**22 + 1, None)
-    assert not Condition("running", name="app", pidfile="x", daemon=gone).measure()
+    assert not DaemonStatus("running", name="app", pidfile="x", daemon=gone).measure()
 
 
 @pytest.mark.parametrize(

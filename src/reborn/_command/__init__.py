@@ -2,12 +2,15 @@
 
 A module for each of its nouns; imports point upwards only:
 
-    limits, known, named, program, overview, follow     what a daemon has
-    watch, looker, life, policy, output, supervisor     who watches the program
-    values, grammar, parser, completion                 what the command line says
-    order, starting, verbs, cli                         doing it
+    foreign_pidfile, registry            the files of a daemon: its pid file, its record, its log
+    overview, follow                     its state, and its last lines, for people and programs
+    converters, grammar, parser          the command line: values, verbs and options, argparse
+    completion                           the shell's help with it
+    spec, start                          a program with its options, and starting it
+    verbs, cli                           one function for each verb; the command itself
 
-A command line is read (`grammar`) into a `Request`; `verbs` finds what is known of the daemon
-(`named`, `overview`), and makes of both an `Order`, which `starting` carries out. The programs that
-have reborn for their own command line share the verbs, which are therefore not here (`_control`).
+`cli` reads a command line into a `Request`. `verbs` finds the daemon's record (`registry`) and its
+state (`overview`), and makes a `Spec` of both, which `start` carries out. With ``--restart`` the
+daemon is a supervisor (`_supervisor`, which knows nothing of the command line). Programs that have
+reborn for their own command line share the verbs of `_verbs`.
 """

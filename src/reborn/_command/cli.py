@@ -1,4 +1,8 @@
-"""The `reborn` command: read the command line, do it, say how it went."""
+"""The `reborn` command: read the command line, do it, print the outcome.
+
+Most command lines are plain, and read by a loop over the table of the `grammar` (`read_plainly`).
+Whatever that does not know goes to argparse (`parser`), errors included. A test has both agree.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,13 @@ import os
 import sys
 
 from reborn._command import grammar
+from reborn._command.grammar import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
-    from reborn._command.grammar import Request
     from reborn._command.verbs import Answer
 
 _USAGE = 2
@@ -19,11 +24,15 @@ _STARTING = ("start", "restart", "run")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Do what the *words* of the command line say; return the exit status.
+    """Do the *words* of the command line; return the exit status.
 
     The launcher of a daemon does not come back, and `run` becomes the program.
     """
-    request = grammar.read(sys.argv[1:] if words is None else words)
+    request = read(sys.argv[1:] if words is None else words)
+    if request.verb == grammar.VERSION:
+        return _print_version()
+    if request.verb == grammar.COMPLETION:
+        return _print_completion(request.get("shell"))
     from reborn._command import verbs
     from reborn._errors import RebornError
     from reborn._verbs import terminal
@@ -35,13 +44,13 @@ def main(words: Sequence[str] | None = None) -> int:
         return _USAGE
     except (RebornError, OSError) as error:
         status = verbs.NOT_STARTED if request.verb in _STARTING else 1
-        return _tell(request, verbs.Answer(status, f"reborn {request.verb}: {error}"))
+        return _print_answer(request, verbs.Answer(status, f"reborn {request.verb}: {error}"))
     except KeyboardInterrupt:
         return 130
-    return _tell(request, answer)
+    return _print_answer(request, answer)
 
 
-def _tell(request: Request, answer: Answer) -> int:
+def _print_answer(request: Request, answer: Answer) -> int:
     from reborn import _descriptors
     from reborn._verbs import terminal
 
@@ -56,3 +65,95 @@ def _tell(request: Request, answer: Answer) -> int:
         _descriptors.flush()
         os._exit(answer.status)
     return answer.status
+
+
+def _print_version() -> int:
+    from importlib.metadata import version
+
+    from reborn._verbs import terminal
+
+    terminal.say(f"reborn {version('reborn')}")
+    return 0
+
+
+def _print_completion(shell: str) -> int:
+    from reborn._command import completion
+    from reborn._verbs import terminal
+
+    try:
+        terminal.say(completion.script(shell))
+    except ImportError:
+        what = "completion is made by shtab, which is not installed"
+        terminal.say(f"reborn: {what}; pip install 'reborn[completion]'", error=True)
+        return 1
+    return 0
+
+
+def read(words: Sequence[str]) -> Request:
+    """Return the request of the *words* of a command line.
+
+    Raises:
+        SystemExit: they make no sense, or ask for help; the message or the help has been printed.
+    """
+    words, program = split(words)
+    request = read_plainly(words, program)
+    if request is not None:
+        return request
+    from reborn._command import parser  # late: it costs half an interpreter start-up
+
+    return parser.read(words, program)
+
+
+def split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str] | None]:
+    """Return the words before and after the first "--"; None: there is none."""
+    for place, word in enumerate(words):
+        if word == "--":
+            return words[:place], words[place + 1 :]
+    return words, None
+
+
+def read_plainly(words: Sequence[str], program: Sequence[str] | None) -> Request | None:
+    """Return the request, unless it takes more to read it or to say what is wrong with it."""
+    try:
+        verb, given = words[0], _plain_options(words)
+    except (ValueError, LookupError, StopIteration):
+        return None
+    wrong = grammar.complaint(verb, given, program)
+    return None if wrong else Request(verb, given, program or ())
+
+
+def _plain_options(words: Sequence[str]) -> dict[str, Any]:
+    """Return the options and positional arguments that the words after the verb give.
+
+    Raises:
+        ValueError, LookupError, StopIteration: they are not all plain.
+    """
+    verb = grammar.VERBS[words[0]]
+    options = {flag: option for option in verb.options for flag in option.flags}
+    positionals = list(verb.positionals)
+    given: dict[str, Any] = {}
+    rest = iter(words[1:])
+    for word in rest:
+        flag, equals, text = word.partition("=")
+        if not word.startswith("-"):
+            option, text = positionals.pop(0), word
+        else:
+            option = options[flag]
+            if option.metavar is None:
+                given[option.dest] = _true(equals)
+                continue
+            text = text if equals else next(rest)
+            if text.startswith("-") and not equals:
+                raise ValueError(text)
+        value = option.read(text)
+        if option.many:
+            given.setdefault(option.dest, []).append(value)
+        else:
+            given[option.dest] = value
+    return given
+
+
+def _true(equals: str) -> bool:
+    if equals:
+        raise ValueError(equals)
+    return True

@@ -69,7 +69,7 @@ _IN_DIRECTORIES = ("directory", "chroot")
 
 
 def script(shell: str) -> str:
-    """Return what the shell is to source.
+    """Return the script for the *shell* to source.
 
     Raises:
         ImportError: shtab is not installed.
@@ -79,19 +79,6 @@ def script(shell: str) -> str:
     parser = whole()
     _prepare(parser)
     return shtab.complete(parser, shell, preamble=_PREAMBLE[shell]) + _PROGRAM[shell]
-
-
-def tell(shell: str) -> int:
-    """Print the script; return the exit status."""
-    from reborn._verbs import terminal
-
-    try:
-        terminal.say(script(shell))
-    except ImportError:
-        what = "completion is made by shtab, which is not installed"
-        terminal.say(f"reborn: {what}; pip install 'reborn[completion]'", error=True)
-        return 1
-    return 0
 
 
 def _prepare(parser: argparse.ArgumentParser) -> None:

@@ -21,9 +21,9 @@ _PREFIX = "RLIMIT_"
 
 
 def seconds(text: str) -> float:
-    from reborn._verbs import control
+    from reborn._verbs import values
 
-    return control.seconds(text)
+    return values.seconds(text)
 
 
 def delay(text: str) -> float:

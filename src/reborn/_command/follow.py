@@ -23,7 +23,7 @@ _TICK = 0.1
 _BLOCK = 65536
 
 
-class Log:
+class LogReader:
     """An open log, read from where `begin` found its last lines."""
 
     def __init__(self, path: str) -> None:

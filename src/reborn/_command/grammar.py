@@ -1,7 +1,6 @@
 """The command line of `reborn`: verbs and options as one table.
 
-Most command lines are plain, and read by a loop over the table (`read_plainly`). Whatever that does
-not know goes to argparse (`parser`), errors included. A test has both agree.
+It knows no way to read them: `cli` has a loop for the plain ones, `parser` reads all with argparse.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ RESTARTS = ("on-failure", "always")
 # Those of `_export`, which need not be loaded for every command line; a test compares them.
 MANAGERS = ("systemd", "supervisord", "s6", "runit", "launchd", "kubernetes", "compose")
 SHELLS = ("bash", "zsh")
+VERSION = "--version"
+COMPLETION = "--print-completion"
 
 
 class Option:
@@ -93,13 +94,21 @@ class Verb:
 
 
 class Request:
-    """A command line that makes sense: the verb, the words after "--", and what was given."""
+    """A command line that makes sense: the verb, the options given, and the words after "--".
 
-    def __init__(self, verb: str, given: dict[str, Any], program: Sequence[str]) -> None:
+    VERSION and COMPLETION are verbs of their own, which no command line can name.
+    """
+
+    def __init__(self, verb: str, given: dict[str, Any], program: Sequence[str] = ()) -> None:
         self.verb = verb
         self.name: str | None = given.pop("name", None)
         self.given = given
         self.program = list(program)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that are about the program, and so remembered."""
+        return {dest: value for dest, value in self.given.items() if dest in _OF_PROGRAM}
 
     def get(self, dest: str, default: Any = None) -> Any:  # noqa: ANN401 - of any type
         """Return the value of an option, or *default* where it was not given."""
@@ -221,6 +230,10 @@ _RUNNING = (
     ("answer", _ANSWER),
 )
 
+_OF_PROGRAM = frozenset(
+    option.dest for option in (*_FILES, *_PROCESS, *_READY, *_SUPERVISOR) if option is not _PIDFILE
+)
+
 VERBS = {
     "start": Verb(
         "start a program in the background, and wait until it is ready",
@@ -319,75 +332,6 @@ EXAMPLES = (
     "reborn logs -f web",
     "reborn stop web",
 )
-
-
-def read(words: Sequence[str]) -> Request:
-    """Return what the *words* of a command line ask for.
-
-    Raises:
-        SystemExit: they make no sense, which has been said, or ask for help, which has been given.
-    """
-    words, program = split(words)
-    request = read_plainly(words, program)
-    if request is not None:
-        return request
-    from reborn._command import parser
-
-    return parser.read(words, program)
-
-
-def split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str] | None]:
-    """Return the words before and after the first "--"; None: there is none."""
-    for place, word in enumerate(words):
-        if word == "--":
-            return words[:place], words[place + 1 :]
-    return words, None
-
-
-def read_plainly(words: Sequence[str], program: Sequence[str] | None) -> Request | None:
-    """Return the request, unless it takes more to read it or to say what is wrong with it."""
-    try:
-        verb, given = words[0], _plain_options(words)
-    except (ValueError, LookupError, StopIteration):
-        return None
-    return Request(verb, given, program or ()) if complaint(verb, given, program) is None else None
-
-
-def _plain_options(words: Sequence[str]) -> dict[str, Any]:
-    """Return what the words after the verb give.
-
-    Raises:
-        ValueError, LookupError, StopIteration: they are not all plain.
-    """
-    verb = VERBS[words[0]]
-    options = {flag: option for option in verb.options for flag in option.flags}
-    positionals = list(verb.positionals)
-    given: dict[str, Any] = {}
-    rest = iter(words[1:])
-    for word in rest:
-        flag, equals, text = word.partition("=")
-        if not word.startswith("-"):
-            option, text = positionals.pop(0), word
-        else:
-            option = options[flag]
-            if option.metavar is None:
-                given[option.dest] = _true(equals)
-                continue
-            text = text if equals else next(rest)
-            if text.startswith("-") and not equals:
-                raise ValueError(text)
-        value = option.read(text)
-        if option.many:
-            given.setdefault(option.dest, []).append(value)
-        else:
-            given[option.dest] = value
-    return given
-
-
-def _true(equals: str) -> bool:
-    if equals:
-        raise ValueError(equals)
-    return True
 
 
 def complaint(verb: str, given: dict[str, Any], program: Sequence[str] | None) -> str | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from reborn._command.registry import Record
-    from reborn._verbs.status import Condition
+    from reborn._verbs.status import DaemonStatus
 
     T = TypeVar("T")
 
@@ -32,22 +32,22 @@ class Overview:
     """One daemon; *supervisor* is the pid of its supervisor, if that runs."""
 
     def __init__(
-        self, condition: Condition, *, record: Record | None, supervisor: int | None
+        self, status: DaemonStatus, *, record: Record | None, supervisor: int | None
     ) -> None:
-        self.condition = condition
+        self.status = status
         self.record = record
         self.supervisor = supervisor
 
     @property
     def state(self) -> str:
         """What people call it; what is about to be started again is neither dead nor up."""
-        if self.condition.pid is None and self.supervisor is not None:
+        if self.status.pid is None and self.supervisor is not None:
             return "waiting"
-        if self.condition.state in ("stopped", "dead") and self._says("phase") == "failed":
+        if self.status.state in ("stopped", "dead") and self._says("phase") == "failed":
             return "failed"
-        if self.condition.state == "dead" and self.was_in_foreground:
+        if self.status.state == "dead" and self.was_in_foreground:
             return "stopped"
-        return self.condition.state
+        return self.status.state
 
     @property
     def was_in_foreground(self) -> bool:
@@ -57,13 +57,13 @@ class Overview:
     @property
     def exit_status(self) -> int:
         """What a status command ends with."""
-        return 3 if self.state in ("waiting", "failed", "stopped") else self.condition.exit_status
+        return 3 if self.state in ("waiting", "failed", "stopped") else self.status.exit_status
 
     def as_data(self) -> dict[str, object]:
         """Return everything in machine units, fit for JSON."""
         record = self.record
         return {
-            **self.condition.as_data(),
+            **self.status.as_data(),
             "state": self.state,
             "command": None if record is None else record.command,
             "log_file": None if record is None else record.log_file,
@@ -76,13 +76,13 @@ class Overview:
         }
 
     def __str__(self) -> str:
-        first, *rows = str(self.condition).split("\n")
+        first, *rows = str(self.status).split("\n")
         if self.state == "waiting":
-            first = f"{self.condition.name} is not running; {self._plans()}"
+            first = f"{self.status.name} is not running; {self._plans()}"
         elif self.state == "failed":
-            first = f"{self.condition.name} is not running; {self._says('reason')}"
+            first = f"{self.status.name} is not running; {self._says('reason')}"
         elif self.state == "stopped":
-            first = f"{self.condition.name} is not running"
+            first = f"{self.status.name} is not running"
         record = self.record
         more = {
             "supervisor": self._supervisor(),
@@ -96,21 +96,21 @@ class Overview:
 
     def row(self) -> tuple[str, ...]:
         """Return the columns of a table."""
-        condition = self.condition
+        found = self.status
         restarts = self._says("restarts")
         return (
-            condition.name,
-            "-" if condition.pid is None else str(condition.pid),
+            found.name,
+            "-" if found.pid is None else str(found.pid),
             self.state,
-            self._fact(condition.uptime, status.duration),
-            self._fact(condition.cpu_percent, status.percent),
-            self._fact(condition.memory, status.size),
+            self._fact(found.uptime, status.duration),
+            self._fact(found.cpu_percent, status.percent),
+            self._fact(found.memory, status.size),
             "-" if restarts is None else str(restarts),
             "-" if self.record is None else shlex.join(self.record.command),
         )
 
     def _fact(self, value: T | None, show: Callable[[T], str]) -> str:
-        return "-" if self.condition.daemon is None else status.known(value, show)
+        return "-" if self.status.daemon is None else status.known(value, show)
 
     def _says(self, name: str) -> object:
         """Return what the supervisor says, if there is or was one."""
@@ -129,7 +129,7 @@ class Overview:
         if self.supervisor is not None:
             return str(self.supervisor)
         # Only one that was killed leaves its program.
-        left = self.condition.pid is not None and self._says("phase") is not None
+        left = self.status.pid is not None and self._says("phase") is not None
         return "killed; nobody starts it again" if left else None
 
     def _last_exit(self) -> str | None:

@@ -7,37 +7,37 @@ from __future__ import annotations
 
 import argparse
 
-from reborn._command.grammar import EXAMPLES, SHELLS, VERBS, Request, complaint
+from reborn._command.grammar import (
+    COMPLETION,
+    EXAMPLES,
+    SHELLS,
+    VERBS,
+    VERSION,
+    Request,
+    complaint,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any, NoReturn
+    from typing import Any
 
     from reborn._command.grammar import Option, Verb
 
 
-class _ShowVersion(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from importlib.metadata import version
-
-        print(f"reborn {version('reborn')}")  # noqa: T201 - as --version of argparse does
-        parser.exit()
-
-
 def read(words: Sequence[str], program: Sequence[str] | None) -> Request:
-    """Return what the *words*, and the *program* after "--", ask for.
+    """Return the request of the *words*, and of the *program* after "--".
 
     Raises:
-        SystemExit: they make no sense, which has been said, or ask for help, which has been given.
+        SystemExit: they make no sense, or ask for help; the message or the help has been printed.
     """
     top, parsers = _parsers(only=words[0] if words else None)
     namespace, rest = top.parse_known_args(list(words))
     given = {dest: value for dest, value in vars(namespace).items() if value is not None}
+    if "version" in given:
+        return Request(VERSION, {})
     if "print_completion" in given:
-        from reborn._command import completion
-
-        raise SystemExit(completion.tell(given["print_completion"]))
+        return Request(COMPLETION, {"shell": given["print_completion"]})
     verb = given.pop("verb", None)
     if verb is None:
         top.error("give a VERB; reborn --help lists them")
@@ -81,9 +81,9 @@ def _parsers(
         epilog=_shown_examples(EXAMPLES),
         **keywords,
     )
-    top.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
+    top.add_argument(VERSION, action="store_true", default=None, help="show the version and exit")
     top.add_argument(
-        "--print-completion",
+        COMPLETION,
         metavar="SHELL",
         choices=SHELLS,
         help="print completion for bash or zsh",

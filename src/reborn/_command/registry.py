@@ -38,7 +38,7 @@ _RECORD_MODE = 0o600
 _PRIVATE = 0o700
 
 
-class Place:
+class Paths:
     """Where the files of one daemon are; *pidfile* is given, or follows from the *name*."""
 
     def __init__(self, name: str, *, pidfile: str | None = None) -> None:
@@ -117,7 +117,7 @@ class Record:
         return cls(**fields) if whole and words and words == fields["command"] else None
 
     def write(self, path: str) -> None:
-        """Put it at *path*, in the place of what is there.
+        """Put it at *path*, in place of what is there.
 
         Raises:
             OSError: that cannot be.

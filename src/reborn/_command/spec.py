@@ -1,7 +1,7 @@
 """What is to be started, and how: the words of a command line, resolved against the system.
 
-An order is made from a `Request`, or from the record of an earlier one. Whatever it says is
-absolute, so that the same order means the same from another directory and at another time.
+An spec is made from a `Request`, or from the record of an earlier one. Whatever it says is
+absolute, so that the same spec means the same from another directory and at another time.
 """
 
 from __future__ import annotations
@@ -17,33 +17,31 @@ if TYPE_CHECKING:
     from typing import Any
 
     from reborn._command.grammar import Request
-    from reborn._command.registry import Place, Record
+    from reborn._command.registry import Paths, Record
     from reborn._export import Service
     from reborn._privileges import Identity
     from reborn._readiness import Condition
     from reborn._supervisor.program import Program
     from reborn._supervisor.watch import Alive
 
-# What is about this command line, and not about the program.
-_PASSING = ("json", "quiet", "pidfile", "timeout", "manager")
-# What an exported configuration has no place for, or the manager does in its own way.
+# What an exported configuration has no paths for, or the manager does in its own way.
 _NOT_EXPORTED = ("nice", "limit", "unset_env", "clean_env")
 
 
-class Order:
+class Spec:
     """A command, the options it was given with, and the directory that it was given in."""
 
     def __init__(
-        self, place: Place, command: Sequence[str], options: dict[str, Any], directory: str
+        self, paths: Paths, command: Sequence[str], options: dict[str, Any], directory: str
     ) -> None:
-        self.place = place
+        self.paths = paths
         self.command = list(command)
         self.options = options
         self.directory = directory
-        self.log_file: str = options.get("log_file") or place.log_file
+        self.log_file: str = options.get("log_file") or paths.log_file
 
     @classmethod
-    def of(cls, place: Place, request: Request) -> Order:
+    def of(cls, paths: Paths, request: Request) -> Spec:
         """Return what *request* asks for.
 
         Raises:
@@ -56,14 +54,13 @@ class Order:
             if not os.path.isabs(directory):
                 message = "the current directory is gone; give an absolute --directory"
                 raise ValueError(message) from None
-        options = {key: value for key, value in request.given.items() if key not in _PASSING}
-        return cls(place, request.program, options, directory)
+        return cls(paths, request.program, request.options, directory)
 
     @classmethod
-    def again(cls, place: Place, record: Record, request: Request) -> Order:
+    def again(cls, paths: Paths, record: Record, request: Request) -> Spec:
         """Return what the *record* says, but for what *request* changes."""
-        changes = {key: value for key, value in request.given.items() if key not in _PASSING}
-        return cls(place, record.command, {**record.options, **changes}, record.directory)
+        options = {**record.options, **request.options}
+        return cls(paths, record.command, options, record.directory)
 
     def make_directories(self) -> None:
         """Make the directories of our own that its files are in.
@@ -72,7 +69,7 @@ class Order:
             UnsafeFileError: others can write there.
             OSError: they cannot be made.
         """
-        self.place.make_directory()
+        self.paths.make_directory()
         if "log_file" not in self.options:
             registry.make_directory(os.path.dirname(self.log_file))
 
@@ -178,7 +175,7 @@ class Order:
             user, group = identity.uid, identity.gid
         directory = self._working_directory() or "/"
         return _export.Service(
-            name=self.place.name,
+            name=self.paths.name,
             command=[found, *self.command[1:]],
             directory=directory,
             working_directory=directory,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 
-from reborn import _detach, _launcher
+from reborn import _detach, _inherited, _launcher
 from reborn._command import registry
 from reborn._command.foreign_pidfile import KnownPidFile
 from reborn._context import DaemonContext
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from reborn._command.spec import Order
+    from reborn._command.spec import Spec
     from reborn._detach import Beginning
     from reborn._options import Plan
     from reborn._process import Daemon
@@ -37,40 +37,38 @@ if TYPE_CHECKING:
     from reborn._supervisor.supervisor import State
 
 
-class Start:
-    """A start by an order: what launcher, intermediate and daemon share."""
+class ProgramStart:
+    """A start by an spec: what launcher, intermediate and daemon share."""
 
-    def __init__(self, order: Order, program: Program) -> None:
-        self.order = order
+    def __init__(self, spec: Spec, program: Program) -> None:
+        self.spec = spec
         self.program = program
         self._begun = time.time()
-        self.pidfile = KnownPidFile(order.place.pidfile)
+        self.pidfile = KnownPidFile(spec.paths.pidfile)
         self.watch = Watch(
-            order.condition,
-            cwd=order.root,
-            by_default=not order.is_asked,
-            supervised=order.supervised,
+            spec.condition,
+            cwd=spec.root,
+            by_default=not spec.is_asked,
+            supervised=spec.supervised,
         )
         # The way to the launcher, in a supervisor that was started by one.
         self.report: Report | None = None
 
     def context(self) -> ProgramContext:
         """Return the context of the daemon."""
-        from reborn._verbs import control
-
-        order = self.order
+        spec = self.spec
         context = ProgramContext(
             self.held_file(),
-            log_file=order.log_file,
-            log_file_mode=order.options.get("log_mode", 0o640),
+            log_file=spec.log_file,
+            log_file_mode=spec.options.get("log_mode", 0o640),
             # All else is as the launcher's caller has it, or the program's affair (`program`).
             working_directory=None,
-            umask=order.options.get("umask", control.current_umask()),
+            umask=spec.options.get("umask", _inherited.current_umask()),
             prevent_core=False,
             signal_map={},
             detach_process=True,
             wait_ready=True,
-            ready_timeout=order.ready_timeout,
+            ready_timeout=spec.ready_timeout,
         )
         context.start = self
         return context
@@ -82,20 +80,20 @@ class Start:
 
     def remember(self, state: State) -> None:
         """Supervisor: put what is known into the record."""
-        record = self.order.record(foreground=self.report is None)
+        record = self.spec.record(foreground=self.report is None)
         record.started = self._begun
         record.supervised = state.as_data()
-        record.write(self.order.place.record)
+        record.write(self.spec.paths.record)
 
     def held_file(self) -> KnownPidFile:
         """Return the pid file that is the daemon's own."""
-        return KnownPidFile(self.order.place.supervisor) if self.order.supervised else self.pidfile
+        return KnownPidFile(self.spec.paths.supervisor) if self.spec.supervised else self.pidfile
 
 
 class ProgramContext(DaemonContext):
     """The context of a daemon that becomes a program, or supervises it."""
 
-    start: Start
+    start: ProgramStart
 
     def _launcher(self, plan: Plan) -> ProgramLauncher:
         return ProgramLauncher(plan, self.start)
@@ -106,7 +104,7 @@ class ProgramContext(DaemonContext):
         start = self.start
         assert isinstance(report, Report)  # noqa: S101 - a daemon has a launcher
         with _detach.Start(report, plan.pidfile):
-            if start.order.supervised:
+            if start.spec.supervised:
                 start.report = report
                 os._exit(supervise(self, start))
             watch = start.watch
@@ -119,11 +117,11 @@ class ProgramContext(DaemonContext):
 class ProgramLauncher(_launcher.Launcher):
     """A launcher that has more to prepare, and knows less of the daemon."""
 
-    def __init__(self, plan: Plan, start: Start) -> None:
+    def __init__(self, plan: Plan, start: ProgramStart) -> None:
         super().__init__(plan)
         self.watch = start.watch
         self._start = start
-        self._record = start.order.place.record
+        self._record = start.spec.paths.record
         self._before: tuple[bytes | None] | None = None
         self._output = ""
 
@@ -156,23 +154,23 @@ class ProgramLauncher(_launcher.Launcher):
             ) from None
 
     def _prepare(self) -> list[int]:
-        start, order = self._start, self._start.order
+        start, spec = self._start, self._start.spec
         streams = super()._prepare()
-        with Step("ready", f"wait for {order.options.get('ready')}", role="launcher"):
+        with Step("ready", f"wait for {spec.options.get('ready')}", role="launcher"):
             start.watch.look_before()
-        if order.supervised:
+        if spec.supervised:
             with Step("lock", f"lock {start.pidfile}", role="launcher"):
                 start.pidfile.acquire()
             self.plan.preserve += start.pidfile.descriptors()
         if self.log_fd is not None:
-            if order.options.get("truncate_log"):
-                with Step("log", f"empty log file {order.log_file!r}", role="launcher"):
+            if spec.options.get("truncate_log"):
+                with Step("log", f"empty log file {spec.log_file!r}", role="launcher"):
                     os.ftruncate(self.log_fd, 0)
                 self.log_start = 0
-            start.watch.log = (order.log_file, self.log_fd, self.log_start)
+            start.watch.log = (spec.log_file, self.log_fd, self.log_start)
         with Step("record", f"write {self._record!r}", role="launcher"):
             self._before = (registry.get(self._record),)
-            order.record().write(self._record)
+            spec.record().write(self._record)
         return streams
 
     def _undo(self) -> None:
@@ -182,17 +180,17 @@ class ProgramLauncher(_launcher.Launcher):
                 registry.put(self._record, self._before[0])
             except OSError:
                 pass  # it tells of a daemon that is not there, as after a crash
-        if self._start.order.supervised:
+        if self._start.spec.supervised:
             self._start.pidfile.release()
         super()._undo()
 
     def _leave_to_daemon(self) -> None:
-        if self._start.order.supervised:
+        if self._start.spec.supervised:
             self._start.pidfile.leave()
         super()._leave_to_daemon()
 
 
-def become(start: Start, *, last: Callable[[], None] | None = None) -> NoReturn:
+def become(start: ProgramStart, *, last: Callable[[], None] | None = None) -> NoReturn:
     """Become the program, which holds the lock of the pid file from now on.
 
     Raises:
@@ -202,7 +200,7 @@ def become(start: Start, *, last: Callable[[], None] | None = None) -> NoReturn:
     start.program.execute(inherit=lock, more=start.watch.environment, last=last)
 
 
-def run(order: Order, program: Program) -> int:
+def run(spec: Spec, program: Program) -> int:
     """Run the program in this process, or supervise it here; return the supervisor's exit status.
 
     Raises:
@@ -210,24 +208,22 @@ def run(order: Order, program: Program) -> int:
     """
     from reborn._verbs import control
 
-    start = Start(order, program)
-    options = {key: order.options[key] for key in ("umask",) if key in order.options}
-    context = control.foreground_context(
-        start.held_file(), order.options.get("log_file"), **options
-    )
+    start = ProgramStart(spec, program)
+    options = {key: spec.options[key] for key in ("umask",) if key in spec.options}
+    context = control.foreground_context(start.held_file(), spec.options.get("log_file"), **options)
     context.reborn()
     try:
-        order.record(foreground=True).write(order.place.record)
-        if order.supervised:
+        spec.record(foreground=True).write(spec.paths.record)
+        if spec.supervised:
             start.pidfile.acquire()
             return supervise(context, start)
         become(start)
     finally:
-        registry.put(order.place.record, None)
+        registry.put(spec.paths.record, None)
         context.release()
 
 
-def supervise(context: DaemonContext, start: Start) -> int:
+def supervise(context: DaemonContext, start: ProgramStart) -> int:
     """Be the supervisor; return its exit status.
 
     Raises:
@@ -236,15 +232,15 @@ def supervise(context: DaemonContext, start: Start) -> int:
     from reborn._supervisor.run import Expectation
     from reborn._supervisor.supervisor import Supervisor
 
-    order = start.order
+    spec = start.spec
     supervisor = Supervisor(
         start.program,
-        _policy(order),
+        _policy(spec),
         context,
-        name=order.place.name,
-        output=_output(order),
+        name=spec.paths.name,
+        output=_output(spec),
         pidfile=start.pidfile,
-        expected=Expectation(order.condition, cwd=order.root, by_default=not order.is_asked),
+        expected=Expectation(spec.condition, cwd=spec.root, by_default=not spec.is_asked),
         lacks=start.lacks,
         record=start.remember,
     )
@@ -254,10 +250,10 @@ def supervise(context: DaemonContext, start: Start) -> int:
         context.release()
 
 
-def _policy(order: Order) -> Policy:
+def _policy(spec: Spec) -> Policy:
     from reborn._supervisor.policy import Policy
 
-    options = order.options
+    options = spec.options
     given = {
         name: options[dest]
         for dest, name in (("restart_delay", "delay"), ("restart_limit", "limit"))
@@ -266,12 +262,12 @@ def _policy(order: Order) -> Policy:
     return Policy(options["restart"], **given)
 
 
-def _output(order: Order) -> Output:
+def _output(spec: Spec) -> Output:
     from reborn._supervisor.output import Log, Output, Syslog, priority
 
-    options = order.options
+    options = spec.options
     sink: Sink = Log(timestamps="timestamps" in options)
     if "syslog" in options:
-        sink = Syslog(order.place.name, priority(options["syslog"]), log=Log())
+        sink = Syslog(spec.paths.name, priority(options["syslog"]), log=Log())
     piped = "syslog" in options or "timestamps" in options
-    return Output(sink, piped=piped, log_file=order.log_file)
+    return Output(sink, piped=piped, log_file=spec.log_file)

@@ -11,8 +11,8 @@ import sys
 
 from reborn._command import grammar, registry
 from reborn._command.foreign_pidfile import KnownPidFile
-from reborn._command.registry import Place, Record
-from reborn._command.spec import Order
+from reborn._command.registry import Paths, Record
+from reborn._command.spec import Spec
 from reborn._context import DaemonContext
 from reborn._errors import StartError, StepError
 from reborn._verbs import control
@@ -71,29 +71,29 @@ def perform(request: Request) -> Answer:
     """
     if request.verb == "list":
         return show_all()
-    return Command(request).answer()
+    return NamedDaemon(request).answer()
 
 
 def show_all() -> Answer:
     """Answer with all daemons that have a name."""
     from reborn._command.overview import table
 
-    every = [Command.named(name).overview() for name in registry.names()]
+    every = [NamedDaemon.named(name).overview() for name in registry.names()]
     # One that somebody ran in the foreground has ended there, and is no daemon.
     overviews = [one for one in every if not (one.state == "stopped" and one.was_in_foreground)]
     return Answer(OK, table(overviews), lambda: [overview.as_data() for overview in overviews])
 
 
-class Command(Control):
+class NamedDaemon(Control):
     """A verb over one daemon."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.place = _place(request)
-        super().__init__(DaemonContext(KnownPidFile(self.place.pidfile)), name=self.place.name)
+        self.paths = _paths(request)
+        super().__init__(DaemonContext(KnownPidFile(self.paths.pidfile)), name=self.paths.name)
 
     @classmethod
-    def named(cls, name: str) -> Command:
+    def named(cls, name: str) -> NamedDaemon:
         """Return what looks at the daemon called *name*."""
         return cls(grammar.Request("status", {"name": name}, ()))
 
@@ -121,24 +121,24 @@ class Command(Control):
 
     def start(self) -> Outcome:
         """Start the program unless it runs."""
-        order = Order.of(self.place, self.request)
-        return self._start(order, order.program(detached=True), "started")
+        spec = Spec.of(self.paths, self.request)
+        return self._start(spec, spec.program(detached=True), "started")
 
     def restart(self, *, timeout: float = control.TIMEOUT) -> Outcome:
         """Stop the daemon if it runs, and start it as before or with a new command."""
         try:
-            order = self._order()
+            spec = self._spec()
         except PermissionError:
             return self._not_permitted("restart it")
-        if order is None:
+        if spec is None:
             return Outcome(FAILED, f"{self.name}: cannot restart it: {_UNKNOWN}")
-        program = order.program(detached=True)  # what cannot be started is not stopped either
+        program = spec.program(detached=True)  # what cannot be started is not stopped either
         stopped = self._stop(timeout)
         if stopped is None:
-            return self._start(order, program, "started")
+            return self._start(spec, program, "started")
         if stopped.status != OK:
             return stopped
-        outcome = self._start(order, program, "restarted")
+        outcome = self._start(spec, program, "restarted")
         if outcome.status != OK:
             outcome.text += f"\n{self.name} was stopped, and is not running now"
         return outcome
@@ -160,7 +160,9 @@ class Command(Control):
         outcome = self.ask_to_reload(supervisor)
         daemon = self.look().daemon
         if outcome.status == OK and daemon is not None:
-            if control.handles(daemon.pid, _signal.SIGHUP):
+            from reborn import _proc
+
+            if _proc.handles(daemon.pid, _signal.SIGHUP):
                 outcome.text = f"{self.name} reloads, pid {daemon.pid}"
             else:
                 outcome.text = (
@@ -172,10 +174,10 @@ class Command(Control):
     def signal(self) -> Outcome:
         """Send the daemon a signal."""
         number: int = self.request.get("signal")
-        condition = self.look()
-        daemon = condition.daemon
+        found = self.look()
+        daemon = found.daemon
         if daemon is None:
-            return self._not_running(condition, NOT_RUNNING)
+            return self._not_running(found, NOT_RUNNING)
         from reborn.exceptions import signal_name
 
         name = signal_name(number)
@@ -209,11 +211,11 @@ class Command(Control):
         """Run the program here; this comes back only if that cannot be, or from a supervisor."""
         from reborn._command import start
 
-        order = Order.of(self.place, self.request)
-        program = order.program(detached=False)
-        order.make_directories()
+        spec = Spec.of(self.paths, self.request)
+        program = spec.program(detached=False)
+        spec.make_directories()
         try:
-            return Outcome(start.run(order, program), "")
+            return Outcome(start.run(spec, program), "")
         except StartError as error:
             return self._failed(error)
 
@@ -224,13 +226,13 @@ class Command(Control):
         # Who reads as much as he likes (head) ends this as every filter.
         _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
         record = self.record()
-        path = self.place.log_file if record is None else record.log_file
+        path = self.paths.log_file if record is None else record.log_file
         if path is None:
             text = f"{self.name}: it has no log; it writes where it was started"
             return self._answer(Outcome(FAILED, text))
         lines: int = self.request.get("lines", grammar.LINES)
         try:
-            with follow.Log(path) as log:
+            with follow.LogReader(path) as log:
                 last = log.last(lines)
                 if self.request.get("json"):
                     text = last.decode("utf-8", "backslashreplace")
@@ -253,14 +255,14 @@ class Command(Control):
         from reborn import _export
         from reborn._verbs import terminal
 
-        order = self._order()
-        if order is None:
+        spec = self._spec()
+        if spec is None:
             text = f"{self.name}: cannot export it: {_UNKNOWN}"
             return self._answer(Outcome(FAILED, text))
         manager: str = self.request.get("manager")
-        text = _export.write(manager, order.service())
-        if order.not_exported:
-            left = ", ".join(order.not_exported)
+        text = _export.write(manager, spec.service())
+        if spec.not_exported:
+            left = ", ".join(spec.not_exported)
             why = f"not in it: {left}; add what {manager} has for that"
             terminal.say(f"{self.name}: {why}", error=True)
         return Answer(OK, text, lambda: {"name": self.name, "manager": manager, "text": text})
@@ -279,51 +281,49 @@ class Command(Control):
     def record(self) -> Record | None:
         """Return the record, if there is one that can be believed."""
         try:
-            return Record.read(self.place.record)
+            return Record.read(self.paths.record)
         except (StartError, OSError):
             return None
 
     def supervisor(self) -> Daemon | None:
         """Return the supervisor, if one runs."""
         try:
-            return DaemonContext(KnownPidFile(self.place.supervisor)).search()
+            return DaemonContext(KnownPidFile(self.paths.supervisor)).search()
         except (StartError, OSError):
             return None
 
-    def _order(self) -> Order | None:
+    def _spec(self) -> Spec | None:
         """Return what is asked for, or was before; None: nothing is known of it."""
         if self.request.program:
-            return Order.of(self.place, self.request)
-        record = Record.read(self.place.record)
-        return None if record is None else Order.again(self.place, record, self.request)
+            return Spec.of(self.paths, self.request)
+        record = Record.read(self.paths.record)
+        return None if record is None else Spec.again(self.paths, record, self.request)
 
-    def _start(self, order: Order, program: Program, done: str) -> Outcome:
+    def _start(self, spec: Spec, program: Program, done: str) -> Outcome:
         from reborn._command import start
 
-        order.make_directories()
-        context = start.Start(order, program).context()
-        daemon = self._launch(context, lambda error: self._failed(error, order))
+        spec.make_directories()
+        context = start.ProgramStart(spec, program).context()
+        daemon = self._launch(context, lambda error: self._failed(error, spec))
         if isinstance(daemon, Outcome):
             return daemon
         if daemon is None:
             context.carry_on()
-        pid = self._pid(daemon) if order.supervised else daemon.pid
-        where = (
-            "its output goes to syslog" if "syslog" in order.options else f"see {order.log_file}"
-        )
+        pid = self._pid(daemon) if spec.supervised else daemon.pid
+        where = "its output goes to syslog" if "syslog" in spec.options else f"see {spec.log_file}"
         return Outcome(OK, f"{self.name} {done}, pid {pid}; {where}", daemon=daemon)
 
     def _pid(self, daemon: Daemon) -> int:
         """Return the pid of the program whose supervisor is *daemon*."""
-        held = KnownPidFile(self.place.pidfile)
+        held = KnownPidFile(self.paths.pidfile)
         return held.holder() or daemon.pid
 
-    def _failed(self, error: StartError, order: Order | None = None) -> Outcome:
+    def _failed(self, error: StartError, spec: Spec | None = None) -> Outcome:
         """Return why the program was not started; that it runs is a success."""
         from reborn.exceptions import PidFileLockedError, SpawnError
 
-        if isinstance(error, PidFileLockedError) and order is not None:
-            return self._held(error, order)
+        if isinstance(error, PidFileLockedError) and spec is not None:
+            return self._held(error, spec)
         status = NOT_STARTED
         text = str(error)
         if isinstance(error, SpawnError):
@@ -337,14 +337,14 @@ class Command(Control):
         lines = [f"{self.name}: {text}", *getattr(error, "__notes__", ())]
         return Outcome(status, "\n".join(lines))
 
-    def _held(self, error: PidFileLockedError, order: Order) -> Outcome:
+    def _held(self, error: PidFileLockedError, spec: Spec) -> Outcome:
         """Return that somebody has the name: the same program, or another one."""
         daemon = self.look().daemon
         supervisor = self.supervisor()
         if daemon is None and supervisor is None:
             return Outcome(FAILED, f"{self.name}: {error}")
         record = self.record()
-        if record is not None and record.command != order.command:
+        if record is not None and record.command != spec.command:
             import shlex
 
             pid = (daemon or supervisor or error).pid
@@ -369,20 +369,20 @@ class Command(Control):
 
     def _forget(self) -> None:
         """Remove what a daemon of ours has left, unless another one has been started meanwhile."""
-        if not os.path.lexists(self.place.record):
+        if not os.path.lexists(self.paths.record):
             return  # a pid file without a record is not ours
-        pidfile = KnownPidFile(self.place.pidfile)
+        pidfile = KnownPidFile(self.paths.pidfile)
         try:
             pidfile.acquire()
         except (StartError, OSError):
             return
         try:
-            registry.put(self.place.record, None)
+            registry.put(self.paths.record, None)
         except OSError:
             pass  # it may not be ours to remove, and harms nobody
         finally:
             pidfile.release()
-        supervisor = KnownPidFile(self.place.supervisor)
+        supervisor = KnownPidFile(self.paths.supervisor)
         if os.path.lexists(supervisor.path):  # it was killed
             try:
                 supervisor.acquire()
@@ -405,12 +405,12 @@ class Command(Control):
             "exit_status": status,
             "message": text,
             "pid": None if daemon is None else daemon.pid,
-            "pidfile": self.place.pidfile,
+            "pidfile": self.paths.pidfile,
             "log_file": None if record is None else record.log_file,
         }
 
 
-def _place(request: Request) -> Place:
+def _paths(request: Request) -> Paths:
     """Return where the daemon's files are.
 
     Raises:
@@ -425,7 +425,7 @@ def _place(request: Request) -> Place:
         if not registry.is_name(name):
             message = f"{name!r} cannot be the name of a daemon; give a NAME"
             raise ValueError(message)
-    return Place(name, pidfile=pidfile)
+    return Paths(name, pidfile=pidfile)
 
 
 def _write(data: bytes) -> None:

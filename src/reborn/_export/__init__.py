@@ -2,9 +2,9 @@
 
     _export.write("systemd", service)      the text, for each name in MANAGERS
 
-What a program is to the managers is a `Service`: `of_plan` makes it for a `DaemonContext`, and
-whoever starts other people's programs makes it himself. A manager is one function from a `Service`
-to a text. Each text is complete, and says in comments what the program does less well by itself.
+A `Service` is a program as its manager sees it: `of_plan` makes it from the plan of a
+`DaemonContext`, `_command` makes its own for other programs. A manager is one function from a
+`Service` to a text. Each text is complete, and names in comments the limits of the manager.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a program is to a service manager."""
+"""A program as a service manager sees it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def of_plan(
     command: Sequence[str] | None = None,
     ready: str | None = None,
 ) -> Service:
-    """Return the service that this program is; *command* is how it was started, unless given.
+    """Return the service of a program with this *plan*; *command* is how it was started by default.
 
     Raises:
         ValueError: the name cannot be a service's.

@@ -49,7 +49,6 @@ from reborn._sd_notify import Listener
 from reborn._serving import SignalServer
 from reborn._supervisor.policy import Row
 from reborn._supervisor.run import Expectation, Life
-from reborn._verbs import control
 from reborn.exceptions import RebornError, SpawnError, how_ended, signal_name
 
 TYPE_CHECKING = False
@@ -465,7 +464,7 @@ class Supervisor:
                 self._output.say(f"the log cannot be opened anew, and stays: {error}")
         # Until execve(2) it has all signals blocked, which is not to handle them.
         life = self._life
-        if life is not None and life.is_executed() and control.handles(life.pid, number):
+        if life is not None and life.is_executed() and _proc.handles(life.pid, number):
             self._pass_on(number)
 
     def _is_hopeless(self, now: float) -> bool:

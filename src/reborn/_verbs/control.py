@@ -12,11 +12,12 @@ verb: there it carries on as the daemon, and neither looks for another one nor s
 from __future__ import annotations
 
 import os
-import time
 from errno import EACCES, EPERM
 
+from reborn import _descriptors, _inherited
 from reborn._context import DaemonContext, was_reborn
 from reborn._errors import StartError
+from reborn._verbs import terminal
 from reborn._verbs.terminal import Waiting
 
 TYPE_CHECKING = False
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
     from reborn._verbs.keywords import ContextOptions
-    from reborn._verbs.status import Condition
+    from reborn._verbs.status import DaemonStatus
 else:
     import _signal
 
@@ -50,8 +51,6 @@ VERBS = {
     "run": "run {name} in the foreground",
 }
 TIMEOUT = 10.0
-# How often, and after how many seconds, a signal that is blocked is looked at again.
-_LOOKS, _TICK = 8, 0.003
 
 
 class Outcome:
@@ -114,9 +113,9 @@ class Control:
         from reborn import _options
 
         _options.resolve(self.context)  # what cannot be started is not stopped either
-        condition = self.look()
-        if condition.daemon is None:
-            return self._not_running(condition, OK) if condition.reason else self.start()
+        found = self.look()
+        if found.daemon is None:
+            return self._not_running(found, OK) if found.reason else self.start()
         stopped = self.stop(timeout=timeout)
         if stopped.status != OK:
             return stopped
@@ -127,10 +126,10 @@ class Control:
 
     def stop(self, *, timeout: float = TIMEOUT) -> Outcome:
         """Stop the daemon and wait until it is gone; one that does not run is stopped already."""
-        condition = self.look()
-        daemon = condition.daemon
+        found = self.look()
+        daemon = found.daemon
         if daemon is None:
-            return self._not_running(condition, OK)
+            return self._not_running(found, OK)
         return self.end(daemon, timeout=timeout)
 
     def end(self, daemon: Daemon, *, timeout: float = TIMEOUT, mixed: bool = False) -> Outcome:
@@ -155,16 +154,18 @@ class Control:
 
     def reload(self) -> Outcome:
         """Send the daemon SIGHUP, if it does something about it."""
-        condition = self.look()
-        daemon = condition.daemon
+        found = self.look()
+        daemon = found.daemon
         if daemon is None:
-            return self._not_running(condition, NOT_RUNNING)
+            return self._not_running(found, NOT_RUNNING)
         return self.ask_to_reload(daemon)
 
     def ask_to_reload(self, daemon: Daemon) -> Outcome:
         """Send the running *daemon* SIGHUP, if it does something about it."""
+        from reborn import _proc
+
         what = f"reload process {daemon.pid}"
-        if not handles(daemon.pid, _signal.SIGHUP):
+        if not _proc.handles(daemon.pid, _signal.SIGHUP):
             # By default the signal would end it, and the user wants the opposite.
             why = "it does not handle SIGHUP; restart it instead"
             return Outcome(NOT_IMPLEMENTED, f"{self.name}: cannot {what}: {why}")
@@ -180,15 +181,15 @@ class Control:
             return self._not_running(self.look(), NOT_RUNNING)
         return Outcome(OK, f"{self.name} reloads, pid {daemon.pid}")
 
-    def status(self) -> Condition:
-        """Return the condition of the daemon, with all facts."""
+    def status(self) -> DaemonStatus:
+        """Return the status of the daemon, with all facts."""
         while True:
-            condition = self.look()
-            if condition.measure():
-                return condition
+            found = self.look()
+            if found.measure():
+                return found
 
-    def look(self) -> Condition:
-        """Return the condition of the daemon, without facts about the process."""
+    def look(self) -> DaemonStatus:
+        """Return the status of the daemon, without facts about the process."""
         from reborn._verbs import status
 
         return status.look(self.context, name=self.name)
@@ -245,44 +246,42 @@ class Control:
         forbidden = isinstance(error, OSError) and error.errno in (EACCES, EPERM)
         return Outcome(NOT_PERMITTED if forbidden else FAILED, f"{self.name}: {text}")
 
-    def _not_running(self, condition: Condition, status: int) -> Outcome:
-        if condition.reason is not None:
-            return Outcome(NOT_PERMITTED, str(condition))
+    def _not_running(self, found: DaemonStatus, status: int) -> Outcome:
+        if found.reason is not None:
+            return Outcome(NOT_PERMITTED, str(found))
         return Outcome(status, f"{self.name} is not running")
 
     def _not_permitted(self, what: str) -> Outcome:
         return Outcome(NOT_PERMITTED, f"{self.name}: cannot {what}: it belongs to another user")
 
 
-def handles(pid: int, number: int) -> bool:
-    """Tell whether process *pid* catches the signal, or waits for it; True if that is not shown.
+def carry_out(daemon: Control, verb: str, given: Mapping[str, Any]) -> int | None:
+    """Do *verb* and print the outcome; return the exit status, or None to run the program.
 
-    Who waits for a signal has it blocked, but for good: libraries block all of them for the moment
-    in which they start a process (as glibc in fork(3) and posix_spawn(3)).
+    *given* are the options on the command line. The launcher of a daemon does not come back.
     """
-    bit = 1 << (number - 1)
-    for _ in range(_LOOKS):
-        try:
-            with open(f"/proc/{pid}/status", "rb") as file:
-                masks = dict(line.split(b":", 1) for line in file)
-            caught, blocked = int(masks[b"SigCgt"], 16), int(masks[b"SigBlk"], 16)
-        except (OSError, KeyError, ValueError):
-            return True
-        if caught & bit:
-            return True
-        if not blocked & bit:
-            return _is_in_sigwait(pid)
-        time.sleep(_TICK)
-    return True
+    if verb == "status":
+        found = daemon.status()
+        terminal.say(found.shown(as_json="json" in given))
+        return found.exit_status
+    if (why := daemon.why_foreground(verb)) is not None:
+        terminal.say(why, error=True)
+    timeout = {"timeout": given["timeout"]} if "timeout" in given else {}
+    return leave(daemon.perform(verb, **timeout))
 
 
-def _is_in_sigwait(pid: int) -> bool:
-    """Tell whether process *pid* is in sigwait(3); what it waits for is not shown as blocked."""
-    try:
-        with open(f"/proc/{pid}/wchan", "rb") as file:
-            return b"sigtimedwait" in file.read()
-    except OSError:
-        return False
+def leave(outcome: Outcome | None) -> int | None:
+    """Print the *outcome*; return the exit status, or None where the program runs here.
+
+    The launcher of a daemon goes at once: the program's exit handlers are the daemon's from now on.
+    """
+    if outcome is None:
+        return None
+    terminal.say(outcome.text, error=outcome.status != 0)
+    if outcome.daemon is not None:
+        _descriptors.flush()
+        os._exit(0)
+    return outcome.status
 
 
 def require_pidfile(pidfile: object) -> None:
@@ -294,34 +293,6 @@ def require_pidfile(pidfile: object) -> None:
     if not isinstance(pidfile, str | os.PathLike):
         message = f"pidfile must be a path, by which the verbs find the daemon, not {pidfile!r}"
         raise TypeError(message)
-
-
-def path(text: str) -> str:
-    """Return *text* if it can be the path of a file.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    if not text or "\0" in text:
-        message = f"{text!r} cannot be a path"
-        raise ValueError(message)
-    return text
-
-
-def seconds(text: str) -> float:
-    """Return the number of seconds that *text* says.
-
-    Raises:
-        ValueError: it says none.
-    """
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not number > 0:  # written so that NaN is refused, too
-        message = f"{text!r} is not a number of seconds above 0"
-        raise ValueError(message)
-    return number
 
 
 def context_of_program(
@@ -378,7 +349,7 @@ def foreground_context(
     """
     unchanged: ContextOptions = {
         "working_directory": None,
-        "umask": current_umask(),
+        "umask": _inherited.current_umask(),
         "prevent_core": False,
         "signal_map": _current_dispositions(terminate=pidfile is not None),
     }
@@ -386,15 +357,8 @@ def foreground_context(
     return DaemonContext(pidfile, log_file=log_file, detach_process=False, **options)
 
 
-def current_umask() -> int:
-    """Return the file mode creation mask, which can only be had by setting another."""
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
-
-
 def _current_dispositions(*, terminate: bool) -> dict[int, Handler]:
-    """Return what resets every signal to what it does now (nohup(1) has one ignored, say)."""
+    """Return a signal map that keeps every current disposition (nohup(1) ignores one, say)."""
     from reborn import _signals
 
     now = {number: _signal.getsignal(number) for number in _signals.numbers()}

@@ -1,4 +1,4 @@
-"""What can be known of the daemon of one pid file, for people and for programs.
+"""The status of the daemon of one pid file, for people and for programs.
 
 Four states, with the exit statuses that the Linux Standard Base gives to "status" (LSB Core, "Init
 Script Actions"). A state is believed when nothing has moved while it was looked at: the text of the
@@ -32,8 +32,8 @@ _ASKED = ("create_time", "memory_info", "cpu_times", "num_fds", "status")
 _ROUNDS = 20
 
 
-class Condition:
-    """How one daemon is; a fact that is not known is None.
+class DaemonStatus:
+    """The state of one daemon, and the facts about its process; one that is not known is None.
 
     *daemon* is the handle of a running one, *reason* says why an unknown state is unknown. The
     facts about the process are there after `measure`.
@@ -125,8 +125,8 @@ class Condition:
         return "\n".join([f"{self.name} is running", *lines])
 
 
-def look(context: DaemonContext, *, name: str) -> Condition:
-    """Return the condition of the daemon that would hold the pid file of *context*.
+def look(context: DaemonContext, *, name: str) -> DaemonStatus:
+    """Return the status of the daemon that would hold the pid file of *context*.
 
     Looking changes nothing and disturbs nobody's start.
     """
@@ -145,7 +145,7 @@ def look(context: DaemonContext, *, name: str) -> Condition:
     except OSError as error:
         code = errorcode.get(error.errno or 0, str(error.errno))
         state, reason = "unknown", f"cannot read {pidfile}: {error.strerror} [{code}]"
-    return Condition(
+    return DaemonStatus(
         state,
         name=name,
         pidfile=pidfile.path,

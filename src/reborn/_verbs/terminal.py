@@ -1,4 +1,4 @@
-"""What a command line says to its user: a line while something is waited for, then the result.
+"""The output of a command line: a line while something is waited for, then the result.
 
 Nothing that goes wrong with saying it changes what has been done: a daemon has started, whether or
 not there is still somebody at the other end of the pipe to be told.
@@ -11,13 +11,6 @@ import sys
 
 from reborn import _descriptors
 from reborn._status_line import StatusLine
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from reborn._verbs.control import Control, Outcome
 
 
 class Waiting:
@@ -51,32 +44,3 @@ def say(text: object, *, error: bool = False) -> None:
         null = _descriptors.open_null()
         _descriptors.connect((None, None, null) if error else (None, null, None))
         os.close(null)
-
-
-def perform(daemon: Control, verb: str, given: Mapping[str, Any]) -> int | None:
-    """Do what *verb* says and say how it went; return the exit status, or None to run the program.
-
-    *given* are the options on the command line. The launcher of a daemon does not come back.
-    """
-    if verb == "status":
-        condition = daemon.status()
-        say(condition.shown(as_json="json" in given))
-        return condition.exit_status
-    if (why := daemon.why_foreground(verb)) is not None:
-        say(why, error=True)
-    timeout = {"timeout": given["timeout"]} if "timeout" in given else {}
-    return leave(daemon.perform(verb, **timeout))
-
-
-def leave(outcome: Outcome | None) -> int | None:
-    """Say how it went; return the exit status, or None where the program runs here.
-
-    The launcher of a daemon goes at once: the program's exit handlers are the daemon's from now on.
-    """
-    if outcome is None:
-        return None
-    say(outcome.text, error=outcome.status != 0)
-    if outcome.daemon is not None:
-        _descriptors.flush()
-        os._exit(0)
-    return outcome.status

@@ -1,0 +1,34 @@
+"""The values on a command line that every program with verbs takes: paths, and seconds.
+
+Each function returns the value of a text, or raises a ValueError that says why it has none.
+"""
+
+from __future__ import annotations
+
+
+def path(text: str) -> str:
+    """Return *text* if it can be the path of a file.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not text or "\0" in text:
+        message = f"{text!r} cannot be a path"
+        raise ValueError(message)
+    return text
+
+
+def seconds(text: str) -> float:
+    """Return the number of seconds that *text* says.
+
+    Raises:
+        ValueError: it says none.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0:  # written so that NaN is refused, too
+        message = f"{text!r} is not a number of seconds above 0"
+        raise ValueError(message)
+    return number

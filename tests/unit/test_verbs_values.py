@@ -1,0 +1,22 @@
+"""The values that a text can have."""
+
+import pytest
+
+from reborn._verbs import values
+
+
+@pytest.mark.parametrize("text", ["", "a\0b"])
+def test_text_that_cannot_be_a_path(text):
+    with pytest.raises(ValueError, match="cannot be a path"):
+        values.path(text)
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "-1", "nan"])
+def test_text_that_is_no_number_of_seconds(text):
+    with pytest.raises(ValueError, match="is not a number of seconds above 0"):
+        values.seconds(text)
+
+
+@pytest.mark.parametrize(("text", "number"), [("1", 1.0), ("0.5", 0.5), ("inf", float("inf"))])
+def test_text_that_is_a_number_of_seconds(text, number):
+    assert values.seconds(text) == number
