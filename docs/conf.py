@@ -103,11 +103,17 @@ class StepsDirective(SphinxDirective):
 
 
 class ModulesDirective(SphinxDirective):
-    """List the modules with what their docstrings say."""
+    """List the modules with what their docstrings say, and their tests."""
 
     def run(self) -> list[nodes.Node]:
         """Return a definition list."""
-        return [definitions((name, house.idea(name)) for name in house.modules())]
+        return [definitions((name, described(name)) for name in house.modules())]
+
+
+def described(name: str) -> str:
+    """Return the idea of a module, and where it is tested."""
+    tests = ", ".join(f"`{path.relative_to(house.TESTS)}`" for path in house.tests(name))
+    return f"{house.idea(name)} Tested in {tests}."
 
 
 def definitions(entries: Iterable[tuple[str, str]]) -> nodes.definition_list:

@@ -1,9 +1,11 @@
-"""The modules by layer, which of them imports which, and the picture of it.
+"""The modules by layer, which of them imports which, where each is tested, and the picture of it.
 
     python docs/house.py        draws docs/pictures/house.svg anew, for CONTRIBUTING
 
-Imports point one way: a module knows only those that come before it in `LAYERS`, from the first row
-to the last and from left to right. `tests/docs/test_house.py` sees to it.
+Imports point one way: a module knows only those that come before it, from the first row of `LAYERS`
+to the last, from left to right, and within a room in the order of `INSIDE`. Every import counts:
+at once or inside a function, at run time or for type checkers alone. `tests/docs/test_house.py`
+sees to it, and to `TESTED`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 from drawing import Drawing
 
 ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests"
 PACKAGE = ROOT / "src" / "reborn"
 PICTURE = ROOT / "docs" / "pictures" / "house.svg"
 
@@ -23,32 +26,123 @@ def _inside(package: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{package}.{name}" for name in names)
 
 
-# A package whose modules do not stand here is one room.
+# The package's root comes last: it has the public names of the others, and none of them knows it.
 LAYERS = {
     "the system": ("_inherited", "_signals", "_descriptors", "_privileges", "_status_line"),
     "failures": ("_errors", "exceptions"),
     "what is there": ("_proc", "_files", "_holder", "_pidfile", "_process"),
     "who is told": ("_handshake", "_sd_notify", "_manager", "_readiness"),
     "a start": (
-        "_options",
-        "_notifier",
-        "_log",
-        "_steps",
-        "_attempt",
-        "_reexec",
-        "_detach",
-        "_launcher",
+        *("_options", "_notifier", "_log", "_steps", "_attempt", "_reexec", "_detach", "_launcher"),
         "_init",
     ),
     "the class": ("_export", "_context", "_serving"),
     "command lines": _inside("_verbs", "keywords", "values", "status", "terminal", "control"),
     "for programs": ("application", "click", "pep3143", "_spawning", "pytest_plugin"),
     "the supervisor": _inside(
-        "_supervisor", "program", "watch", "probe", "run", "policy", "output", "supervisor"
+        "_supervisor", "program", "watch", "probe", "output", "run", "policy", "supervisor"
     ),
     "any program": _inside("_command", "foreign_pidfile", "registry", "overview", "follow"),
     "its words": _inside("_command", "converters", "grammar", "parser", "completion"),
     "the command": _inside("_command", "spec", "start", "verbs", "cli"),
+    "the roof": ("__main__", "__init__"),
+}
+# The modules of a package that is one room of the picture; its face, `__init__`, follows them.
+INSIDE = {
+    "_export": ("service", "directories", "files", "systemd", "containers"),
+    "pep3143": ("_lockfile", "pidfile", "_raised", "daemon"),
+    "_spawning": (
+        *("ends", "ports", "log", "plan", "keeper", "sentinel", "channel", "owner", "function"),
+        *("start", "daemon", "spawner", "meeting", "sharing", "leaks"),
+    ),
+}
+# Where a module is tested, by promise, beside the file of its name in tests/unit.
+TESTED = {
+    "_inherited": "processes/mark processes/relaunch",
+    "_signals": "processes/signals processes/terminal",
+    "_descriptors": "processes/descriptors processes/streams",
+    "_privileges": "processes/privileges",
+    "_status_line": "processes/status_line application/terminal cli/terminal",
+    "_errors": "processes/faults",
+    "exceptions": "processes/launcher processes/channel",
+    "_proc": "plugin/escapes supervisor/cost",
+    "_files": "processes/planted processes/siege processes/disks",
+    "_holder": "processes/lock processes/distrust processes/model",
+    "_pidfile": "processes/pidfile processes/contention processes/lock",
+    "_process": "processes/handle processes/clock",
+    "_handshake": "processes/channel processes/readiness",
+    "_sd_notify": "supervisor/start managers/systemd",
+    "_manager": "managers/systemd managers/others managers/containers",
+    "_notifier": "processes/foreground managers/systemd",
+    "_readiness": "supervisor/start plugin/spawning",
+    "_options": "processes/surroundings",
+    "_log": "processes/streams processes/rotation processes/disks",
+    "_steps": "processes/surroundings processes/faults",
+    "_attempt": "processes/readiness processes/launcher processes/suspend",
+    "_reexec": "processes/relaunch processes/mark",
+    "_detach": "processes/terminal processes/threads processes/faults",
+    "_launcher": "processes/launcher processes/threads processes/budget",
+    "_init": "managers/containers",
+    "_export": "managers/export managers/pod cli/export",
+    "_export.service": "managers/export",
+    "_export.directories": "managers/export",
+    "_export.files": "managers/export",
+    "_export.systemd": "managers/export managers/systemd",
+    "_export.containers": "managers/pod",
+    "_context": "processes/with processes/foreground",
+    "_serving": "processes/serving",
+    "_verbs.keywords": "application/background",
+    "_verbs.values": "application/verbs",
+    "_verbs.status": "application/status",
+    "_verbs.terminal": "application/terminal cli/terminal",
+    "_verbs.control": "application/verbs cli/life",
+    "application": "application/background application/verbs",
+    "click": "application/background application/verbs",
+    "pep3143._lockfile": "pep3143/pidfile",
+    "pep3143.pidfile": "pep3143/pidfile",
+    "pep3143._raised": "pep3143/raised",
+    "pep3143.daemon": "pep3143/differential pep3143/start pep3143/programs",
+    "pep3143": "pep3143/surface",
+    "_spawning.ends": "plugin/escapes",
+    "_spawning.ports": "plugin/spawning",
+    "_spawning.log": "plugin/spawning plugin/reports",
+    "_spawning.plan": "plugin/spawning",
+    "_spawning.keeper": "plugin/escapes plugin/session",
+    "_spawning.sentinel": "plugin/escapes plugin/session",
+    "_spawning.channel": "plugin/escapes plugin/session",
+    "_spawning.owner": "plugin/session",
+    "_spawning.function": "plugin/spawning",
+    "_spawning.start": "plugin/spawning",
+    "_spawning.daemon": "plugin/spawning",
+    "_spawning.spawner": "plugin/spawning",
+    "_spawning.meeting": "plugin/sharing",
+    "_spawning.sharing": "plugin/sharing",
+    "_spawning.leaks": "plugin/leaks",
+    "_spawning": "plugin/comparison",
+    "pytest_plugin": "plugin/reports plugin/session plugin/comparison",
+    "_supervisor.program": "cli/process",
+    "_supervisor.watch": "cli/start",
+    "_supervisor.probe": "supervisor/start",
+    "_supervisor.output": "supervisor/log",
+    "_supervisor.run": "supervisor/start",
+    "_supervisor.policy": "supervisor/restart",
+    "_supervisor.supervisor": (
+        "supervisor/restart supervisor/stop supervisor/killed supervisor/terminal"
+    ),
+    "_command.foreign_pidfile": "cli/pidfile cli/real_programs",
+    "_command.registry": "cli/show cli/life",
+    "_command.overview": "cli/show",
+    "_command.follow": "cli/logs",
+    "_command.converters": "cli/usage",
+    "_command.grammar": "cli/usage",
+    "_command.parser": "cli/usage",
+    "_command.completion": "cli/completion",
+    "_command.spec": "cli/process",
+    "_command.start": "cli/start cli/run",
+    "_command.verbs": "cli/life",
+    "_command.cli": "cli/usage cli/budget",
+    "__main__": "cli/start",
+    "__init__": "unit/public processes/budget",
 }
 # An arrow over more layers than this is not drawn: it would cross what it has nothing to do with.
 FAR = 4
@@ -62,79 +156,111 @@ ROAD = (
     ("_steps", "daemon", "the table of steps"),
     ("_handshake", "daemon", "READY, and its answer"),
 )
-# The package itself stands for the errors: `reborn.StartError` loads them.
-_HOMES = {"reborn": "exceptions", "DaemonContext": "_context", "was_reborn": "_context"}
 
 
 def modules() -> list[str]:
     """Return the modules of the map in their order."""
+    found = []
+    for room in rooms():
+        found += [*_inside(room, *INSIDE.get(room, ())), room]
+    return found
+
+
+def rooms() -> list[str]:
+    """Return the modules and packages of the picture in their order."""
     return list(chain.from_iterable(LAYERS.values()))
+
+
+def tests(name: str) -> list[Path]:
+    """Return the files that test a module: the unit's own, and those that keep its promises."""
+    words = name.replace("__", "").replace(".", "_").strip("_").split("_", 1)
+    spellings = {"_".join(words), words[-1]}
+    own = [TESTS / "unit" / f"test_{spelling}.py" for spelling in sorted(spellings)]
+    promises = [TESTS / f"{promise.replace('/', '/test_')}.py" for promise in TESTED[name].split()]
+    return [*filter(Path.exists, own), *promises]
 
 
 def present() -> set[str]:
     """Return the modules that there are."""
-    return {_module(path) for path in _sources()} - {"__init__", "__main__", *_opened()}
+    return {_module(path) for path in _sources()}
+
+
+def faces() -> list[Path]:
+    """Return the `__init__` of each package whose modules stand on the map; it has no imports."""
+    opened = {name.partition(".")[0] for name in rooms() if "." in name}
+    return [PACKAGE / name / "__init__.py" for name in sorted(opened)]
 
 
 def idea(name: str) -> str:
     """Return the first sentence of a module's docstring."""
-    path = PACKAGE / name.replace(".", "/")
-    text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
-    return (ast.get_docstring(ast.parse(text)) or "").partition("\n\n")[0].replace("\n", " ")
+    text = ast.get_docstring(ast.parse(_path(name).read_text())) or ""
+    return text.partition("\n\n")[0].replace("\n", " ")
 
 
 def imports() -> dict[str, set[str]]:
-    """Return what each module imports at run time, at once or later."""
+    """Return what each module imports, at once or later, at run time or for type checkers."""
     found: dict[str, set[str]] = {name: set() for name in present()}
     for path in _sources():
-        name = _module(path)
-        if name in found:
-            found[name] |= set(_imported(ast.parse(path.read_text()))) - {name}
+        if path in faces():
+            continue
+        found[_module(path)] |= _imported(ast.parse(path.read_text()))
+    return found
+
+
+def classes() -> dict[str, list[str]]:
+    """Return the names of all classes, and the modules in which each stands."""
+    found: dict[str, list[str]] = {}
+    for path in _sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(_module(path))
     return found
 
 
 def _sources() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
-
-
-def _opened() -> set[str]:
-    """Return the packages whose modules stand on the map."""
-    return {name.partition(".")[0] for name in modules() if "." in name}
+    return sorted(path for path in PACKAGE.rglob("*.py") if path not in faces())
 
 
 def _module(path: Path) -> str:
-    """Return where a file belongs on the map."""
-    package, *inside = path.relative_to(PACKAGE).with_suffix("").parts
-    if package in _opened() and inside != ["__init__"]:
-        return ".".join((package, *inside))
-    return package
+    """Return the name of a file on the map: that of a package stands for its `__init__`."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[1:] and parts[-1] == "__init__" else parts)
 
 
-def _imported(node: ast.AST) -> list[str]:
-    """Return what is imported below *node*, less what only type checkers see."""
-    found = []
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) in _FOR_TYPES:
-            found += _imported(ast.Module(child.orelse, type_ignores=[]))
-            continue
-        if isinstance(child, ast.ImportFrom) and child.module == "reborn":
-            found += [_HOMES.get(alias.name, alias.name) for alias in child.names]
-        elif isinstance(child, ast.ImportFrom) and (child.module or "").startswith("reborn."):
-            _, package, *inside = str(child.module).split(".")
-            if package not in _opened():
-                found.append(package)
-            elif inside:
-                found.append(f"{package}.{inside[0]}")
-            else:
-                found += [f"{package}.{alias.name}" for alias in child.names]
-        elif isinstance(child, ast.Import):
-            named = [alias.name for alias in child.names if alias.name.split(".")[0] == "reborn"]
-            found += [_HOMES.get(name, name.removeprefix("reborn.")) for name in named]
-        found += _imported(child)
-    return found
+def _path(name: str) -> Path:
+    path = PACKAGE / name.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-_FOR_TYPES = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+def _imported(tree: ast.AST) -> set[str]:
+    """Return the modules of the package that are imported anywhere in *tree*."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            found |= {_home(f"{node.module}.{alias.name}") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add("a relative import")
+        elif isinstance(node, ast.Import):
+            found |= {_home(alias.name) for alias in node.names}
+            # It binds the package's root, whatever else it loads.
+            roots = {alias.name.partition(".")[0] for alias in node.names if not alias.asname}
+            found |= {"__init__"} if "reborn" in roots else set()
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(_LOADERS):
+            found |= {_home(str(a.value)) for a in node.args if isinstance(a, ast.Constant)}
+    return found - {None}
+
+
+_LOADERS = ("__import__", "import_module")
+
+
+def _home(dotted: str) -> str | None:
+    """Return the module of the map that a *dotted* name is in; None: not in this package."""
+    package, *parts = dotted.split(".")
+    if package != "reborn":
+        return None
+    while parts and not _path(".".join(parts)).exists():
+        parts.pop()
+    return ".".join(parts) or "__init__"
 
 
 def backwards() -> set[tuple[str, str]]:
@@ -144,25 +270,31 @@ def backwards() -> set[tuple[str, str]]:
         (name, other)
         for name, others in imports().items()
         for other in others
-        if order.index(other) > order.index(name)
+        if other not in order[: order.index(name)]
     }
 
 
 def necessary() -> list[tuple[str, str]]:
-    """Return the imports without those that follow from others, for the eye's sake."""
-    backward = backwards()
-    direct = {
-        name: others - {o for n, o in backward if n == name} for name, others in imports().items()
-    }
+    """Return the imports of rooms without those that follow from others, for the eye's sake."""
+    order = rooms()
+    direct: dict[str, set[str]] = {name: set() for name in order}
+    for name, others in imports().items():
+        direct[_room(name)] |= {_room(other) for other in others} - {_room(name)}
     reached: dict[str, set[str]] = {}
-    for name in modules():
+    for name in order:
+        direct[name] &= set(order[: order.index(name)])
         reached[name] = direct[name].union(*(reached[other] for other in direct[name]))
     return [
         (name, other)
-        for name in modules()
+        for name in order
         for other in sorted(direct[name])
         if not any(other in reached[third] for third in direct[name])
     ]
+
+
+def _room(name: str) -> str:
+    package = name.partition(".")[0]
+    return package if package in INSIDE else name
 
 
 def draw() -> Drawing:
@@ -196,7 +328,8 @@ def draw() -> Drawing:
     stations = {name: number for number, (name, _, _) in enumerate(ROAD, 1)}
     for name, (x, y) in places.items():
         drawing.box(x, y, width, height, kind="strong" if name in stations else "")
-        drawing.text(x + width / 2, y + 17.5, name.rpartition(".")[2], kind="code middle")
+        label = "reborn" if name == "__init__" else name.rpartition(".")[2]
+        drawing.text(x + width / 2, y + 17.5, label, kind="code middle")
         if name in stations:
             drawing.badge(x, y, stations[name])
     drawing.text(14, bottom + 14, "The road of a start", kind="title")
