@@ -4,8 +4,8 @@
 `control` puts the verbs ``start stop restart reload status run`` before its arguments. For a
 program with click there is `reborn.click`.
 
-Here the library prints and ends the process, as command lines do. What is done, and what is said
-about it, comes from `reborn._verbs.control`.
+Here the library prints and ends the process, as command lines do. The work and the
+messages come from `reborn._verbs.control`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def control(
     argv: Sequence[str] | None = None,
     **options: Unpack[ContextOptions],
 ) -> ExitStatus:
-    """Do what the verb on the command line says; return the exit status.
+    """Carry out the verb on the command line; return the exit status.
 
         sys.exit(control(parser, main, pidfile="app.pid", log_file="app.log"))
 
@@ -247,7 +247,7 @@ def _add(container: _Container, *flags: str, **keywords: Any) -> bool:  # noqa: 
 
 
 def _take_ours(args: Arguments) -> dict[str, Any]:
-    """Take what we have added out of *args*, by name; what was not given is not in it."""
+    """Take the arguments that we have added out of *args*; one that was not given is missing."""
     every = vars(args)
     ours = [name for name in every if name.startswith(_PREFIX)]
     return {name.removeprefix(_PREFIX): every.pop(name) for name in ours}

@@ -154,7 +154,7 @@ def _verb(
 
 
 def _verb_options(verb: str, *, pidfile: Path, log_file: Path | None) -> list[click.Option]:
-    """Return what a verb takes besides the program's own parameters."""
+    """Return the options of a verb besides the program's own parameters."""
     options = [_path_option("--pidfile", pidfile)]
     if verb in ("start", "restart", "run"):
         options.append(_path_option("--log-file", None if verb == "run" else log_file))
@@ -212,7 +212,7 @@ def _option(
 
 
 def _given(ctx: click.Context) -> dict[str, Any]:
-    """Return what was given of ours, by name."""
+    """Return the values of our options that were given, by name."""
     return {key.removeprefix(_KEY): value for key, value in ctx.meta.items() if _KEY in key}
 
 

@@ -125,7 +125,7 @@ def test_ctrl_c_while_stopping_says_that_it_may_still_stop(app):
         text, status = ending(spawned)
     assert status == 130
     assert text.endswith(
-        f"{ERASED}app: interrupted; process {pid} was told to stop, and may still do so\r\n"
+        f"{ERASED}app: interrupted; process {pid} was sent SIGTERM, and may still end\r\n"
     )
     assert is_alive(pid)
     app.end(pid, signal.SIGKILL)

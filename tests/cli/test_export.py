@@ -59,7 +59,7 @@ def test_unknown_one_is_told(reborn):
     [
         ((), "give a NAME, or --pidfile PATH"),
         (("systemd",), "give a NAME, or --pidfile PATH"),
-        (("upstart", "web"), "argument MANAGER: 'upstart' is none of systemd, "),
+        (("upstart", "web"), "argument MANAGER: 'upstart' is not one of systemd, "),
         (("systemd", "web", "--", "/no/such"), None),
         (("systemd", "web", "--", "no-such"), "program 'no-such' is not on PATH; give its path"),
         (("systemd", "a b", "--", "sleep"), "name is 'a b', and must be letters, digits, "),

@@ -103,7 +103,7 @@ def test_usual_command_lines_are_read_plainly(words):
             "--restart-delay is for a supervisor; give --restart, too",
         ),
         ("start --timestamps -- x", "--timestamps is for a supervisor; give --restart, too"),
-        ("start --restart never -- x", "'never' is none of on-failure, always"),
+        ("start --restart never -- x", "'never' is not one of on-failure, always"),
         ("start --re alive:0 -- x", "there is no option '--re'"),
         ("start --ready alive:x -- x", "'x' is not a number of seconds from 0 to 3600"),
         ("start --ready nonsense -- x", "which is none of alive:SECONDS, tcp:"),

@@ -126,7 +126,7 @@ def test_program_that_is_to_run_has_no_outcome(control):
         (
             KeyboardInterrupt(),
             130,
-            f"app: interrupted; process {PID} was told to stop, and may still do so",
+            f"app: interrupted; process {PID} was sent SIGTERM, and may still end",
         ),
     ],
     ids=["stopped", "forbidden", "too late", "interrupted"],

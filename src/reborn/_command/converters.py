@@ -1,6 +1,6 @@
-"""What the values on a command line mean: one function for each kind.
+"""The values on a command line: one function for each kind.
 
-Each returns the value of a text, and raises a ValueError that says why the text is none.
+Each returns the value of a text, and raises a ValueError that names the reason if it has none.
 """
 
 from __future__ import annotations

@@ -44,19 +44,19 @@ class Option:
         self.many = many
 
     def read(self, text: str) -> Any:  # noqa: ANN401 - of any type
-        """Return the value that *text* is.
+        """Return the value of *text*.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it has none.
         """
         if self.choices and text not in self.choices:
-            message = f"{text!r} is none of {', '.join(self.choices)}"
+            message = f"{text!r} is not one of {', '.join(self.choices)}"
             raise ValueError(message)
         return text if self.convert is None else self.convert(text)
 
 
 class Verb:
-    """What can be done: its positional arguments, and groups of options by their title.
+    """One verb: its positional arguments, and groups of options by their title.
 
     *name*: a NAME is wanted (True), can be given (None) or makes no sense (False); *program*: what
     follows "--" is a command.
@@ -87,7 +87,7 @@ class Verb:
 
     @property
     def positionals(self) -> list[Option]:
-        """What is given without a flag, in order."""
+        """The arguments without a flag, in order."""
         names = {True: [_NAME], None: [_NEW_NAME], False: []}[self.name]
         managers = [_MANAGER] if self.manager else []
         return [*managers, *names, *([_SIGNAL] if self.signal else [])]
@@ -335,7 +335,7 @@ EXAMPLES = (
 
 
 def complaint(verb: str, given: dict[str, Any], program: Sequence[str] | None) -> str | None:
-    """Return what is wrong with the words as a whole; None: nothing."""
+    """Return the reason why the words as a whole make no sense; None if they do."""
     rules = VERBS[verb]
     if rules.signal and "pidfile" in given and "signal" not in given and "name" in given:
         # With --pidfile the one word is the signal.
@@ -358,9 +358,9 @@ def complaint(verb: str, given: dict[str, Any], program: Sequence[str] | None) -
 
 
 def _lone(given: dict[str, Any]) -> str | None:
-    """Return what is said of options that mean something to a supervisor, where there is none."""
+    """Return the message about options for a supervisor that is not to run; None without any."""
     if "restart" in given:
         return None
-    asked = ("restart_delay", "restart_limit", "timestamps", "syslog")
-    flags = [f"--{dest.replace('_', '-')}" for dest in asked if dest in given]
+    dests = ("restart_delay", "restart_limit", "timestamps", "syslog")
+    flags = [f"--{dest.replace('_', '-')}" for dest in dests if dest in given]
     return f"{flags[0]} is for a supervisor; give --restart, too" if flags else None

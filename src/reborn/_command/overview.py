@@ -1,4 +1,4 @@
-"""What is known of a named daemon: its condition, its record, and its supervisor.
+"""All that is known of a named daemon: its status, its record, and its supervisor.
 
 For people a paragraph (`status`) or a row of a table (`list`), for programs an object.
 """
@@ -40,10 +40,10 @@ class Overview:
 
     @property
     def state(self) -> str:
-        """What people call it; what is about to be started again is neither dead nor up."""
+        """The state in a word; a program that is about to be started again is "waiting"."""
         if self.status.pid is None and self.supervisor is not None:
             return "waiting"
-        if self.status.state in ("stopped", "dead") and self._says("phase") == "failed":
+        if self.status.state in ("stopped", "dead") and self._reported("phase") == "failed":
             return "failed"
         if self.status.state == "dead" and self.was_in_foreground:
             return "stopped"
@@ -56,7 +56,7 @@ class Overview:
 
     @property
     def exit_status(self) -> int:
-        """What a status command ends with."""
+        """The exit status of `reborn status`."""
         return 3 if self.state in ("waiting", "failed", "stopped") else self.status.exit_status
 
     def as_data(self) -> dict[str, object]:
@@ -70,9 +70,9 @@ class Overview:
             "directory": None if record is None else record.directory,
             "started": None if record is None else record.started,
             "supervisor": self.supervisor,
-            "restarts": self._says("restarts"),
+            "restarts": self._reported("restarts"),
             "last_exit": self._last_exit(),
-            "next_start": self._says("next_start"),
+            "next_start": self._reported("next_start"),
         }
 
     def __str__(self) -> str:
@@ -80,13 +80,13 @@ class Overview:
         if self.state == "waiting":
             first = f"{self.status.name} is not running; {self._plans()}"
         elif self.state == "failed":
-            first = f"{self.status.name} is not running; {self._says('reason')}"
+            first = f"{self.status.name} is not running; {self._reported('reason')}"
         elif self.state == "stopped":
             first = f"{self.status.name} is not running"
         record = self.record
         more = {
             "supervisor": self._supervisor(),
-            "restarts": self._says("restarts"),
+            "restarts": self._reported("restarts"),
             "last exit": self._last_exit(),
             "command": None if record is None else shlex.join(record.command),
             "log file": None if record is None else record.log_file,
@@ -97,7 +97,7 @@ class Overview:
     def row(self) -> tuple[str, ...]:
         """Return the columns of a table."""
         found = self.status
-        restarts = self._says("restarts")
+        restarts = self._reported("restarts")
         return (
             found.name,
             "-" if found.pid is None else str(found.pid),
@@ -112,14 +112,14 @@ class Overview:
     def _fact(self, value: T | None, show: Callable[[T], str]) -> str:
         return "-" if self.status.daemon is None else status.known(value, show)
 
-    def _says(self, name: str) -> object:
-        """Return what the supervisor says, if there is or was one."""
-        said = None if self.record is None else self.record.supervised
-        return None if said is None else said.get(name)
+    def _reported(self, name: str) -> object:
+        """Return a field of the supervisor's report, if there is or was one."""
+        report = None if self.record is None else self.record.supervised
+        return None if report is None else report.get(name)
 
     def _plans(self) -> str:
-        """Return what its supervisor is about to do."""
-        moment = self._says("next_start")
+        """Return the supervisor's next action."""
+        moment = self._reported("next_start")
         if not isinstance(moment, int | float):
             return "its supervisor waits to start it again"
         left = status.duration(max(0.0, moment - time.time()))
@@ -129,13 +129,13 @@ class Overview:
         if self.supervisor is not None:
             return str(self.supervisor)
         # Only one that was killed leaves its program.
-        left = self.status.pid is not None and self._says("phase") is not None
+        left = self.status.pid is not None and self._reported("phase") is not None
         return "killed; nobody starts it again" if left else None
 
     def _last_exit(self) -> str | None:
         from reborn.exceptions import signal_name
 
-        code = self._says("code")
+        code = self._reported("code")
         if not isinstance(code, int):
             return None
         return f"status {code}" if code >= 0 else signal_name(-code)

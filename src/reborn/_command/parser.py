@@ -48,7 +48,7 @@ def read(words: Sequence[str], program: Sequence[str] | None) -> Request:
 
 
 def _surplus(verb: str, rest: Sequence[str], program: Sequence[str] | None) -> str | None:
-    """Return what is said of words that nobody knows; None: there are none."""
+    """Return the message about words that nobody knows; None without any."""
     if not rest:
         return None
     what = f"there is no option {rest[0]!r}" if rest[0][:1] == "-" else f"what is {rest[0]!r}"
@@ -64,7 +64,7 @@ def whole() -> argparse.ArgumentParser:
 def _parsers(
     only: str | None = None,
 ) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """Return the parser, and those of its verbs; only one is filled if *only* that is asked for."""
+    """Return the parser, and those of its verbs; with *only*, the others stay empty."""
 
     def formatter(prog: str) -> argparse.HelpFormatter:
         # Wide enough for an option and what it does on one line.
@@ -131,7 +131,7 @@ def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
 
 
 def _converted(option: Option) -> Callable[[str], Any]:
-    """Return what reads the option's value in argparse's way."""
+    """Return the option's converter, with errors as argparse has them."""
 
     def read(text: str) -> Any:  # noqa: ANN401 - of any type
         try:

@@ -3,7 +3,7 @@
     NAME.pid             the program's pid; locked while it lives (`known`)
     NAME.supervisor.pid  the same of its supervisor, if it has one
     NAME.reborn.json     the record: the command and its options, for `restart` and `list`
-    NAME.log             its output, unless told otherwise
+    NAME.log             its output, without --log-file
 
 The first three are in the runtime directory (root: /run/reborn, else $XDG_RUNTIME_DIR/reborn), the
 log is where logs are (/var/log/reborn, ~/.local/state/reborn/log): as platformdirs has it. With
@@ -51,7 +51,7 @@ class Paths:
 
     @property
     def log_file(self) -> str:
-        """Where the output goes unless told otherwise."""
+        """Where the output goes without --log-file."""
         return f"{log_directory()}/{self.name}{LOG}"
 
     def make_directory(self) -> None:
@@ -77,7 +77,7 @@ _KINDS: dict[str, Any] = {
 
 
 class Record:
-    """What is remembered of a daemon that `reborn start` has started."""
+    """Command, options and files of a daemon, as `reborn start` has written them down."""
 
     FIELDS = tuple(_KINDS)
 
@@ -107,7 +107,7 @@ class Record:
 
     @classmethod
     def from_data(cls, data: Any) -> Self | None:  # noqa: ANN401 - what a file says
-        """Return the record that *data* is; None if it is none."""
+        """Return the record that *data* describes; None if it makes no sense."""
         try:
             fields = {name: data[name] for name in cls.FIELDS}
             whole = all(isinstance(value, _KINDS[name]) for name, value in fields.items())
@@ -126,7 +126,7 @@ class Record:
 
     @classmethod
     def read(cls, path: str) -> Self | None:
-        """Return the record at *path*; None if there is none that makes sense.
+        """Return the record at *path*; None without one that makes sense.
 
         Raises:
             UnsafeFileError: somebody else could have written it.
@@ -196,7 +196,7 @@ def _remove(name: str, directory: int) -> None:
 
 
 def get(path: str) -> bytes | None:
-    """Return what is at *path*, None if nothing is.
+    """Return the content of *path*; None without such a file.
 
     Raises:
         UnsafeFileError: somebody else could have written it.

@@ -1,4 +1,4 @@
-"""What is to be started, and how: the words of a command line, resolved against the system.
+"""A program to start, with its options: the words of a command line, resolved against the system.
 
 An spec is made from a `Request`, or from the record of an earlier one. Whatever it says is
 absolute, so that the same spec means the same from another directory and at another time.
@@ -42,7 +42,7 @@ class Spec:
 
     @classmethod
     def of(cls, paths: Paths, request: Request) -> Spec:
-        """Return what *request* asks for.
+        """Return the spec of a *request*.
 
         Raises:
             ValueError: the current directory is gone.
@@ -58,7 +58,7 @@ class Spec:
 
     @classmethod
     def again(cls, paths: Paths, record: Record, request: Request) -> Spec:
-        """Return what the *record* says, but for what *request* changes."""
+        """Return the spec in the *record*, with the options of *request* in place of its own."""
         options = {**record.options, **request.options}
         return cls(paths, record.command, options, record.directory)
 
@@ -74,7 +74,7 @@ class Spec:
             registry.make_directory(os.path.dirname(self.log_file))
 
     def record(self, *, foreground: bool = False) -> Record:
-        """Return what is to be remembered."""
+        """Return the record of this spec."""
         return registry.Record(
             command=self.command,
             options=self.options,
@@ -94,8 +94,8 @@ class Spec:
         return watch.condition(self.options.get("ready", watch.ALIVE))
 
     @property
-    def is_asked(self) -> bool:
-        """Whether somebody has said when it is ready."""
+    def has_condition(self) -> bool:
+        """Whether the user has given a condition."""
         return "ready" in self.options
 
     @property
@@ -153,7 +153,7 @@ class Spec:
             return False
 
     def service(self) -> Service:
-        """Return what a service manager has to know of the program.
+        """Return the program as a service manager sees it.
 
         Raises:
             ValueError: there is no such program, user or group, or no service can have the name.
@@ -193,7 +193,7 @@ class Spec:
 
     @property
     def not_exported(self) -> list[str]:
-        """The options that a service manager is not told."""
+        """The options that an exported configuration leaves out."""
         return [f"--{dest.replace('_', '-')}" for dest in _NOT_EXPORTED if dest in self.options]
 
     def _working_directory(self) -> str:
@@ -203,7 +203,7 @@ class Spec:
         return os.path.abspath(os.path.join(self.directory, given))
 
     def _identity(self) -> tuple[Identity | None, dict[str, str]]:
-        """Return who it is to be, and what the environment says of that user."""
+        """Return the identity to take on, and the variables that describe that user."""
         user, group = self.options.get("user"), self.options.get("group")
         if user is group is None:
             return None, {}
@@ -216,10 +216,10 @@ class Spec:
             raise ValueError(f"there is no group {group!r}") from None
 
     def _account(self, user: int | str) -> dict[str, str]:
-        """Return what the environment says of a user.
+        """Return HOME, SHELL, USER and LOGNAME of *user*.
 
         Raises:
-            ValueError: there is none, told in the words of the command line.
+            ValueError: there is no such user; the message has the words of the command line.
         """
         import pwd
 

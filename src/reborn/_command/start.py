@@ -48,7 +48,7 @@ class ProgramStart:
         self.watch = Watch(
             spec.condition,
             cwd=spec.root,
-            by_default=not spec.is_asked,
+            by_default=not spec.has_condition,
             supervised=spec.supervised,
         )
         # The way to the launcher, in a supervisor that was started by one.
@@ -126,7 +126,7 @@ class ProgramLauncher(_launcher.Launcher):
         self._output = ""
 
     def start(self, *, cautious: bool) -> Daemon | Beginning:
-        """Do what every launcher does; what fails is told as of a program.
+        """Start as every launcher does; failures are reported in the words of the command.
 
         Raises:
             SpawnError: it has ended, or was not ready in time.
@@ -240,7 +240,7 @@ def supervise(context: DaemonContext, start: ProgramStart) -> int:
         name=spec.paths.name,
         output=_output(spec),
         pidfile=start.pidfile,
-        expected=Expectation(spec.condition, cwd=spec.root, by_default=not spec.is_asked),
+        expected=Expectation(spec.condition, cwd=spec.root, by_default=not spec.has_condition),
         lacks=start.lacks,
         record=start.remember,
     )

@@ -1,7 +1,7 @@
-"""What `reborn` does for each verb: the verbs of `_control`, over daemons with names and records.
+"""The verbs of `reborn`: those of `_verbs.control`, over daemons with names and records.
 
-A verb returns an `Answer`. The exit statuses are those of `_control`; start, restart and run have
-those of env(1) and timeout(1), too, for what could not be run.
+A verb returns an `Answer`. The exit statuses are those of `_verbs.control`; start, restart and run
+have those of env(1) and timeout(1), too, for a program that cannot be run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from reborn._command.spec import Spec
 from reborn._context import DaemonContext
 from reborn._errors import StartError, StepError
 from reborn._verbs import control
-from reborn._verbs.control import FAILED, INTERRUPTED, NOT_RUNNING, OK, Control, Outcome
+from reborn._verbs.control import FAILED, INTERRUPTED, NOT_RUNNING, OK, DaemonVerbs, Outcome
 from reborn._verbs.terminal import Waiting
 
 TYPE_CHECKING = False
@@ -44,7 +44,7 @@ _INTO_BACKGROUND = (
 
 
 class Answer:
-    """What there is to say: an exit status, text for people, and what gives programs the data."""
+    """The answer to a request: an exit status, text for people, and a function for the data."""
 
     def __init__(
         self,
@@ -63,11 +63,11 @@ class Answer:
 
 
 def perform(request: Request) -> Answer:
-    """Do what is asked for.
+    """Carry out the *request*.
 
     Raises:
-        ValueError: what is asked for cannot be; nothing has been done.
-        RebornError, OSError: it cannot be done.
+        ValueError: it makes no sense on this system; nothing has been done.
+        RebornError, OSError: it has failed.
     """
     if request.verb == "list":
         return show_all()
@@ -84,21 +84,25 @@ def show_all() -> Answer:
     return Answer(OK, table(overviews), lambda: [overview.as_data() for overview in overviews])
 
 
-class NamedDaemon(Control):
-    """A verb over one daemon."""
+class NamedDaemon(DaemonVerbs):
+    """The verbs over one daemon of a program that knows nothing of reborn."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.paths = _paths(request)
-        super().__init__(DaemonContext(KnownPidFile(self.paths.pidfile)), name=self.paths.name)
+        super().__init__(name=self.paths.name)
+
+    def searched(self) -> DaemonContext:
+        """Return a context with the daemon's pid file; a start has no need of it."""
+        return DaemonContext(KnownPidFile(self.paths.pidfile))
 
     @classmethod
     def named(cls, name: str) -> NamedDaemon:
-        """Return what looks at the daemon called *name*."""
+        """Return the verbs over the daemon called *name*."""
         return cls(grammar.Request("status", {"name": name}, ()))
 
     def answer(self) -> Answer:
-        """Do what the verb says."""
+        """Carry out the request."""
         verb = self.request.verb
         if verb == "status":
             overview = self.overview()
@@ -293,7 +297,7 @@ class NamedDaemon(Control):
             return None
 
     def _spec(self) -> Spec | None:
-        """Return what is asked for, or was before; None: nothing is known of it."""
+        """Return the spec of the request, or of the record; None where neither names a program."""
         if self.request.program:
             return Spec.of(self.paths, self.request)
         record = Record.read(self.paths.record)
@@ -319,7 +323,7 @@ class NamedDaemon(Control):
         return held.holder() or daemon.pid
 
     def _failed(self, error: StartError, spec: Spec | None = None) -> Outcome:
-        """Return why the program was not started; that it runs is a success."""
+        """Return the outcome of a start that failed; a program that runs already is a success."""
         from reborn.exceptions import PidFileLockedError, SpawnError
 
         if isinstance(error, PidFileLockedError) and spec is not None:
@@ -356,7 +360,7 @@ class NamedDaemon(Control):
         return Outcome(OK, f"{self.name} is already running, pid {(daemon or error).pid}")
 
     def _stop(self, timeout: float) -> Outcome | None:
-        """Stop what runs; None: nothing does, or it cannot be told."""
+        """Stop supervisor and program; None where neither runs, or that cannot be known."""
         supervisor, outcome = self.supervisor(), None
         if supervisor is not None:
             # The program gets its signal from the supervisor, and must not get it twice.
@@ -395,7 +399,7 @@ class NamedDaemon(Control):
         return Answer(status, text, lambda: self._data(status, text), daemon=outcome.daemon)
 
     def _data(self, status: int, text: str) -> dict[str, Any]:
-        """Return what programs are told of a verb."""
+        """Return the JSON object of an outcome."""
         daemon = self.look().daemon
         record = self.record()
         return {
@@ -411,7 +415,7 @@ class NamedDaemon(Control):
 
 
 def _paths(request: Request) -> Paths:
-    """Return where the daemon's files are.
+    """Return the paths of the daemon's files.
 
     Raises:
         ValueError: the program has no name that files can have.

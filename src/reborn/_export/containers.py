@@ -183,7 +183,7 @@ def _account(service: Service) -> tuple[int, int]:
 
 
 def _directories(service: Service) -> list[str]:
-    """Return what is writable in the container, and empty at first."""
+    """Return the directories that are writable in the container, and empty at first."""
     wanted = {"/tmp", *service.written}  # noqa: S108 - the container's own
     return sorted(path for path in wanted if not _holds_program(service, path))
 

@@ -137,7 +137,7 @@ def of_plan(
 
 
 def _read_by_interpreter(*executable: str) -> list[str]:
-    """Return where the interpreter and what it imports are."""
+    """Return the paths of the interpreter and of the modules that it imports."""
     real = map(os.path.realpath, executable)
     imported = (os.path.abspath(path) for path in sys.path if path)
     return sorted({*real, sys.prefix, sys.base_prefix, *filter(os.path.exists, imported)})

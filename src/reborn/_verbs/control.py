@@ -66,63 +66,15 @@ class Outcome:
         self.daemon = daemon
 
 
-class Control:
-    """One daemon, by its context (whose `pidfile` is a path), and how messages call it."""
+class DaemonVerbs:
+    """The verbs over a daemon that messages call *name*; a subclass knows where to look for it."""
 
-    def __init__(self, context: DaemonContext, *, name: str) -> None:
-        self.context = context
+    def __init__(self, *, name: str) -> None:
         self.name = name
 
-    def perform(self, verb: str, *, timeout: float = TIMEOUT) -> Outcome | None:
-        """Do what *verb* says, all but `status`; None where this process is to run the program."""
-        if verb == "stop":
-            return self.stop(timeout=timeout)
-        if verb == "restart":
-            return self.restart(timeout=timeout)
-        return {"start": self.start, "reload": self.reload, "run": self.enter}[verb]()
-
-    def why_foreground(self, verb: str) -> str | None:
-        """Return why *verb* will not bring the program into the background, unless it will.
-
-        To be said first: later the program's stderr may be its log.
-        """
-        if verb not in ("start", "restart") or self.context.detach_process is not None:
-            return None
-        supervisor = None if was_reborn() else self.context.supervisor
-        return None if supervisor is None else f"{self.name} stays in the foreground: {supervisor}"
-
-    def enter(self) -> Outcome | None:
-        """Open the context, whatever it is; None where this process is to run the program."""
-        return self._open("started")
-
-    def detach(self) -> Outcome | None:
-        """Open the context for a program without verbs: not permitted is a failure like others."""
-        outcome = self.enter()
-        if outcome is not None and outcome.status == NOT_PERMITTED:
-            outcome.status = FAILED
-        return outcome
-
-    def start(self) -> Outcome | None:
-        """Start the daemon unless it runs; None where this process is to run the program."""
-        return self._open("started", may_run=True)
-
-    def restart(self, *, timeout: float = TIMEOUT) -> Outcome | None:
-        """Stop the daemon if it runs, and start it; None as in `start`."""
-        if was_reborn():
-            return self.start()
-        from reborn import _options
-
-        _options.resolve(self.context)  # what cannot be started is not stopped either
-        found = self.look()
-        if found.daemon is None:
-            return self._not_running(found, OK) if found.reason else self.start()
-        stopped = self.stop(timeout=timeout)
-        if stopped.status != OK:
-            return stopped
-        outcome = self._open("restarted", may_run=True)
-        if outcome is not None and outcome.status != OK:
-            outcome.text += f"\n{self.name} was stopped, and is not running now"
-        return outcome
+    def searched(self) -> DaemonContext:
+        """Return the context by whose `pidfile`, a path, the daemon is found."""
+        raise NotImplementedError
 
     def stop(self, *, timeout: float = TIMEOUT) -> Outcome:
         """Stop the daemon and wait until it is gone; one that does not run is stopped already."""
@@ -148,7 +100,7 @@ class Control:
             why = f"within {timeout} s: {error.remains}; try again with a longer timeout"
             return Outcome(FAILED, f"{self.name}: cannot {what} {why}")
         except KeyboardInterrupt:
-            why = f"interrupted; process {daemon.pid} was told to stop, and may still do so"
+            why = f"interrupted; process {daemon.pid} was sent SIGTERM, and may still end"
             return Outcome(INTERRUPTED, f"{self.name}: {why}")
         return Outcome(OK, f"{self.name} stopped")
 
@@ -192,23 +144,7 @@ class Control:
         """Return the status of the daemon, without facts about the process."""
         from reborn._verbs import status
 
-        return status.look(self.context, name=self.name)
-
-    def _open(self, done: str, *, may_run: bool = False) -> Outcome | None:
-        """Open the context; say that the daemon is *done*, or why there is none.
-
-        Where the pid file is held, that is a success if the daemon *may_run*.
-        """
-        daemon = self._launch(
-            self.context,
-            lambda error: self._not_started(error, may_run=may_run),
-            shown=not (was_reborn() or self.context.detach_process is False),
-        )
-        if daemon is None or isinstance(daemon, Outcome):
-            return daemon
-        log_file = self.context.log_file
-        see = "" if log_file is None else f"; see {os.fspath(log_file)}"
-        return Outcome(OK, f"{self.name} {done}, pid {daemon.pid}{see}", daemon=daemon)
+        return status.look(self.searched(), name=self.name)
 
     def _launch(
         self,
@@ -217,7 +153,7 @@ class Control:
         *,
         shown: bool = True,
     ) -> Daemon | Outcome | None:
-        """Call reborn(), with a line that says so if *shown*; why there is no daemon, if not."""
+        """Call reborn(), with a line at the terminal if *shown*; *failed* makes errors outcomes."""
         line = Waiting(f"starting {self.name} ...")
         try:
             if shown:
@@ -236,6 +172,93 @@ class Control:
             line.clear()
         return daemon
 
+    def _not_running(self, found: DaemonStatus, status: int) -> Outcome:
+        if found.reason is not None:
+            return Outcome(NOT_PERMITTED, str(found))
+        return Outcome(status, f"{self.name} is not running")
+
+    def _not_permitted(self, what: str) -> Outcome:
+        return Outcome(NOT_PERMITTED, f"{self.name}: cannot {what}: it belongs to another user")
+
+
+class Control(DaemonVerbs):
+    """The verbs over the daemon of one context: of this very program."""
+
+    def __init__(self, context: DaemonContext, *, name: str) -> None:
+        super().__init__(name=name)
+        self.context = context
+
+    def searched(self) -> DaemonContext:
+        """Return the context."""
+        return self.context
+
+    def perform(self, verb: str, *, timeout: float = TIMEOUT) -> Outcome | None:
+        """Carry out *verb*, all but `status`; None where this process is to run the program."""
+        if verb == "stop":
+            return self.stop(timeout=timeout)
+        if verb == "restart":
+            return self.restart(timeout=timeout)
+        return {"start": self.start, "reload": self.reload, "run": self.enter}[verb]()
+
+    def why_foreground(self, verb: str) -> str | None:
+        """Return the reason if *verb* will leave the program in the foreground.
+
+        To be printed first: later the program's stderr may be its log.
+        """
+        if verb not in ("start", "restart") or self.context.detach_process is not None:
+            return None
+        supervisor = None if was_reborn() else self.context.supervisor
+        return None if supervisor is None else f"{self.name} stays in the foreground: {supervisor}"
+
+    def enter(self) -> Outcome | None:
+        """Open the context, whatever it is; None where this process is to run the program."""
+        return self._open("started")
+
+    def detach(self) -> Outcome | None:
+        """Open the context for a program without verbs: not permitted is a failure like others."""
+        outcome = self.enter()
+        if outcome is not None and outcome.status == NOT_PERMITTED:
+            outcome.status = FAILED
+        return outcome
+
+    def start(self) -> Outcome | None:
+        """Start the daemon unless it runs; None where this process is to run the program."""
+        return self._open("started", may_run=True)
+
+    def restart(self, *, timeout: float = TIMEOUT) -> Outcome | None:
+        """Stop the daemon if it runs, and start it; None as in `start`."""
+        if was_reborn():
+            return self.start()
+        from reborn import _options
+
+        _options.resolve(self.context)  # what cannot be started is not stopped either
+        found = self.look()
+        if found.daemon is None:
+            return self._not_running(found, OK) if found.reason else self.start()
+        stopped = self.stop(timeout=timeout)
+        if stopped.status != OK:
+            return stopped
+        outcome = self._open("restarted", may_run=True)
+        if outcome is not None and outcome.status != OK:
+            outcome.text += f"\n{self.name} was stopped, and is not running now"
+        return outcome
+
+    def _open(self, done: str, *, may_run: bool = False) -> Outcome | None:
+        """Open the context; the outcome names what is *done*, or the reason of the failure.
+
+        Where the pid file is held, that is a success if the daemon *may_run*.
+        """
+        daemon = self._launch(
+            self.context,
+            lambda error: self._not_started(error, may_run=may_run),
+            shown=not (was_reborn() or self.context.detach_process is False),
+        )
+        if daemon is None or isinstance(daemon, Outcome):
+            return daemon
+        log_file = self.context.log_file
+        see = "" if log_file is None else f"; see {os.fspath(log_file)}"
+        return Outcome(OK, f"{self.name} {done}, pid {daemon.pid}{see}", daemon=daemon)
+
     def _not_started(self, error: StartError, *, may_run: bool) -> Outcome:
         from reborn.exceptions import PidFileLockedError
 
@@ -245,14 +268,6 @@ class Control:
         text = "\n".join([str(error), *getattr(error, "__notes__", ())])
         forbidden = isinstance(error, OSError) and error.errno in (EACCES, EPERM)
         return Outcome(NOT_PERMITTED if forbidden else FAILED, f"{self.name}: {text}")
-
-    def _not_running(self, found: DaemonStatus, status: int) -> Outcome:
-        if found.reason is not None:
-            return Outcome(NOT_PERMITTED, str(found))
-        return Outcome(status, f"{self.name} is not running")
-
-    def _not_permitted(self, what: str) -> Outcome:
-        return Outcome(NOT_PERMITTED, f"{self.name}: cannot {what}: it belongs to another user")
 
 
 def carry_out(daemon: Control, verb: str, given: Mapping[str, Any]) -> int | None:
@@ -332,7 +347,7 @@ def _background_context(
 ) -> DaemonContext:
     """Return the context of a program that goes into the background.
 
-    It stays in the launcher's directory unless told otherwise, so that relative paths among the
+    It stays in the launcher's directory unless the options differ, so that relative paths among the
     program's arguments mean what they meant in the shell.
     """
     options = {"working_directory": None, **options}
@@ -344,8 +359,8 @@ def foreground_context(
 ) -> DaemonContext:
     """Return the context of a program that runs at the terminal, or below whoever started it.
 
-    What is not asked for stays as it is: directory, umask, core files, signals. Only a pid file has
-    its SIGTERM handled, so that it is removed.
+    Without an option everything stays as it is: directory, umask, core files, signals. Only with a
+    pid file SIGTERM is handled, so that the file is removed.
     """
     unchanged: ContextOptions = {
         "working_directory": None,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ContextOptions(TypedDict, total=False):
-    """What `background` and `control` pass on to the context."""
+    """The options that `background` and `control` pass on to the context."""
 
     pidfile_mode: int
     log_file_mode: int

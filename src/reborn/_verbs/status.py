@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 EXIT_STATUSES: dict[State, int] = {"running": 0, "dead": 1, "stopped": 3, "unknown": 4}
-# What psutil is asked for; what it may not see is None.
-_ASKED = ("create_time", "memory_info", "cpu_times", "num_fds", "status")
+# The facts that psutil is to find; one that it may not see is None.
+_FACTS = ("create_time", "memory_info", "cpu_times", "num_fds", "status")
 # Between two looks somebody must have started or stopped the daemon.
 _ROUNDS = 20
 
@@ -63,7 +63,7 @@ class DaemonStatus:
 
     @property
     def exit_status(self) -> int:
-        """What a status command ends with."""
+        """The exit status of a status command."""
         return EXIT_STATUSES[self.state]
 
     def measure(self) -> bool:
@@ -74,7 +74,7 @@ class DaemonStatus:
 
         try:
             process = self.daemon.process
-            facts = process.as_dict(attrs=_ASKED, ad_value=None)  # pyright: ignore[reportUnknownMemberType] - of any type
+            facts = process.as_dict(attrs=_FACTS, ad_value=None)  # pyright: ignore[reportUnknownMemberType] - of any type
         except psutil.NoSuchProcess:
             return False
         self._take(facts)
@@ -97,7 +97,7 @@ class DaemonStatus:
         return {name: value for name, value in vars(self).items() if name != "daemon"}
 
     def shown(self, *, as_json: bool) -> str:
-        """Return what people or programs are shown."""
+        """Return the text for people, or for programs."""
         if not as_json:
             return str(self)
         import json
@@ -171,7 +171,7 @@ def _state(context: DaemonContext, pidfile: PidFile) -> tuple[State, Daemon | No
 
 
 def _text(pidfile: PidFile) -> str:
-    """Return what the pid file says, whether or not it is a pid; "" if there is nothing."""
+    """Return the text of the pid file, whether or not it is a pid; "" without one."""
     try:
         pid = pidfile.read()
     except InvalidPidFileError as error:
