@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from reborn._spawning.daemon import SpawnedDaemon
-    from reborn._spawning.leaks import Census
-    from reborn._spawning.meeting import Meeting
+    from reborn._spawning.leaks import LeakDetector
     from reborn._spawning.owner import Owner
+    from reborn._spawning.rendezvous import Rendezvous
     from reborn._spawning.sharing import SpawnDaemonSession
     from reborn._spawning.spawner import SpawnDaemon
 
@@ -37,8 +37,8 @@ _FIXTURES = frozenset(
     ("spawn_daemon", "spawn_daemon_module", "spawn_daemon_package", "spawn_daemon_session")
 )
 _owner_key: pytest.StashKey[Owner] = pytest.StashKey()
-_meeting_key: pytest.StashKey[Meeting] = pytest.StashKey()
-_census_key: pytest.StashKey[Census | None] = pytest.StashKey()
+_rendezvous_key: pytest.StashKey[Rendezvous] = pytest.StashKey()
+_detector_key: pytest.StashKey[LeakDetector | None] = pytest.StashKey()
 _first_key: pytest.StashKey[int] = pytest.StashKey()
 
 
@@ -101,7 +101,7 @@ def spawn_daemon_session(request: pytest.FixtureRequest) -> Iterator[SpawnDaemon
     owner = _owner(request.config)
     from reborn._spawning.sharing import SpawnDaemonSession
 
-    spawner = SpawnDaemonSession(owner, request.config.stash.get(_meeting_key, None))
+    spawner = SpawnDaemonSession(owner, request.config.stash.get(_rendezvous_key, None))
     try:
         yield spawner
     finally:
@@ -141,20 +141,20 @@ def _owner(config: pytest.Config) -> Owner:
                 return Path(tempfile.mkdtemp(prefix="reborn-"))
             return factory.mktemp("daemons")
 
-        meeting = config.stash.get(_meeting_key, None)
-        controller = None if meeting is None else meeting.controller
+        rendezvous = config.stash.get(_rendezvous_key, None)
+        controller = None if rendezvous is None else rendezvous.controller
         config.stash[_owner_key] = Owner(directory, controller=controller)
     return config.stash[_owner_key]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Meet the other workers of a parallel session."""
-    place = getattr(config, "workerinput", {}).get("reborn_meeting")
+    place = getattr(config, "workerinput", {}).get("reborn_rendezvous")
     if place is not None:
-        from reborn._spawning.meeting import Meeting
+        from reborn._spawning.rendezvous import Rendezvous
 
         directory, controller = place
-        config.stash[_meeting_key] = Meeting(directory, controller=controller)
+        config.stash[_rendezvous_key] = Rendezvous(directory, controller=controller)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -162,22 +162,22 @@ def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist may not be
     """Tell a worker of pytest-xdist where all of them meet."""
     if sys.platform == "win32":
         return
-    from reborn._spawning.meeting import Meeting
+    from reborn._spawning.rendezvous import Rendezvous
 
     stash = node.config.stash
-    if _meeting_key not in stash:
-        stash[_meeting_key] = Meeting.arrange()
-    meeting = stash[_meeting_key]
-    node.workerinput["reborn_meeting"] = (meeting.directory, meeting.controller)
+    if _rendezvous_key not in stash:
+        stash[_rendezvous_key] = Rendezvous.create()
+    rendezvous = stash[_rendezvous_key]
+    node.workerinput["reborn_rendezvous"] = (rendezvous.directory, rendezvous.controller)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End what is left: the sentinel, and in the controller the daemons of all workers."""
     owner = config.stash.get(_owner_key, None)
-    meeting = config.stash.get(_meeting_key, None)
-    if meeting is not None:
-        meeting.leave()
+    rendezvous = config.stash.get(_rendezvous_key, None)
+    if rendezvous is not None:
+        rendezvous.close()
     if owner is not None:
         owner.close()
 
@@ -197,11 +197,11 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     """Take note of what runs before the test."""
     owner = item.config.stash.get(_owner_key, None)
     item.stash[_first_key] = 0 if owner is None else len(owner.daemons)
-    item.config.stash[_census_key] = None
+    item.config.stash[_detector_key] = None
     if _leaks_option(item) != "off":
-        from reborn._spawning.leaks import Census
+        from reborn._spawning.leaks import LeakDetector
 
-        item.config.stash[_census_key] = Census()
+        item.config.stash[_detector_key] = LeakDetector()
     return (yield)
 
 
@@ -211,9 +211,9 @@ def pytest_fixture_setup(
 ) -> Generator[None, object, object]:
     """Pardon what a fixture of a wider scope starts: it is no leak of the test that comes first."""
     result = yield
-    census = request.config.stash.get(_census_key, None)
-    if census is not None and fixturedef.scope != "function":
-        census.pardon(_ours(request.config))
+    detector = request.config.stash.get(_detector_key, None)
+    if detector is not None and fixturedef.scope != "function":
+        detector.ignore_present(_ours(request.config))
     return result
 
 
@@ -233,9 +233,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 
 
 def _end_leaks(item: pytest.Item) -> list[str]:
-    census = item.config.stash.get(_census_key, None)
-    item.config.stash[_census_key] = None
-    return [] if census is None else census.end(_ours(item.config))
+    detector = item.config.stash.get(_detector_key, None)
+    item.config.stash[_detector_key] = None
+    return [] if detector is None else detector.stop_leaks(_ours(item.config))
 
 
 def _judge(item: pytest.Item, found: list[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from harness import PATIENCE, eventually, is_alive
 
 from reborn import SpawnError, _proc
-from reborn._spawning import ends, keeper, sentinel
+from reborn._spawning import keeper, lifelines, sentinel
 
 DAEMON = """
 import os, signal, subprocess, sys, time
@@ -173,7 +173,7 @@ def test_fork_of_the_tests_does_not_keep_a_daemon(spawn, command):
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.write(writer, str(len(ends.sockets)).encode())
+        os.write(writer, str(len(lifelines.sockets)).encode())
         os._exit(0)
     os.waitpid(pid, 0)
     assert os.read(reader, 10) == b"0"

@@ -1,18 +1,20 @@
-"""Spawn daemons for tests, await them, and reap them with all that came of them.
+"""Spawn daemons for tests, wait until they are ready, and end them with all their descendants.
 
-Who is who:
+The processes:
 
     owner       pytest, or a worker of pytest-xdist; it may end in any way at any time
     sentinel    a small process that outlives its owner, and forks keepers
-    keeper      parent of one program and of whatever comes of it; ends all of it with its owner
-    program     what the test has asked for; the daemon is this process, or one that came of it
+    keeper      parent of one program, adoptive parent of its descendants; ends them with its owner
+    program     what the test starts; the daemon is this process, or a descendant of it
 
-`pytest_plugin` gives a `spawner` to the tests, each call of which makes a `daemon`, the handle.
-Each start of it (`start`) talks by a channel (`channel`) to a keeper. Imports point upwards only:
+The modules; each imports only those that stand before it, type-checking imports included:
 
-    ends, tree, ports, plan, log        a noun each
+    lifelines, ports, log, spec         a noun each
     keeper, sentinel, function          the processes beside the owner
-    channel, start, daemon, spawner     the owner's side
-    meeting, sharing                    more than one owner: the workers of pytest-xdist
-    leaks                               what a test has started without us
+    channel, rendezvous, owner          the owner's connections, and its daemons
+    start, daemon, spawner, sharing     one start, the handle over all starts, what fixtures give
+    leaks                               processes that a test has started without us
+
+The fixtures stand in `pytest_plugin`, which pytest loads in every session where reborn is
+installed; nothing of this package is loaded before the first fixture.
 """

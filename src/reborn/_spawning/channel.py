@@ -1,4 +1,7 @@
-"""The owner's end of what is beside it: the sentinel, and a keeper with its program."""
+"""The owner's ends of its connections: to the sentinel, and to each keeper with its program.
+
+The protocols are described where they are served: in `sentinel` and `keeper`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import time
 from importlib.util import find_spec
 
 from reborn import _process
-from reborn._spawning import ends, keeper, sentinel
+from reborn._spawning import keeper, lifelines, sentinel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,26 +23,26 @@ if TYPE_CHECKING:
 
 # How the sentinel's interpreter is started: alone, and at once.
 _SWITCHES = ("-I", "-S")
-# What a keeper may need beyond the time it was given, in seconds.
-_PATIENCE = 12.0
+# How long a keeper may take in addition to the timeout that it was given, in seconds.
+_KEEPER_TIMEOUT = 12.0
 
 
 class Sentinel:
-    """This process's end of the sentinel, which is started when it is first needed."""
+    """Our end of the sentinel, which is started when it is first needed."""
 
     def __init__(self, owners: Sequence[int]) -> None:
         self._owners = owners
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-        self.shares = False
+        self.has_shared = False
 
     @property
     def pid(self) -> int | None:
-        """Its pid, if it runs."""
+        """Its pid; None if it has not been started."""
         return None if self._process is None else self._process.pid
 
     def call_keeper(self, theirs: socket.socket, log: int) -> None:
-        """Call the keeper that is ahead, to talk by *theirs*, with *log* for its program."""
+        """Give the next keeper its end of the channel, and the *log* for its program."""
         if self._control is None or self._process is None or self._process.poll() is not None:
             self._start()
         assert self._control is not None  # noqa: S101 - it has been started
@@ -49,7 +52,7 @@ class Sentinel:
         if self._control is not None:
             self._control.close()  # of one that was killed
         self._control, theirs = socket.socketpair()
-        ends.sockets.add(self._control)
+        lifelines.sockets.add(self._control)
         homes = {_home("reborn"), _home("psutil")}
         owners = ",".join(map(str, self._owners))
         command = [sys.executable, *_SWITCHES, "-c", sentinel.BOOT, owners, *homes]
@@ -63,12 +66,12 @@ class Sentinel:
             )
 
     def close(self) -> None:
-        """Let it go; it has nothing to keep any more."""
+        """Let the sentinel exit; its keepers have ended."""
         if self._control is None or self._process is None:
             return
         self._control.close()
-        if self.shares:
-            # It waits for a keeper whose daemon others still use; `subprocess` need not.
+        if self.has_shared:
+            # It waits for a keeper whose daemon other workers still use; `subprocess` need not.
             self._process.returncode = 0
         else:
             self._process.wait()
@@ -83,15 +86,15 @@ def _home(package: str) -> str:
     return os.path.dirname(os.path.dirname(spec.origin))
 
 
-class Kept:
-    """A program that runs below a keeper, as far as this process has heard."""
+class KeeperChannel:
+    """Our end of a keeper, and what it has reported of its program."""
 
     def __init__(self) -> None:
-        """Make the channel; `theirs` is for the keeper, and closed here when it has it."""
+        """Make the channel; `theirs` is the keeper's end, closed here when the keeper has it."""
         self._channel, self.theirs = socket.socketpair()
-        ends.sockets.add(self._channel)
+        lifelines.sockets.add(self._channel)
         self.child: int | None = None  # the keeper's pid where it is a child of ours
-        self.keeper = 0
+        self.keeper_pid = 0
         self._rest = b""
         self.started: int | None = None
         self.main: int | None = None
@@ -103,15 +106,15 @@ class Kept:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the daemon has, or its keeper."""
+        """Whether the daemon or its keeper has ended."""
         return self.code is not None or self.left is not None
 
     def fileno(self) -> int:
         """Return the channel's descriptor, for poll(2)."""
         return self._channel.fileno()
 
-    def take_in(self, timeout: float | None) -> None:
-        """Read what the keeper says; wait for it *timeout* seconds at most."""
+    def receive(self, timeout: float | None) -> None:
+        """Take note of the next reports of the keeper; wait *timeout* seconds at most."""
         if self.left is not None or not _process.poll(self.fileno(), timeout=timeout):
             return
         try:
@@ -126,7 +129,7 @@ class Kept:
             message: dict[str, Any] = json.loads(line)
             if "started" in message:
                 self.started = self.main = message["started"]
-                self.keeper = message["keeper"]
+                self.keeper_pid = message["keeper"]
             self.main = message.get("main", self.main)
             self.settled = message.get("settled", self.settled)
             self.code = message.get("ended", self.code)
@@ -135,35 +138,35 @@ class Kept:
             self.left = message.get("left", self.left)
 
     def wait_started(self) -> None:
-        """Wait until it has been started, or could not be."""
+        """Wait until the program has been started, or could not be."""
         while self.started is None and self.failed is None and self.left is None:
-            self.take_in(None)
+            self.receive(None)
 
     def wait_ended(self) -> None:
-        """Wait until its end has been told."""
+        """Wait until the end of the daemon has been reported."""
         while not self.has_ended:
-            self.take_in(None)
+            self.receive(None)
 
     def settle(self, pid: int) -> int:
-        """Propose *pid* as the daemon's for good; return which one it is."""
-        self.tell(do="settle", pid=pid)
+        """Propose *pid* as the daemon's final pid; return the one that the keeper accepts."""
+        self.send(do="settle", pid=pid)
         while self.settled is None and not self.has_ended:
-            self.take_in(None)
+            self.receive(None)
         self.main = self.settled or self.main or pid
         return self.main
 
     def end(self, timeout: float) -> list[int]:
-        """End the daemon and all that came of it; return what is left of it."""
-        self.theirs.close()  # should no keeper have got it
-        self.tell(do="end", timeout=timeout)
-        deadline = time.monotonic() + timeout + _PATIENCE
+        """End the daemon and its descendants; return the pids of those that are left."""
+        self.theirs.close()  # it may not have reached a keeper
+        self.send(do="end", timeout=timeout)
+        deadline = time.monotonic() + timeout + _KEEPER_TIMEOUT
         while self.left is None and time.monotonic() < deadline:
-            self.take_in(deadline - time.monotonic())
+            self.receive(deadline - time.monotonic())
         self.close()
         return self.left or []
 
     def close(self) -> None:
-        """Leave the channel, which ends what is not ended yet, and wait for a keeper of ours."""
+        """Close the channel, which ends a daemon that is not shared; reap our own keeper."""
         self._channel.close()
         self.left = self.left or []
         if self.child is not None:
@@ -173,6 +176,6 @@ class Kept:
                 pass
             self.child = None
 
-    def tell(self, **order: object) -> None:
-        """Tell the keeper."""
-        keeper.tell(self._channel, **order)
+    def send(self, **message: object) -> None:
+        """Send *message* to the keeper."""
+        keeper.send_message(self._channel, **message)

@@ -1,4 +1,4 @@
-"""The handle of a daemon that a test has asked for; it stays the same over restarts."""
+"""The handle of a daemon of a test; it stays the same over restarts."""
 
 from __future__ import annotations
 
@@ -6,53 +6,39 @@ import signal
 from pathlib import Path
 
 from reborn import _process
-from reborn._spawning.log import Log
-from reborn._spawning.start import Start
+from reborn._spawning.log import DaemonLog
+from reborn._spawning.start import SpawnedProgram
 from reborn.exceptions import SpawnError, StopTimeoutError
 
 __tracebackhide__ = True  # pytest shows its users their own lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
     from typing import Any
 
     from reborn._process import ProcessHandle
-    from reborn._readiness import Condition
     from reborn._spawning.owner import Owner
-    from reborn._spawning.plan import Plan
+    from reborn._spawning.spec import SpawnSpec
 
-# How long a daemon that is not stopped by the test gets to end after SIGTERM, in seconds.
-_GRACE = 2.0
+# How long a daemon that the test has not stopped has to end after SIGTERM, in seconds.
+_STOP_TIMEOUT = 2.0
 
 
 class SpawnedDaemon:
-    """A daemon that a test has asked for."""
+    """A daemon that a test has started."""
 
-    def __init__(
-        self,
-        owner: Owner,
-        plan: Plan,
-        *,
-        condition: Condition | None,
-        timeout: float,
-        name: str | None,
-        log: str | os.PathLike[str] | None,
-        shared: str | None = None,
-    ) -> None:
-        self.name: str = plan.name if name is None else name
+    def __init__(self, owner: Owner, spec: SpawnSpec, *, shared: str | None = None) -> None:
+        self.name: str = spec.name
         self._owner = owner
-        self._plan = plan
-        self._condition = condition
-        self._timeout = timeout
+        self._spec = spec
         self._shared = shared
-        own = log if plan.context is None or log is not None else plan.context.log_file
-        self._log = Log(owner.new_log(self.name), None if own is None else Path(plan.cwd, own))
-        self._starts = [0, 0]
-        self._start: Start | None = None
-        self._crashed: list[Start] = []  # whose descendants live on, until the test is over
-        self._held: ProcessHandle | None = None
+        own = None if spec.log is None else Path(spec.log)
+        self._log = DaemonLog(owner.new_log(self.name), own)
+        self._offsets = [0, 0]
+        self._program: SpawnedProgram | None = None
+        self._crashed: list[SpawnedProgram] = []  # their descendants live on until the test is over
+        self._handle: ProcessHandle | None = None
         self._pid: int | None = None
         owner.daemons.append(self)
 
@@ -69,42 +55,42 @@ class SpawnedDaemon:
 
     @property
     def log(self) -> Path:
-        """The file with what it writes: its own log if it has one, otherwise its output."""
+        """The file with its output: its own log if it has one, otherwise stdout and stderr."""
         return self._log.path
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended: its exit status, or the negative number of a signal; None if unknown."""
-        return None if self._start is None else self._start.code
+        """Its exit status, or the negative number of the signal that ended it; None if unknown."""
+        return None if self._program is None else self._program.code
 
     def is_running(self) -> bool:
         """Tell whether the daemon is alive; a zombie is not."""
-        return self._held is not None and not self._held.has_ended()
+        return self._handle is not None and not self._handle.has_ended()
 
     def output(self) -> str:
-        """Return all that it has written: to stdout and stderr, and to its own log."""
+        """Return all its output: stdout and stderr, and its own log."""
         return self._log.read([0, 0])
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the daemon is gone; tell whether that was within *timeout* seconds."""
-        if self._held is not None and not self._held.wait(timeout):
+        if self._handle is not None and not self._handle.wait(timeout):
             return False
-        if self._start is not None:
-            self._start.wait_end()  # its keeper knows how it ended
+        if self._program is not None:
+            self._program.wait_end()  # its keeper knows how it ended
         return True
 
     def send_signal(self, number: int) -> None:
         """Send the daemon the signal *number*.
 
         Raises:
-            ProcessLookupError: it is gone.
+            ProcessLookupError: it has ended.
         """
-        if self._held is None:
+        if self._handle is None:
             raise ProcessLookupError(f"{self.name} is not running")
-        self._held.send(number)
+        self._handle.send(number)
 
     def kill(self) -> None:
-        """End the daemon alone by SIGKILL, as a crash would; what it has started stays for now."""
+        """End the daemon alone by SIGKILL, as a crash would; its descendants live on for now."""
         try:
             self.send_signal(signal.SIGKILL)
         except ProcessLookupError:
@@ -112,7 +98,7 @@ class SpawnedDaemon:
         self.wait()
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Stop the daemon and all that came of it; return when they are gone.
+        """Stop the daemon and its descendants; return when they are gone.
 
         They are sent SIGTERM, and SIGKILL when *timeout* seconds have passed.
 
@@ -122,9 +108,9 @@ class SpawnedDaemon:
         if self._shared is not None:
             raise RuntimeError(f"{self.name} is shared with other workers and is not stopped here")
         left: list[int] = []
-        for start in (*self._crashed, self._start):
-            if start is not None:
-                left += start.end(timeout)
+        for program in (*self._crashed, self._program):
+            if program is not None:
+                left += program.end(timeout)
         self._crashed.clear()
         if left:
             remains = f"processes {left} do not end, even by SIGKILL"
@@ -133,7 +119,7 @@ class SpawnedDaemon:
     def restart(self) -> None:
         """Stop it if it runs, and start it again; return when it is ready.
 
-        After a crash (`kill`, `crash`), what it had started lives on beside the new one.
+        After a crash (`kill`, `crash`), its descendants live on beside the new one.
 
         Raises:
             SpawnError: it is not ready in time, or has ended before.
@@ -143,7 +129,7 @@ class SpawnedDaemon:
         self.start()
 
     def crash(self, at: str | float | Callable[[], object] = 0.0, *, timeout: float = 30.0) -> None:
-        """Kill the daemon (SIGKILL) at the moment *at*, and return when it is gone.
+        """Kill the daemon (SIGKILL) at the moment *at*, and return when it has ended.
 
         *at* is a number of seconds, a condition such as ``"log:half of it"`` or ``"file:part"``,
         ``"status:REGEX"`` for a status line that it sends (sd_notify(3)), or a callable.
@@ -151,25 +137,25 @@ class SpawnedDaemon:
         Raises:
             SpawnError: the moment did not come within *timeout* seconds; the daemon is stopped.
         """
-        if self._start is None or self._start.is_over:
+        if self._program is None or self._program.is_over:
             raise RuntimeError(f"{self.name} was not started here, or has been stopped")
         try:
-            self._start.wait_moment(at, timeout)
+            self._program.wait_moment(at, timeout)
         except BaseException:
             self.close()
             raise
         self.kill()
 
     def start(self) -> None:
-        """Start it, and wait until it is ready; nothing of it is left if it is not.
+        """Start it, and wait until it is ready; otherwise stop all of it.
 
         Raises:
             SpawnError: it is not ready in time, or has ended before.
         """
         try:
-            start = self._begin()
-            start.wait_ready(self._condition, self._timeout)
-            self._settle(start)
+            program = self._begin()
+            program.wait_ready(self._spec.condition, self._spec.timeout)
+            self._settle(program)
         except BaseException:
             self.close()
             raise
@@ -177,74 +163,74 @@ class SpawnedDaemon:
     def start_and_crash(self, at: str | float | Callable[[], object]) -> None:
         """Start it, and kill it at the moment *at*, which may come before it is ready.
 
-        If its launcher is still at work then, that and all that came of it is killed.
+        If its launcher is still at work then, the launcher and its descendants are killed.
 
         Raises:
             SpawnError: the moment did not come, or it has ended before.
         """
         try:
-            start = self._begin()
-            start.wait_moment(at, self._timeout)
-            if start.is_detaching():
-                start.end(0.0)
+            program = self._begin()
+            program.wait_moment(at, self._spec.timeout)
+            if program.is_detaching():
+                program.end(0.0)
             else:
-                self._settle(start)
+                self._settle(program)
                 self.kill()
         except BaseException:
             self.close()
             raise
 
-    def _begin(self) -> Start:
-        """Start the program; what is left of a crashed one goes on."""
-        if self._start is not None and not self._start.is_over:
-            self._crashed.append(self._start)
-        self._held = self._pid = self._start = None
-        self._start = Start(self._owner, self._plan, self._log, shared=self._shared)
-        self._starts = self._start.starts
-        self._start.begin()
-        return self._start
+    def _begin(self) -> SpawnedProgram:
+        """Start the program; the descendants of one that has crashed live on."""
+        if self._program is not None and not self._program.is_over:
+            self._crashed.append(self._program)
+        self._handle = self._pid = self._program = None
+        self._program = SpawnedProgram(self._owner, self._spec, self._log, shared=self._shared)
+        self._offsets = self._program.offsets
+        self._program.begin()
+        return self._program
 
-    def _settle(self, start: Start) -> None:
-        self._pid = start.settle()
-        self._held = _process.open_process(self._pid)
+    def _settle(self, program: SpawnedProgram) -> None:
+        self._pid = program.settle()
+        self._handle = _process.open_process(self._pid)
 
     def close(self) -> None:
-        """End what is left of it, without asking it for long; a shared one goes on.
+        """Stop it and its descendants; a shared one lives on.
 
         Raises:
             StopTimeoutError: something is still there.
         """
         if self._shared is None:
-            self.stop(_GRACE)
-        elif self._start is not None and self._pid is None:
-            self._start.end(_GRACE)  # its start has failed, so nobody else has it
-        elif self._start is not None:
-            self._start.release()
+            self.stop(_STOP_TIMEOUT)
+        elif self._program is not None and self._pid is None:
+            self._program.end(_STOP_TIMEOUT)  # its start has failed, so no other worker has it
+        elif self._program is not None:
+            self._program.release()
 
     def describe(self) -> dict[str, object]:
-        """Return what another worker needs to have this daemon, too."""
+        """Return the data from which another worker can make its handle of this daemon."""
         own = None if self._log.own is None else str(self._log.own)
-        return {"pid": self.pid, "logs": [str(self._log.captured), own], "starts": self._starts}
+        return {"pid": self.pid, "logs": [str(self._log.captured), own], "offsets": self._offsets}
 
     def attach(self, description: dict[str, Any]) -> None:
-        """Be the daemon that another worker has started and described.
+        """Become the handle of a daemon that another worker has started and described.
 
         Raises:
             SpawnError: it has ended.
         """
         captured, own = description["logs"]
-        self._log = Log(Path(captured), None if own is None else Path(own))
-        self._starts = description["starts"]
+        self._log = DaemonLog(Path(captured), None if own is None else Path(own))
+        self._offsets = description["offsets"]
         self._pid = description["pid"]
-        self._held = _process.open_process(self.pid)
+        self._handle = _process.open_process(self.pid)
         if not self.is_running():
             raise SpawnError(
-                command=str(self._plan),
+                command=str(self._spec),
                 pid=self._pid,
                 reason="another worker has started it, and it has ended",
-                output=self._log.last_lines(self._starts),
+                output=self._log.last_lines(self._offsets),
             )
 
     def last_lines(self, count: int) -> str:
-        """Return the end of what it has written since it was last started."""
-        return self._log.last_lines(self._starts, count)
+        """Return the last *count* lines of its output since it was last started."""
+        return self._log.last_lines(self._offsets, count)

@@ -1,4 +1,9 @@
-"""The keeper of a Python function, which needs this process's memory: forked from the owner."""
+"""A function as a daemon: its keeper is forked from the owner, whose memory the function needs.
+
+The function runs in a copy of the test process, so its keeper cannot come from the sentinel.
+Rejected: to send the function to a fresh interpreter (multiprocessing's "spawn"). It would have to
+be pickled, and could not use local variables of the test, which is its purpose.
+"""
 
 from __future__ import annotations
 
@@ -19,37 +24,40 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from reborn._spawning.plan import Plan
+    from reborn._spawning.spec import SpawnSpec
 
 
 def fork_keeper(
     channel: socket.socket,
-    plan: Plan,
+    spec: SpawnSpec,
     env: dict[str, str],
     *,
     mark: str,
     log: int,
     owners: Sequence[int],
 ) -> int:
-    """Fork a keeper at the other end of *channel*, which ends with the *owners*; return its pid."""
-    held = keeper.hold_processes(owners)
+    """Fork the keeper of a function, at the other end of *channel*; return its pid.
+
+    It ends with any of the *owners*.
+    """
+    pidfds = keeper.open_pidfds(owners)
     with warnings.catch_warnings():
-        # Python 3.12 warns of threads, such as the one that listens to xdist. The keeper is a loop
-        # of system calls; the function has been asked to run in a copy of this process.
+        # Python 3.12 warns of threads, such as the one that reads from xdist. The keeper is a loop
+        # of system calls; the function is meant to run in a copy of this process.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
-        # The objects of the owner must not be collected: their descriptors are not ours any more.
+        # Objects of the owner must not be finalized: their descriptors are not ours any more.
         gc.disable()
-        keeper.run(channel, lambda: _keep(channel, plan, env, mark=mark, log=log, owners=held))
-    for fd in held:
+        keeper.run(channel, lambda: _keep(channel, spec, env, mark=mark, log=log, owners=pidfds))
+    for fd in pidfds:
         os.close(fd)
     return pid
 
 
 def _keep(
     channel: socket.socket,
-    plan: Plan,
+    spec: SpawnSpec,
     env: dict[str, str],
     *,
     mark: str,
@@ -61,20 +69,20 @@ def _keep(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    own = keeper.Keeper(channel, keeper.ChildSignal(), mark=mark, owners=owners)
-    own.start(lambda: _be_function(plan, env, log))
-    keeper.silence()
-    for fd in set(_descriptors.open_descriptors()) - {0, 1, 2} - own.descriptors():
+    keeps = keeper.Keeper(channel, keeper.ChildSignal(), mark=mark, owners=owners)
+    keeps.start(lambda: _be_function(spec, env, log))
+    keeper.redirect_stdio()
+    for fd in set(_descriptors.open_descriptors()) - {0, 1, 2} - keeps.descriptors():
         os.close(fd)
-    own.loop()
+    keeps.loop()
 
 
-def _be_function(plan: Plan, env: dict[str, str], log: int) -> NoReturn:
-    """Program: call the function, and end with its status."""
+def _be_function(spec: SpawnSpec, env: dict[str, str], log: int) -> NoReturn:
+    """Program: call the function, and exit with its status."""
     status = 1
     try:
         gc.enable()
-        keeper.silence(output=log)
+        keeper.redirect_stdio(output=log)
         sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115 - as long as we live
         sys.stdout = open(1, "w", buffering=1, closefd=False, encoding="utf-8")  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, closefd=False, encoding="utf-8")  # noqa: SIM115
@@ -82,15 +90,15 @@ def _be_function(plan: Plan, env: dict[str, str], log: int) -> NoReturn:
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         os.environ.clear()
         os.environ.update(env)
-        os.chdir(plan.cwd)
-        _call(plan)
+        os.chdir(spec.cwd)
+        _call(spec)
         status = 0
     except SystemExit as error:
         code = error.code
         status = code if isinstance(code, int) else int(code is not None)
         if status and status != code:
             sys.stderr.write(f"{code}\n")
-    except BaseException:  # noqa: BLE001 - said in the log and by the status, as Python does
+    except BaseException:  # noqa: BLE001 - shown in the log and by the status, as Python does
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -98,8 +106,8 @@ def _be_function(plan: Plan, env: dict[str, str], log: int) -> NoReturn:
         os._exit(status)
 
 
-def _call(plan: Plan) -> None:
-    context, function = plan.context, plan.function
+def _call(spec: SpawnSpec) -> None:
+    context, function = spec.context, spec.function
     assert function is not None  # noqa: S101 - this is the process of a function
     if context is None:
         function()

@@ -1,28 +1,31 @@
-"""The keeper: parent of one spawned program, and of whatever comes of it.
+"""The keeper: parent of one spawned program, and adoptive parent of all its descendants.
 
-A daemon that a test has asked for is started below a process of its own. That process is a
-subreaper (PR_SET_CHILD_SUBREAPER in prctl(2)), so each descendant that loses its parent becomes its
-child: one that forks twice, leads a session, changes its user or clears its environment is as easy
-to find as any other, and belongs to this daemon and to no other. The keeper goes when its owner
-(pytest) says so or dies, and takes all of them with it.
+Each daemon that a test starts runs below a process of its own. That process is a subreaper
+(PR_SET_CHILD_SUBREAPER in prctl(2)), so each descendant that loses its parent becomes its child:
+one that forks twice, leads a session, changes its user or clears its environment is as easy to find
+as any other, and belongs to this daemon and to no other. The keeper ends when its owner (pytest)
+says so or dies, and ends all of them first.
 
-Why not pytest itself: being a subreaper, it would be given the orphans of all tests and would have
-to wait for them, or a daemon that has been stopped would be seen as a zombie for ever; and killed,
-it could do nothing. Why not one for all daemons: without their environment, orphans could not be
-told apart. Where there are no subreapers, a mark in the environment finds what has lost its parent.
+Rejected:
+
+- pytest as the subreaper: it would adopt the orphans of all tests and would have to reap them, or a
+  daemon that has been stopped would stay a zombie; and once killed, it could do nothing.
+- one keeper for all daemons: without their environment, its orphans could not be told apart.
+
+Where there are no subreapers, a mark in the environment finds what has lost its parent.
 
 Only the standard library, and little of it: the keeper is forked from the sentinel, see there, or
-from pytest if the daemon is a function. Owner and keeper talk in lines of JSON:
+from pytest if the daemon is a function. Owner and keeper exchange lines of JSON:
 
     1. keeper  {"started": pid, …}    or {"failed": errno}
     2. keeper  {"main": pid}          the program has detached itself, this is its daemon
-    3. owner   {"do": "settle", …}    the daemon is ready; its number is not to change any more
-    4. keeper  {"settled": pid}       it is this one
+    3. owner   {"do": "settle", …}    the daemon is ready; its pid does not change any more
+    4. keeper  {"settled": pid}       its pid
     5. keeper  {"ended": code}        it has ended; negative: by a signal
-    6. owner   {"do": "end", …}       all that is left: SIGTERM, a while, SIGKILL
-    7. keeper  {"left": []}           or those that cannot be ended; then it goes, too
+    6. owner   {"do": "end", …}       end all of it: SIGTERM, the timeout, SIGKILL
+    7. keeper  {"left": []}           or those that cannot be ended; then the keeper exits
 
-    or keeper  {"broken": text}       an error of its own; what it kept has been killed
+    or keeper  {"broken": text}       an error of the keeper; it has killed all descendants
 """
 
 from __future__ import annotations
@@ -43,16 +46,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, NoReturn
 
-# What they get to end after SIGTERM when the owner is gone, in seconds.
-_GRACE = 0.5
+# How long the descendants have after SIGTERM if the owner has ended, in seconds.
+_ORPHANED_TIMEOUT = 0.5
 # How long SIGKILL is repeated before the keeper gives up, in seconds.
-_PATIENCE = 10.0
-# How often is looked where nothing tells that a process has ended, in seconds.
-_TICK = 0.02
+_KILL_TIMEOUT = 10.0
+# How often processes are polled where no descriptor reports their end, in seconds.
+_INTERVAL = 0.02
 
 
-def hold_processes(pids: Iterable[int]) -> list[int]:
-    """Return a pidfd of each of *pids*; none where there are none or it is gone."""
+def open_pidfds(pids: Iterable[int]) -> list[int]:
+    """Return a pidfd of each of *pids* that runs; an empty list on systems without pidfds."""
     found: list[int] = []
     if sys.platform == "linux":
         for pid in pids:
@@ -63,8 +66,8 @@ def hold_processes(pids: Iterable[int]) -> list[int]:
     return found
 
 
-def silence(*, output: int | None = None) -> None:
-    """Have the null device as standard input, and as the rest unless *output* is given."""
+def redirect_stdio(*, output: int | None = None) -> None:
+    """Connect stdin to the null device, stdout and stderr to *output*, by default that, too."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):
         os.dup2(null if output is None or fd == 0 else output, fd)
@@ -73,7 +76,7 @@ def silence(*, output: int | None = None) -> None:
 
 
 class ChildSignal:
-    """A pipe that can be read when a child has ended (SIGCHLD)."""
+    """A pipe that becomes readable when a child has ended (SIGCHLD)."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
@@ -84,7 +87,7 @@ class ChildSignal:
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
 
     def drain(self) -> None:
-        """Read away what wakes."""
+        """Empty the pipe."""
         try:
             while os.read(self.reader, 512):
                 pass
@@ -92,29 +95,29 @@ class ChildSignal:
             pass
 
     def close(self) -> None:
-        """Let it go, as a process does that has been forked."""
+        """Close the pipe, as a forked process does that does not use it."""
         signal.set_wakeup_fd(-1)
         os.close(self.reader)
         os.close(self.writer)
 
 
 def run(channel: socket.socket, keep: Callable[[], object]) -> NoReturn:
-    """Be a keeper, which is *keep*, and end with it; the owner hears of an error of our own."""
+    """Call *keep*, report an error of it to the owner, and exit."""
     try:
         keep()
-    except BaseException as error:  # noqa: BLE001 - whatever it is, nothing may be left
+    except BaseException as error:  # noqa: BLE001 - after any error, no process may be left
         _proc.send(_proc.descendants(os.getpid()), signal.SIGKILL)
-        tell(channel, broken=f"{type(error).__name__}: {error}")
+        send_message(channel, broken=f"{type(error).__name__}: {error}")
     finally:
         os._exit(0)
 
 
-def tell(channel: socket.socket, **message: object) -> None:
-    """Send the other end of *channel* a message."""
+def send_message(channel: socket.socket, **message: object) -> None:
+    """Send *message* to the other end of *channel*."""
     try:
         channel.sendall(json.dumps(message).encode() + b"\n")
     except OSError:
-        pass  # it has gone away; the next look at the channel says so
+        pass  # it is closed, which the next read reports
 
 
 class Keeper:
@@ -129,9 +132,9 @@ class Keeper:
         owners: list[int],
         shared: bool = False,
     ) -> None:
-        """Serve whoever is at the other end of *channel*, until one of the *owners* has ended.
+        """Serve the other end of *channel* until one of the *owners*, which are pidfds, has ended.
 
-        These are descriptors. A *shared* daemon does not go with the channel.
+        The end of the channel does not end a *shared* daemon.
         """
         self._channel = channel
         self._children = children
@@ -142,10 +145,10 @@ class Keeper:
         self._rest = b""
         self._main = 0
         self._settled = False
-        self._told: set[int] = set()
+        self._terminated: set[int] = set()
 
     def descriptors(self) -> set[int]:
-        """Return the descriptors that the loop needs."""
+        """Return the descriptors that `loop` uses."""
         return {
             self._channel.fileno(),
             self._children.reader,
@@ -154,15 +157,15 @@ class Keeper:
         }
 
     def start(self, body: Callable[[], object]) -> None:
-        """Fork the program, which is *body*."""
+        """Fork the program, which calls *body*."""
         pid = os.fork()
         if pid == 0:
             self._be_program(body)
         self._main = pid
-        tell(self._channel, started=pid, keeper=os.getpid())
+        send_message(self._channel, started=pid, keeper=os.getpid())
 
     def spawn(self, argv: list[str], env: dict[str, str], cwd: str) -> bool:
-        """Start the program *argv*; False if that cannot be.
+        """Start the program *argv*; return False if that is impossible.
 
         With posix_spawn(3), which copies no page tables, where that can start a session.
         """
@@ -175,16 +178,16 @@ class Keeper:
                     env,
                     setsid=True,
                     setsigmask=(),
-                    # All that can be: what the tests ignore is not to be ignored by the daemon.
+                    # All of them: a signal that the tests ignore must not be ignored by the daemon.
                     setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
                 )
             except NotImplementedError:
                 pid = _spawn_by_fork(argv, env)
         except OSError as error:
-            tell(self._channel, failed=error.errno or 0)
+            send_message(self._channel, failed=error.errno or 0)
             return False
         self._main = pid
-        tell(self._channel, started=pid, keeper=os.getpid())
+        send_message(self._channel, started=pid, keeper=os.getpid())
         return True
 
     def _be_program(self, body: Callable[[], object]) -> NoReturn:
@@ -202,29 +205,29 @@ class Keeper:
             os._exit(status)
 
     def loop(self) -> None:
-        """Report and obey until the owner is gone or says so; then end everything."""
+        """Report and obey until the owner has ended or says so; then end all descendants."""
         timeout: float | None = None
         while timeout is None:
             fds = (self._channel.fileno(), self._children.reader, *self._owners)
-            tick = None if self._adopts else _TICK
+            tick = None if self._adopts else _INTERVAL
             readable = _process.poll(*(fd for fd in fds if fd >= 0), timeout=tick)
             self._collect()
             if not set(self._owners).isdisjoint(readable):
-                timeout = _GRACE
+                timeout = _ORPHANED_TIMEOUT
             elif self._channel.fileno() in readable:
-                timeout = self._listen()
-        tell(self._channel, left=self._end(timeout))
+                timeout = self._receive()
+        send_message(self._channel, left=self._end(timeout))
 
-    def _listen(self) -> float | None:
-        """Do what the owner wants; return the time limit when that is the end."""
+    def _receive(self) -> float | None:
+        """Obey the owner; return the timeout of the end if it is to come now."""
         try:
             data = self._channel.recv(65536)
         except ConnectionError:
             data = b""
         if not data:
             if not self._shared:
-                return _GRACE
-            self._channel.close()  # who started it has done its tests; others may not
+                return _ORPHANED_TIMEOUT
+            self._channel.close()  # the worker that started it has finished; others may not have
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             order: dict[str, Any] = json.loads(line)
@@ -234,14 +237,14 @@ class Keeper:
         return None
 
     def _settle(self, pid: int) -> None:
-        """Go on with *pid* as the daemon, if that is one of ours, and leave it at that."""
+        """Take *pid* for the daemon from now on, if it is one of our descendants."""
         self._settled = True
         if pid != self._main and pid in self._family():
             self._main = pid
-        tell(self._channel, settled=self._main)
+        send_message(self._channel, settled=self._main)
 
     def _collect(self) -> bool:
-        """Wait for those that have ended and report the daemon's end; False if no child is left."""
+        """Reap children and report the end of the daemon; return False if no child is left."""
         self._children.drain()
         code = None
         remain = True
@@ -255,25 +258,25 @@ class Keeper:
         except ChildProcessError:
             remain = False
         if self._main and code is None and not self._adopts and not _proc.exists(self._main):
-            code = 0  # an orphan of init's: nobody tells us how it ended
+            code = 0  # adopted by init: how it ended cannot be known
         if code is not None:
             self._main_ended(code)
         return remain
 
     def _main_ended(self, code: int) -> None:
-        """Go over to the daemon that a launcher has left behind, or report the end."""
+        """Take an orphan of the launcher that has ended for the daemon, or report the end."""
         candidates = [] if self._settled or code else self._orphans()
         self._main = candidates[0] if candidates else 0
         if self._main:
-            tell(self._channel, main=self._main)
+            send_message(self._channel, main=self._main)
         else:
-            tell(self._channel, ended=code)
+            send_message(self._channel, ended=code)
 
     def _orphans(self) -> list[int]:
-        """Return the descendants whose parent is gone, the eldest first."""
+        """Return the descendants whose parent has ended, the eldest first."""
         if self._adopts:
             return _proc.own_children()
-        # Twice, since one may be forked behind our look by another that ends before it.
+        # Twice, since the first one may miss a process whose parent forks it and ends meanwhile.
         found = _proc.marked(self._mark) or _proc.marked(self._mark)
         known = {os.getpid(), *(pid for pid, _ in found)}
         return [pid for pid, parent in found if parent not in known]
@@ -292,23 +295,23 @@ class Keeper:
         family = self._family()
         while self._collect() or (not self._adopts and family):
             left = deadline - time.monotonic()
-            if left <= -_PATIENCE:
+            if left <= -_KILL_TIMEOUT:
                 return family
             family = self._family()
             if left > 0:
-                # Once each; what they start while they are stopping is told, too.
-                _proc.terminate(pid for pid in family if pid not in self._told)
-                self._told.update(family)
+                # Once each; what they start while they are stopping gets it, too.
+                _proc.terminate(pid for pid in family if pid not in self._terminated)
+                self._terminated.update(family)
             else:
                 _proc.send(family, signal.SIGKILL)
-            pause = _TICK if left <= 0 or not self._adopts else min(left, 0.2)
+            pause = _INTERVAL if left <= 0 or not self._adopts else min(left, 0.2)
             if family:
                 _process.poll(self._children.reader, timeout=pause)
         return []
 
 
 def _find(program: str, env: dict[str, str]) -> str:
-    """Return the path of *program*, looked for as execvpe(3) does."""
+    """Return the path of *program*, searched for as execvpe(3) does."""
     if "/" in program:
         return program
     paths = (os.path.join(directory, program) for directory in os.get_exec_path(env))
@@ -321,5 +324,5 @@ def _spawn_by_fork(argv: list[str], env: dict[str, str]) -> int:
 
     program = _find(argv[0], env)
     process = subprocess.Popen(argv, executable=program, env=env, start_new_session=True)
-    process.returncode = 0  # it is waited for by `_collect`
+    process.returncode = 0  # `_collect` reaps it
     return process.pid

@@ -1,10 +1,11 @@
-"""What a test has started behind the back of `spawn_daemon`, and left running.
+"""Leaks: processes that a test has started without `spawn_daemon`, and left running.
 
-Found are the descendants of this process, and those that have left it but were started with its
-mark in their environment (what /proc shows is the environment at the start, whatever became of it
-later). Known before the test, or started by a fixture of a wider scope, is not left by the test.
-This process does not become a subreaper for that: what a test stops would stay a zombie, and look
-alive to it.
+Found are the descendants of this process, and orphans that were started with its mark in their
+environment (/proc shows the environment at the start, whatever has become of it since). A process
+that was there before the test, or was started by a fixture of a wider scope, is not a leak.
+
+Rejected: this process as a subreaper, which would find all orphans. A process that the test stops
+would then stay a zombie, and look alive to the test.
 """
 
 from __future__ import annotations
@@ -14,43 +15,44 @@ import sys
 
 from reborn import _proc, _process
 
-_NAME = "REBORN_TEST"
-# How long they get to end after SIGTERM, in seconds.
-_GRACE = 1.0
-# How often more of them are looked for.
+_VARIABLE = "REBORN_TEST"
+# How long leaks have to end after SIGTERM, in seconds.
+_STOP_TIMEOUT = 1.0
+# How often the search is repeated, since a leak may start others before it ends.
 _ROUNDS = 3
 
 
-class Census:
-    """The processes that were there before a test."""
+class LeakDetector:
+    """Finds the processes that were not there before a test."""
 
     def __init__(self) -> None:
-        value = os.environ.get(_NAME, "")
-        if not value.startswith(f"{os.getpid()}."):  # none yet, or that of an outer session
-            value = os.environ[_NAME] = f"{os.getpid()}.{os.urandom(8).hex()}"
-        self._mark = f"{_NAME}={value}".encode()
+        value = os.environ.get(_VARIABLE, "")
+        if not value.startswith(
+            f"{os.getpid()}."
+        ):  # there is none yet, or that of an outer session
+            value = os.environ[_VARIABLE] = f"{os.getpid()}.{os.urandom(8).hex()}"
+        self._mark = f"{_VARIABLE}={value}".encode()
         self._known = {*_proc.processes(), *_proc.descendants(os.getpid())}
 
-    def pardon(self, ours: set[int]) -> None:
-        """Take what has been started up to now for known."""
+    def ignore_present(self, ours: set[int]) -> None:
+        """Do not take processes that run now for leaks; *ours* are never leaks."""
         self._known.update(self._new(ours))
 
-    def end(self, ours: set[int]) -> list[str]:
-        """End what is new and not *ours*; return what it was: pids and command lines."""
+    def stop_leaks(self, ours: set[int]) -> list[str]:
+        """Stop processes that are new and not *ours*; return their pids and command lines."""
         texts: list[str] = []
-        # Again, since something may be started by what we are about to end.
         for _ in range(_ROUNDS):
             found = self._new(ours)
             if not found:
                 break
-            texts += self._end(found)
+            texts += self._stop(found)
         return texts
 
-    def _end(self, found: list[int]) -> list[str]:
+    def _stop(self, found: list[int]) -> list[str]:
         texts = [f"{pid} {_proc.command_line(pid)}" for pid in found]
         handles = [each for each in map(_process.open_process, found) if each is not None]
         try:
-            _process.end(handles, _GRACE)
+            _process.end(handles, _STOP_TIMEOUT)
         except PermissionError as error:
             texts.append(f"some of it cannot be stopped ({error})")
         for pid in found:
@@ -68,7 +70,7 @@ class Census:
 
 
 def _helpers() -> set[int]:
-    """Return the processes that the standard library starts once, for as long as we live."""
+    """Return the processes that the standard library starts once and keeps as long as we live."""
     found: set[int] = set()
     for module, attribute, field in (
         ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),

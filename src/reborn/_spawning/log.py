@@ -1,4 +1,4 @@
-"""What a daemon writes: to stdout and stderr, which are captured, and to a log of its own."""
+"""The output of a daemon: stdout and stderr, which are captured, and a log file of its own."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Log:
-    """The two files; they go on over all starts of a daemon."""
+class DaemonLog:
+    """The two files; each start of a daemon appends to them."""
 
     def __init__(self, captured: Path, own: Path | None) -> None:
         self.captured = captured
@@ -16,33 +16,33 @@ class Log:
 
     @property
     def path(self) -> Path:
-        """The file that people are shown: its own if it has one."""
+        """The file that people are shown: the daemon's own log if it has one."""
         return self.captured if self.own is None else self.own
 
     def sizes(self) -> list[int]:
-        """Return how much is in each: where the next start begins."""
+        """Return the size of each file: where the output of the next start begins."""
         sizes: list[int] = []
         for path in (self.captured, self.own):
             try:
                 sizes.append(0 if path is None else path.stat().st_size)
             except OSError:
-                sizes.append(0)  # it has not been made yet
+                sizes.append(0)  # it does not exist yet
         return sizes
 
-    def read(self, starts: list[int]) -> str:
-        """Return the text of both, from *starts* on."""
+    def read(self, offsets: list[int]) -> str:
+        """Return the text of both files from *offsets* on."""
         texts: list[str] = []
-        for path, start in zip((self.captured, self.own), starts, strict=True):
+        for path, offset in zip((self.captured, self.own), offsets, strict=True):
             if path is None:
                 continue
             try:
                 with path.open("rb") as file:
-                    file.seek(start)
+                    file.seek(offset)
                     texts.append(file.read().decode("utf-8", "backslashreplace"))
             except OSError:
                 continue
         return "".join(texts)
 
-    def last_lines(self, starts: list[int], count: int = 30) -> str:
-        """Return the end of the text of both, from *starts* on."""
-        return "\n".join(self.read(starts).splitlines()[-count:])
+    def last_lines(self, offsets: list[int], count: int = 30) -> str:
+        """Return the last *count* lines of the text from *offsets* on."""
+        return "\n".join(self.read(offsets).splitlines()[-count:])

@@ -1,4 +1,4 @@
-"""The owner of spawned daemons, which is this process: what it needs for all of them."""
+"""The owner of spawned daemons, which is this process: what all of its daemons have in common."""
 
 from __future__ import annotations
 
@@ -11,15 +11,31 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from typing import Protocol
 
-    from reborn._spawning.daemon import SpawnedDaemon
+    class OwnedDaemon(Protocol):
+        """What an owner, and the reports of its tests, need to know of a daemon."""
+
+        name: str
+
+        def is_running(self) -> bool:
+            """Tell whether it is alive."""
+            ...
+
+        def last_lines(self, count: int) -> str:
+            """Return the end of its log."""
+            ...
+
+        def close(self) -> None:
+            """Stop it."""
+            ...
 
 
 class Owner:
     """One for a session of tests."""
 
     def __init__(self, directory: Callable[[], Path], *, controller: int | None = None) -> None:
-        """Put logs into *directory*(); end everything if the *controller* of xdist ends."""
+        """Put logs into *directory*(); end all daemons if the *controller* of xdist ends."""
         self.pids: list[int] = [os.getpid()] if controller is None else [os.getpid(), controller]
         self._make_directory = directory
         self._directory: Path | None = None
@@ -28,7 +44,7 @@ class Owner:
         self._count = 0
         self.sentinel: Sentinel = Sentinel(self.pids)
         self.keepers: set[int] = set()
-        self.daemons: list[SpawnedDaemon] = []
+        self.daemons: list[OwnedDaemon] = []
 
     def new_log(self, name: str) -> Path:
         """Return the path of a new log, named after *name*."""
@@ -39,17 +55,17 @@ class Owner:
         return self._directory / f"{stem}{'' if number == 1 else f'-{number}'}.log"
 
     def new_mark(self) -> str:
-        """Return a mark for what is started next."""
+        """Return a mark for the environment of the next program."""
         self._count += 1
         return f"{self._token}.{self._count}"
 
     def family(self) -> set[int]:
-        """Return sentinel, keepers and all below them, which are no leaks."""
+        """Return the pids of the sentinel, the keepers and their descendants."""
         roots = [pid for pid in (self.sentinel.pid, *self.keepers) if pid is not None]
         return {*roots, *(pid for root in roots for pid in _proc.descendants(root))}
 
     def close(self) -> None:
-        """End what is left, and the sentinel."""
+        """Stop the daemons that are left, and the sentinel."""
         for daemon in reversed(self.daemons):
             daemon.close()
         self.sentinel.close()

@@ -1,25 +1,21 @@
-"""What the fixtures give to the tests: call it, and a daemon is there."""
+"""What the fixtures give to the tests: a call of it starts a daemon."""
 
 from __future__ import annotations
 
-from reborn import _readiness
 from reborn._spawning.daemon import SpawnedDaemon
-from reborn._spawning.plan import Plan
-from reborn._spawning.ports import Ports
+from reborn._spawning.ports import ReservedPorts
+from reborn._spawning.spec import SpawnSpec
 from reborn.exceptions import StopTimeoutError
 
 __tracebackhide__ = True  # pytest shows its users their own lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
+    from typing import Unpack
 
-    from reborn._context import DaemonContext
     from reborn._spawning.owner import Owner
-    from reborn._spawning.plan import Command
-
-    Ready = str | Callable[[], object] | None
+    from reborn._spawning.spec import SpawnCommand, SpawnOptions
 
 
 class SpawnDaemon:
@@ -28,62 +24,45 @@ class SpawnDaemon:
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self._daemons: list[SpawnedDaemon] = []
-        self._ports = Ports()
+        self._ports = ReservedPorts()
 
-    def __call__(
-        self,
-        command: Command,
-        *,
-        ready: Ready = None,
-        timeout: float = 30.0,
-        env: Mapping[str, str] | None = None,
-        cwd: str | os.PathLike[str] | None = None,
-        name: str | None = None,
-        log: str | os.PathLike[str] | None = None,
-        context: DaemonContext | None = None,
-    ) -> SpawnedDaemon:
+    def __call__(self, command: SpawnCommand, **options: Unpack[SpawnOptions]) -> SpawnedDaemon:
         """Start a daemon, and return it when it is ready.
 
         *command* is a list of words, for a program that detaches itself or stays in the foreground,
-        or a function, which runs in a copy of this process; with *context* it runs as the daemon of
-        that `DaemonContext`. *ready* is ``tcp:[HOST:]PORT``, ``unix:PATH``, ``http://…``,
-        ``log:REGEX``, ``file:PATH``, ``exec:COMMAND``, ``notify`` or a callable; without it, the
-        program's own word counts if it has one (a launcher of reborn, sd_notify(3)), and otherwise
-        that it lives. *timeout* is in seconds. *env* is the whole environment, *name* is how
-        reports call it, and *log* is the file that it writes itself.
+        or a function, which runs in a copy of this process. The options:
+
+        *ready* (default None): ``tcp:[HOST:]PORT``, ``unix:PATH``, ``http://…``, ``log:REGEX``,
+        ``file:PATH``, ``exec:COMMAND``, ``notify`` or a callable; without it, the program's own
+        report counts if it makes one (a launcher of reborn, sd_notify(3)), and otherwise that it
+        lives. *timeout* (30.0): how long it may take to get ready, in seconds. *env* (that of the
+        tests): the whole environment. *cwd* (that of the tests): the directory to start it in.
+        *name* (that of the program): its name in reports. *log* (None): the file that the daemon
+        writes itself. *context* (None): the function runs as the daemon of this `DaemonContext`.
 
         Raises:
             SpawnError: it was not ready in time, or ended before; nothing of it is left.
         """
-        plan = Plan(command, context=context, env=env, cwd=cwd)
-        daemon = self._add(plan, ready=ready, timeout=timeout, name=name, log=log)
-        daemon.start()
-        return daemon
+        return self._start(SpawnSpec(command, **options))
 
     def crash_and_restart(
         self,
-        command: Command,
+        command: SpawnCommand,
         *,
         at: str | float | Callable[[], object],
-        ready: Ready = None,
-        timeout: float = 30.0,
-        env: Mapping[str, str] | None = None,
-        cwd: str | os.PathLike[str] | None = None,
-        name: str | None = None,
-        log: str | os.PathLike[str] | None = None,
-        context: DaemonContext | None = None,
+        **options: Unpack[SpawnOptions],
     ) -> SpawnedDaemon:
         """Start a daemon, kill it (SIGKILL) at the moment *at*, and return it when it is up again.
 
         The moment may come before the daemon is ready. It is a number of seconds,
-        ``"status:REGEX"``, one of the conditions that `ready` knows, or a callable. What the first
-        one had started is still there when the second one starts, as after a real crash.
+        ``"status:REGEX"``, one of the conditions that *ready* knows, or a callable. The descendants
+        of the first one are still there when the second one starts, as after a real crash. The
+        options are those of a call.
 
         Raises:
             SpawnError: the moment did not come, or the second start failed.
         """
-        plan = Plan(command, context=context, env=env, cwd=cwd)
-        daemon = self._add(plan, ready=ready, timeout=timeout, name=name, log=log)
+        daemon = self._add(SpawnSpec(command, **options))
         daemon.start_and_crash(at)
         daemon.restart()
         return daemon
@@ -93,13 +72,13 @@ class SpawnDaemon:
 
         A server that sets SO_REUSEADDR, as servers do, can listen there.
         """
-        return self._ports.take(host)
+        return self._ports.reserve(host)
 
     def close(self) -> None:
         """Stop the daemons, the last one first.
 
         Raises:
-            StopTimeoutError: something of them is still there.
+            StopTimeoutError: one of them, or a descendant, is still there.
         """
         errors: list[StopTimeoutError] = []
         for daemon in reversed(self._daemons):
@@ -111,24 +90,12 @@ class SpawnDaemon:
         if errors:
             raise errors[0]
 
-    def _add(
-        self,
-        plan: Plan,
-        *,
-        ready: Ready,
-        timeout: float,
-        name: str | None,
-        log: str | os.PathLike[str] | None,
-        shared: str | None = None,
-    ) -> SpawnedDaemon:
-        daemon = SpawnedDaemon(
-            self._owner,
-            plan,
-            condition=None if ready is None else _readiness.parse(ready),
-            timeout=timeout,
-            name=name,
-            log=log,
-            shared=shared,
-        )
+    def _start(self, spec: SpawnSpec) -> SpawnedDaemon:
+        daemon = self._add(spec)
+        daemon.start()
+        return daemon
+
+    def _add(self, spec: SpawnSpec, *, shared: str | None = None) -> SpawnedDaemon:
+        daemon = SpawnedDaemon(self._owner, spec, shared=shared)
         self._daemons.append(daemon)
         return daemon

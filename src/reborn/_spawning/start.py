@@ -11,7 +11,7 @@ from reborn import _proc, _process, _readiness
 from reborn._manager import SPAWNED
 from reborn._sd_notify import Listener
 from reborn._spawning import function
-from reborn._spawning.channel import Kept
+from reborn._spawning.channel import KeeperChannel
 from reborn.exceptions import SpawnError
 
 __tracebackhide__ = True  # pytest shows its users their own lines
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from reborn._readiness import Condition
-    from reborn._spawning.log import Log
+    from reborn._spawning.log import DaemonLog
     from reborn._spawning.owner import Owner
-    from reborn._spawning.plan import Plan
+    from reborn._spawning.spec import SpawnSpec
 
 # How long the first look at a condition is repeated at the shortest and the longest, in seconds.
 _TICKS = (0.0005, 0.01)
@@ -35,8 +35,8 @@ _BUSY = 0.5
 _LAUNCHER = 1.0
 
 
-class Rest:
-    """Has a program that says nothing come to rest?"""
+class RestDetector:
+    """Tells whether a program that reports nothing has come to rest."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
@@ -53,21 +53,23 @@ class Rest:
         return now - self._since >= _QUIET or sum(seconds for _, seconds in states) >= _BUSY
 
 
-class Start:
-    """What this process has heard of a program that it has started."""
+class SpawnedProgram:
+    """One start of a daemon, and all that is known of it."""
 
-    def __init__(self, owner: Owner, plan: Plan, log: Log, *, shared: str | None) -> None:
-        """Prepare to start what is planned; with *shared*, the daemon is a parallel session's."""
+    def __init__(
+        self, owner: Owner, spec: SpawnSpec, log: DaemonLog, *, shared: str | None
+    ) -> None:
+        """Prepare a start; *shared* is the directory of a parallel session, see `rendezvous`."""
         self._owner = owner
-        self._plan = plan
+        self._spec = spec
         self._log = log
         self._shared = shared
-        self.starts = log.sizes()  # where its part of the log begins
+        self.offsets = log.sizes()  # where its part of the log begins
         self._said: dict[str, str] = {}
         self._statuses = ""
-        self._rest = Rest()
+        self._rest = RestDetector()
         self._met: float | None = None
-        self._kept = Kept()
+        self._keeper = KeeperChannel()
         self._listener = Listener()
 
     def begin(self) -> None:
@@ -76,54 +78,54 @@ class Start:
         Raises:
             SpawnError: it cannot be started.
         """
-        kept = self._kept
+        channel = self._keeper
         mark = self._owner.new_mark()
-        env = {**self._plan.env, "NOTIFY_SOCKET": self._listener.address, SPAWNED: mark}
+        env = {**self._spec.env, "NOTIFY_SOCKET": self._listener.address, SPAWNED: mark}
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         log = os.open(self._log.captured, flags, 0o644)
         try:
-            if self._plan.function is None:
+            if self._spec.function is None:
                 self._start_program(env, mark, log)
             else:
                 self._start_function(env, mark, log)
         finally:
             os.close(log)
-        kept.wait_started()
-        if kept.started is None:
-            number = kept.failed or 0
+        channel.wait_started()
+        if channel.started is None:
+            number = channel.failed or 0
             said = f"{os.strerror(number)} [{errorcode.get(number, number)}]"
-            reason = kept.broken or (said if number else "its keeper has been killed")
-            raise SpawnError(command=str(self._plan), pid=None, reason=reason)
+            reason = channel.broken or (said if number else "its keeper has been killed")
+            raise SpawnError(command=str(self._spec), pid=None, reason=reason)
 
     def _start_program(self, env: dict[str, str], mark: str, log: int) -> None:
         sentinel = self._owner.sentinel
-        sentinel.shares |= self._shared is not None
-        with self._kept.theirs as theirs:
+        sentinel.has_shared |= self._shared is not None
+        with self._keeper.theirs as theirs:
             sentinel.call_keeper(theirs, log)
-        self._kept.tell(
-            argv=self._plan.argv, env=env, cwd=self._plan.cwd, mark=mark, shared=self._shared
+        self._keeper.send(
+            argv=self._spec.argv, env=env, cwd=self._spec.cwd, mark=mark, shared=self._shared
         )
 
     def _start_function(self, env: dict[str, str], mark: str, log: int) -> None:
         owners = self._owner.pids
-        with self._kept.theirs as theirs:
-            child = function.fork_keeper(theirs, self._plan, env, mark=mark, log=log, owners=owners)
-        self._kept.child = child
+        with self._keeper.theirs as theirs:
+            child = function.fork_keeper(theirs, self._spec, env, mark=mark, log=log, owners=owners)
+        self._keeper.child = child
         self._owner.keepers.add(child)
 
     @property
     def code(self) -> int | None:
-        """How it ended: an exit status, or the negative number of a signal."""
-        self._kept.take_in(0)
-        return self._kept.code
+        """Its exit status, or the negative number of the signal that ended it."""
+        self._keeper.receive(0)
+        return self._keeper.code
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing of it is left."""
-        return self._kept.left is not None
+        """Whether it and its descendants have ended."""
+        return self._keeper.left is not None
 
     def wait_ready(self, condition: Condition | None, timeout: float) -> None:
-        """Wait until *condition* is met; None: until the program says so, or lives.
+        """Wait until *condition* is met; None: until the program reports it, or lives.
 
         Raises:
             SpawnError: it has ended, or *timeout* seconds have passed.
@@ -144,31 +146,31 @@ class Start:
         self._await(self._moment(at), timeout)
 
     def wait_end(self) -> None:
-        """Wait until the daemon's end has been told; its process has ended."""
-        self._kept.wait_ended()
+        """Wait until the end of the daemon, whose process has ended, has been reported."""
+        self._keeper.wait_ended()
 
     def settle(self) -> int:
-        """Have the daemon's number for good, and return it."""
-        pid = self._kept.main or self._kept.started or 0
+        """Return the pid of the daemon, which does not change any more."""
+        pid = self._keeper.main or self._keeper.started or 0
         told = self._said.get("MAINPID", "")
-        if told.isdigit() and int(told) in _proc.descendants(self._kept.keeper):
+        if told.isdigit() and int(told) in _proc.descendants(self._keeper.keeper_pid):
             pid = int(told)
-        return self._kept.settle(pid)
+        return self._keeper.settle(pid)
 
     def is_detaching(self) -> bool:
-        """Tell whether a launcher is still at work, so that the daemon's number is not known."""
+        """Tell whether a launcher is still at work, so that the pid of the daemon is not known."""
         return self._launcher() is not None
 
     def end(self, timeout: float) -> list[int]:
-        """End the daemon and all that came of it; return what cannot be ended."""
+        """End the daemon and its descendants; return the pids of those that do not end."""
         try:
-            return [] if self.is_over else self._kept.end(timeout)
+            return [] if self.is_over else self._keeper.end(timeout)
         finally:
             self._listener.close()
 
     def release(self) -> None:
-        """Leave it to the others that share it."""
-        self._kept.close()
+        """Leave it to the other workers that share it."""
+        self._keeper.close()
         self._listener.close()
 
     # What a condition may look at, see `_readiness.View`.
@@ -176,73 +178,74 @@ class Start:
     @property
     def has_said_ready(self) -> bool:
         """Whether it has said READY, or its launcher has ended with 0."""
-        return self._said.get("READY") == "1" or self._kept.main != self._kept.started
+        return self._said.get("READY") == "1" or self._keeper.main != self._keeper.started
 
     @property
     def cwd(self) -> str:
         """Where it was started."""
-        return self._plan.cwd
+        return self._spec.cwd
 
     def read_log(self) -> str:
         """Return what it has written since this start."""
-        return self._log.read(self.starts)
+        return self._log.read(self.offsets)
 
     def _await(self, missing: Callable[[], str | None], timeout: float) -> None:
         """Wait until nothing is *missing*."""
-        kept, listener = self._kept, self._listener
+        channel, listener = self._keeper, self._listener
         deadline = time.monotonic() + timeout
         tick, longest = _TICKS
         while True:
-            kept.take_in(0)
+            channel.receive(0)
             for key, value in listener.receive():
                 self._said[key] = value
                 self._statuses += f"{value}\n" if key == "STATUS" else ""
             what = missing()
-            kept.take_in(0)
-            if kept.has_ended:
-                raise self._failure(what or "", code=kept.code)
+            channel.receive(0)
+            if channel.has_ended:
+                raise self._failure(what or "", code=channel.code)
             if what is None:
                 return
             if time.monotonic() >= deadline:
                 raise self._failure(what, timeout=timeout)
-            _process.poll(kept.fileno(), listener.fileno(), timeout=tick)
+            _process.poll(channel.fileno(), listener.fileno(), timeout=tick)
             tick = min(tick * 1.2, longest)
 
     def _silence(self) -> str | None:
         """Return what is missing where nobody has said what ready means."""
-        kept = self._kept
+        channel = self._keeper
         if self._said.get("READY") == "1":
             return None
         if self._is_launcher():
             return None if self.has_said_ready else "its launcher has not said that it is ready"
         if self._said:
             return "it speaks sd_notify and has not said READY=1"
-        lives = kept.main is not None and not kept.has_ended and self._rest.reached(kept.main)
-        return None if lives else "it has not come to rest"
+        if channel.main is None or channel.has_ended:
+            return "it has ended"
+        return None if self._rest.reached(channel.main) else "it has not come to rest"
 
     def _launcher(self) -> str | None:
         """Wait for the end of a launcher, whose number is not the daemon's."""
-        kept = self._kept
-        if kept.main is None or kept.has_ended:
+        channel = self._keeper
+        if channel.main is None or channel.has_ended:
             return None
         if self._is_launcher():
-            return None if kept.main != kept.started else "its launcher has not ended"
-        if not _proc.exists(kept.main):
+            return None if channel.main != channel.started else "its launcher has not ended"
+        if not _proc.exists(channel.main):
             return "its launcher has ended"  # and the keeper is about to say what follows
-        if kept.main == kept.started:
+        if channel.main == channel.started:
             # One in a session of its own may be the daemon, or about to start it.
-            family = _proc.descendants(kept.keeper)
-            detaching = any(_proc.session(pid) not in {kept.main, None} for pid in family)
+            family = _proc.descendants(channel.keeper_pid)
+            detaching = any(_proc.session(pid) not in {channel.main, None} for pid in family)
         else:
             # The one in the middle of a double fork, perhaps; it is about to end.
-            detaching = not self._rest.reached(kept.main)
+            detaching = not self._rest.reached(channel.main)
         self._met = time.monotonic() if self._met is None else self._met
         waited = time.monotonic() - self._met
         return "its launcher has not ended" if detaching and waited < _LAUNCHER else None
 
     def _is_launcher(self) -> bool:
         """Tell whether it has said that it is a launcher of ours, see `_launcher.detach`."""
-        return self._said.get("X_REBORN_LAUNCHER") == str(self._kept.started)
+        return self._said.get("X_REBORN_LAUNCHER") == str(self._keeper.started)
 
     def _moment(self, at: str | float | Callable[[], object]) -> Callable[[], str | None]:
         """Return what says whether the moment *at* has come."""
@@ -260,12 +263,12 @@ class Start:
         self, missing: str, *, code: int | None = None, timeout: float = 0.0
     ) -> SpawnError:
         return SpawnError(
-            command=str(self._plan),
-            pid=self._kept.main or self._kept.started,
+            command=str(self._spec),
+            pid=self._keeper.main or self._keeper.started,
             missing=missing,
             status=code if code is not None and code >= 0 else None,
             signal=-code if code is not None and code < 0 else None,
-            reason=self._kept.broken,
+            reason=self._keeper.broken,
             timeout=timeout,
-            output=self._log.last_lines(self.starts),
+            output=self._log.last_lines(self.offsets),
         )

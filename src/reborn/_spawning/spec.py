@@ -1,0 +1,108 @@
+"""The specification of a daemon: everything that a call of `spawn_daemon` says about it.
+
+The options of a call stand here and nowhere else. What is wrong with them is refused here, before
+anything is started.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+from reborn import _readiness
+
+__tracebackhide__ = True  # pytest shows its users their own lines
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import TypedDict
+
+    from reborn._context import DaemonContext
+
+    SpawnCommand = Sequence[str | os.PathLike[str]] | Callable[[], object]
+
+    class SpawnOptions(TypedDict, total=False):
+        """The options of a call, see `SpawnDaemon.__call__`."""
+
+        ready: str | Callable[[], object] | None
+        timeout: float
+        env: Mapping[str, str] | None
+        cwd: str | os.PathLike[str] | None
+        name: str | None
+        log: str | os.PathLike[str] | None
+        context: DaemonContext | None
+
+
+class SpawnSpec:
+    """A program or a function, how to start it, and when it is ready."""
+
+    def __init__(
+        self,
+        command: SpawnCommand,
+        *,
+        ready: str | Callable[[], object] | None = None,
+        timeout: float = 30.0,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        name: str | None = None,
+        log: str | os.PathLike[str] | None = None,
+        context: DaemonContext | None = None,
+    ) -> None:
+        """Check the arguments of a call.
+
+        Raises:
+            TypeError, ValueError: nothing can be started like that.
+        """
+        self.function: Callable[[], object] | None = None
+        self.argv: list[str] = []
+        if callable(command):
+            self.function = command
+        else:
+            self.argv = _words(command)
+        self.context = context
+        if context is not None:
+            _refuse_context(command, context)
+        self.condition = None if ready is None else _readiness.parse(ready)
+        self.timeout = timeout
+        self.env: dict[str, str] = dict(os.environ if env is None else env)
+        if env is None:
+            self.env.setdefault("PYTHONUNBUFFERED", "1")  # or its log would stay empty for long
+        self.cwd: str = os.path.abspath(os.getcwd() if cwd is None else cwd)
+        self.name: str = self._default_name() if name is None else name
+        own = log if context is None or log is not None else context.log_file
+        self.log: str | None = None if own is None else os.path.join(self.cwd, own)
+
+    def __str__(self) -> str:
+        return self._default_name() if self.function is not None else shlex.join(self.argv)
+
+    def _default_name(self) -> str:
+        if self.function is not None:
+            return getattr(self.function, "__name__", "function")
+        program = os.path.basename(self.argv[0])
+        if not program.startswith("python"):
+            return program
+        # A script or a module says more than the interpreter; the text of -c says too much.
+        rest = [word for word in self.argv[1:] if word == "-c" or not word.startswith("-")]
+        script = rest[0] if rest and rest[0] != "-c" else program
+        return os.path.basename(script).removesuffix(".py")
+
+
+def _words(command: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return the words of *command*."""
+    if isinstance(command, str | bytes):
+        words = command.split()
+        raise TypeError(f"command is {command!r}, and must be a list of words, as in {words!r}")
+    if not command:
+        raise ValueError("command is empty, and there is nothing to start")
+    return [os.fspath(word) for word in command]
+
+
+def _refuse_context(command: SpawnCommand, context: DaemonContext) -> None:
+    if not callable(command):
+        raise TypeError(f"command is {command!r}, and a context needs a function")
+    if context.strategy != "fork":
+        raise ValueError(
+            "strategy is 'reexec', which would start the tests again; "
+            "use 'fork', or put the function into a program"
+        )
