@@ -52,8 +52,8 @@ INSIDE = {
     "_export": ("service", "directories", "files", "systemd", "containers"),
     "pep3143": ("_lockfile", "pidfile", "_raised", "daemon"),
     "_spawning": (
-        *("ends", "ports", "log", "plan", "keeper", "sentinel", "channel", "owner", "function"),
-        *("start", "daemon", "spawner", "meeting", "sharing", "leaks"),
+        *("lifelines", "ports", "log", "spec", "keeper", "sentinel", "function", "channel"),
+        *("rendezvous", "owner", "start", "daemon", "spawner", "sharing", "leaks"),
     ),
 }
 # Where a module is tested, by promise, beside the file of its name in tests/unit.
@@ -103,10 +103,10 @@ TESTED = {
     "pep3143._raised": "pep3143/raised",
     "pep3143.daemon": "pep3143/differential pep3143/start pep3143/programs",
     "pep3143": "pep3143/surface",
-    "_spawning.ends": "plugin/escapes",
+    "_spawning.lifelines": "plugin/escapes",
     "_spawning.ports": "plugin/spawning",
     "_spawning.log": "plugin/spawning plugin/reports",
-    "_spawning.plan": "plugin/spawning",
+    "_spawning.spec": "plugin/spawning",
     "_spawning.keeper": "plugin/escapes plugin/session",
     "_spawning.sentinel": "plugin/escapes plugin/session",
     "_spawning.channel": "plugin/escapes plugin/session",
@@ -115,7 +115,7 @@ TESTED = {
     "_spawning.start": "plugin/spawning",
     "_spawning.daemon": "plugin/spawning",
     "_spawning.spawner": "plugin/spawning",
-    "_spawning.meeting": "plugin/sharing",
+    "_spawning.rendezvous": "plugin/sharing",
     "_spawning.sharing": "plugin/sharing",
     "_spawning.leaks": "plugin/leaks",
     "_spawning": "plugin/comparison",

@@ -31,7 +31,6 @@ def road(drawn):
 # What is still wrong. It may only get shorter.
 BACKWARDS = {
     ("_inherited", "_reexec"),
-    ("_spawning.owner", "_spawning.daemon"),
     ("_steps", "_detach"),
 }
 NOT_UNIQUE = {"Watch", "Start", "Supervisor", "Plan", "Log"}

@@ -82,8 +82,8 @@ def test_http_needs_a_success(status, said):
 
 
 def test_http_needs_an_answer():
-    held = ports.Ports()
-    port = held.take("127.0.0.1")
+    held = ports.ReservedPorts()
+    port = held.reserve("127.0.0.1")
     url = f"http://127.0.0.1:{port}/"
     assert missing(url) == f"nothing answers at {url}: Connection refused"
     held.close()
@@ -157,8 +157,8 @@ def test_listener_hears_what_notifiers_say(monkeypatch, platform):
 
 
 def test_held_port_is_refused_to_others_and_free_again_later():
-    held = ports.Ports()
-    port = held.take("127.0.0.1")
+    held = ports.ReservedPorts()
+    port = held.reserve("127.0.0.1")
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", port))
     with socket.create_server(("127.0.0.1", port)):  # sets SO_REUSEADDR
@@ -171,8 +171,8 @@ def test_held_port_is_refused_to_others_and_free_again_later():
 def test_port_in_time_wait_can_be_listened_to(monkeypatch):
     """The way of systems where a held port could not."""
     monkeypatch.setattr(ports.sys, "platform", "freebsd")
-    held = ports.Ports()
-    port = held.take("127.0.0.1")
+    held = ports.ReservedPorts()
+    port = held.reserve("127.0.0.1")
     with socket.create_server(("127.0.0.1", port)):
         pass
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
