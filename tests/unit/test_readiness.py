@@ -100,11 +100,6 @@ def test_file_has_to_exist(tmp_path):
     assert missing("file:up", cwd=tmp_path) is None
 
 
-def test_exec_has_to_succeed(tmp_path):
-    assert missing("exec:test -e up", cwd=tmp_path) == "'test -e up' ends with status 1"
-    assert missing("exec:true && true", cwd=tmp_path) is None
-
-
 def test_notify_needs_its_word():
     assert missing("notify") == "it has not said READY=1"
     assert missing("notify", said=True) is None
