@@ -170,8 +170,10 @@ def show_code(*event: Any) -> None:  # noqa: ANN401 - what autodoc passes
 
 def hide_making(*event: Any) -> tuple[str, str] | None:  # noqa: ANN401 - what autodoc passes
     """Leave out how an object is made that only reborn makes."""
+    kind: str = event[1]
     name: str = event[2]
-    return ("", "") if name.rpartition(".")[2] in HANDED_OUT else None
+    ours = kind == "exception" or name.rpartition(".")[2] in HANDED_OUT
+    return ("", "") if ours else None
 
 
 def public_names() -> Iterator[str]:

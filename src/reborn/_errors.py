@@ -8,19 +8,51 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
-    from typing import Any, ClassVar, Self
+    from typing import Any, ClassVar, Self, dataclass_transform
+else:
+
+    def dataclass_transform(**_: object) -> object:  # for type checkers; typing is 9 ms
+        return lambda kind: kind
+
 
 # How a failing system call comes out of Python: as itself, of an allocation, or of a late import.
 _REFUSALS = (OSError, MemoryError, ImportError)
 
 
+@dataclass_transform(kw_only_default=True)
 class RebornError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package.
+
+    The annotations of an error's class are its attributes and the keywords that make it.
+    """
 
     __module__ = "reborn.exceptions"
 
     fields: "ClassVar[tuple[str, ...]]" = ()
+    # The annotated ones with their defaults; without one, with `...`.
+    _keywords: "ClassVar[Mapping[str, object]]" = {}  # noqa: RUF012 - the rule reads no quotes
+
+    def __init_subclass__(cls) -> None:
+        own = {name: vars(cls).get(name, ...) for name in cls.__annotations__ if name != "fields"}
+        cls._keywords = {**cls._keywords, **own}
+        if "fields" not in vars(cls):
+            cls.fields = tuple(cls._keywords)
+
+    def __init__(self, *args: object, **data: object) -> None:
+        """Take the attributes by name; those that have a default may be left out."""
+        super().__init__(*args)
+        data = {**self._keywords, **data}
+        if data.keys() != self._keywords.keys() or ... in data.values():
+            message = f"{type(self).__name__} takes {self.fields}, each as a keyword"
+            raise TypeError(message)
+        for name, value in data.items():
+            setattr(self, name, value)
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Complete an error that is more than its attributes."""
 
     def as_data(self) -> "dict[str, Any]":
         """Return the attributes that make this error, fit for JSON."""
@@ -52,14 +84,14 @@ class StepError(StartError, OSError):
 
     __module__ = "reborn.exceptions"
 
-    fields: "ClassVar[tuple[str, ...]]" = ("action", "step", "role", "errno", "strerror")
+    action: str
+    step: str
+    role: str
+    errno: int | None
+    strerror: str | None
 
-    def __init__(self, *, action: str, step: str, role: str, errno: int, strerror: str) -> None:
-        """Say that *action* could not be done."""
-        OSError.__init__(self, errno, strerror)
-        self.action = action
-        self.step = step
-        self.role = role
+    def __post_init__(self) -> None:
+        OSError.__init__(self, self.errno, self.strerror)
 
     def __str__(self) -> str:
         from errno import errorcode  # late: it is always there, but its table takes 0.5 %

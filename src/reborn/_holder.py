@@ -42,7 +42,7 @@ class LockHolder:
             reason = "is reached through a link that others could have put there"
         if reason is None:
             return
-        from reborn.exceptions import signal_name
+        from reborn._signals import signal_name
 
         name = signal_name(number).removeprefix("SIG").removeprefix("signal ")
         command = f"kill -{name} {self.pid}"

@@ -25,7 +25,8 @@ from contextlib import contextmanager
 from types import MappingProxyType
 
 from reborn import _process, _signals
-from reborn.exceptions import NotRunningError, signal_name
+from reborn._signals import signal_name
+from reborn.exceptions import NotRunningError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 A daemon must not depend on what the shell or the terminal ignored or blocked. What the program
 itself has arranged before `reborn()` is the program's business and stays; the two are told apart
-by what was already ignored when `reborn` was imported (`_origin`).
+by what was already ignored when `reborn` was imported (`_inherited`).
 
 The C module behind `signal` is used, since the enums of `signal` cost a bare program 1 ms.
 """
@@ -68,3 +68,20 @@ def let_wait() -> "dict[int, Any]":
         return {}
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     return {_signal.SIGCHLD: handler}
+
+
+def how_ended(*, status: int | None, signal: int | None) -> str:
+    """Return how a process ended, as messages put it; both are None where it is not known."""
+    if signal is not None:
+        return f"was killed by {signal_name(signal)}"
+    return "ended" if status is None else f"exited with status {status}"
+
+
+def signal_name(number: int) -> str:
+    """Return SIGTERM for 15."""
+    from signal import Signals  # late: its enums cost a bare program 1 ms
+
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -26,10 +26,6 @@ values of these attributes, in JSON, and is the same error on both sides.
 # Apart, since a start needs no others as long as nothing goes wrong.
 from reborn._errors import RebornError, StartError, StepError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import ClassVar
-
 __all__ = [
     "EarlyExitError",
     "ForkUnsafeError",
@@ -53,13 +49,8 @@ __all__ = [
 class PidFileLockedError(StartError):
     """Another process holds the pid file; `pid` is None where it is not known for certain."""
 
-    fields: "ClassVar[tuple[str, ...]]" = ("path", "pid")
-
-    def __init__(self, *, path: str, pid: int | None) -> None:
-        """Say that *path* is locked by process *pid*."""
-        super().__init__()
-        self.path = path
-        self.pid = pid
+    path: str
+    pid: int | None
 
     def __str__(self) -> str:
         holder = "another process" if self.pid is None else f"process {self.pid}"
@@ -76,24 +67,11 @@ class UnsafeFileError(StartError):
     root did not signal on the word of that pid file; None where the file itself was refused.
     """
 
-    fields: "ClassVar[tuple[str, ...]]" = ("kind", "path", "reason", "remedy", "pid")
-
-    def __init__(
-        self,
-        *,
-        kind: str,
-        path: str,
-        reason: str,
-        remedy: str = "remove it or choose another path",
-        pid: int | None = None,
-    ) -> None:
-        """Say why *path* is refused."""
-        super().__init__()
-        self.kind = kind
-        self.path = path
-        self.reason = reason
-        self.remedy = remedy
-        self.pid = pid
+    kind: str
+    path: str
+    reason: str
+    remedy: str = "remove it or choose another path"
+    pid: int | None = None
 
     def __str__(self) -> str:
         file = f"{self.kind} {self.path!r}"
@@ -105,15 +83,8 @@ class UnsafeFileError(StartError):
 class ForkUnsafeError(StartError):
     """A fork would copy something that only works in one process, such as an event loop."""
 
-    fields: "ClassVar[tuple[str, ...]]" = ("reason", "remedy")
-
-    def __init__(
-        self, *, reason: str, remedy: str = "call reborn() earlier or use strategy='reexec'"
-    ) -> None:
-        """Say what stands in the way."""
-        super().__init__()
-        self.reason = reason
-        self.remedy = remedy
+    reason: str
+    remedy: str = "call reborn() earlier or use strategy='reexec'"
 
     def __str__(self) -> str:
         return f"cannot fork {self.reason}; {self.remedy}"
@@ -122,13 +93,8 @@ class ForkUnsafeError(StartError):
 class RelaunchError(StartError):
     """The program cannot be started a second time the way it was started."""
 
-    fields: "ClassVar[tuple[str, ...]]" = ("reason", "remedy")
-
-    def __init__(self, *, reason: str, remedy: str = "use strategy='fork'") -> None:
-        """Say what cannot be repeated."""
-        super().__init__()
-        self.reason = reason
-        self.remedy = remedy
+    reason: str
+    remedy: str = "use strategy='fork'"
 
     def __str__(self) -> str:
         return f"cannot start the program again: {self.reason}; {self.remedy}"
@@ -137,13 +103,8 @@ class RelaunchError(StartError):
 class NotReadyError(StartError, TimeoutError):
     """The daemon was not ready within `timeout` seconds; `pid` is None if it was never known."""
 
-    fields: "ClassVar[tuple[str, ...]]" = ("pid", "timeout")
-
-    def __init__(self, *, pid: int | None, timeout: float) -> None:
-        """Say that the daemon took too long."""
-        TimeoutError.__init__(self)
-        self.pid = pid
-        self.timeout = timeout
+    pid: int | None
+    timeout: float
 
     def __str__(self) -> str:
         return (
@@ -159,19 +120,14 @@ class EarlyExitError(StartError):
     both are None where nobody could find out. `output` holds the last lines it wrote to stderr.
     """
 
-    fields: "ClassVar[tuple[str, ...]]" = ("pid", "status", "signal", "output")
-
-    def __init__(
-        self, *, pid: int | None, status: int | None, signal: int | None, output: str = ""
-    ) -> None:
-        """Say how the daemon ended."""
-        super().__init__()
-        self.pid = pid
-        self.status = status
-        self.signal = signal
-        self.output = output
+    pid: int | None
+    status: int | None
+    signal: int | None
+    output: str = ""
 
     def __str__(self) -> str:
+        from reborn._signals import how_ended  # late, since most errors need no signal's name
+
         lines = self.output.splitlines()
         last = next((line for line in reversed(lines) if line.strip()), None)
         hint = "; it wrote nothing to stderr" if last is None else f"; its last line was {last!r}"
@@ -186,17 +142,14 @@ class ProgramError(StartError):
     traceback as text. The traceback is also a note of this error, so Python shows it.
     """
 
-    fields: "ClassVar[tuple[str, ...]]" = ("pid", "exception", "message", "traceback")
+    pid: int | None
+    exception: str
+    message: str
+    traceback: str
 
-    def __init__(self, *, pid: int | None, exception: str, message: str, traceback: str) -> None:
-        """Say what the daemon raised."""
-        super().__init__()
-        self.pid = pid
-        self.exception = exception
-        self.message = message
-        self.traceback = traceback
-        if traceback:
-            self.add_note(f"In the daemon:\n{traceback.rstrip()}")
+    def __post_init__(self) -> None:
+        if self.traceback:
+            self.add_note(f"In the daemon:\n{self.traceback.rstrip()}")
 
     def __str__(self) -> str:
         first = next((line for line in self.message.splitlines() if line.strip()), "")
@@ -213,43 +166,22 @@ class SpawnError(StartError):
     which is also a note of this error, so Python shows it.
     """
 
-    fields: "ClassVar[tuple[str, ...]]" = (
-        "command",
-        "pid",
-        "missing",
-        "status",
-        "signal",
-        "reason",
-        "timeout",
-        "output",
-    )
+    command: str
+    pid: int | None
+    missing: str = ""
+    status: int | None = None
+    signal: int | None = None
+    reason: str = ""
+    timeout: float = 0.0
+    output: str = ""
 
-    def __init__(
-        self,
-        *,
-        command: str,
-        pid: int | None,
-        missing: str = "",
-        status: int | None = None,
-        signal: int | None = None,
-        reason: str = "",
-        timeout: float = 0.0,
-        output: str = "",
-    ) -> None:
-        """Say what *command* lacked."""
-        super().__init__()
-        self.command = command
-        self.pid = pid
-        self.missing = missing
-        self.status = status
-        self.signal = signal
-        self.reason = reason
-        self.timeout = timeout
-        self.output = output
-        if output.strip():
-            self.add_note(f"The end of its log:\n{output.rstrip()}")
+    def __post_init__(self) -> None:
+        if self.output.strip():
+            self.add_note(f"The end of its log:\n{self.output.rstrip()}")
 
     def __str__(self) -> str:
+        from reborn._signals import how_ended
+
         if self.reason:
             return f"cannot start {self.command!r}: {self.reason}"
         name = f"{daemon_named(self.pid)} ({self.command})"
@@ -263,12 +195,7 @@ class SpawnError(StartError):
 class NotSupportedError(StartError):
     """This system cannot make daemons."""
 
-    fields: "ClassVar[tuple[str, ...]]" = ("platform",)
-
-    def __init__(self, *, platform: str) -> None:
-        """Say which system that is."""
-        super().__init__()
-        self.platform = platform
+    platform: str
 
     def __str__(self) -> str:
         return (
@@ -280,12 +207,7 @@ class NotSupportedError(StartError):
 class NotRunningError(RebornError):
     """There is no daemon to send a command to: nobody holds the pid file `pidfile`."""
 
-    fields: "ClassVar[tuple[str, ...]]" = ("pidfile",)
-
-    def __init__(self, *, pidfile: str) -> None:
-        """Say that nobody holds *pidfile*."""
-        super().__init__()
-        self.pidfile = pidfile
+    pidfile: str
 
     def __str__(self) -> str:
         return f"no daemon holds pid file {self.pidfile!r}; start it first"
@@ -294,13 +216,8 @@ class NotRunningError(RebornError):
 class InvalidPidFileError(RebornError, ValueError):
     """The text of a pid file is no process id; `text` is how it begins."""
 
-    fields: "ClassVar[tuple[str, ...]]" = ("path", "text")
-
-    def __init__(self, *, path: str, text: str) -> None:
-        """Say what *path* holds instead."""
-        super().__init__()
-        self.path = path
-        self.text = text
+    path: str
+    text: str
 
     def __str__(self) -> str:
         return (
@@ -312,14 +229,9 @@ class InvalidPidFileError(RebornError, ValueError):
 class StopTimeoutError(RebornError, TimeoutError):
     """The daemon, a descendant of it, or its lock is still there after stop(); `pid` is its pid."""
 
-    fields: "ClassVar[tuple[str, ...]]" = ("pid", "timeout", "remains")
-
-    def __init__(self, *, pid: int, timeout: float, remains: str) -> None:
-        """Say what is left."""
-        TimeoutError.__init__(self)
-        self.pid = pid
-        self.timeout = timeout
-        self.remains = remains
+    pid: int
+    timeout: float
+    remains: str
 
     def __str__(self) -> str:
         return (
@@ -335,20 +247,3 @@ class ForkWithThreadsWarning(RuntimeWarning):
 def daemon_named(pid: int | None) -> str:
     """Return how messages call a daemon whose pid may be unknown."""
     return "the daemon" if pid is None else f"daemon {pid}"
-
-
-def how_ended(*, status: int | None, signal: int | None) -> str:
-    """Return how messages tell of the end of a process; both are None where it is not known."""
-    if signal is not None:
-        return f"was killed by {signal_name(signal)}"
-    return "ended" if status is None else f"exited with status {status}"
-
-
-def signal_name(number: int) -> str:
-    """Return SIGTERM for 15."""
-    from signal import Signals  # late: its enums cost a bare program 1 ms
-
-    try:
-        return Signals(number).name
-    except ValueError:
-        return f"signal {number}"

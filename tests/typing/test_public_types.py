@@ -188,6 +188,13 @@ def pid_file(pidfile: PidFile) -> None:
         assert_type(entered, PidFile)
 
 
+def errors_are_made_of_keywords() -> None:
+    PidFileLockedError(path="app.pid", pid=None)
+    PidFileLockedError(path="app.pid")  # type: ignore[call-arg]
+    PidFileLockedError("app.pid", 1)  # type: ignore[call-arg]
+    assert_type(UnsafeFileError(kind="log file", path="a", reason="b").remedy, str)
+
+
 def supervisor(supervisor: Supervisor) -> None:
     """Ask who runs us."""
     assert_type(supervisor.name, str)

@@ -229,6 +229,33 @@ def test_error_after_the_start_is_no_start_error(kind):
     assert not issubclass(kind, exceptions.StartError)
 
 
+@pytest.mark.parametrize("error", [error for error, _ in MESSAGES.values()], ids=MESSAGES.keys())
+def test_error_takes_its_attributes_and_no_others(error):
+    data = error.as_data()
+    first, *_ = data
+    less = {name: value for name, value in data.items() if name != first}
+    for wrong in (less, {**data, "other": 1}):
+        with pytest.raises(TypeError, match=f"{type(error).__name__} takes"):
+            type(error)(**wrong)
+
+
+def test_error_with_a_constructor_of_its_own_is_an_error_like_any_other():
+    class OwnError(exceptions.StartError):
+        fields = ("value",)
+
+        def __init__(self, *, value):
+            super().__init__("own text")
+            self.value = value
+
+    class DerivedError(exceptions.ForkUnsafeError):
+        depth: int = 0
+
+    own = copy.copy(OwnError(value=7))
+    assert (own.as_data(), str(OwnError(value=7))) == ({"value": 7}, "own text")
+    derived = copy.copy(DerivedError(reason="x", depth=3))
+    assert derived.as_data() == {"reason": "x", "remedy": derived.remedy, "depth": 3}
+
+
 def test_step_error_has_errno_and_the_systems_own_text():
     error = exceptions.StepError.from_error(
         OSError(errno.ENOENT, "a library's text"), action="open it", step="log", role="launcher"

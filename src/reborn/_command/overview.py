@@ -133,7 +133,7 @@ class Overview:
         return "killed; nobody starts it again" if left else None
 
     def _last_exit(self) -> str | None:
-        from reborn.exceptions import signal_name
+        from reborn._signals import signal_name
 
         code = self._reported("code")
         if not isinstance(code, int):

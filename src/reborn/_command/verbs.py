@@ -182,7 +182,7 @@ class NamedDaemon(DaemonVerbs):
         daemon = found.daemon
         if daemon is None:
             return self._not_running(found, NOT_RUNNING)
-        from reborn.exceptions import signal_name
+        from reborn._signals import signal_name
 
         name = signal_name(number)
         try:

@@ -47,9 +47,10 @@ import time
 from reborn import _proc, _signals
 from reborn._sd_notify import Listener
 from reborn._serving import SignalServer
+from reborn._signals import how_ended, signal_name
 from reborn._supervisor.policy import Row
 from reborn._supervisor.run import Expectation, Life
-from reborn.exceptions import RebornError, SpawnError, how_ended, signal_name
+from reborn.exceptions import RebornError, SpawnError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

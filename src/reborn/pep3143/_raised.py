@@ -27,19 +27,13 @@ class RaisedError(StartError):
     `reborn.ProgramError`.
     """
 
-    fields = ("pid", "exception", "message", "traceback", "module", "arguments", "attributes")
-
+    pid: int
     exception: str
     message: str
     traceback: str
     module: str
     arguments: list[Any]
     attributes: dict[str, Any]
-
-    def __init__(self, **data: Any) -> None:
-        """Say what the daemon raised."""
-        super().__init__()
-        vars(self).update(data)
 
     @classmethod
     def of(cls, error: BaseException) -> Self:
