@@ -257,7 +257,11 @@ class DaemonContext(_options.Options):
         plan, _ = self._opened("reopen_log")
         from reborn import _log
 
-        _log.reopen_log(plan)
+        if plan.log_file is None:
+            message = "there is no log_file to reopen"
+            raise ValueError(message)
+        own = [fd is not None for fd in plan.streams[1:]]
+        _log.reopen(plan.log_file, mode=plan.log_file_mode, root=plan.chroot_directory, own=own)
 
     def open(self) -> None:
         """Become a daemon, as PEP 3143 has it: the launcher leaves here.

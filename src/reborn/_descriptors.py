@@ -19,8 +19,8 @@ _PLACEHOLDERS = 4096
 
 
 def fill_standard() -> list[int]:
-    """Open the null device on each of 0, 1, 2 that is closed; return which."""
-    # One after the other: open(2) takes the lowest free number.
+    """Open the null device on each of 0, 1, 2 that is closed; return their numbers."""
+    # In ascending order, since open(2) takes the lowest free number.
     return [os.open(os.devnull, os.O_RDWR) for fd in STANDARD if not is_open(fd)]
 
 
@@ -30,10 +30,10 @@ def open_null() -> int:
 
 
 def close(*fds: int | None) -> None:
-    """Close the *fds*; None is none.
+    """Close each descriptor; None is skipped.
 
-    What close(2) may complain of harms nobody: the descriptor is gone whatever it answers, and of
-    ours none has data left that is only written then.
+    Errors of close(2) are ignored: the descriptor is released in any case, and none of ours has
+    data that is only written at its close.
     """
     for fd in fds:
         try:
@@ -43,12 +43,12 @@ def close(*fds: int | None) -> None:
             pass
 
 
-def connect(sources: "Sequence[int | None]", *, unwritten: int | None = None) -> None:
+def redirect(sources: "Sequence[int | None]", *, unwritten: int | None = None) -> None:
     """Make 0, 1 and 2 copies of the *sources*; None leaves the stream as it is.
 
-    What Python has still buffered for the old stdout and stderr goes to *unwritten*, if given.
+    Text that Python still buffers for the old stdout and stderr goes to *unwritten*, if given.
     """
-    # First out of the way: a source may itself be one of 0, 1, 2.
+    # Copied first, because a source may itself be 0, 1 or 2.
     copies = [None if fd is None else duplicate(fd) for fd in sources]
     if unwritten is not None:
         for number in STANDARD[1:]:
@@ -61,21 +61,21 @@ def connect(sources: "Sequence[int | None]", *, unwritten: int | None = None) ->
 
 
 def flush() -> None:
-    """Write out what Python has buffered, so that it does not come out of two processes."""
+    """Write Python's buffers, so that their text is not written by two processes."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (AttributeError, OSError, ValueError):
-            continue  # None, broken or closed
+            continue  # None, closed, or without a reader
 
 
 def flush_each_line() -> None:
-    """Have Python write each line when it is printed: a log is read while the program runs."""
+    """Have Python write each line as it is printed, since logs are read while the program runs."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         except (AttributeError, OSError, ValueError):
-            continue  # None, not a text file, or closed
+            continue  # None, closed, or not a text file
 
 
 def duplicate(fd: int) -> int:

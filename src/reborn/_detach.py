@@ -224,7 +224,7 @@ def lead(channel: "Channel", start: "Callable[[], int]", watch: "Watch | None" =
     step, action, pid = "session", "start a session", -1
     try:
         # Where the launcher ignores it, nobody could wait for the daemon (waitpid(2)).
-        reaper = _signals.let_wait()
+        reaper = _signals.keep_child_status()
         os.setsid()
         step, action = "second fork", "start the daemon"
         pid = start()

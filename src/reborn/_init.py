@@ -40,7 +40,7 @@ def go_below() -> None:
         return
     _descriptors.flush()
     # Where SIGCHLD is ignored, nobody could wait for the program (waitpid(2)).
-    reaper = _signals.let_wait()
+    reaper = _signals.keep_child_status()
     pid, mask = _detach.fork_blocked()
     if pid:
         _serve(pid)

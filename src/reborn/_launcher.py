@@ -190,7 +190,7 @@ def open_log(plan: "Plan") -> tuple[int, bool] | None:
     with loading("launcher"):
         from reborn import _log
     with Step("log", f"open log file {plan.log_file!r}", role="launcher"):
-        return _log.open_log(plan.log_file, mode=plan.log_file_mode, owner=owner)
+        return _log.open_to_append(plan.log_file, mode=plan.log_file_mode, owner=owner)
 
 
 def _unnamed_file() -> int:

@@ -1,6 +1,17 @@
-"""The log: opened by the launcher, opened anew by the daemon once it was renamed, and read.
+"""The log: opened by the launcher, reopened by the daemon after it was renamed, and read.
 
-A log is opened as `_files` opens what a stranger may have prepared, and may be a link or a device.
+The rules:
+
+- It is opened for append, so that several writers and logrotate's copytruncate lose no line.
+- Like the pid file it is judged on the open descriptor (see `_files`). Unlike the pid file it may
+  be a device, and a symbolic link in a directory that nobody else can write: /dev/null and the
+  links of container images are good logs.
+- It is opened by the launcher, as the user who can open it, and given to the daemon's user, so that
+  the daemon can open it again. reopen() needs no privilege that the daemon has given up.
+
+Rejected: a thread or process that reads a pipe and writes the log. It would have to live as long as
+the daemon, and what is in the pipe is lost when it does not. reopen() replaces both streams by
+dup2(2), so that no writer in any thread ever finds them closed.
 """
 
 import os
@@ -11,23 +22,23 @@ from reborn._errors import StartError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from reborn._options import Plan
+    from collections.abc import Sequence
 
-# Opened by name these would fail for a socket, and close the launcher's own streams afterwards.
+# Opening these by name fails where they are sockets; a copy has to be made of them instead.
 _OWN_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 
 
-def open_log(
+def open_to_append(
     path: str, *, mode: int, owner: tuple[int | None, int | None] = (None, None)
 ) -> tuple[int, bool]:
-    """Open the log *path* for append, and tell whether this call made it.
+    """Open the log *path* for append; return its descriptor, and whether this call created it.
 
-    A new one is given to *owner*, a user and a group, so that the daemon can open it again. A link
-    is followed only where nobody else could have put it. `/dev/stdout` and `/dev/stderr`
-    are the caller's own streams, whatever they are connected to.
+    A new log is given to *owner*, a user and a group, so that the daemon can open it again. A link
+    is followed only where nobody else could have put it. `/dev/stdout` and `/dev/stderr` are the
+    caller's own streams, whatever they are connected to.
 
     Raises:
-        UnsafeFileError: it is a link, or a file that a stranger could have planted.
+        UnsafeFileError: it is a link or a file that another user could have planted.
         OSError: it cannot be opened.
     """
     if path in _OWN_STREAMS:
@@ -72,9 +83,10 @@ def open_log(
 
 
 def _check(fd: int, *, path: str, directory: int, owner: int | None) -> None:
-    """Refuse a planted log; a device such as /dev/null is as good as its directory.
+    """Raise `UnsafeFileError` if another user could have planted the log.
 
-    What is the user's that the daemon becomes was given to that user by the last start.
+    Devices such as /dev/null are accepted in a directory that nobody else can write. Files of user
+    *owner* are accepted, too: an earlier start gave the log to the user that the daemon becomes.
     """
     device = stat.S_ISCHR(os.fstat(fd).st_mode)
     if not (device and not _files.others_can_write(os.fstat(directory))):
@@ -82,41 +94,40 @@ def _check(fd: int, *, path: str, directory: int, owner: int | None) -> None:
 
 
 def _give(fd: int, uid: int | None, gid: int | None) -> None:
-    """Give the open file to a user and group, if we may; None leaves one alone."""
+    """Change owner and group of the open file where that is permitted; None leaves one alone."""
     if uid is gid is None:
         return
     try:
         os.fchown(fd, -1 if uid is None else uid, -1 if gid is None else gid)
     except PermissionError:
-        pass  # who may not give it away may not become that user either, and is told so later
+        pass  # nor may this process become that user: the step "privileges" reports it
 
 
-def reopen_log(plan: "Plan") -> None:
-    """Daemon: connect the streams that go to the log with what its path means by now.
+def reopen(path: str, *, mode: int, root: str | None, own: "Sequence[bool]") -> None:
+    """Daemon: open the log *path* again, and redirect stdout and stderr to it.
+
+    *own*: whether stdout, and stderr, go to a file of the program instead, and stay as they are.
+    *root* is the daemon's root directory, in which the path has to be.
 
     Raises:
-        ValueError: there is no log, or it is outside of the daemon's root.
+        ValueError: the log is outside of the root.
         UnsafeFileError, OSError: it cannot be opened.
     """
-    path, root = plan.log_file, plan.chroot_directory
-    if path is None:
-        message = "there is no log_file to reopen"
-        raise ValueError(message)
     if root is not None:
         if os.path.commonpath([root, path]) != os.path.normpath(root):
             message = f"log_file {path!r} is outside of the root {root!r}, and cannot be reopened"
             raise ValueError(message)
         path = os.path.join("/", os.path.relpath(path, root))
-    fd, _ = open_log(path, mode=plan.log_file_mode)
+    fd, _ = open_to_append(path, mode=mode)
     try:
         _descriptors.flush()  # into the old file, where the line began
-        _descriptors.connect((None, *(fd if own is None else None for own in plan.streams[1:])))
+        _descriptors.redirect((None, *(None if stays else fd for stays in own)))
     finally:
         _descriptors.close(fd)
 
 
 def open_to_read(path: str, log_fd: int) -> int | None:
-    """Open the log that *log_fd* appends to; None if it is no file that can be read."""
+    """Open the log that *log_fd* appends to; None if it is not a regular file or not readable."""
     if not os.path.isfile(path):
         return None
     try:
@@ -134,7 +145,7 @@ def remove_if_empty(path: str, log_fd: int) -> None:
     try:
         directory, name = _files.open_directory(path, kind="log file")
     except (OSError, StartError):
-        return  # gone, or not what it was
+        return  # removed or replaced since
     try:
         if os.fstat(log_fd).st_size == 0:
             _files.remove(name, log_fd, directory=directory)

@@ -93,7 +93,7 @@ def resolve(options: "Options") -> Plan:
         with loading():
             from reborn import _privileges
 
-        plan.identity = _privileges.resolve(options.uid, options.gid, initgroups=options.initgroups)
+        plan.identity = _privileges.look_up(options.uid, options.gid, initgroups=options.initgroups)
     plan.streams = [_stream(options, name) for name in ("stdin", "stdout", "stderr")]
     preserve = (_preserved(item) for item in options.files_preserve or () if item is not None)
     plan.preserve = [fd for fd in preserve if _descriptors.is_open(fd)]

@@ -1,8 +1,15 @@
-"""Resolve, then drop: user, group and supplementary groups.
+"""User, group and supplementary groups: looked up in the launcher, dropped to in the daemon.
 
-credentials(7) and Chen, Wagner and Dean, "Setuid Demystified" (2002): groups first and the user
-last, because each step needs the privilege that the last one gives up; real, effective and saved
-ids together; and then see that there is no way back.
+credentials(7) and Chen, Wagner and Dean, "Setuid Demystified" (2002). The rules:
+
+- Accounts are looked up before anything is forked, where a wrong name is an error at the terminal.
+- Supplementary groups first, then the group, the user last: changing the user gives up the
+  privilege that the other two need.
+- Real, effective and saved id change together, since each of the three is a way back.
+- Afterwards the ids are compared, and a user other than root must not be able to become root again.
+
+Rejected: seteuid(2), which keeps the saved id; keeping supplementary groups the way python-daemon
+does, because they are root's.
 """
 
 import os
@@ -10,7 +17,10 @@ from errno import EPERM
 
 
 class Identity:
-    """The user and group a daemon is to have; None leaves one alone."""
+    """The user and group that the daemon becomes; None leaves one unchanged.
+
+    *groups_of*: the user whose supplementary groups it takes; None: it has no group but *gid*.
+    """
 
     __slots__ = ("gid", "groups_of", "uid")
 
@@ -26,11 +36,11 @@ class Identity:
         )
 
 
-def resolve(uid: int | str | None, gid: int | str | None, *, initgroups: bool) -> Identity | None:
-    """Look up the accounts; None where nothing is to change.
+def look_up(uid: int | str | None, gid: int | str | None, *, initgroups: bool) -> Identity | None:
+    """Look up the accounts; return None if nothing is to change.
 
     Raises:
-        ValueError: there is no such user or group, or what is asked for does not go together.
+        ValueError: there is no such user or group, or the options exclude each other.
     """
     if uid is None and gid is None:
         if initgroups:
@@ -60,7 +70,7 @@ def _find_user(uid: int | str) -> tuple[int, str | None, int | None]:
     try:
         entry = pwd.getpwnam(uid) if isinstance(uid, str) else pwd.getpwuid(uid)
     except (KeyError, ValueError):  # no such name, or one that no account can have
-        if isinstance(uid, str):  # no type is wrong here, but the name
+        if isinstance(uid, str):
             message = f"uid names {uid!r}, and there is no such user"
             raise ValueError(message) from None  # noqa: TRY004
         return uid, None, None
@@ -80,14 +90,14 @@ def _find_group(gid: int | str) -> int:
 
 
 def drop(identity: Identity) -> None:
-    """Become *identity* for good.
+    """Become *identity* irrevocably.
 
     Raises:
-        PermissionError: we may not, or the change did not hold.
+        PermissionError: the process lacks the privilege, or the change did not take effect.
     """
     uid, gid = identity.uid, identity.gid
-    if _is(uid, gid) and os.geteuid() != 0:
-        return  # already so, and without the right to touch the groups
+    if _has_ids(uid, gid) and os.geteuid() != 0:
+        return  # unchanged, and setgroups(2) would be refused
     if uid is not None and gid is not None:
         if identity.groups_of is not None:
             os.initgroups(identity.groups_of, gid)
@@ -101,7 +111,7 @@ def drop(identity: Identity) -> None:
 
 
 def _set_all(number: int, which: str) -> None:
-    """Set the real, effective and saved id; setuid(2) does it for root where there is no other."""
+    """Set the real, effective and saved id; without setresuid(2), setuid(2) does that for root."""
     set_three = getattr(os, f"setres{which}", None)
     if set_three is not None:
         set_three(number, number, number)
@@ -109,14 +119,14 @@ def _set_all(number: int, which: str) -> None:
         getattr(os, f"set{which}")(number)
 
 
-def _is(uid: int | None, gid: int | None) -> bool:
-    """Tell whether all ids are these; None is any."""
-    users = uid is None or _all("uid") == {uid}
-    return users and (gid is None or _all("gid") == {gid})
+def _has_ids(uid: int | None, gid: int | None) -> bool:
+    """Tell whether all ids of the process are these; None matches any."""
+    same_user = uid is None or _current_ids("uid") == {uid}
+    return same_user and (gid is None or _current_ids("gid") == {gid})
 
 
-def _all(which: str) -> set[int]:
-    """Return the real, effective and saved id; the saved one is a way back (macOS hides it)."""
+def _current_ids(which: str) -> set[int]:
+    """Return the real and effective id, and the saved id where the system shows it."""
     get_three = getattr(os, f"getres{which}", None)
     if get_three is not None:
         return set(get_three())
@@ -124,8 +134,8 @@ def _all(which: str) -> set[int]:
 
 
 def _verify(uid: int | None, gid: int | None) -> None:
-    """See that the ids are the new ones, and that root cannot be had back."""
-    if not _is(uid, gid):
+    """Raise `PermissionError` if an id is another one, or root can be regained."""
+    if not _has_ids(uid, gid):
         raise PermissionError(EPERM, os.strerror(EPERM))
     if uid:
         try:

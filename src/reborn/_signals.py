@@ -1,8 +1,16 @@
-"""Masks, dispositions and handlers (APUE 10; signal(7)).
+"""Signal masks, dispositions and handlers (APUE 10; signal(7)).
 
-A daemon must not depend on what the shell or the terminal ignored or blocked. What the program
-itself has arranged before `reborn()` is the program's business and stays; the two are told apart
-by what was already ignored when `reborn` was imported (`_inherited`).
+The rules:
+
+- What a shell, nohup or a manager ignored or blocked is reset: a daemon must not depend on how it
+  was started. A signal counts as inherited if it was ignored when `reborn` was imported
+  (`_inherited`).
+- What the program arranged before `reborn()` stays: its handlers, and what it ignored later.
+- From the fork until the mask is restored all signals are blocked, so that no handler of the
+  program runs in a process that is only half a daemon.
+
+Rejected: resetting every disposition, which loses the program's own; python-daemon's way of leaving
+all of them, with which a daemon started by nohup ignores SIGHUP for ever.
 
 The C module behind `signal` is used, since the enums of `signal` cost a bare program 1 ms.
 """
@@ -16,12 +24,12 @@ else:
     import _signal
 
 
-# Python ignores these at its own start: a write to a closed pipe is to be an exception.
+# Python ignores these when it starts, so that a write to a closed pipe raises an exception.
 _IGNORED_BY_PYTHON = ("SIGPIPE", "SIGXFSZ")
 
 
 def block_all() -> set[int]:
-    """Block every signal in this thread; return what was blocked."""
+    """Block every signal in this thread; return the previous mask."""
     return _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
 
 
@@ -30,18 +38,18 @@ def restore_mask(mask: set[int]) -> None:
     try:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
     except OSError:
-        # Never, says its manual page. Once more, since a daemon that is ready cannot turn back.
+        # Impossible according to sigprocmask(2). Retried, because a ready daemon cannot fail.
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
 def numbers() -> "Iterator[int]":
-    """Yield every signal that a process can do something about."""
+    """Yield every signal that a process can block, ignore or catch."""
     fixed = (_signal.SIGKILL, _signal.SIGSTOP)
     return (number for number in _signal.valid_signals() if number not in fixed)
 
 
 def reset(inherited: frozenset[int]) -> None:
-    """Undo what was ignored or blocked for us: *inherited* are the signals ignored at the start."""
+    """Empty the mask, and give every *inherited* ignored signal Python's own disposition."""
     ignored_by_python = {getattr(_signal, name, None) for name in _IGNORED_BY_PYTHON}
     for number in numbers():
         handler = _signal.getsignal(number)
@@ -61,8 +69,11 @@ def install(handlers: "Mapping[int, Any]") -> None:
         _signal.signal(number, int(handler) if isinstance(handler, int) else handler)
 
 
-def let_wait() -> "dict[int, Any]":
-    """Let children be waited for even if SIGCHLD is ignored; return what undoes it."""
+def keep_child_status() -> "dict[int, Any]":
+    """Have the kernel keep the status of children if SIGCHLD is ignored (waitpid(2)).
+
+    Returns the handler to `install` afterwards, by signal.
+    """
     handler = _signal.getsignal(_signal.SIGCHLD)
     if handler != _signal.SIG_IGN:
         return {}

@@ -1,20 +1,26 @@
-"""One line of the terminal, for as long as something is waited for."""
+"""The daemon's status on one line of the terminal, while the launcher waits.
+
+The rules: nothing is written unless stderr is a terminal, so pipes and logs stay clean; the line is
+never wider than the terminal, because only an unwrapped line can be erased; control characters are
+replaced, because the text comes from the daemon and could move the cursor; when the wait is over,
+the line is empty again. A terminal that disappears is no reason to stop waiting.
+"""
 
 import os
 
 
 class StatusLine:
-    """The daemon's status on one line of the terminal, for as long as somebody waits for it."""
+    """A line on stderr that is replaced by the next one."""
 
     def __init__(self) -> None:
         self._shown = False
 
     def show(self, text: str) -> None:
-        """Replace what is shown; nothing is where stderr is no terminal."""
+        """Replace the line by *text*; do nothing if stderr is not a terminal."""
         try:
             if not os.isatty(2):
                 return
-            # Serial lines and some ptys say 0.
+            # Serial lines and some ptys report 0.
             columns = os.get_terminal_size(2).columns or 80
             self._shown = True  # first: Ctrl-C may come between the two
             self._write(f"\r\x1b[K{_visible(text, columns - 1)}")
@@ -22,7 +28,7 @@ class StatusLine:
             pass  # the terminal went away; the wait goes on
 
     def clear(self) -> None:
-        """Leave the line as it was found: empty."""
+        """Erase the line."""
         if self._shown:
             try:
                 self._write("\r\x1b[K")
@@ -35,7 +41,7 @@ class StatusLine:
 
 
 def _visible(text: str, columns: int) -> str:
-    """Return the start of *text* that fits, without what could move the cursor about."""
+    """Return the start of *text* that fits into *columns*, unprintable characters replaced."""
     shown = "".join(letter if letter.isprintable() else " " for letter in text)
     if shown.isascii():
         return shown[:columns]

@@ -126,7 +126,7 @@ def write_pid(stage: Stage) -> None:
 def connect_streams(stage: Stage) -> None:
     """Point 0, 1 and 2 away from the terminal and the caller's pipes (APUE 13.3, rule 6)."""
     # What the launcher could not write (to a closed pipe, say) is not the daemon's to write.
-    _descriptors.connect(stage.streams, unwritten=stage.null if stage.inherited else None)
+    _descriptors.redirect(stage.streams, unwritten=stage.null if stage.inherited else None)
     _descriptors.close(*stage.spare)
     name_streams()
     if stage.plan.log_file is not None:

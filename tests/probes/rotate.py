@@ -62,15 +62,15 @@ def close_before_opening():
     """Sabotage: for a moment there is no descriptor to write to."""
     from reborn import _descriptors
 
-    connect = _descriptors.connect
+    redirect = _descriptors.redirect
 
-    def close_and_connect(sources, **more):
+    def close_and_redirect(sources, **more):
         if reopening.is_set():
             os.close(1)
             time.sleep(0.01)
-        connect(sources, **more)
+        redirect(sources, **more)
 
-    _descriptors.connect = close_and_connect
+    _descriptors.redirect = close_and_redirect
 
 
 def truncate_without_append():

@@ -65,7 +65,7 @@ def test_streams_are_connected_even_in_a_circle(standard):
     with tempfile.TemporaryFile() as a, tempfile.TemporaryFile() as b:
         os.dup2(a.fileno(), 0)
         os.dup2(b.fileno(), 1)
-        _descriptors.connect((1, 0, None))
+        _descriptors.redirect((1, 0, None))
         assert os.path.sameopenfile(0, b.fileno())
         assert os.path.sameopenfile(1, a.fileno())
         assert not os.path.sameopenfile(2, a.fileno())

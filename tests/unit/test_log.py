@@ -21,7 +21,7 @@ def strict_umask():
 
 
 def append(path, text=b"line\n", **options):
-    fd, made = _log.open_log(str(path), mode=options.get("mode", 0o640))
+    fd, made = _log.open_to_append(str(path), mode=options.get("mode", 0o640))
     try:
         os.write(fd, text)
         assert not os.get_inheritable(fd)
@@ -52,7 +52,7 @@ def test_null_device_is_a_good_log():
 
 @pytest.mark.parametrize(("path", "number"), [("/dev/stdout", 1), ("/dev/stderr", 2)])
 def test_own_stream_is_a_good_log_even_if_it_is_a_socket_or_pipe(path, number):
-    fd, made = _log.open_log(path, mode=0o640)
+    fd, made = _log.open_to_append(path, mode=0o640)
     assert fd > 2
     assert (os.path.sameopenfile(fd, number), made) == (True, False)
     os.close(fd)
@@ -153,7 +153,7 @@ def test_file_given_to_the_daemons_user_is_a_good_log_in_our_own_directory(tmp_p
 @pytest.mark.root
 def test_new_log_is_given_away(tmp_path):
     for owner in [(STRANGER, None), (0, None), (None, 4242)]:
-        fd, _ = _log.open_log(str(tmp_path / "log"), mode=0o600, owner=owner)
+        fd, _ = _log.open_to_append(str(tmp_path / "log"), mode=0o600, owner=owner)
         os.close(fd)
     status = (tmp_path / "log").stat()
     assert (status.st_uid, status.st_gid) == (STRANGER, 0)  # and one that is there is not
@@ -170,7 +170,7 @@ def test_new_log_that_cannot_be_prepared_is_removed(tmp_path, monkeypatch, call,
         append(tmp_path / "log")
     else:
         with pytest.raises(OSError, match="failing"):
-            _log.open_log(str(tmp_path / "log"), mode=0o640, owner=(os.getuid(), None))
+            _log.open_to_append(str(tmp_path / "log"), mode=0o640, owner=(os.getuid(), None))
     assert (tmp_path / "log").exists() is exists
     assert os.listdir("/dev/fd") == before
 
@@ -234,6 +234,6 @@ def test_log_that_cannot_have_its_mode_is_not_left_behind(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "fchmod", refuse)
     with pytest.raises(PermissionError):
-        _log.open_log(str(tmp_path / "log"), mode=0o640)
+        _log.open_to_append(str(tmp_path / "log"), mode=0o640)
     assert os.listdir("/dev/fd") == before
     assert list(tmp_path.iterdir()) == []

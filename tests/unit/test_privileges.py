@@ -28,7 +28,7 @@ WITHOUT_ACCOUNT = next(n for n in range(2**31, 2**32) if n not in {p[2] for p in
     ],
 )
 def test_accounts_are_found_by_name_and_number(uid, gid, initgroups, expected):
-    found = _privileges.resolve(uid, gid, initgroups=initgroups)
+    found = _privileges.look_up(uid, gid, initgroups=initgroups)
     assert expected == (found and (found.uid, found.gid, found.groups_of))
 
 
@@ -45,7 +45,7 @@ def test_accounts_are_found_by_name_and_number(uid, gid, initgroups, expected):
 )
 def test_what_cannot_be_is_refused_by_the_options_name(uid, gid, initgroups, message):
     with pytest.raises(ValueError, match=message):
-        _privileges.resolve(uid, gid, initgroups=initgroups)
+        _privileges.look_up(uid, gid, initgroups=initgroups)
 
 
 def test_identity_can_be_named_in_a_message():

@@ -211,7 +211,7 @@ class Spec:
 
         account = {} if user is None else self._account(user)
         try:
-            return _privileges.resolve(user, group, initgroups=bool(account)), account
+            return _privileges.look_up(user, group, initgroups=bool(account)), account
         except ValueError:
             raise ValueError(f"there is no group {group!r}") from None
 

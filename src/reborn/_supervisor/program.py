@@ -158,7 +158,7 @@ class Program:
         """Child: become the program, or tell why not."""
         try:
             with Step("exec", f"run {self.argv[0]!r}", role="daemon", errors=(Exception,)):
-                _descriptors.connect(streams)
+                _descriptors.redirect(streams)
                 if first is not None:
                     first()
                 self.execute(inherit=inherit, more=more)

@@ -42,5 +42,5 @@ def say(text: object, *, error: bool = False) -> None:
     except (OSError, ValueError):
         # What is still buffered must not fail once more, with an exit status, at the end.
         null = _descriptors.open_null()
-        _descriptors.connect((None, None, null) if error else (None, null, None))
+        _descriptors.redirect((None, None, null) if error else (None, null, None))
         os.close(null)
