@@ -37,7 +37,7 @@ LAYERS = {
         "_init",
     ),
     "the class": ("_export", "_context", "_serving"),
-    "command lines": _inside("_verbs", "keywords", "values", "status", "terminal", "control"),
+    "command lines": _inside("_verbs", "keywords", "values", "terminal", "status", "control"),
     "for programs": ("application", "click", "pep3143", "_spawning", "pytest_plugin"),
     "the supervisor": _inside(
         "_supervisor", "program", "watch", "probe", "output", "run", "policy", "supervisor"

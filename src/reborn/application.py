@@ -228,10 +228,13 @@ def _add_path(
     container: _Container, flag: str, default: Path | None, when: str = "default"
 ) -> None:
     """Add an option that takes a path, and name its default."""
+    from reborn._verbs import terminal as _terminal
     from reborn._verbs import values as _values
 
     what = {"--pidfile": "its pid file", "--log-file": "where its output goes"}[flag]
-    shown = "" if default is None else f" ({when}: {_escaped(os.fspath(default))})"
+    shown = (
+        "" if default is None else f" ({when}: {_escaped(_terminal.visible(os.fspath(default)))})"
+    )
     help_text = what + shown
     _add(container, flag, type=partial(_convert, _values.path), metavar="PATH", help=help_text)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reborn._verbs import control as _control
+from reborn._verbs import terminal as _terminal
 from reborn._verbs import values as _values
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def _flags(command: click.Command) -> set[str]:
 
 def _path_option(flag: str, default: Path | None, when: str = "default") -> click.Option:
     what = {"--pidfile": "Its pid file", "--log-file": "Where its output goes"}[flag]
-    shown = "" if default is None else f" ({when}: {os.fspath(default)})"
+    shown = "" if default is None else f" ({when}: {_terminal.visible(os.fspath(default))})"
     return _option(flag, convert=_values.path, metavar="PATH", help=f"{what}{shown}.")
 
 

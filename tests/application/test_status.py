@@ -236,3 +236,15 @@ def test_pid_file_that_may_not_be_read_is_unknown(public_app):
         "app: cannot tell whether it runs: "
         f"cannot read pid file {str(app.pidfile)!r}: Permission denied [EACCES]\n"
     )
+
+
+def test_status_and_help_come_in_every_locale(app):
+    app.pidfile = app.directory / "zażółć.pid"
+    app.options["pidfile"] = app.pidfile.name
+    app.write()
+    latin_1 = {"env": {**os.environ, "PYTHONIOENCODING": "latin-1"}, "encoding": "latin-1"}
+    assert app("start")[0] == 0
+    status, out, err = app("status", **latin_1)
+    assert (status, err) == (0, "")
+    assert r"za\u017có\u0142\u0107.pid" in out
+    app.stopped()

@@ -56,7 +56,7 @@ def complete(reborn, script):
         )
         # Where there is no terminal, compopt says that it is not called by readline.
         assert [line for line in shell.stderr.splitlines() if "compopt" not in line] == []
-        return shell.stdout.split()
+        return shell.stdout.splitlines() if shell.stdout.strip() else []
 
     return complete
 
@@ -77,6 +77,15 @@ def test_bash_completes_names(reborn, complete):
         assert complete("status", "x") == []
         reborn.stopped("web-1")
         reborn.stopped("web-2")
+
+
+def test_bash_completes_a_name_with_a_space_as_one_word(reborn, complete):
+    words = ("--ready", "alive:0", "--", "sh", "-c", "date\nexec sleep 60")
+    with reborn.running("my app", *words):
+        assert complete("stop", "") == ["my\\ app"]
+        assert complete("stop", "my\\ a") == ["my\\ app"]
+        assert complete("stop", "web") == []
+        reborn.stopped("my app")
 
 
 def test_bash_completes_values(reborn, complete):

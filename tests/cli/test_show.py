@@ -1,8 +1,10 @@
 """status and list: what is known, for people and for programs."""
 
 import json
+import os
 import re
 import signal
+import subprocess
 
 import pytest
 from harness import eventually
@@ -138,3 +140,61 @@ def test_record_that_makes_no_sense_stops_nobody(reborn, text):
         assert reborn("stop", "web") == (0, "web stopped\n", "")
     reborn.started("web", *SLEEP)
     reborn.stopped("web")
+
+
+LATIN_1 = {"PYTHONIOENCODING": "latin-1"}
+STRICT = {"PYTHONIOENCODING": "utf-8:strict"}
+ODD = [
+    pytest.param("Łódź", LATIN_1, r"'\u0141ód\u017a'", id="a letter that the locale lacks"),
+    pytest.param(os.fsdecode(b"Caf\xe9"), STRICT, r"$'Caf\xe9'", id="a byte that is not UTF-8"),
+    pytest.param("date\nsleep 5", STRICT, r"$'date\nsleep 5'", id="two lines"),
+    pytest.param("\x1b]0;x\a", STRICT, r"$'\x1b]0;x\x07'", id="an escape sequence"),
+]
+
+
+@pytest.mark.parametrize(("word", "env", "shown"), ODD)
+def test_what_cannot_be_shown_is_escaped(reborn, word, env, shown):
+    with reborn.running(
+        "web", "--ready", "alive:0", "--", "sh", "-c", "exec sleep 60", word
+    ) as pid:
+        run = {"env": env, "encoding": env["PYTHONIOENCODING"].partition(":")[0]}
+        status, out, err = reborn("list", **run)
+        assert (status, err) == (0, "")
+        _, row = out.splitlines()
+        assert row.split()[:3] == ["web", str(pid), "running"]
+        assert row.endswith(f"sh -c 'exec sleep 60' {shown}")
+        status, out, err = reborn("status", "web", **run)
+        assert (status, err) == (0, "")
+        assert f"  command     sh -c 'exec sleep 60' {shown}\n" in out
+        assert reborn.data("list")[1][0]["command"][-1] == word
+        status, _, err = reborn("start", "web", "--", "sleep", "1", **run)
+        assert status == 1
+        assert f"is taken by process {pid} (sh -c 'exec sleep 60' " in err
+        assert err.isprintable() or err.count("\n") == 1
+        reborn.stopped("web")
+
+
+def test_shell_reads_a_command_as_it_is_shown(reborn):
+    words = ["sh", "-c", "exec sleep 60", "a\n'b'\\", "\x1b[31m", os.fsdecode(b"Caf\xe9"), "$HOME"]
+    with reborn.running("web", "--ready", "alive:0", "--", *words):
+        out = reborn("status", "web")[1]
+        [shown] = [line[14:] for line in out.splitlines() if line.startswith("  command ")]
+        script = f"printf '%s\\0' {shown}"
+        result = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
+        assert result.stdout.split(b"\0")[:-1] == [os.fsencode(word) for word in words]
+        reborn.stopped("web")
+
+
+def test_help_comes_in_every_locale(reborn):
+    status, out, err = reborn("start", "--help", env=LATIN_1)
+    assert (status, err) == (0, "")
+    assert r"http://\u2026" in out
+
+
+def test_names_are_listed_alone(reborn):
+    assert reborn("list", "--names") == (0, "", "")
+    with reborn.running("my app", *SLEEP), reborn.running("web", *SLEEP):
+        assert reborn("list", "--names") == (0, "my app\nweb\n", "")
+        assert reborn.data("list", "--names") == (0, ["my app", "web"])
+        reborn.stopped("my app")
+        reborn.stopped("web")

@@ -58,6 +58,8 @@ def _print_answer(request: Request, answer: Answer) -> int:
         import json
 
         terminal.say(json.dumps(answer.data()))
+    elif answer.is_file:
+        terminal.write(answer.text)
     elif answer.text and (answer.is_error or not request.get("quiet")):
         terminal.say(answer.text, error=answer.is_error)
     if answer.daemon is not None:

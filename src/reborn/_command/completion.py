@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 _PREAMBLE = {
     "bash": r"""
 _reborn_names() {
-  compgen -W "$(reborn list 2>/dev/null | awk 'NR > 1 { print $1 }')" -- "$1"
+  local name quoted
+  while IFS= read -r name; do
+    printf -v quoted %q "$name"
+    if [[ $name == "$1"* || $quoted == "$1"* ]]; then
+      printf '%s\n' "$quoted"
+    fi
+  done < <(reborn list --names 2>/dev/null)
 }
 _reborn_signals() {
   compgen -W "$(compgen -A signal | sed -n 's/^SIG//p')" -- "$1"
@@ -30,7 +36,7 @@ _reborn_groups() {
 """,
     "zsh": r"""
 _reborn_names() {
-  compadd -- ${(f)"$(reborn list 2>/dev/null | awk 'NR > 1 { print $1 }')"}
+  compadd -- ${(f)"$(reborn list --names 2>/dev/null)"}
 }
 """,
 }

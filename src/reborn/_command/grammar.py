@@ -289,7 +289,11 @@ VERBS = {
         ),
         examples=("reborn logs -f web",),
     ),
-    "list": Verb("list the daemons by name", ("options", (_JSON,)), name=False),
+    "list": Verb(
+        "list the daemons by name",
+        ("options", (Option("--names", help="print the names only, one on each line"), _JSON)),
+        name=False,
+    ),
     "run": Verb(
         "run a program in the foreground, with the same options",
         *_RUNNING,

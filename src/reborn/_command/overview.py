@@ -6,11 +6,10 @@ For people a paragraph (`status`) or a row of a table (`list`), for programs an 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import time
 
-from reborn._verbs import status
+from reborn._verbs import status, terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,8 +87,8 @@ class Overview:
             "supervisor": self._supervisor(),
             "restarts": self._reported("restarts"),
             "last exit": self._last_exit(),
-            "command": None if record is None else shlex.join(record.command),
-            "log file": None if record is None else record.log_file,
+            "command": None if record is None else terminal.quoted(record.command),
+            "log file": self._log_file(),
         }
         shown = (f"  {label:<10}  {value}" for label, value in more.items() if value is not None)
         return "\n".join([painted(first, self.state), *rows, *shown])
@@ -106,7 +105,7 @@ class Overview:
             self._fact(found.cpu_percent, status.percent),
             self._fact(found.memory, status.size),
             "-" if restarts is None else str(restarts),
-            "-" if self.record is None else shlex.join(self.record.command),
+            "-" if self.record is None else terminal.quoted(self.record.command),
         )
 
     def _fact(self, value: T | None, show: Callable[[T], str]) -> str:
@@ -131,6 +130,10 @@ class Overview:
         # Only one that was killed leaves its program.
         left = self.status.pid is not None and self._reported("phase") is not None
         return "killed; nobody starts it again" if left else None
+
+    def _log_file(self) -> str | None:
+        path = None if self.record is None else self.record.log_file
+        return None if path is None else terminal.visible(path)
 
     def _last_exit(self) -> str | None:
         from reborn._signals import signal_name

@@ -6,6 +6,7 @@ Loaded only for these: it costs half an interpreter start-up.
 from __future__ import annotations
 
 import argparse
+import sys
 
 from reborn._command.grammar import (
     COMPLETION,
@@ -22,7 +23,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from _typeshed import SupportsWrite
+
     from reborn._command.grammar import Option, Verb
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help and errors come in every locale."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        try:
+            super()._print_message(message, file)
+        except UnicodeEncodeError:
+            from reborn._verbs import terminal
+
+            terminal.say(message.removesuffix("\n"), error=file is not sys.stdout)
 
 
 def read(words: Sequence[str], program: Sequence[str] | None) -> Request:
@@ -74,7 +89,7 @@ def _parsers(
         "formatter_class": formatter,
         "allow_abbrev": False,  # what is unambiguous today may not be tomorrow
     }
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="reborn",
         usage="reborn VERB [NAME] [OPTION...] [-- PROGRAM ARGUMENT...]",
         description="Run any program in the background, and look after it; VERB --help says more.",
@@ -93,7 +108,7 @@ def _parsers(
         metavar="VERB",
         title="verbs",
         prog="reborn",
-        parser_class=argparse.ArgumentParser,
+        parser_class=Parser,
     )
     parsers: dict[str, argparse.ArgumentParser] = {}
     for name, verb in VERBS.items():

@@ -15,7 +15,7 @@ from reborn._command.registry import Paths, Record
 from reborn._command.spec import Spec
 from reborn._context import DaemonContext
 from reborn._errors import StartError, StepError
-from reborn._verbs import control
+from reborn._verbs import control, terminal
 from reborn._verbs.control import FAILED, INTERRUPTED, NOT_RUNNING, OK, DaemonVerbs, Outcome
 from reborn._verbs.terminal import Waiting
 
@@ -44,7 +44,10 @@ _INTO_BACKGROUND = (
 
 
 class Answer:
-    """The answer to a request: an exit status, text for people, and a function for the data."""
+    """The answer to a request: an exit status, text for people, and a function for the data.
+
+    The text of *is_file* is for another program, and so UTF-8 whatever the locale.
+    """
 
     def __init__(
         self,
@@ -53,10 +56,12 @@ class Answer:
         data: Callable[[], object] | None = None,
         *,
         is_error: bool | None = None,
+        is_file: bool = False,
         daemon: Daemon | None = None,
     ) -> None:
         self.status = status
         self.text = text
+        self.is_file = is_file
         self.data = data
         self.is_error = status != OK if is_error is None else is_error
         self.daemon = daemon
@@ -70,12 +75,15 @@ def perform(request: Request) -> Answer:
         RebornError, OSError: it has failed.
     """
     if request.verb == "list":
-        return show_all()
+        return show_all(names_only=request.get("names", False))
     return NamedDaemon(request).answer()
 
 
-def show_all() -> Answer:
+def show_all(*, names_only: bool) -> Answer:
     """Answer with all daemons that have a name."""
+    if names_only:
+        names = [*registry.names()]
+        return Answer(OK, "\n".join(names), lambda: names)
     from reborn._command.overview import table
 
     every = [NamedDaemon.named(name).overview() for name in registry.names()]
@@ -257,7 +265,6 @@ class NamedDaemon(DaemonVerbs):
     def export(self) -> Answer:
         """Print the configuration that has a manager run the program, running or not."""
         from reborn import _export
-        from reborn._verbs import terminal
 
         spec = self._spec()
         if spec is None:
@@ -269,7 +276,8 @@ class NamedDaemon(DaemonVerbs):
             left = ", ".join(spec.not_exported)
             why = f"not in it: {left}; add what {manager} has for that"
             terminal.say(f"{self.name}: {why}", error=True)
-        return Answer(OK, text, lambda: {"name": self.name, "manager": manager, "text": text})
+        data = {"name": self.name, "manager": manager, "text": text}
+        return Answer(OK, text, lambda: data, is_file=True)
 
     def overview(self) -> Overview:
         """Return all that is known of the daemon."""
@@ -349,10 +357,8 @@ class NamedDaemon(DaemonVerbs):
             return Outcome(FAILED, f"{self.name}: {error}")
         record = self.record()
         if record is not None and record.command != spec.command:
-            import shlex
-
             pid = (daemon or supervisor or error).pid
-            why = f"the name is taken by process {pid} ({shlex.join(record.command)})"
+            why = f"the name is taken by process {pid} ({terminal.quoted(record.command)})"
             return Outcome(FAILED, f"{self.name}: {why}; stop it or give another NAME")
         if daemon is None and supervisor is not None:
             who = f"its supervisor, pid {supervisor.pid}, waits to start it again"

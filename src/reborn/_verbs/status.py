@@ -11,6 +11,7 @@ import os
 import time
 from errno import errorcode
 
+from reborn._verbs import terminal
 from reborn.exceptions import InvalidPidFileError, UnsafeFileError
 
 TYPE_CHECKING = False
@@ -119,7 +120,7 @@ class DaemonStatus:
             "cpu time": known(self.cpu_time, duration),
             "open files": known(self.open_files, str),
             "state": known(self.process_state, str),
-            "pid file": self.pidfile,
+            "pid file": terminal.visible(self.pidfile),
         }
         lines = [f"  {label:<10}  {value}" for label, value in rows.items()]
         return "\n".join([f"{self.name} is running", *lines])

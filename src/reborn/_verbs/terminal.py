@@ -1,7 +1,12 @@
 """The output of a command line: a line while something is waited for, then the result.
 
-Nothing that goes wrong with saying it changes what has been done: a daemon has started, whether or
-not there is still somebody at the other end of the pipe to be told.
+A failure to print does not change what has been done: a daemon has started, whether or not somebody
+still reads the other end of the pipe. But nothing is left out in silence, so three rules:
+
+- what a stream's encoding lacks is escaped (`say`): a locale is no reason for empty output
+- what could move the cursor, or break a row, is escaped as ls(1) does (`visible`, `quoted`): it may
+  come from a file name
+- a text that another program is to read is UTF-8 in every locale, or is not written (`write`)
 """
 
 from __future__ import annotations
@@ -11,6 +16,10 @@ import sys
 
 from reborn import _descriptors
 from reborn._status_line import StatusLine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Waiting:
@@ -36,11 +45,73 @@ class Waiting:
 
 
 def say(text: object, *, error: bool = False) -> None:
-    """Print *text*, a result or an error."""
+    """Print *text*, a result or an error; characters that the stream cannot take are escaped."""
+    stream = sys.stderr if error else sys.stdout
     try:
-        print(text, file=sys.stderr if error else sys.stdout, flush=True)
+        try:
+            print(text, file=stream, flush=True)
+        except UnicodeEncodeError:  # before anything has been written
+            print(_encodable(str(text), stream.encoding), file=stream, flush=True)
     except (OSError, ValueError):
-        # What is still buffered must not fail once more, with an exit status, at the end.
-        null = _descriptors.open_null()
-        _descriptors.redirect((None, None, null) if error else (None, null, None))
-        os.close(null)
+        _silence(error=error)
+
+
+def write(text: str) -> None:
+    """Print *text* as UTF-8, whatever the locale.
+
+    Raises:
+        UnicodeEncodeError: it has bytes in it that are not UTF-8.
+    """
+    data = text.encode()
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _silence(error=False)
+
+
+def _silence(*, error: bool) -> None:
+    """Connect a stream that cannot be written with the null device.
+
+    What is still buffered must not fail once more, with an exit status, at the end.
+    """
+    null = _descriptors.open_null()
+    _descriptors.redirect((None, None, null) if error else (None, null, None))
+    os.close(null)
+
+
+def visible(text: str) -> str:
+    """Return *text* on one line, with escapes for what is no printable character."""
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def quoted(words: Iterable[str]) -> str:
+    """Return *words* on one line, as a shell would read them: ls(1) quotes in the same way."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    import shlex
+
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = word.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{visible(plain)}'"
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    if letter.isprintable():
+        return letter
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8 (surrogateescape)
+        return f"\\x{code - 0xDC00:02x}"
+    return ascii(letter)[1:-1]
+
+
+def _encodable(text: str, encoding: str) -> str:
+    """Return *text* with escapes for what *encoding* lacks."""
+    shown = "".join(
+        _escaped(letter) if "\udc80" <= letter <= "\udcff" else letter for letter in text
+    )
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
