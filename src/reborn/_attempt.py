@@ -172,7 +172,7 @@ class Attempt:
                 self._believe(value)
             elif key == "STATUS":
                 self._show(value)
-                _manager.tell_spawner(STATUS=value)
+                _manager.report_to_spawner(STATUS=value)
             elif (key, value) == ("READY", "1"):
                 self._ready = True
             elif key == ERROR:

@@ -337,7 +337,7 @@ class DaemonContext(_options.Options):
         _require_posix()
         from reborn import _notifier
 
-        return _notifier.handed_over()[0]
+        return _notifier.received()[0]
 
     @property
     def manager(self) -> "ServiceManager":
@@ -429,7 +429,7 @@ class DaemonContext(_options.Options):
             from reborn import _init
 
             _init.go_below()
-        notifier = _notifier.connect(supervisor)
+        notifier = _notifier.notifier_for(supervisor)
         locked = False
         try:
             _launcher.lock_pidfile(plan)

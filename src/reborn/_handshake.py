@@ -1,13 +1,13 @@
-"""What launcher, intermediate and daemon say to each other until the daemon is ready.
+"""The channel between launcher, intermediate and daemon, until the daemon is ready.
 
 One channel, two pipes: the daemon and the intermediate write to the launcher, the launcher answers
 the daemon. Lines of KEY=value as in sd_notify(3):
 
     1. daemon        MAINPID=4712             I am the daemon (with 3, if that follows at once)
     2. daemon        STATUS=loading           a line for the terminal, any number of times
-    or               X_REBORN_MISSING=…       what a program lacks to be ready (the command only)
+    or               X_REBORN_MISSING=…       why a program is not ready yet (the command only)
     3. daemon        READY=1                  the launcher may report success
-    4. launcher      READY=1                  taken: the intermediate is told to go, and I go
+    4. launcher      READY=1                  taken: the intermediate is ended, and I go
     or daemon        X_REBORN_ERROR={json}    why there will be no READY (also ERRNO=13)
     or intermediate  EXIT_STATUS=-9           how the daemon ended (negative: by a signal); MAINPID
 
@@ -30,7 +30,7 @@ from reborn._errors import StartError, Step
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from reborn.exceptions import ProgramError
@@ -66,8 +66,7 @@ class Channel:
         Raises:
             BrokenPipeError: nobody reads the other end.
         """
-        lines = [f"{key}={_one_line(str(value))}\n" for key, value in assignments.items()]
-        data = encode("".join(lines))
+        data = compose(assignments) + b"\n"
         if _signal.getsignal(_signal.SIGPIPE) == _signal.SIG_IGN:  # as Python has it
             return self._write(data)
         # The program may have made SIGPIPE deadly, as filters do; this write must not end it.
@@ -98,8 +97,7 @@ class Channel:
         if not others:
             return []
         lines, self._rest = [self._rest, *others[:-1]], others[-1]
-        pairs = (line.decode("utf-8", "surrogateescape").partition("=") for line in lines)
-        return [(key, value) for key, _, value in pairs]
+        return [parse(line) for line in lines]
 
     def close(self) -> None:
         """Close both pipes."""
@@ -117,12 +115,20 @@ def open_channel() -> tuple[Channel, Channel]:
     return Channel(to_launcher, from_launcher), Channel(to_daemon, from_daemon)
 
 
-def encode(text: str) -> bytes:
-    """Return *text* as it is sent; bytes that a file name or variable has smuggled in come out."""
+def compose(assignments: "Mapping[str, object]") -> bytes:
+    """Return a message of *assignments*, one a line; what stands for bytes is sent as bytes."""
+    lines = (f"{key}={' '.join(str(value).splitlines())}" for key, value in assignments.items())
+    text = "\n".join(lines)
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # a surrogate that stands for no byte
         return text.encode("utf-8", "backslashreplace")
+
+
+def parse(line: bytes) -> tuple[str, str]:
+    """Return the key and the value of one line of a message; bytes that are no text are escaped."""
+    key, _, value = line.decode("utf-8", "backslashreplace").partition("=")
+    return key, value
 
 
 def number(text: str) -> int | None:
@@ -134,12 +140,8 @@ def number(text: str) -> int | None:
     return value if abs(value) <= _LARGEST_NUMBER else None
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.splitlines())
-
-
 class Report:
-    """The daemon's end: tell the launcher how the start goes."""
+    """The daemon's end: report to the launcher how the start goes."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel: Channel | None = channel
@@ -147,9 +149,9 @@ class Report:
         self._begun = False
 
     def begin(self) -> None:
-        """Say which process is the daemon; from now on notice when the launcher goes away."""
+        """Report which process is the daemon; from now on notice when the launcher goes away."""
         with Step("handshake", "answer the launcher", role="daemon"):
-            self._watch(self._open_channel(), on=True)
+            arm_sigterm_on_close(self._open_channel().incoming)
             self._previous_hook, sys.excepthook = sys.excepthook, self._uncaught
             # A worker forked before READY must not keep the launcher waiting for the end of file.
             os.register_at_fork(after_in_child=self.close)
@@ -157,17 +159,17 @@ class Report:
             self._begun = True
 
     def status(self, message: str) -> None:
-        """Say what the daemon is doing; nothing happens once it is ready."""
+        """Report what the daemon is doing; nothing happens once it is ready."""
         if self._channel is not None:
             self._send(STATUS=message)
 
     def lacks(self, text: str) -> None:
-        """Say what a program lacks to be ready, to be told if the time is up."""
+        """Report why a program is not ready yet, for the message of a start that takes too long."""
         if self._channel is not None:
             self._send(**{MISSING: text})
 
     def failed(self, error: BaseException) -> None:
-        """Say why there will be no READY, if anybody is there to hear it."""
+        """Report why there will be no READY, if there is a launcher to receive it."""
         if self._channel is None:
             return
         import json  # late, as is traceback: 9 ms that only a failure needs
@@ -181,7 +183,7 @@ class Report:
             pass
 
     def ready(self, message: str | None = None) -> bool:
-        """Say READY, and return when the launcher has taken it; False if it has long been.
+        """Report READY, and return when the launcher has taken it; False if it has long been.
 
         Raises:
             LauncherGoneError: nobody took it.
@@ -190,12 +192,12 @@ class Report:
         if channel is None:
             return False
         with Step("ready", "tell the launcher that it is ready", role="daemon"):
-            said: dict[str, object] = {} if message is None else {"STATUS": message}
+            report: dict[str, object] = {} if message is None else {"STATUS": message}
             if self._begun:
-                self._watch(channel, on=False)  # the answer must not raise the signal
+                disarm_sigterm_on_close(channel.incoming)  # the answer would raise it, too
             else:
-                said["MAINPID"] = os.getpid()
-            self._send(**said, READY=1)
+                report["MAINPID"] = os.getpid()
+            self._send(**report, READY=1)
         try:
             taken = False
             while not taken:
@@ -209,7 +211,7 @@ class Report:
         return True
 
     def stopping(self, error: BaseException | None) -> None:
-        """Send nothing: to the launcher, how the process ends says it all."""
+        """Send nothing: how the process ends is all that the launcher needs."""
 
     def close(self) -> None:
         """Leave the channel; whoever waits at the other end sees the end of file."""
@@ -235,19 +237,6 @@ class Report:
         except BrokenPipeError:
             raise LauncherGoneError from None
 
-    def _watch(self, channel: Channel, *, on: bool) -> None:
-        """Have the kernel send SIGTERM when the launcher closes its end."""
-        if sys.platform != "linux":
-            return
-        import fcntl  # late: 1.5 % of a bare start
-
-        flags = fcntl.fcntl(channel.incoming, fcntl.F_GETFL)
-        if on:
-            fcntl.fcntl(channel.incoming, fcntl.F_SETOWN, os.getpid())
-            fcntl.fcntl(channel.incoming, fcntl.F_SETSIG, _signal.SIGTERM)
-        flags = flags | os.O_ASYNC if on else flags & ~os.O_ASYNC
-        fcntl.fcntl(channel.incoming, fcntl.F_SETFL, flags)
-
     def _uncaught(
         self, kind: type[BaseException], error: BaseException, traceback: "TracebackType | None"
     ) -> None:
@@ -256,8 +245,26 @@ class Report:
             self._previous_hook(kind, error, traceback)
 
 
+def arm_sigterm_on_close(fd: int) -> None:
+    """Have the kernel send SIGTERM to this process when the other end of pipe *fd* is closed."""
+    if sys.platform == "linux":
+        import fcntl  # late: 1.5 % of a bare start
+
+        fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(fd, fcntl.F_SETSIG, _signal.SIGTERM)
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def disarm_sigterm_on_close(fd: int) -> None:
+    """Undo `arm_sigterm_on_close`."""
+    if sys.platform == "linux":
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_ASYNC)
+
+
 def program_error(error: BaseException) -> "ProgramError":
-    """Return how the launcher is told that the program raised *error*."""
+    """Return the error by which the launcher learns that the program raised *error*."""
     try:
         import traceback
 

@@ -34,7 +34,7 @@ def detach(
         StartError: it is not running, and nothing of it is left.
         KeyboardInterrupt: the user gave up, and nothing is left either.
     """
-    _manager.tell_spawner(X_REBORN_LAUNCHER=os.getpid())
+    _manager.report_to_spawner(X_REBORN_LAUNCHER=os.getpid())
     filled = _descriptors.fill_standard()
     mine = True  # in the daemon the streams take their place
     try:

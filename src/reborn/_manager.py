@@ -1,4 +1,4 @@
-"""Who runs us.
+"""The service manager that runs this process, if one does.
 
 Only the process that the manager itself started counts: variables of the environment are inherited
 by every descendant, and a parent of 1 only says that the first one is gone. So each manager is
@@ -43,7 +43,7 @@ class Supervisor:
     def __init__(self, name: str, reason: str, *, notify: str | None = None) -> None:
         self.name = name
         self.reason = reason
-        # The socket at which it wants to hear from this process (sd_notify(3)).
+        # The socket at which it receives the messages of this process (sd_notify(3)).
         self.notify = notify
 
     def __repr__(self) -> str:
@@ -54,7 +54,7 @@ class Supervisor:
 
 
 def detect() -> Supervisor | None:
-    """Return who runs this process and expects it to stay, or None."""
+    """Return the manager that runs this process and expects it to stay, or None."""
     pid = os.getpid()
     if pid == below_init:
         return Supervisor("a container", "process 1 is its own, and ends with it")
@@ -82,7 +82,7 @@ def _by_parent(pid: int, parent: int, environment: "Mapping[str, str]") -> Super
         return Supervisor(name, f"it is the first child of process 1, which is {name}")
     if name.startswith("python") or (not name and "SUPERVISOR_ENABLED" in environment):
         name = _script(parent)
-    # A group of its own tells what they have started from an orphan that they have adopted.
+    # Only what they have started has a group of its own; an orphan that they adopted has not.
     if name in _SCRIPTS and os.getpgrp() == pid:
         return Supervisor(_SCRIPTS[name], f"{name} is its parent")
     if sys.platform == "darwin" and parent == 1:
@@ -120,7 +120,7 @@ def _systemd(pid: int, environment: "Mapping[str, str]") -> Supervisor | None:
 
 
 def _ask_systemd() -> tuple[str | None, dict[str, str] | None]:
-    """Return the unit of this process, and what its manager says of it."""
+    """Return the unit of this process, and its state in the manager's words."""
     unit = _unit()
     if unit is None:
         return None, None
@@ -198,8 +198,8 @@ def _read(path: str) -> str:
         return ""
 
 
-def tell_spawner(**assignments: object) -> None:
-    """Launcher: tell a test that has spawned it (`spawn_daemon`) how the start goes."""
+def report_to_spawner(**assignments: object) -> None:
+    """Launcher: report to a test that has spawned it (`spawn_daemon`) how the start goes."""
     address = os.environ.get("NOTIFY_SOCKET")
     if address and SPAWNED in os.environ:
         from reborn import _sd_notify

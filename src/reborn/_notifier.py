@@ -1,14 +1,14 @@
-"""Telling the manager how the program is, in the manager's own way.
+"""Report to the service manager, in its own way; take what it has handed over.
 
 systemd, and whoever has made a container, listen at a socket (sd_notify(3)); s6 waits for a newline
-on a descriptor; the others do not ask. `ready()` and `status()` are those that a daemon has for its
-launcher (`_handshake.Report`).
+on a descriptor; the others do not listen. `ready()` and `status()` are those that a daemon has for
+its launcher (`_handshake.Report`).
 """
 
 import os
 import time
 
-from reborn import _descriptors, _inherited, _sd_notify
+from reborn import _descriptors, _handshake, _inherited, _sd_notify
 from reborn._errors import RebornError
 from reborn._manager import Supervisor
 
@@ -23,45 +23,45 @@ _LONGEST_NAME = 255
 
 
 class Notifier:
-    """Tell systemd, or whoever set NOTIFY_SOCKET; tell nobody where nobody listens."""
+    """Report to systemd, or whoever set NOTIFY_SOCKET; where nobody listens nothing is sent."""
 
     def __init__(self, supervisor: Supervisor | None) -> None:
         """Connect at once: the steps may change the root, or the user."""
         self._supervisor = supervisor
-        self._told = False
+        self._is_ready = False
         # The number alone: an object would complain in a worker that ends without having closed it.
         self._fd: int | None = None
         if supervisor is not None and supervisor.notify:
             try:
-                self._fd = _sd_notify.connect(supervisor.notify).detach()
+                self._fd = _sd_notify.open_socket(supervisor.notify).detach()
             except OSError:
                 pass  # it has gone away; the program serves on
 
     def ready(self, message: str | None = None) -> bool:
-        """Say READY and which process is the main one, once."""
-        if self._told:
+        """Report READY and which process is the main one, once."""
+        if self._is_ready:
             return False
-        self._told = True
-        said: dict[str, object] = {} if message is None else {"STATUS": message}
-        said["READY"] = 1
+        self._is_ready = True
+        report: dict[str, object] = {} if message is None else {"STATUS": message}
+        report["READY"] = 1
         # A container's processes have other numbers outside.
         if self._supervisor is not None and self._supervisor.name == "systemd":
-            said["MAINPID"] = os.getpid()
-        self.send(**said)
+            report["MAINPID"] = os.getpid()
+        self.send(**report)
         return True
 
     def status(self, message: str) -> None:
-        """Say what the program is doing."""
+        """Report what the program is doing."""
         self.send(STATUS=message)
 
     def failed(self, error: BaseException) -> None:
-        """Say what ends the program."""
+        """Report the error that ends the program."""
         kind = "" if isinstance(error, RebornError) else f"{type(error).__name__}: "
-        said: dict[str, object] = {"STATUS": f"{kind}{error}"}
+        report: dict[str, object] = {"STATUS": f"{kind}{error}"}
         number = getattr(error, "errno", None)
         if isinstance(number, int):
-            said["ERRNO"] = number
-        self.send(**said)
+            report["ERRNO"] = number
+        self.send(**report)
 
     def stopping(self, error: BaseException | None) -> None:
         """Report that the program ends, and *error* if that is why; nothing is sent afterwards."""
@@ -77,18 +77,18 @@ class Notifier:
 
     @property
     def listens(self) -> bool:
-        """Whether somebody is told what `send` says."""
+        """Whether somebody receives what `send` sends."""
         return self._fd is not None
 
     def send(self, fds: "Iterable[int]" = (), /, **assignments: object) -> bool:
-        """Send a message, with descriptors; tell whether it was sent."""
+        """Send a message, with descriptors; return whether it was sent."""
         if self._fd is None:
             return False
         import socket  # there already
 
         with socket.socket(fileno=self._fd) as notify:
             try:
-                socket.send_fds(notify, [_sd_notify.compose(assignments)], list(fds))
+                socket.send_fds(notify, [_handshake.compose(assignments)], list(fds))
             except OSError:
                 return False  # it has gone away
             finally:
@@ -97,7 +97,7 @@ class Notifier:
 
 
 class LineNotifier(Notifier):
-    """Tell s6 by a newline on the descriptor that the service directory's notification-fd names."""
+    """Report to s6 by a newline on the descriptor that the file notification-fd names."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         super().__init__(supervisor)
@@ -118,8 +118,8 @@ class LineNotifier(Notifier):
         return super().ready(message)
 
 
-def connect(supervisor: Supervisor | None) -> Notifier:
-    """Return the way to tell *supervisor*."""
+def notifier_for(supervisor: Supervisor | None) -> Notifier:
+    """Return the way to report to *supervisor*."""
     if supervisor is not None and supervisor.name == "s6":
         return LineNotifier(supervisor)
     return Notifier(supervisor)
@@ -146,23 +146,23 @@ def _notification_fd() -> int | None:
     return None
 
 
-def handed_over() -> "tuple[dict[str, socket.socket], dict[str, int]]":
+def received() -> "tuple[dict[str, socket.socket], dict[str, int]]":
     """Return the sockets that systemd or the launcher handed over, and other descriptors, by name.
 
     They are the process's, whichever context or thread asks first: two sockets of one descriptor
     would close it under each other.
     """
-    if not _handed_over:
+    if not _received:
         launch = _inherited.launch
         names = _names([] if launch is None else launch.preserved)
         found = _by_kind(names)
-        if _handed_over.setdefault("all", found) is not found:  # another thread was first
+        if _received.setdefault("all", found) is not found:  # another thread was first
             for duplicate in found[0].values():
                 duplicate.detach()
-    return _handed_over["all"]
+    return _received["all"]
 
 
-_handed_over: "dict[str, tuple[dict[str, socket.socket], dict[str, int]]]" = {}
+_received: "dict[str, tuple[dict[str, socket.socket], dict[str, int]]]" = {}
 
 
 def _names(preserved: "Iterable[int]") -> dict[int, str]:
@@ -227,7 +227,7 @@ class ServiceManager:
     def reloading(self) -> "Reloading":
         """Report, for the length of a ``with`` block, that the program reloads.
 
-        The manager is told of the end also where the block raises: the program runs on as it was.
+        The end is reported also where the block raises: the program runs on as it was.
 
         Raises:
             RuntimeError: the context is not open.
@@ -276,7 +276,7 @@ class ServiceManager:
     @property
     def descriptors(self) -> dict[str, int]:
         """What was handed over and is no socket, such as a file of `store`, by name."""
-        return handed_over()[1]
+        return received()[1]
 
     def _opened(self, method: str) -> Notifier | None:
         if self._pid != os.getpid():
@@ -313,7 +313,7 @@ class Reloading:
 
 
 class Watchdog:
-    """The manager's patience (WatchdogSec= of systemd), and how to ask for more of it.
+    """The manager's patience (WatchdogSec= of systemd), and how to extend it.
 
     `interval` is how often to ping at the least, in seconds: a third of the manager's patience.
     None: nobody watches, and all that is here does nothing.
@@ -334,7 +334,7 @@ class Watchdog:
         return f"Watchdog(interval={self.interval!r})"
 
     def ping(self) -> None:
-        """Say that the program runs; for each turn of a loop, since it says so only when due."""
+        """Report that the program runs; for each turn of a loop, since it is sent only when due."""
         if self.interval is None or self._notifier is None:
             return
         now = time.monotonic()

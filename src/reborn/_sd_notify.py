@@ -1,6 +1,7 @@
 """Both ends of sd_notify(3): send messages to a manager, receive those of a program.
 
-A datagram socket whose address stands in the program's NOTIFY_SOCKET; lines of KEY=value.
+A datagram socket whose address stands in the program's NOTIFY_SOCKET; lines of KEY=value, composed
+and parsed as those between launcher and daemon (`_handshake`).
 """
 
 from __future__ import annotations
@@ -8,16 +9,17 @@ from __future__ import annotations
 import os
 import sys
 
+from reborn import _handshake
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     import socket as _socket
-    from collections.abc import Mapping
     from typing import Self
 else:
     import _socket  # half of what socket costs, which makes enums of its constants
 
-# In one go: a program that says more and more must not keep us from everything else.
+# In one go: a program that never stops sending must not keep us from everything else.
 _MESSAGES = 1000
 
 
@@ -58,8 +60,7 @@ class Listener:
                 data = self._socket.recv(65536)
             except BlockingIOError:
                 break
-            lines = data.decode("utf-8", "backslashreplace").split("\n")
-            pairs += [(key, value) for key, _, value in (line.partition("=") for line in lines)]
+            pairs += [_handshake.parse(line) for line in data.split(b"\n")]
         return pairs
 
     def close(self) -> None:
@@ -85,19 +86,19 @@ def is_ours(name: str) -> bool:
 def send(address: str, assignments: dict[str, object]) -> None:
     """Send a message of sd_notify(3) to *address*; nobody may be there any more."""
     try:
-        with connect(address) as notify:
-            notify.sendall(compose(assignments))
+        with open_socket(address) as notify:
+            notify.sendall(_handshake.compose(assignments))
     except OSError:
-        pass  # the supervisor has gone away; the program serves on
+        pass  # the manager has gone away; the program serves on
 
 
-def connect(address: str) -> socket.socket:
+def open_socket(address: str) -> socket.socket:
     """Return a socket for messages to *address*.
 
     Raises:
         OSError: nobody is there.
     """
-    import socket  # late: 6 ms, for a program that has somebody to tell
+    import socket  # late: 6 ms, for a program that somebody listens to
 
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
@@ -107,11 +108,3 @@ def connect(address: str) -> socket.socket:
         notify.close()
         raise
     return notify
-
-
-def compose(assignments: Mapping[str, object]) -> bytes:
-    """Return a message of sd_notify(3)."""
-    from reborn import _handshake
-
-    lines = (f"{key}={' '.join(str(value).splitlines())}" for key, value in assignments.items())
-    return _handshake.encode("\n".join(lines))

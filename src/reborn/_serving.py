@@ -9,7 +9,7 @@ How nothing gets lost. CPython's own C handler writes the number of each signal 
 into the wakeup descriptor, a pipe; between two looks at the pipe the kernel keeps the order, and
 signals of one kind are one only where the kernel has made them one. A pipe can be full (32,768
 signals that nobody has looked at), and another part of the program, such as asyncio's
-add_signal_handler, can have the wakeup descriptor. Then the Python handlers' notes say which kinds
+add_signal_handler, can have the wakeup descriptor. Then the Python handlers have noted which kinds
 have come since, and each of these is served once.
 
 Rejected: blocking the signals and waiting in sigwaitinfo(2), since programs that the daemon starts
@@ -31,7 +31,7 @@ from reborn.exceptions import NotRunningError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
-    from types import FrameType, TracebackType
+    from types import FrameType
     from typing import Any, Self, TypeVar
 
     from reborn._context import DaemonContext
@@ -241,12 +241,7 @@ class SignalServer:
                 raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Put back what the signals did before."""
         if self._depth == 0:
             return  # a forked copy
@@ -396,7 +391,7 @@ def _stop(number: int) -> None:  # noqa: ARG001 - a handler
 
 
 def _named(number: int) -> int:
-    """Return *number* as a `signal.Signals`; most real-time signals are none."""
+    """Return *number* as a `signal.Signals`; most real-time signals have no name."""
     try:
         return signal.Signals(number)
     except ValueError:

@@ -171,11 +171,11 @@ def keep_status_line():
 
 def do_not_wait_for_answer():
     """Sabotage: ready() comes back at once."""
-    from reborn._handshake import Channel, Report
+    from reborn._handshake import Channel, Report, disarm_sigterm_on_close
 
     def say_ready(self, message=None):
         channel, self._channel = self._channel, None
-        self._watch(channel, on=False)
+        disarm_sigterm_on_close(channel.incoming)
         Channel.send(channel, READY=1)
         return True
 

@@ -56,7 +56,9 @@ VALUES = (
         st.dictionaries(st.sampled_from(["pid", "status", "output"]), st.none() | NUMBERS),
     )
 )
-LINES = st.builds("{}={}\n".format, st.sampled_from(KEYS), VALUES).map(_handshake.encode)
+LINES = st.builds("{}={}\n".format, st.sampled_from(KEYS), VALUES).map(
+    lambda line: line.encode("utf-8", "surrogatepass")
+)
 HEARD = st.binary(max_size=200) | st.lists(LINES | st.binary(max_size=20), max_size=6).map(b"".join)
 
 

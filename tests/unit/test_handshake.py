@@ -218,7 +218,8 @@ def test_what_could_harm_a_reader_is_a_value_error(text):
 def report(ends, monkeypatch):
     """A report of this process; what it does for good is left out."""
     monkeypatch.setattr(os, "register_at_fork", lambda **_: None)
-    monkeypatch.setattr(Report, "_watch", lambda *_, **__: None)
+    monkeypatch.setattr(_handshake, "arm_sigterm_on_close", lambda _: None)
+    monkeypatch.setattr(_handshake, "disarm_sigterm_on_close", lambda _: None)
     report = Report(ends[1])
     yield report
     report.close()
@@ -331,7 +332,7 @@ def test_answer_that_is_none_is_waited_out(garbage, answered):
     os.close(launcher.outgoing)
     report = Report(daemon)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Report, "_watch", lambda *_, **__: None)
+        patch.setattr(_handshake, "disarm_sigterm_on_close", lambda _: None)
         if answered or b"READY=1" in garbage.split(b"\n")[:-1]:
             assert report.ready() is True
         else:

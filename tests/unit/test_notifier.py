@@ -33,7 +33,7 @@ def manager(address):
 
 @pytest.fixture
 def notifier(manager, address):
-    notifier = _notifier.connect(Supervisor("systemd", "the test says so", notify=address))
+    notifier = _notifier.notifier_for(Supervisor("systemd", "the test says so", notify=address))
     yield notifier
     notifier.close()
 
@@ -137,7 +137,7 @@ def test_socket_that_was_only_inherited_is_not_written_to(
     manager, address, monkeypatch, supervisor
 ):
     monkeypatch.setenv("NOTIFY_SOCKET", address)
-    notifier = _notifier.connect(supervisor)
+    notifier = _notifier.notifier_for(supervisor)
     notifier.ready()
     notifier.status("x")
     assert _notifier.service_manager(notifier, pid=os.getpid()).store("x", 0) is False
@@ -253,7 +253,7 @@ def test_s6_is_told_by_a_line(directory):
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)
     (directory / "notification-fd").write_text(f"{writer}\n")
-    notifier = _notifier.connect(Supervisor("s6", "the test says so"))
+    notifier = _notifier.notifier_for(Supervisor("s6", "the test says so"))
     assert not os.get_inheritable(writer)
     notifier.status("not yet")
     assert notifier.ready() is True
@@ -270,7 +270,7 @@ def test_other_descriptors_are_left_alone(directory, tmp_path, text):
         numbers = {"reader": str(reader), "file": str(file.fileno())}
         if text is not None:
             (directory / "notification-fd").write_text(numbers.get(text, text))
-        _notifier.connect(Supervisor("s6", "the test says so")).ready()
+        _notifier.notifier_for(Supervisor("s6", "the test says so")).ready()
         assert os.fstat(reader)
     assert (tmp_path / "file").read_text() == ""
     os.close(reader)
