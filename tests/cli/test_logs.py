@@ -127,3 +127,37 @@ def test_end_of_following_leaves_the_daemon_alone(reborn, echo):
     with following(reborn, "web") as lines:
         lines.readline()
     assert is_alive(reborn.pid("web"))
+
+
+def test_following_ends_with_its_reader_though_nothing_is_written(reborn, echo):
+    echo("listening\n")
+    command = f"{' '.join(reborn.words('logs', '-f', 'web'))} | grep -m1 listening"
+    result = subprocess.run(
+        ["sh", "-c", command],
+        env=reborn.env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "listening\n", "")
+
+
+def test_output_of_the_reader_is_not_shown_as_the_programs(reborn):
+    words = ("--log-file", "/dev/stdout", "--ready", "alive:0", "--", "sleep", "60")
+    first, second = reborn.directory / "first", reborn.directory / "second"
+    with first.open("w") as file:
+        assert reborn("start", "web", *words, capture_output=False, stdout=file)[0] == 0
+    second.write_text("the reader's own\n")
+    with second.open("a") as file:
+        status, _, err = reborn("logs", "web", capture_output=False, stdout=file, stderr=-1)
+    assert (status, second.read_text()) == (1, "the reader's own\n")
+    assert err == (
+        "web: cannot read its log '/dev/stdout': '/dev/stdout' is another file for each process\n"
+    )
+    reborn.stopped("web")
+
+
+def test_line_for_programs_ends_at_a_newline_only(reborn):
+    (reborn.home / "web.log").write_text("10 %\r20 %\x0c\u2028done\nnext\n")
+    assert reborn.data("logs", "web")[1]["lines"] == ["10 %\r20 %\x0c\u2028done", "next"]

@@ -14,9 +14,17 @@ def log(tmp_path):
     return tmp_path / "log"
 
 
+@pytest.fixture
+def pipe():
+    reader, writer = os.pipe()
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
 def last(path, count):
     with follow.LogReader(str(path)) as opened:
-        return opened.last(count)
+        return b"".join(opened.last(count))
 
 
 @given(st.binary(max_size=30), st.integers(0, 5), st.integers(1, 7))
@@ -39,10 +47,54 @@ def test_what_is_not_a_file_is_refused(tmp_path):
         follow.LogReader(str(tmp_path / "fifo"))
 
 
-def test_more_begins_where_the_last_lines_end(log):
+def test_more_begins_where_the_last_lines_end(log, pipe):
+    _, writer = pipe
     log.write_text("a\nb\n")
     with follow.LogReader(str(log)) as opened:
-        assert opened.last(1) == b"b\n"
+        assert b"".join(opened.last(1)) == b"b\n"
         with log.open("a") as file:
             file.write("c\n")
-        assert next(opened.more()) == b"c\n"
+        assert next(opened.more(writer)) == b"c\n"
+
+
+def test_more_ends_with_its_reader_though_nothing_is_written(log):
+    log.write_text("a\n")
+    reader, writer = os.pipe()
+    with follow.LogReader(str(log)) as opened:
+        assert b"".join(opened.last(1)) == b"a\n"
+        os.close(reader)
+        assert list(opened.more(writer)) == []
+    os.close(writer)
+
+
+def test_lines_without_an_end_are_read_once(log, monkeypatch):
+    log.write_bytes(b"start\n" + b"\r[===>  ] downloading" * 100_000)
+    read = []
+    pread = os.pread
+
+    def counted(fd, count, place):
+        data = pread(fd, count, place)
+        read.append(len(data))
+        return data
+
+    monkeypatch.setattr(os, "pread", counted)
+    assert last(log, 10) == log.read_bytes()
+    assert sum(read) <= 2 * log.stat().st_size + 1  # backwards to search, forwards to show
+    assert max(read) <= follow._BLOCK
+
+
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_output_of_the_reader_is_not_read_as_the_log(tmp_path, path, linked):
+    if linked:
+        (tmp_path / "log").symlink_to(path)
+        path = str(tmp_path / "log")
+    with pytest.raises(ValueError, match="is another file for each process"):
+        follow.LogReader(path)
+
+
+def test_log_behind_links_is_read(tmp_path, log):
+    log.write_text("a\n")
+    (tmp_path / "first").symlink_to("second")
+    (tmp_path / "second").symlink_to(log)
+    assert last(tmp_path / "first", 1) == b"a\n"

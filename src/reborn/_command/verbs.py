@@ -245,15 +245,17 @@ class NamedDaemon(DaemonVerbs):
         lines: int = self.request.get("lines", grammar.LINES)
         try:
             with follow.LogReader(path) as log:
-                last = log.last(lines)
                 if self.request.get("json"):
-                    text = last.decode("utf-8", "backslashreplace")
-                    data = {"name": self.name, "log_file": path, "lines": text.splitlines()}
+                    text = b"".join(log.last(lines)).decode("utf-8", "backslashreplace")
+                    found = text.removesuffix("\n").split("\n") if text else []
+                    data = {"name": self.name, "log_file": path, "lines": found}
                     return Answer(OK, text, lambda: data)
-                _write(last)
+                for block in log.last(lines):
+                    _write(block)
                 if self.request.get("follow"):
-                    for piece in log.more():
-                        _write(piece)
+                    for block in log.more(sys.stdout.fileno()):
+                        _write(block)
+                    os.kill(os.getpid(), _signal.SIGPIPE)  # as if something had been written
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             text = f"{self.name}: cannot read its log {path!r}: {why}"
