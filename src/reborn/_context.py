@@ -180,21 +180,23 @@ class DaemonContext(_options.Options):
             PermissionError: the file may not be read.
         """
         _require_posix()
-        from reborn._pidfile import PidFile
+        from reborn._pidfile import LockedPidFile, PidFile, of_pid_file
         from reborn._process import open_process, running_daemon
 
         pidfile = self.pidfile
-        if isinstance(pidfile, str | os.PathLike):
-            pidfile = PidFile(_options.absolute("pidfile", pidfile))
-        if not isinstance(pidfile, PidFile):
+        if isinstance(pidfile, PidFile):
+            file = of_pid_file(pidfile)
+        elif isinstance(pidfile, str | os.PathLike):
+            file = LockedPidFile(_options.absolute("pidfile", pidfile))
+        else:
             message = f"pidfile is {pidfile!r}, and search() needs the path of a pid file"
             raise ValueError(message)  # noqa: TRY004 - its value rules the search out
-        while (first := pidfile.find_holder()) is not None:
+        while (first := file.find_holder()) is not None:
             handle = open_process(first.pid)
-            holder = pidfile.find_holder()
+            holder = file.find_holder()
             # Opened now, and still the holder: so the handle is the daemon's and not a successor's.
             if holder is not None and holder.pid == first.pid:
-                daemon = running_daemon(holder.pid, handle, pidfile=pidfile, holder=holder)
+                daemon = running_daemon(holder.pid, handle, pidfile=file, holder=holder)
                 # A zombie may stay named, where nothing shows that it does not hold the file.
                 return daemon if daemon.is_running() else None
         return None

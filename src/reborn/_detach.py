@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from reborn._attempt import Attempt, Watch
     from reborn._handshake import Channel
     from reborn._options import Plan
-    from reborn._pidfile import PidFile
+    from reborn._pidfile import LockedPidFile
     from reborn._process import Daemon, ProcessHandle
 
 # The daemons that this process has started, in order; see `Launch.earlier`.
@@ -57,7 +57,7 @@ class Start:
     It ends the process, too, and lets go of the pid file.
     """
 
-    def __init__(self, report: Report, pidfile: "PidFile | None") -> None:
+    def __init__(self, report: Report, pidfile: "LockedPidFile | None") -> None:
         self.report = report
         self.pidfile = pidfile
 

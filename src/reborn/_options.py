@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Literal, NoReturn, Protocol
 
-    from reborn._pidfile import PidFile
+    from reborn._pidfile import LockedPidFile, PidFile
     from reborn._privileges import Identity
 
     class HasFileno(Protocol):
@@ -53,7 +53,7 @@ class Plan:
         identity: Identity | None
         log_file: str | None
         log_file_mode: int
-        pidfile: PidFile | None
+        pidfile: LockedPidFile | None
         preserve: list[int]
         prevent_core: bool
         ready_timeout: float
@@ -103,13 +103,13 @@ def resolve(options: "Options") -> Plan:
 
 def _resolve_pidfile(plan: Plan, options: "Options") -> None:
     with loading():
-        from reborn._pidfile import PidFile
+        from reborn._pidfile import LockedPidFile, PidFile, of_pid_file
 
     pidfile = options.pidfile
     if isinstance(pidfile, PidFile):
-        plan.pidfile = pidfile
+        plan.pidfile = of_pid_file(pidfile)
     elif isinstance(pidfile, str | os.PathLike):
-        plan.pidfile = PidFile(absolute("pidfile", pidfile), mode=options.pidfile_mode)
+        plan.pidfile = LockedPidFile(absolute("pidfile", pidfile), mode=options.pidfile_mode)
     else:
         plan.guard = pidfile
 

@@ -1,35 +1,48 @@
-"""Lock, write, read and remove one pid file.
+"""Lock one file, and write into it which process has locked it.
 
-The lock is the truth, the text is advice. As in FreeBSD's flopen(3) and pidfile(3): open without
-truncating, lock the descriptor, see that the path still means that file, and only then empty it.
+Three layers, each of one idea, as in FreeBSD's libutil:
+
+    LockedFile      flopen(3): open, lock, see that the path still means that file
+    LockedPidFile   pidfile(3): empty it, write the pid, read it, find the process
+    PidFile         the part of it that is for users
+
+- The lock is the truth, the text is advice: no text blocks a start, and none proves anything.
+- Open without truncating, lock the descriptor, compare it with the path, and only then empty it.
+- Empty it at once: a locked file must not stand beside the pid of a predecessor.
+- Who loses changes nothing.
+- Release only what this process has locked, and only while the path means it.
 
 flock(2), not fcntl(2) locks: it belongs to the open file and so survives both forks and exec, and
-it ends when the last descriptor closes, which a crash does too. It is called directly rather than
-through filelock, whose import costs a bare program four interpreter start-ups; it is the lock that
-filelock takes, and a test proves that the two contend.
+it ends when the last descriptor closes, which a crash does too.
 
-Who holds the file is for `_holder` to say, which takes a shared lock at most. So a starter is
-refused only while nobody can have a shared lock; until then, and for `_PATIENCE` seconds in any
-case, it tries again.
+Rejected:
+
+- filelock on the way of a start: its import costs a bare program four interpreter start-ups. It
+  takes the same lock, and a test proves that the two contend.
+- to see by trying the lock who has it: a moment of trying could refuse somebody else's start. So
+  `_holder` takes a shared lock at most, and a starter is refused only while nobody can have a
+  shared lock; until then, and for `_PATIENCE` seconds in any case, it tries again.
 """
 
 import fcntl
 import os
 import stat
 import time
+from _thread import allocate_lock
 
 from reborn import _descriptors, _files
 from reborn._errors import StartError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
+    from _thread import LockType
+    from collections.abc import Callable
     from typing import Self
 
     from reborn._holder import LockHolder
     from reborn.exceptions import UnsafeFileError
 
-# Between a winner's lock and its pid lie the two forks (3 ms); whoever looks holds a lock for less.
+# Between a winner's lock and its pid lie the two forks (3 ms); whoever looks has a lock for less.
 _PATIENCE = 0.1
 # Shared locks that are there for so long are not those of any number of lookers that take turns.
 _LONGEST_LOOKS = 5.0
@@ -38,12 +51,11 @@ _ROUNDS = 100
 _LONGEST_TEXT = 32
 
 
-class PidFile:
-    """A locked file that names one process.
+class LockedFile:
+    """A file that is locked, and is the one that its path means.
 
-    *path* may be relative to the current directory; *mode* holds the permission bits of the file
-    when it has to be made, whatever the umask. As a context manager it is acquired and written for
-    the current process, and released at the end.
+    It is for the process that locked it, or that said `own`, to release. The lock ends when every
+    process that has the descriptor has closed it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, mode: int = 0o644) -> None:
@@ -52,39 +64,16 @@ class PidFile:
         self._fd: int | None = None
         self._directory: int | None = None
         self._owner: int | None = None
-        self._hooked = False
-
-    def __repr__(self) -> str:
-        return f"PidFile({self.path!r})"
 
     def __str__(self) -> str:
         return f"pid file {self.path!r}"
 
-    def __enter__(self) -> "Self":
-        self.acquire()
-        try:
-            self.write()
-        except BaseException:
-            self.release()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: "TracebackType | None",
-    ) -> None:
-        self.release()
-
-    def acquire(self) -> None:
-        """Lock the file and empty it; make it if it is not there.
-
-        Nothing is changed when this raises, but that a file which cannot be emptied is removed.
+    def lock(self) -> None:
+        """Lock the file; make it if it is not there.
 
         Raises:
-            PidFileLockedError: another process holds it.
-            UnsafeFileError: it is a link or could have been planted by a stranger.
+            PidFileLockedError: another process has locked it.
+            UnsafeFileError: it is a link or could have been planted by another user.
             OSError: the directory or the file cannot be opened or locked.
         """
         directory, name = _files.open_directory(self.path, kind="pid file")
@@ -95,12 +84,6 @@ class PidFile:
             raise
         self._directory = directory
         self._owner = os.getpid()
-        try:
-            # At once: a held lock must not stand beside the pid of a predecessor.
-            os.ftruncate(self._fd, 0)
-        except OSError:
-            self.release()
-            raise
 
     def _lock(self, name: str, directory: int) -> int:
         """Return a locked descriptor of the file that the path means."""
@@ -117,7 +100,7 @@ class PidFile:
                         pass
                     now = time.monotonic()
                     begin = begin or now
-                    self._refuse_if_locked(fd, status, waited=now - begin)
+                    self.refuse_if_locked(fd, status, waited=now - begin)
                     time.sleep(_PATIENCE / 20)
                 if _files.is_named(status, name, directory):
                     return fd
@@ -131,26 +114,18 @@ class PidFile:
                 _descriptors.close(fd)
                 raise
             _descriptors.close(fd)  # the file lost its name before we had the lock
-        raise self._unsafe("it keeps being replaced")
+        raise self.unsafe("it keeps being replaced")
 
     def _open(self, name: str, directory: int) -> tuple[int, bool]:
         try:
             return _files.open_or_create(name, os.O_RDWR, mode=self.mode, directory=directory)
         except OSError as error:
-            self._explain(error)
+            self.explain(error)
             raise
 
-    def _refuse_if_locked(self, fd: int, status: os.stat_result, *, waited: float) -> None:
-        """Raise if the holder is known, or if there was time enough for it to become known."""
-        from reborn import _holder  # late, as below: most starts are not refused
-
-        pid = _parse(os.pread(fd, _LONGEST_TEXT, 0))
-        shown = False if pid is None else _holder.is_shown(pid, status)
-        if shown or waited > _LONGEST_LOOKS or (waited > _PATIENCE and _holder.is_locked(fd)):
-            # Where nothing is shown, the text has outlasted the moment between lock and emptying.
-            from reborn.exceptions import PidFileLockedError
-
-            raise PidFileLockedError(path=self.path, pid=None if shown is False else pid)
+    def refuse_if_locked(self, fd: int, status: os.stat_result, *, waited: float) -> None:
+        """Raise if somebody else's lock is to be respected; otherwise it is tried again."""
+        raise NotImplementedError
 
     def adopt(self, fd: int | None) -> None:
         """Take over the lock that the launcher handed over as descriptor *fd*.
@@ -163,7 +138,7 @@ class PidFile:
         try:
             if fd is None or not _files.is_named(os.fstat(fd), name, directory):
                 reason = "the launcher locked another file (does the path change at every start?)"
-                raise self._unsafe(reason)  # noqa: TRY301 - one way out closes the directory
+                raise self.unsafe(reason)  # noqa: TRY301 - one way out closes the directory
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException:
             _descriptors.close(directory)
@@ -172,32 +147,12 @@ class PidFile:
         self._directory = directory
         self._owner = os.getpid()
 
-    def write(self) -> None:
-        """Write the current process's id, and from now on release only for this process."""
-        if self._fd is None:
-            message = f"pid file {self.path!r} is not acquired"
-            raise RuntimeError(message)
-        self._owner = os.getpid()
-        os.ftruncate(self._fd, 0)
-        text = b"%d\n" % self._owner
-        if os.pwrite(self._fd, text, 0) < len(text):
-            os.pwrite(self._fd, text, 0)  # a full disk answers the second attempt with ENOSPC
-        if not self._hooked:
-            # Workers forked later must not keep the lock after the daemon's end.
-            os.register_at_fork(after_in_child=self.leave)
-            self._hooked = True
-
     def own(self) -> None:
         """Release the file for the current process from now on; it was acquired before a fork."""
         self._owner = os.getpid()
 
-    def clear(self) -> None:
-        """Empty the file: it is locked, and names nobody."""
-        if self._fd is not None:
-            os.ftruncate(self._fd, 0)
-
     def release(self) -> None:
-        """Remove the file and let go of the lock, if this process owns it.
+        """Remove the file and unlock it, if this process owns it.
 
         Only what this object locked is removed: not a file that has taken its place. Where the
         directory cannot be written any more, as after a change of user, the file is emptied; where
@@ -233,6 +188,93 @@ class PidFile:
         """The locked descriptor; None while the file is not acquired."""
         return self._fd
 
+    def explain(self, error: OSError) -> None:
+        """Raise what says more than *error*, if its errno says what is wrong with the file."""
+        if _files.is_link_refusal(error):
+            raise self.unsafe("it is a symbolic link") from None
+        if _files.is_kind_refusal(error):
+            raise self.unsafe("it is not a regular file") from None
+
+    def unsafe(self, reason: str) -> "UnsafeFileError":
+        from reborn.exceptions import UnsafeFileError
+
+        return UnsafeFileError(kind="pid file", path=self.path, reason=reason)
+
+
+class LockedPidFile(LockedFile):
+    """A locked file that names one process; `PidFile`, with the protocol of a start.
+
+    *unlocked_owner* is asked where nobody has the lock: which process the open file belongs to all
+    the same (None: to nobody). Then that process is found, and nobody else gets the lock.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        mode: int = 0o644,
+        unlocked_owner: "Callable[[int, os.stat_result], int | None] | None" = None,
+    ) -> None:
+        super().__init__(path, mode=mode)
+        self._unlocked_owner = unlocked_owner
+        self._hooked = False
+
+    def acquire(self) -> None:
+        """Lock the file and empty it; make it if it is not there.
+
+        Nothing is changed when this raises, but that a file which cannot be emptied is removed.
+
+        Raises:
+            PidFileLockedError, UnsafeFileError, OSError: as in `lock`.
+        """
+        self.lock()
+        assert self._fd is not None  # noqa: S101 - it is locked
+        if self._unlocked_owner is not None:
+            pid = self._unlocked_owner(self._fd, os.fstat(self._fd))
+            if pid is not None:
+                self.leave()
+                raise self._locked_error(pid)
+        try:
+            os.ftruncate(self._fd, 0)
+        except OSError:
+            self.release()
+            raise
+
+    def refuse_if_locked(self, fd: int, status: os.stat_result, *, waited: float) -> None:
+        """Raise if the holder is known, or if there was time enough for it to become known."""
+        from reborn import _holder  # late, as below: most starts are not refused
+
+        pid = _parse(os.pread(fd, _LONGEST_TEXT, 0))
+        shown = False if pid is None else _holder.is_shown(pid, status)
+        if shown or waited > _LONGEST_LOOKS or (waited > _PATIENCE and _holder.is_locked(fd)):
+            # Where nothing is shown, the text has outlasted the moment between lock and emptying.
+            raise self._locked_error(None if shown is False else pid)
+
+    def _locked_error(self, pid: int | None) -> "StartError":
+        from reborn.exceptions import PidFileLockedError
+
+        return PidFileLockedError(path=self.path, pid=pid)
+
+    def write(self) -> None:
+        """Write the current process's id, and from now on release only for this process."""
+        if self._fd is None:
+            message = f"pid file {self.path!r} is not acquired"
+            raise RuntimeError(message)
+        self._owner = os.getpid()
+        os.ftruncate(self._fd, 0)
+        text = b"%d\n" % self._owner
+        if os.pwrite(self._fd, text, 0) < len(text):
+            os.pwrite(self._fd, text, 0)  # a full disk answers the second attempt with ENOSPC
+        if not self._hooked:
+            # Workers forked later must not keep the lock after the daemon's end.
+            os.register_at_fork(after_in_child=self.leave)
+            self._hooked = True
+
+    def clear(self) -> None:
+        """Empty the file: it is locked, and names nobody."""
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+
     def read(self) -> int | None:
         """Return the pid in the file, or None if there is none.
 
@@ -258,16 +300,12 @@ class PidFile:
         return pid
 
     def holder(self) -> int | None:
-        """Return the pid of the process that holds the file, or None if nobody provably does.
-
-        The file must be locked, the text complete, and the process must have this very file open
-        (device and inode, where the system shows them). Looking takes no lock on Linux.
-        """
-        holder = self.find_holder()
-        return None if holder is None else holder.pid
+        """Return the pid of the process that `find_holder` finds."""
+        found = self.find_holder()
+        return None if found is None else found.pid
 
     def find_holder(self) -> "LockHolder | None":
-        """Return the process that `holder` names, together with what was read to find it."""
+        """Return the process that provably has the file locked, with what was read to find it."""
         fd = self._open_to_read()
         if fd is None:
             return None
@@ -275,15 +313,18 @@ class PidFile:
             from reborn import _holder
 
             pid = _parse(os.pread(fd, _LONGEST_TEXT, 0))
-            if pid is None:
-                return None
             status = os.fstat(fd)
             if not _files.is_named(status, self.path, None, alone=False):
                 return None  # it was removed meanwhile, as at the end of a daemon
             reached = self._reaches(status)  # first: looking for the lock may take it for a moment
-            shown = _holder.is_shown(pid, status)
-            locked = _holder.is_locked(fd) if shown is None else shown
-            return _holder.LockHolder(pid, self.path, status, reached=reached) if locked else None
+            shown = False if pid is None else _holder.is_shown(pid, status)
+            if not (_holder.is_locked(fd) if shown is None else shown):
+                pid = None
+                if self._unlocked_owner is not None and not _holder.is_locked(fd):
+                    pid = self._unlocked_owner(fd, status)
+            if pid is None:
+                return None
+            return _holder.LockHolder(pid, self.path, status, reached=reached)
         finally:
             _descriptors.close(fd)
 
@@ -318,24 +359,140 @@ class PidFile:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._explain(error)
+            self.explain(error)
             raise
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             _descriptors.close(fd)
-            raise self._unsafe("it is not a regular file")
+            raise self.unsafe("it is not a regular file")
         return fd
 
-    def _explain(self, error: OSError) -> None:
-        """Raise what says more than *error*, if its errno says what is wrong with the file."""
-        if _files.is_link_refusal(error):
-            raise self._unsafe("it is a symbolic link") from None
-        if _files.is_kind_refusal(error):
-            raise self._unsafe("it is not a regular file") from None
 
-    def _unsafe(self, reason: str) -> "UnsafeFileError":
-        from reborn.exceptions import UnsafeFileError
+class PidFile:
+    """A locked file that names one process.
 
-        return UnsafeFileError(kind="pid file", path=self.path, reason=reason)
+    *path* may be relative to the current directory; *mode* holds the permission bits of the file
+    when it has to be made, whatever the umask. As a context manager it is acquired and written for
+    the current process, and released at the end.
+
+    All of it may be called from several threads. The process has one lock, whichever thread took
+    it: a second `acquire` is refused like another process's.
+    """
+
+    def __init_subclass__(cls) -> None:
+        message = "PidFile cannot be subclassed: a start would not call what the subclass changes"
+        raise TypeError(message)
+
+    def __init__(self, path: str | os.PathLike[str], *, mode: int = 0o644) -> None:
+        self._file = LockedPidFile(path, mode=mode)
+        self._mutex = allocate_lock()
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        return f"PidFile({self.path!r})"
+
+    def __str__(self) -> str:
+        return str(self._file)
+
+    @property
+    def path(self) -> str:
+        """The absolute path of the file."""
+        return self._file.path
+
+    @property
+    def mode(self) -> int:
+        """The permission bits of a file that has to be made."""
+        return self._file.mode
+
+    def __enter__(self) -> "Self":
+        self.acquire()
+        try:
+            self.write()
+        except BaseException:
+            self.release()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Lock the file and empty it; make it if it is not there.
+
+        Nothing is changed when this raises, but that a file which cannot be emptied is removed.
+
+        Raises:
+            PidFileLockedError: another process, or this one, has locked it.
+            UnsafeFileError: it is a link or could have been planted by another user.
+            OSError: the directory or the file cannot be opened or locked.
+        """
+        with self._alone():
+            if self._file.lock_fd is not None:
+                from reborn.exceptions import PidFileLockedError
+
+                raise PidFileLockedError(path=self.path, pid=os.getpid())
+            self._file.acquire()
+
+    def write(self) -> None:
+        """Write the current process's id, and from now on release only for this process.
+
+        Raises:
+            RuntimeError: the file is not acquired.
+            OSError: the disk is full, say.
+        """
+        with self._alone():
+            self._file.write()
+
+    def release(self) -> None:
+        """Remove the file and unlock it, if this process owns it.
+
+        Only what this object locked is removed: not a file that has taken its place. Where the
+        directory cannot be written any more, as after a change of user, the file is emptied; where
+        the file system is read-only or gone by now, it is left, and blocks nobody.
+        """
+        with self._alone():
+            self._file.release()
+
+    def read(self) -> int | None:
+        """Return the pid in the file, or None if there is none.
+
+        It is advice: the process may be gone, or be another one. `holder` knows better.
+
+        Raises:
+            InvalidPidFileError: the text is not a process id.
+            UnsafeFileError: the path is a symbolic link.
+        """
+        return self._file.read()
+
+    def holder(self) -> int | None:
+        """Return the pid of the process that has the file locked, or None if none provably has.
+
+        The file must be locked, the text complete, and the process must have this very file open
+        (device and inode, where the system shows them). Looking takes no lock on Linux.
+        """
+        return self._file.holder()
+
+    def is_locked(self) -> bool:
+        """Tell whether any process has locked the file, named or not."""
+        return self._file.is_locked()
+
+    def _alone(self) -> "LockType":
+        """Return the lock under which this object is changed."""
+        if self._pid != os.getpid():
+            # A thread that had it when this process was forked is not here to release it.
+            self._mutex, self._pid = allocate_lock(), os.getpid()
+        return self._mutex
+
+
+def of_pid_file(pidfile: PidFile) -> LockedPidFile:
+    """Return the file below a `PidFile`, with the protocol of a start."""
+    return pidfile._file  # noqa: SLF001 - the rest of the package is no user
+
+
+def as_pid_file(file: LockedPidFile) -> PidFile:
+    """Return the `PidFile` for users over *file*."""
+    pidfile = PidFile(file.path, mode=file.mode)
+    pidfile._file = file  # noqa: SLF001
+    return pidfile
 
 
 def _parse(text: bytes) -> int | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import psutil
 
     from reborn._holder import LockHolder
-    from reborn._pidfile import PidFile
+    from reborn._pidfile import LockedPidFile
     from reborn.exceptions import StopTimeoutError
 else:
     import _signal
@@ -135,11 +135,11 @@ class Daemon:
 
     pid: int
     _handle: ProcessHandle | None = None
-    _pidfile: "PidFile | None" = None
+    _pidfile: "LockedPidFile | None" = None
     _holder: "LockHolder | None" = None
 
     def __init__(self) -> None:
-        message = "a Daemon is returned by reborn(), search() and ensure(), and not made by hand"
+        message = "a Daemon is not made by hand; reborn() and search() return one"
         raise TypeError(message)
 
     def __repr__(self) -> str:
@@ -244,7 +244,7 @@ def running_daemon(
     pid: int,
     handle: ProcessHandle | None,
     *,
-    pidfile: "PidFile | None" = None,
+    pidfile: "LockedPidFile | None" = None,
     holder: "LockHolder | None" = None,
 ) -> Daemon:
     """Return the daemon *pid*; *handle* is None where it has ended already.

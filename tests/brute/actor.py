@@ -27,6 +27,7 @@ import contender
 import witness
 
 import reborn
+from reborn._pidfile import as_pid_file
 
 sys.path.append(str(Path(__file__).parents[1] / "probes"))
 import hold
@@ -187,7 +188,8 @@ def serve(spec):
     """Be the launcher and the daemon."""
     hold.do(spec["before"])
     pidfile = witness.WitnessedPidFile(spec["pidfile"], spec["witness"])
-    context = reborn.DaemonContext(pidfile, strategy=spec["strategy"], wait_ready=True)
+    public = as_pid_file(pidfile)
+    context = reborn.DaemonContext(public, strategy=spec["strategy"], wait_ready=True)
     daemon = context.reborn()
     if daemon is not None:
         print(daemon.pid)

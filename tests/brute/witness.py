@@ -12,7 +12,7 @@ import os
 import re
 import struct
 
-import reborn
+from reborn._pidfile import LockedPidFile
 
 _LOCK = "hhqqi4x"  # struct flock, where off_t has 64 bits
 _PF_EXITING = 0x4
@@ -56,7 +56,7 @@ def lock(fd):
             raise RuntimeError(message)
 
 
-class WitnessedPidFile(reborn.PidFile):
+class WitnessedPidFile(LockedPidFile):
     """Lets go of the witness before the pid file, on whichever way the daemon ends."""
 
     def __init__(self, path, witness):

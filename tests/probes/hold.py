@@ -100,7 +100,7 @@ def without_patience():
     def refuse(pidfile, *_, **__):
         raise reborn.PidFileLockedError(path=pidfile.path, pid=None)
 
-    _pidfile.PidFile._refuse_if_locked = refuse
+    _pidfile.LockedPidFile.refuse_if_locked = refuse
 
 
 def lingering():

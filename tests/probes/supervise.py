@@ -14,7 +14,7 @@ import signal
 import sys
 
 from reborn import DaemonContext, SignalServer
-from reborn._pidfile import PidFile
+from reborn._pidfile import LockedPidFile
 from reborn._supervisor import program, watch
 from reborn._supervisor.output import Log, Output, Syslog
 from reborn._supervisor.policy import Policy
@@ -109,7 +109,7 @@ def pending():
 
 
 def main():
-    pidfile = PidFile(f"{directory}/app.pid")
+    pidfile = LockedPidFile(f"{directory}/app.pid")
     foreground = spec.get("foreground", False)
     options = {
         "log_file": None if foreground else f"{directory}/app.log",

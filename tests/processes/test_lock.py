@@ -11,6 +11,7 @@ import pytest
 from harness import Gate, Remote, eventually, survivors
 
 import reborn
+from reborn._pidfile import LockedPidFile
 
 pytestmark = pytest.mark.many
 
@@ -77,7 +78,7 @@ def test_no_start_is_refused_because_somebody_looks(sandbox, switches):
 def lock_stale_file(path, stranger):
     for _ in range(200):
         path.write_text(f"{stranger}\n")
-        pidfile = reborn.PidFile(path)
+        pidfile = LockedPidFile(path)
         pidfile.acquire()
         pidfile.leave()
 

@@ -173,7 +173,7 @@ def test_chroot_needs_no_log(root, wait_ready):
 
 @pytest.mark.root
 def test_chroot_closes_what_leads_outside_control(root):
-    before = "from reborn import _pidfile\n_pidfile.PidFile.leave_directory = lambda self: None"
+    before = "from reborn import _pidfile\n_pidfile.LockedFile.leave_directory = lambda self: None"
     process = root.start(before)
     assert root.outside(process) == [root.sandbox.directory]
     root.sandbox.stop(process.pid, SIGKILL)

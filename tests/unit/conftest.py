@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from reborn._pidfile import PidFile
+from reborn._pidfile import LockedPidFile
 
 # What CPython announces before there is another process (sys.addaudithook).
 _STARTS = {"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"}
@@ -55,7 +55,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def pidfile(path):
-    pidfile = PidFile(path)
+    pidfile = LockedPidFile(path)
     yield pidfile
     pidfile.leave()
 

@@ -7,7 +7,7 @@ import pytest
 
 from reborn import PidFileLockedError
 from reborn._command import foreign_pidfile
-from reborn._command.foreign_pidfile import KnownPidFile
+from reborn._command.foreign_pidfile import foreign_pid_file
 from reborn._pidfile import PidFile
 
 
@@ -18,7 +18,7 @@ def path(tmp_path):
 
 def test_process_that_holds_no_lock_is_known_by_the_text(path):
     path.write_text(f"{os.getpid()}\n")
-    assert KnownPidFile(path).holder() == os.getpid()
+    assert foreign_pid_file(path).holder() == os.getpid()
     assert PidFile(path).holder() is None
 
 
@@ -26,26 +26,26 @@ def test_text_that_is_older_than_the_process_is_not_believed(path):
     path.write_text(f"{os.getpid()}\n")
     then = foreign_pidfile.started(os.getpid()) - 10
     os.utime(path, (then, then))
-    assert KnownPidFile(path).holder() is None
+    assert foreign_pid_file(path).holder() is None
 
 
 def test_text_beside_the_lock_of_another_one_is_not_believed(path):
     with PidFile(path):
         path.write_text(f"{os.getppid()}\n")
-        assert KnownPidFile(path).holder() is None
+        assert foreign_pid_file(path).holder() is None
 
 
 def test_lock_is_not_given_beside_a_process_that_the_text_names(path):
     path.write_text(f"{os.getppid()}\n")
     with pytest.raises(PidFileLockedError) as raised:
-        KnownPidFile(path).acquire()
+        foreign_pid_file(path).acquire()
     assert raised.value.pid == os.getppid()
     assert path.read_text() == f"{os.getppid()}\n"
 
 
 def test_lock_is_given_where_the_text_names_nobody(path):
     path.write_text("999999999\n")
-    file = KnownPidFile(path)
+    file = foreign_pid_file(path)
     file.acquire()
     assert path.read_text() == ""
     file.release()

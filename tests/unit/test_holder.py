@@ -62,7 +62,7 @@ def test_holder_is_found_beside_descriptors_on_a_file_system_that_fails(path, mo
 
 @pytest.mark.skipif(sys.platform != "linux", reason="NEEDS LINUX: a link that is none in the path")
 def test_holder_is_found_by_whatever_path_leads_to_the_file(path, pidfile):
-    with pidfile:
+    with PidFile(path):
         assert PidFile(f"/proc/self/root{path}").holder() == os.getpid()
 
 

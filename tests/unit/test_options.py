@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from reborn import DaemonContext, PidFile, _options
+from reborn._pidfile import LockedPidFile, of_pid_file
 
 
 class BytesPath:
@@ -122,7 +123,7 @@ def place(tmp_path, monkeypatch):
         pytest.fail("it was not refused")
 
     # Not in place of the real ones: a test that gets here has failed.
-    monkeypatch.setattr(PidFile, "acquire", forbidden)
+    monkeypatch.setattr(LockedPidFile, "acquire", forbidden)
     monkeypatch.setattr(os, "fork", forbidden)
     monkeypatch.setattr(os, "posix_spawn", forbidden)
     return tmp_path
@@ -234,7 +235,8 @@ def test_paths_may_be_text_or_path_objects(path):
 def test_pid_file_may_be_one_of_ours_or_any_guard(place):
     guard, pidfile = Guard(), PidFile("x", mode=0o600)
     assert (resolve(pidfile=guard).guard, resolve(pidfile=guard).pidfile) == (guard, None)
-    assert (resolve(pidfile=pidfile).guard, resolve(pidfile=pidfile).pidfile) == (None, pidfile)
+    assert resolve(pidfile=pidfile).guard is None
+    assert resolve(pidfile=pidfile).pidfile is of_pid_file(pidfile)
     assert resolve(pidfile="x", pidfile_mode=0o600).pidfile.mode == 0o600
     assert (resolve().guard, resolve().pidfile) == (None, None)
 

@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import stat
+import threading
 from pathlib import Path
 
 import filelock
@@ -14,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reborn import _pidfile
-from reborn._pidfile import PidFile
+from reborn._pidfile import LockedFile, LockedPidFile, PidFile, as_pid_file
 from reborn.exceptions import InvalidPidFileError, PidFileLockedError, UnsafeFileError
 
 NOBODY = 65534
@@ -39,14 +40,19 @@ def descriptors():
 
 def test_life_of_a_pid_file(path, pidfile):
     assert (pidfile.holder(), pidfile.is_locked(), pidfile.read()) == (None, False, None)
-    with pidfile as entered:
-        assert entered is pidfile
+    public = as_pid_file(pidfile)
+    with public as entered:
+        assert entered is public
         assert path.read_bytes() == b"%d\n" % os.getpid()
-        assert (pidfile.read(), pidfile.holder()) == (os.getpid(), os.getpid())
-        assert pidfile.is_locked()
+        for each in (public, pidfile, PidFile(path)):
+            assert (each.read(), each.holder(), each.is_locked()) == (
+                os.getpid(),
+                os.getpid(),
+                True,
+            )
         assert not any(os.get_inheritable(fd) for fd in pidfile.descriptors())
     assert not path.exists()
-    assert (pidfile.holder(), pidfile.is_locked(), pidfile.lock_fd) == (None, False, None)
+    assert (public.holder(), public.is_locked(), pidfile.lock_fd) == (None, False, None)
 
 
 def test_path_is_resolved_when_the_object_is_made(tmp_path, monkeypatch):
@@ -266,7 +272,7 @@ def replace(path):
 
 def test_file_replaced_between_open_and_lock_is_noticed(path, pidfile, monkeypatch):
     opened = []
-    open_or_create = PidFile._open
+    open_or_create = LockedFile._open
 
     def race(self, name, directory):
         result = open_or_create(self, name, directory)
@@ -275,7 +281,7 @@ def test_file_replaced_between_open_and_lock_is_noticed(path, pidfile, monkeypat
         opened.append(result)
         return result
 
-    monkeypatch.setattr(PidFile, "_open", race)
+    monkeypatch.setattr(LockedFile, "_open", race)
     pidfile.acquire()
     assert len(opened) == 2
     assert os.path.samestat(os.fstat(pidfile.lock_fd), path.stat())
@@ -295,14 +301,14 @@ def test_second_name_given_between_check_and_lock_is_noticed(path, pidfile, monk
 
 
 def test_file_replaced_again_and_again_is_refused(path, pidfile, monkeypatch):
-    open_or_create = PidFile._open
+    open_or_create = LockedFile._open
 
     def race(self, name, directory):
         result = open_or_create(self, name, directory)
         replace(path)
         return result
 
-    monkeypatch.setattr(PidFile, "_open", race)
+    monkeypatch.setattr(LockedFile, "_open", race)
     before = descriptors()
     with pytest.raises(UnsafeFileError, match="keeps being replaced"):
         pidfile.acquire()
@@ -384,8 +390,8 @@ def test_releasing_twice_or_what_was_never_acquired_does_nothing(path, pidfile):
     path.write_bytes(b"4711\n")
     pidfile.release()
     assert path.read_bytes() == b"4711\n"
-    with pidfile:
-        pidfile.release()
+    with PidFile(path) as public:
+        public.release()
     assert not path.exists()
 
 
@@ -406,7 +412,7 @@ def test_writing_needs_the_lock(pidfile):
 
 def test_lock_is_adopted_by_descriptor(path, pidfile):
     pidfile.acquire()
-    heir = PidFile(path)
+    heir = LockedPidFile(path)
     heir.adopt(os.dup(pidfile.lock_fd))
     pidfile.leave()
     heir.write()
@@ -417,7 +423,7 @@ def test_lock_is_adopted_by_descriptor(path, pidfile):
 
 def test_descriptor_of_another_file_is_not_adopted(path, pidfile):
     pidfile.acquire()
-    heir = PidFile(path.with_name("other"))
+    heir = LockedPidFile(path.with_name("other"))
     before = descriptors()
     with pytest.raises(UnsafeFileError, match="locked another file"):
         heir.adopt(pidfile.lock_fd)
@@ -428,7 +434,7 @@ def test_descriptor_of_another_file_is_not_adopted(path, pidfile):
 def test_descriptor_without_the_lock_is_not_adopted(path, pidfile):
     pidfile.acquire()
     with open(path, "rb+") as file, pytest.raises(BlockingIOError):
-        PidFile(path).adopt(file.fileno())
+        LockedPidFile(path).adopt(file.fileno())
 
 
 def test_pid_of_a_process_that_does_not_hold_the_file_is_not_believed(path, pidfile, impatient):
@@ -510,7 +516,7 @@ def test_file_that_the_pid_does_not_fit_in_is_not_kept_locked(path, pidfile, mon
     before = descriptors()
     monkeypatch.setattr(os, "pwrite", fail(errno.ENOSPC))
     with pytest.raises(OSError, match="No space left"):
-        pidfile.__enter__()
+        PidFile(path).__enter__()
     assert descriptors() == before
     assert not path.exists()
 
@@ -547,3 +553,42 @@ def test_complaint_of_close_comes_too_late_to_be_heeded(path, pidfile, monkeypat
         pidfile.release()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+def test_pid_file_is_not_subclassed():
+    with pytest.raises(TypeError, match="a start would not call"):
+        type("Mine", (PidFile,), {})
+
+
+def test_second_acquire_of_the_same_object_is_refused(path):
+    with PidFile(path) as public, pytest.raises(PidFileLockedError) as caught:
+        public.acquire()
+    assert caught.value.pid == os.getpid()
+
+
+def test_one_of_many_threads_gets_the_lock_and_one_releases_it(path):
+    before = descriptors()
+    public = PidFile(path)
+    together = threading.Barrier(8)
+    outcomes = []
+
+    def compete():
+        together.wait()
+        try:
+            public.acquire()
+        except PidFileLockedError:
+            outcomes.append("refused")
+        else:
+            public.write()
+            outcomes.append("acquired")
+        together.wait()
+        public.release()
+
+    threads = [threading.Thread(target=compete) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["acquired", *["refused"] * 7]
+    assert descriptors() == before
+    assert not path.exists()

@@ -3,7 +3,7 @@
 Most daemons write a pid file and lock nothing; and some programs close every descriptor they did
 not open (sshd, cron), the lock that reborn gave them included. Then the text is all there is. It is
 believed if it is complete, and if the process is older than the text: a number that has been given
-to another process since belongs to a later one. The lock goes before: who holds it is not argued
+to another process since belongs to a later one. The lock goes before: who has it is not argued
 with.
 """
 
@@ -13,9 +13,7 @@ import os
 import sys
 import time
 
-from reborn import _descriptors, _files
-from reborn._holder import LockHolder
-from reborn._pidfile import PidFile
+from reborn._pidfile import LockedPidFile, PidFile, as_pid_file
 
 # By how much a process may seem younger than the text it wrote itself: clocks tick.
 _SLACK = 2.0
@@ -24,46 +22,25 @@ _QUIET = 1.0
 _LONGEST_PID = 10
 
 
-class KnownPidFile(PidFile):
-    """A pid file that names its process by the lock or, where nobody has that, by its text."""
+def foreign_pid_file(path: str) -> LockedPidFile:
+    """Return the pid file *path* of any program."""
+    return LockedPidFile(path, unlocked_owner=owner_by_text)
 
-    def find_holder(self) -> LockHolder | None:
-        """Return the process that the file names, together with what was read to find it."""
-        holder = super().find_holder()
-        if holder is not None or self.is_locked():
-            return holder
-        fd = self._open_to_read()
-        if fd is None:
-            return None
-        try:
-            return self._find_by_text(fd)
-        finally:
-            _descriptors.close(fd)
 
-    def _lock(self, name: str, directory: int) -> int:
-        """Return a locked descriptor, unless the file names a process without the lock."""
-        fd = super()._lock(name, directory)
-        holder = self._find_by_text(fd)
-        if holder is None:
-            return fd
-        _descriptors.close(fd)
-        from reborn.exceptions import PidFileLockedError
+def public_pid_file(path: str) -> PidFile:
+    """Return the pid file *path* of any program, as an option of a context."""
+    return as_pid_file(foreign_pid_file(path))
 
-        raise PidFileLockedError(path=self.path, pid=holder.pid)
 
-    def _find_by_text(self, fd: int) -> LockHolder | None:
-        status = os.fstat(fd)
-        # Those that write more than the pid write it first (postmaster.pid).
-        line, end, _ = os.pread(fd, _LONGEST_PID + 2, 0).partition(b"\n")
-        pid = _pid(line.strip())
-        if pid is None or not (end or time.time() - status.st_mtime > _QUIET):
-            return None
-        if not _files.is_named(status, self.path, None, alone=False):
-            return None
-        begun = started(pid)
-        if begun is None or begun > status.st_mtime + _SLACK:
-            return None
-        return LockHolder(pid, self.path, status, reached=self._reaches(status))
+def owner_by_text(fd: int, status: os.stat_result) -> int | None:
+    """Return the process that the text of the open file names, if it can have written it."""
+    # Those that write more than the pid write it first (postmaster.pid).
+    line, end, _ = os.pread(fd, _LONGEST_PID + 2, 0).partition(b"\n")
+    pid = _pid(line.strip())
+    if pid is None or not (end or time.time() - status.st_mtime > _QUIET):
+        return None
+    begun = started(pid)
+    return None if begun is None or begun > status.st_mtime + _SLACK else pid
 
 
 def _pid(text: bytes) -> int | None:

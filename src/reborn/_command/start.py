@@ -16,10 +16,11 @@ import time
 
 from reborn import _detach, _inherited, _launcher
 from reborn._command import registry
-from reborn._command.foreign_pidfile import KnownPidFile
+from reborn._command.foreign_pidfile import foreign_pid_file
 from reborn._context import DaemonContext
 from reborn._errors import Step
 from reborn._handshake import Report
+from reborn._pidfile import as_pid_file
 from reborn._supervisor.watch import Watch
 
 TYPE_CHECKING = False
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from reborn._command.spec import Spec
     from reborn._detach import Beginning
     from reborn._options import Plan
+    from reborn._pidfile import PidFile
     from reborn._process import Daemon
     from reborn._supervisor.output import Output, Sink
     from reborn._supervisor.policy import Policy
@@ -44,7 +46,7 @@ class ProgramStart:
         self.spec = spec
         self.program = program
         self._begun = time.time()
-        self.pidfile = KnownPidFile(spec.paths.pidfile)
+        self.pidfile = foreign_pid_file(spec.paths.pidfile)
         self.watch = Watch(
             spec.condition,
             cwd=spec.root,
@@ -58,7 +60,7 @@ class ProgramStart:
         """Return the context of the daemon."""
         spec = self.spec
         context = ProgramContext(
-            self.held_file(),
+            self.own_pidfile(),
             log_file=spec.log_file,
             log_file_mode=spec.options.get("log_mode", 0o640),
             # All else is as the launcher's caller has it, or the program's affair (`program`).
@@ -85,9 +87,11 @@ class ProgramStart:
         record.supervised = state.as_data()
         record.write(self.spec.paths.record)
 
-    def held_file(self) -> KnownPidFile:
+    def own_pidfile(self) -> PidFile:
         """Return the pid file that is the daemon's own."""
-        return KnownPidFile(self.spec.paths.supervisor) if self.spec.supervised else self.pidfile
+        if self.spec.supervised:
+            return as_pid_file(foreign_pid_file(self.spec.paths.supervisor))
+        return as_pid_file(self.pidfile)
 
 
 class ProgramContext(DaemonContext):
@@ -210,7 +214,9 @@ def run(spec: Spec, program: Program) -> int:
 
     start = ProgramStart(spec, program)
     options = {key: spec.options[key] for key in ("umask",) if key in spec.options}
-    context = control.foreground_context(start.held_file(), spec.options.get("log_file"), **options)
+    context = control.foreground_context(
+        start.own_pidfile(), spec.options.get("log_file"), **options
+    )
     context.reborn()
     try:
         spec.record(foreground=True).write(spec.paths.record)

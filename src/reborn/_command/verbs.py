@@ -10,7 +10,7 @@ import os
 import sys
 
 from reborn._command import grammar, registry
-from reborn._command.foreign_pidfile import KnownPidFile
+from reborn._command.foreign_pidfile import foreign_pid_file, public_pid_file
 from reborn._command.registry import Paths, Record
 from reborn._command.spec import Spec
 from reborn._context import DaemonContext
@@ -102,7 +102,7 @@ class NamedDaemon(DaemonVerbs):
 
     def searched(self) -> DaemonContext:
         """Return a context with the daemon's pid file; a start has no need of it."""
-        return DaemonContext(KnownPidFile(self.paths.pidfile))
+        return DaemonContext(public_pid_file(self.paths.pidfile))
 
     @classmethod
     def named(cls, name: str) -> NamedDaemon:
@@ -302,7 +302,7 @@ class NamedDaemon(DaemonVerbs):
     def supervisor(self) -> Daemon | None:
         """Return the supervisor, if one runs."""
         try:
-            return DaemonContext(KnownPidFile(self.paths.supervisor)).search()
+            return DaemonContext(public_pid_file(self.paths.supervisor)).search()
         except (StartError, OSError):
             return None
 
@@ -329,8 +329,8 @@ class NamedDaemon(DaemonVerbs):
 
     def _pid(self, daemon: Daemon) -> int:
         """Return the pid of the program whose supervisor is *daemon*."""
-        held = KnownPidFile(self.paths.pidfile)
-        return held.holder() or daemon.pid
+        file = foreign_pid_file(self.paths.pidfile)
+        return file.holder() or daemon.pid
 
     def _failed(self, error: StartError, spec: Spec | None = None) -> Outcome:
         """Return the outcome of a start that failed; a program that runs already is a success."""
@@ -383,7 +383,7 @@ class NamedDaemon(DaemonVerbs):
         """Remove what a daemon of ours has left, unless another one has been started meanwhile."""
         if not os.path.lexists(self.paths.record):
             return  # a pid file without a record is not ours
-        pidfile = KnownPidFile(self.paths.pidfile)
+        pidfile = foreign_pid_file(self.paths.pidfile)
         try:
             pidfile.acquire()
         except (StartError, OSError):
@@ -394,7 +394,7 @@ class NamedDaemon(DaemonVerbs):
             pass  # it may not be ours to remove, and harms nobody
         finally:
             pidfile.release()
-        supervisor = KnownPidFile(self.paths.supervisor)
+        supervisor = foreign_pid_file(self.paths.supervisor)
         if os.path.lexists(supervisor.path):  # it was killed
             try:
                 supervisor.acquire()

@@ -5,7 +5,7 @@
     status = supervisor.run()          # in the daemon, after reborn(); or in the foreground
 
 It is itself the daemon of `NAME.supervisor.pid`. The program is its child, and the one that
-`NAME.pid` names: that file is locked by the launcher, the supervisor owns it (`PidFile.own`) and
+`NAME.pid` names: that file is locked by the launcher, the supervisor owns it (`LockedFile.own`) and
 the program inherits the locked descriptor and writes its own pid. So the file names a running
 program or nobody, and is held without a gap from the first start to the end of the last life.
 Killed by SIGKILL, the supervisor leaves a program that runs on and holds the lock.
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from typing import Literal, Protocol
 
     from reborn._options import Path
-    from reborn._pidfile import PidFile
+    from reborn._pidfile import LockedPidFile
     from reborn._supervisor.output import Output
     from reborn._supervisor.policy import Policy
     from reborn._supervisor.program import Program
@@ -145,7 +145,7 @@ class Supervisor:
         name: str,
         output: "Output",
         expected: Expectation,
-        pidfile: "PidFile | None" = None,
+        pidfile: "LockedPidFile | None" = None,
         stop_timeout: float = _STOP_TIMEOUT,
         lacks: "Callable[[str], None] | None" = None,
         record: "Callable[[State], None] | None" = None,

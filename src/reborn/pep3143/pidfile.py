@@ -15,7 +15,7 @@ import stat
 import time
 
 from reborn import _process
-from reborn._pidfile import PidFile
+from reborn._pidfile import LockedPidFile
 from reborn.exceptions import RebornError
 from reborn.pep3143._lockfile import (
     AlreadyLocked,
@@ -89,7 +89,7 @@ class PIDLockFile:
     ) -> None:
         self.path = path
         self.timeout = timeout
-        self._file: PidFile | None = None
+        self._file: LockedPidFile | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.path!r}>"
@@ -189,7 +189,7 @@ class PIDLockFile:
         except FileExistsError:
             return False
         if self._file is None or self._file.path != os.path.abspath(self.path):
-            self._file = PidFile(self.path)
+            self._file = LockedPidFile(self.path)
         self._file.leave()
         try:
             self._file.adopt(fd)
