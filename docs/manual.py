@@ -30,7 +30,7 @@ DESCRIPTION = (
 )
 ENVIRONMENT = (
     ("REBORN_HOME", "the directory of all pid files, records and logs"),
-    ("XDG_RUNTIME_DIR, XDG_STATE_HOME", "where they are without it, see FILES"),
+    ("HOME, XDG_STATE_HOME", "where they, and logs, are without it, see FILES"),
     ("NO_COLOR", "if it is not empty, nothing is coloured"),
     ("NOTIFY_SOCKET", "is given to the program, which can say READY=1 and STATUS=… there"),
 )

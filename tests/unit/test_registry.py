@@ -2,13 +2,8 @@
 
 import json
 import os
-import stat
-import warnings
+import pwd
 
-import platformdirs
-import platformdirs._runtime
-import platformdirs._xdg
-import platformdirs.unix
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,68 +37,83 @@ def test_files_beside_a_pid_file():
     assert (paths.supervisor, paths.record) == ("/srv/app.supervisor.pid", "/srv/app.reborn.json")
 
 
-@pytest.mark.parametrize("uid", [0, 1000])
-@pytest.mark.parametrize(
-    "env",
-    [
-        {},
-        {"XDG_RUNTIME_DIR": "/run/user/{uid}"},
-        {"XDG_RUNTIME_DIR": "/run/user/{uid}/"},
-        {"XDG_RUNTIME_DIR": "{tmp}", "XDG_STATE_HOME": "{tmp}/state"},
-        {"XDG_STATE_HOME": ""},
-        {"XDG_STATE_HOME": "relative"},
-        {"HOME": "{tmp}/"},
-        {"HOME": "{tmp}/a/../b"},
-    ],
-)
-@pytest.mark.parametrize("mode", [0o700, 0o755, None])
-def test_directories_are_those_of_platformdirs(monkeypatch, tmp_path, uid, env, mode):
-    monkeypatch.setenv("HOME", "/home/somebody")
+@pytest.fixture
+def user(monkeypatch, tmp_path):
+    """Be a user other than root, with a home and nothing else."""
     for name in ("REBORN_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    for name, text in env.items():
-        monkeypatch.setenv(name, text.format(uid=uid, tmp=tmp_path))
-    for module in (os, platformdirs.unix, platformdirs._runtime, platformdirs._xdg):
-        monkeypatch.setattr(module, "geteuid", lambda: uid, raising=False)
-    monkeypatch.setattr(os, "lstat", lstat_of(f"/run/user/{uid}", uid=uid, mode=mode))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = platformdirs.PlatformDirs("reborn", appauthor=False, use_site_for_root=True)
-        expected = answer(lambda: theirs.user_runtime_dir), theirs.user_log_dir
-    platformdirs._runtime._WARNED.clear()  # nor do we warn
-    assert (answer(registry.runtime_directory), registry.log_directory()) == expected
+    monkeypatch.setenv("HOME", str(tmp_path))
+    uid = os.geteuid() or 4711
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(registry, "_is_own", lambda path: path == str(tmp_path))
+    return tmp_path
 
 
-def answer(look):
-    """Return a directory, or why there is none."""
-    try:
-        return look()
-    except (OSError, RuntimeError) as error:
-        return str(error)
+def directories():
+    return registry.directory(), registry.log_directory()
 
 
-def lstat_of(path, *, uid, mode):
-    """Return an lstat(2) for which the directory *path* is *uid*'s, or not there."""
-    real = os.lstat
-
-    def lstat(name, *rest, **options):
-        if name != path:
-            return real(name, *rest, **options)
-        if mode is None:
-            raise FileNotFoundError(2, "No such file or directory", name)
-        status = list(real("/"))
-        status[0], status[4] = stat.S_IFDIR | mode, uid
-        return os.stat_result(status)
-
-    return lstat
-
-
-def test_usual_directories_need_no_library(monkeypatch):
+@pytest.mark.parametrize("env", [{}, {"XDG_RUNTIME_DIR": "/run/user/0"}, {"HOME": "/nowhere"}])
+def test_directories_of_root(monkeypatch, env):
     monkeypatch.delenv("REBORN_HOME", raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(registry, "_by_platform", None)
-    assert registry.runtime_directory() == "/run/reborn"
-    assert registry.log_directory() == "/var/log/reborn"
+    for name, text in env.items():
+        monkeypatch.setenv(name, text)
+    assert directories() == ("/run/reborn", "/var/log/reborn")
+
+
+@pytest.mark.parametrize(
+    "env", [{}, {"XDG_RUNTIME_DIR": "/run/user/1000"}, {"XDG_STATE_HOME": "relative"}]
+)
+def test_directories_of_others_depend_on_the_user_alone(monkeypatch, user, env):
+    for name, text in env.items():
+        monkeypatch.setenv(name, text)
+    assert directories() == (f"{user}/.local/state/reborn", f"{user}/.local/state/reborn/log")
+
+
+def test_logs_may_be_elsewhere_since_records_name_them(monkeypatch, user):
+    monkeypatch.setenv("XDG_STATE_HOME", "/state/")
+    assert directories() == (f"{user}/.local/state/reborn", "/state/reborn/log")
+
+
+class Account:
+    pw_dir = "/home/somebody/"
+
+
+@pytest.mark.parametrize("home", [None, "", "relative", "/home/caller"])
+def test_home_that_is_not_the_users_is_not_taken(monkeypatch, user, home):
+    if home is None:
+        monkeypatch.delenv("HOME")
+    else:
+        monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: Account)
+    assert registry.directory() == "/home/somebody/.local/state/reborn"
+
+
+@pytest.mark.parametrize("home", [None, "", "relative"])
+def test_user_without_a_home_is_told_the_way_out(monkeypatch, user, home):
+    if home is None:
+        monkeypatch.delenv("HOME")
+    else:
+        monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    with pytest.raises(OSError, match=r"has no home for pid files and logs; set HOME, or REBORN_"):
+        registry.directory()
+    monkeypatch.setenv("REBORN_HOME", "/srv/app")
+    assert directories() == ("/srv/app", "/srv/app")
+
+
+def test_home_of_a_container_need_not_be_the_users(monkeypatch, user):
+    monkeypatch.setenv("HOME", "/opt/app")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    assert registry.directory() == "/opt/app/.local/state/reborn"
+
+
+def test_directory_that_cannot_be_made_is_told_with_the_way_out(home):
+    (home / "file").touch()
+    why = r"cannot make directory '.*/file/a': Not a directory \[ENOTDIR\]; set REBORN_HOME"
+    with pytest.raises(OSError, match=why):
+        registry.make_directory(str(home / "file" / "a"))
 
 
 @pytest.mark.parametrize("name", ["web", "a.b", "x@1", "ü", "a b", "web.pid"])

@@ -5,9 +5,24 @@
     NAME.reborn.json     the record: the command and its options, for `restart` and `list`
     NAME.log             its output, without --log-file
 
-The first three are in the runtime directory (root: /run/reborn, else $XDG_RUNTIME_DIR/reborn), the
-log is where logs are (/var/log/reborn, ~/.local/state/reborn/log): as platformdirs has it. With
-REBORN_HOME all are in that directory. A pid file anywhere else has its record beside it.
+The directory depends on the user alone. Whoever looks for a daemon has another environment than
+whoever started it (cron, boot, ssh, sudo, a login, after a logout), and a name belongs to one
+program in all of them:
+
+                    pid files, records                      logs
+    root            /run/reborn                             /var/log/reborn
+    others          ~/.local/state/reborn                   ~/.local/state/reborn/log
+    on macOS        ~/Library/Application Support/reborn    ~/Library/Logs/reborn
+
+REBORN_HOME is one directory for everything; who sets it sets it everywhere. "~" is HOME, if that
+belongs to the user (sudo may leave the caller's), otherwise the home of the account. A pid file
+anywhere else has its record beside it.
+
+Rejected: $XDG_RUNTIME_DIR, which cron does not have, and which goes with the last session while the
+daemon lives on; $XDG_STATE_HOME, which shells set and cron does not (but for logs it is honoured,
+since the record names the log); a directory below /tmp, which others can make first, and cleaners
+empty. In a home, files outlive a reboot: the pid files are then stale and locked by nobody, and the
+records still say how to start the daemons again.
 
 A record is written whole, by who holds the lock of the pid file. It is believed only if nobody else
 could have written it, because it says what to run.
@@ -16,9 +31,9 @@ could have written it, because it says what to run.
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import time
+from errno import errorcode
 
 from reborn import _descriptors, _files
 
@@ -36,6 +51,13 @@ _LONGEST_RECORD = 2**20
 # It may hold passwords, among the variables of the environment.
 _RECORD_MODE = 0o600
 _PRIVATE = 0o700
+# The directories of pid files and records, and those of logs; see above.
+_OF_ROOT = ("/run/reborn" if sys.platform == "linux" else "/var/run/reborn", "/var/log/reborn")
+_OF_OTHERS = (
+    ("Library/Application Support/reborn", "Library/Logs/reborn")
+    if sys.platform == "darwin"
+    else (".local/state/reborn", ".local/state/reborn/log")
+)
 
 
 class Paths:
@@ -44,7 +66,7 @@ class Paths:
     def __init__(self, name: str, *, pidfile: str | None = None) -> None:
         self.name = name
         self._given = pidfile is not None
-        self.pidfile = os.path.abspath(pidfile or f"{runtime_directory()}/{name}{PIDFILE}")
+        self.pidfile = os.path.abspath(pidfile or f"{directory()}/{name}{PIDFILE}")
         stem = self.pidfile.removesuffix(PIDFILE)
         self.supervisor = f"{stem}{SUPERVISOR}{PIDFILE}"
         self.record = f"{stem}{RECORD}"
@@ -55,7 +77,7 @@ class Paths:
         return f"{log_directory()}/{self.name}{LOG}"
 
     def make_directory(self) -> None:
-        """Make the runtime directory.
+        """Make the directory of pid files and records.
 
         Raises:
             UnsafeFileError: others can write there.
@@ -221,9 +243,9 @@ def get(path: str) -> bytes | None:
 
 
 def names() -> Iterator[str]:
-    """Yield the names of the daemons that have left something in the runtime directory."""
+    """Yield the names of the daemons that have left something in the directory."""
     try:
-        files = set(os.listdir(runtime_directory()))
+        files = set(os.listdir(directory()))
     except FileNotFoundError:
         return
     found: set[str] = set()
@@ -251,59 +273,61 @@ def name_of(command: str) -> str:
     return os.path.basename(command)
 
 
-def runtime_directory() -> str:
-    """Return the directory of pid files and records."""
-    return _home() or _usual_runtime_directory() or _by_platform("user_runtime_dir")
+def directory() -> str:
+    """Return the directory of pid files and records.
+
+    Raises:
+        OSError: the user has no home.
+    """
+    return _reborn_home() or (_OF_ROOT[0] if os.geteuid() == 0 else f"{_home()}/{_OF_OTHERS[0]}")
 
 
 def log_directory() -> str:
-    """Return the directory of logs."""
-    return _home() or _usual_log_directory() or _by_platform("user_log_dir")
+    """Return the directory of logs.
+
+    Raises:
+        OSError: the user has no home.
+    """
+    given = _reborn_home()
+    if given is not None or os.geteuid() == 0:
+        return given or _OF_ROOT[1]
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(state) and sys.platform != "darwin":
+        return f"{state.rstrip('/')}/reborn/log"
+    return f"{_home()}/{_OF_OTHERS[1]}"
 
 
-# What platformdirs says where nothing is unusual; loading it costs two interpreter start-ups.
+def _reborn_home() -> str | None:
+    given = os.environ.get("REBORN_HOME")
+    return os.path.abspath(given) if given else None
 
 
-def _usual_runtime_directory() -> str | None:
-    uid = os.geteuid()
-    if sys.platform != "linux" or uid == 0:
-        return "/run/reborn" if sys.platform == "linux" else None
-    path = f"/run/user/{uid}"
-    if os.environ.get("XDG_RUNTIME_DIR") != path:
-        return None
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == uid
-    return f"{path}/reborn" if ours and stat.S_IMODE(status.st_mode) == _PRIVATE else None
+def _home() -> str:
+    """Return the user's home: HOME, if it is the user's own, or the account's.
 
-
-def _usual_log_directory() -> str | None:
-    if sys.platform != "linux":
-        return None
-    if os.geteuid() == 0:
-        return "/var/log/reborn"
+    Raises:
+        OSError: there is neither.
+    """
     home = os.environ.get("HOME", "")
-    usual = os.path.isabs(home) and "XDG_STATE_HOME" not in os.environ
-    return home.rstrip("/") + "/.local/state/reborn/log" if usual else None
+    if os.path.isabs(home) and _is_own(home):
+        return home.rstrip("/")
+    import pwd
+
+    uid = os.geteuid()
+    try:
+        return pwd.getpwuid(uid).pw_dir.rstrip("/")
+    except KeyError:
+        if os.path.isabs(home):  # of a container that runs with any uid
+            return home.rstrip("/")
+    message = f"user {uid} has no home for pid files and logs; set HOME, or REBORN_HOME"
+    raise OSError(message)
 
 
-def _home() -> str | None:
-    home = os.environ.get("REBORN_HOME")
-    return os.path.abspath(home) if home else None
-
-
-def _by_platform(name: str) -> str:
-    import warnings
-
-    import platformdirs
-
-    with warnings.catch_warnings():
-        # It says where it goes when there is no runtime directory; we say where our files are.
-        warnings.simplefilter("ignore")
-        found = platformdirs.PlatformDirs("reborn", appauthor=False, use_site_for_root=True)
-        return str(getattr(found, name))
+def _is_own(path: str) -> bool:
+    try:
+        return os.stat(path).st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def make_directory(path: str) -> None:
@@ -318,6 +342,10 @@ def make_directory(path: str) -> None:
         umask = os.umask(0o077)  # also for those above it
         try:
             os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            why = f"{error.strerror} [{errorcode.get(error.errno or 0, error.errno)}]"
+            message = f"cannot make directory {path!r}: {why}; set REBORN_HOME to another one"
+            raise OSError(message) from None
         finally:
             os.umask(umask)
         os.chmod(path, mode)
