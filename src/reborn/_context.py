@@ -72,6 +72,7 @@ class DaemonContext(_options.Options):
         "_pid",
         "_plan",
         "_supervisor",
+        "_unreleased",
     )
 
     def __init__(
@@ -102,6 +103,8 @@ class DaemonContext(_options.Options):
     ) -> None:
         # The process in which the context is open; a worker that it forks is not one.
         self._pid: int | None = None
+        # Emptied by the one thread that releases the context. No lock, as a fork would copy it.
+        self._unreleased: list[int] = []
         self._plan: Plan | None = None
         self._notifier: Report | Notifier | None = None
         self._supervisor: Supervisor | None = None
@@ -409,8 +412,14 @@ class DaemonContext(_options.Options):
         _signals.restore_mask(mask)
 
     def _go_away(self) -> "NoReturn":
-        """End a daemon whose launcher has given up."""
-        self.release()
+        """End a daemon whose launcher has given up, in whichever thread that is noticed."""
+        from reborn import _signals
+
+        if _signals.in_main_thread():
+            self.release()
+        else:
+            # Held until the process ends: a start that came between would make two daemons of it.
+            _signals.end_program()
         text = "nobody waits for this daemon any more, so it goes away"
         raise SystemExit(text) from None
 
@@ -456,6 +465,7 @@ class DaemonContext(_options.Options):
             plan.guard.__enter__()
         self._plan, self._notifier, self._manager = plan, notifier, None
         self._pid = os.getpid()
+        self._unreleased = [self._pid]
         atexit.register(self.release)
 
     def _end(
@@ -464,18 +474,22 @@ class DaemonContext(_options.Options):
         error: BaseException | None,
         traceback: "TracebackType | None",
     ) -> None:
-        if not self.is_open:
+        plan, notifier = self._plan, self._notifier
+        if not self.is_open or plan is None or notifier is None:
             return
-        plan, notifier = self._opened("release")
-        self._pid = self._manager = None
-        atexit.unregister(self.release)
         try:
+            self._unreleased.pop()
+        except IndexError:
+            return  # another thread does it, or what a signal's handler has interrupted
+        try:
+            self._pid = self._manager = None
             notifier.stopping(error)
             if plan.guard is not None:
                 plan.guard.__exit__(kind, error, traceback)
         finally:
             if plan.pidfile is not None:
                 plan.pidfile.release()
+            atexit.unregister(self.release)
 
     def _opened(self, method: str) -> "tuple[Plan, Report | Notifier]":
         if not self.is_open or self._plan is None or self._notifier is None:

@@ -21,6 +21,7 @@ interpreter start-up. JSON rather than pickle: nothing that is read here can run
 sense is ignored: a program can get hold of any descriptor, and write there what it likes.
 """
 
+import _thread
 import os
 import sys
 
@@ -141,12 +142,24 @@ def number(text: str) -> int | None:
 
 
 class Report:
-    """The daemon's end: report to the launcher how the start goes."""
+    """The daemon's end: report to the launcher how the start goes, from any thread.
+
+    Once READY is sent the launcher may go away at any moment, so nothing is sent after it: what a
+    thread reports beside or after `ready()` is dropped.
+    """
 
     def __init__(self, channel: Channel) -> None:
         self._channel: Channel | None = channel
         self._previous_hook: Callable[..., object] | None = None
         self._begun = False
+        self._is_announced = False
+        self._is_waiting = False
+        self._make_locks()
+
+    def _make_locks(self) -> None:
+        # Reentrant: the handler of a signal may report in the middle of a report.
+        self._sending = _thread.RLock()
+        self._waiting = _thread.RLock()
 
     def begin(self) -> None:
         """Report which process is the daemon; from now on notice when the launcher goes away."""
@@ -154,19 +167,17 @@ class Report:
             arm_sigterm_on_close(self._open_channel().incoming)
             self._previous_hook, sys.excepthook = sys.excepthook, self._uncaught
             # A worker forked before READY must not keep the launcher waiting for the end of file.
-            os.register_at_fork(after_in_child=self.close)
+            os.register_at_fork(after_in_child=self._close_in_worker)
             self._send(MAINPID=os.getpid())
             self._begun = True
 
     def status(self, message: str) -> None:
-        """Report what the daemon is doing; nothing happens once it is ready."""
-        if self._channel is not None:
-            self._send(STATUS=message)
+        """Report what the daemon is doing; nothing happens once READY is sent."""
+        self._send_before_ready(STATUS=message)
 
     def lacks(self, text: str) -> None:
         """Report why a program is not ready yet, for the message of a start that takes too long."""
-        if self._channel is not None:
-            self._send(**{MISSING: text})
+        self._send_before_ready(**{MISSING: text})
 
     def failed(self, error: BaseException) -> None:
         """Report why there will be no READY, if there is a launcher to receive it."""
@@ -178,26 +189,47 @@ class Report:
         data = json.dumps({"class": type(failure).__name__, "data": failure.as_data()})
         number = error.errno if isinstance(error, OSError) else None
         try:
-            self._send(**({} if number is None else {"ERRNO": number}), **{ERROR: data})
+            with self._sending:
+                if self._channel is not None:
+                    self._send(**({} if number is None else {"ERRNO": number}), **{ERROR: data})
         except LauncherGoneError:
             pass
 
     def ready(self, message: str | None = None) -> bool:
         """Report READY, and return when the launcher has taken it; False if it has long been.
 
+        Of several threads one reports it, and the others come back when it is taken, too.
+
         Raises:
             LauncherGoneError: nobody took it.
         """
-        channel = self._channel
-        if channel is None:
-            return False
-        with Step("ready", "tell the launcher that it is ready", role="daemon"):
+        with self._waiting:
+            channel = self._channel
+            if channel is None or self._is_waiting:  # a handler, in the middle of this very call
+                return False
+            self._is_waiting = True
+            try:
+                with Step("ready", "tell the launcher that it is ready", role="daemon"):
+                    self._announce(channel, message)
+                self._await_answer(channel)
+            finally:
+                self._is_waiting = False
+            self.close()
+        return True
+
+    def _announce(self, channel: Channel, message: str | None) -> None:
+        with self._sending:
+            if self._is_announced:
+                return  # its answer was not waited for: a handler raised
             report: dict[str, object] = {} if message is None else {"STATUS": message}
             if self._begun:
                 disarm_sigterm_on_close(channel.incoming)  # the answer would raise it, too
             else:
                 report["MAINPID"] = os.getpid()
             self._send(**report, READY=1)
+            self._is_announced = True
+
+    def _await_answer(self, channel: Channel) -> None:
         try:
             taken = False
             while not taken:
@@ -207,20 +239,22 @@ class Report:
                 taken = ("READY", "1") in answer
         except OSError:
             pass  # it may have been taken; were it not, the launcher would end this process
-        self.close()
-        return True
 
     def stopping(self, error: BaseException | None) -> None:
         """Send nothing: how the process ends is all that the launcher needs."""
 
     def close(self) -> None:
         """Leave the channel; whoever waits at the other end sees the end of file."""
-        channel, self._channel = self._channel, None
-        if channel is None:
-            return
-        channel.close()
+        with self._sending:
+            channel, self._channel = self._channel, None
+            if channel is not None:
+                channel.close()
         if sys.excepthook == self._uncaught and self._previous_hook is not None:
             sys.excepthook = self._previous_hook
+
+    def _close_in_worker(self) -> None:
+        self._make_locks()  # another thread may have held them at the fork
+        self.close()
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that the report needs."""
@@ -230,6 +264,11 @@ class Report:
     def _open_channel(self) -> Channel:
         assert self._channel is not None  # noqa: S101 - only our own code calls this, in order
         return self._channel
+
+    def _send_before_ready(self, **assignments: object) -> None:
+        with self._sending:
+            if self._channel is not None and not self._is_announced:
+                self._send(**assignments)
 
     def _send(self, **assignments: object) -> None:
         try:

@@ -15,6 +15,10 @@ all of them, with which a daemon started by nohup ignores SIGHUP for ever.
 The C module behind `signal` is used, since the enums of `signal` cost a bare program 1 ms.
 """
 
+import _thread
+import os
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
@@ -24,6 +28,8 @@ else:
     import _signal
 
 
+# How long a program has from SIGTERM to its end, in seconds.
+_TERM_TIMEOUT = 2.0
 # Python ignores these when it starts, so that a write to a closed pipe raises an exception.
 _IGNORED_BY_PYTHON = ("SIGPIPE", "SIGXFSZ")
 
@@ -40,6 +46,31 @@ def restore_mask(mask: set[int]) -> None:
     except OSError:
         # Impossible according to sigprocmask(2). Retried, because a ready daemon cannot fail.
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+
+
+def in_main_thread() -> bool:
+    """Tell whether this is the thread in which handlers run, and whose end is the program's."""
+    if sys.platform == "linux":
+        # Not `threading`: a library may have put greenlets in its place.
+        return _thread.get_native_id() == os.getpid()
+    threading = sys.modules.get("threading")
+    return threading is None or threading.current_thread() is threading.main_thread()
+
+
+def end_program() -> None:
+    """End this program from a thread that is not the main one.
+
+    By SIGTERM, in the program's own way; in two seconds by force, if that has not helped.
+    """
+    _thread.start_new_thread(_end_by_force, ())  # nobody waits for such a thread at the end
+    os.kill(os.getpid(), _signal.SIGTERM)
+
+
+def _end_by_force() -> None:
+    import time
+
+    time.sleep(_TERM_TIMEOUT)
+    os._exit(1)
 
 
 def numbers() -> "Iterator[int]":

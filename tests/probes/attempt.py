@@ -11,6 +11,7 @@ import resource
 import select
 import signal
 import sys
+import threading
 
 import psutil
 import report
@@ -34,6 +35,31 @@ def pass_gate(path):
 
 def ready():
     context.ready()
+
+
+def in_thread(name, *arguments):
+    """Call a function in a thread, and wait for the thread's end."""
+    thread = threading.Thread(target=globals()[name], args=arguments)
+    thread.start()
+    thread.join()
+
+
+def end_the_thread_only():
+    """Sabotage: what ends a daemon ends the thread that has noticed it."""
+    from reborn import _signals
+
+    _signals.end_program = lambda: None
+
+
+def show_progress(count):
+    """Say a status over and over, in *count* threads."""
+
+    def progress():
+        while True:
+            context.status("loading")
+
+    for _ in range(count):
+        threading.Thread(target=progress, daemon=True).start()
 
 
 def send(text):

@@ -142,6 +142,56 @@ def test_status_of_a_daemon_without_launcher_ends_it(sandbox, mark, gate):
     eventually(sandbox.assert_nothing_left)
 
 
+@pytest.mark.parametrize("news", [["ready"], ["say", "loading"]], ids=["ready", "status"])
+def test_thread_that_finds_no_launcher_ends_the_daemon(sandbox, mark, gate, news):
+    """SystemExit would end the thread alone, and the daemon go on as one that nobody knows."""
+    options = {"signal_map": {signal.SIGTERM: None}, "log_file": str(sandbox.log)}
+    steps = [["pass_gate", gate.path], ["in_thread", *news], "hang"]
+    process, _, pid = wait(sandbox, mark, *steps, streams=QUIET, **options)
+    process.kill()
+    process.wait()
+    gate.let_pass()
+    sandbox.wait_gone(pid)
+    assert_next_start_works(sandbox)
+    eventually(sandbox.assert_nothing_left)
+
+
+def test_thread_that_finds_no_launcher_ends_the_daemon_control(sandbox, mark, gate):
+    options = {"signal_map": {signal.SIGTERM: None}, "before": ["end_the_thread_only"]}
+    steps = [["pass_gate", gate.path], ["in_thread", "ready"], ["announce", str(mark)], "hang"]
+    process, _, pid = wait(sandbox, mark, *steps, streams=QUIET, **options)
+    process.kill()
+    process.wait()
+    gate.let_pass()
+    assert announced(mark, 2) == [pid, pid]
+    assert is_alive(pid)
+    sandbox.stop(pid, signal.SIGKILL)
+
+
+def test_thread_that_finds_no_launcher_ends_the_daemon_in_its_own_way(sandbox, mark, gate):
+    """By SIGTERM, so that its `finally` and its exit handlers run."""
+    steps = [["at_exit", "bye"], ["pass_gate", gate.path], ["in_thread", "ready"], "hang"]
+    options = {"log_file": str(sandbox.log)}
+    process, _, pid = wait(sandbox, mark, *steps, streams=QUIET, **options)
+    process.kill()
+    process.wait()
+    gate.let_pass()
+    sandbox.wait_gone(pid)
+    assert sandbox.log_text().splitlines()[-1] == "bye"
+    eventually(sandbox.assert_nothing_left)
+
+
+def test_status_of_other_threads_beside_ready_costs_nothing(sandbox):
+    """The launcher goes away once it has answered, which is no reason to go away, too."""
+    for _ in range(5):
+        result = sandbox.start(**WAITING, after=[["show_progress", 4], "ready"])
+        assert (result.returncode, result.stderr) == (0, ""), result
+        assert sandbox.pidfile.read_text() == f"{result.pid}\n"
+        second = sandbox.start(**WAITING, after=["ready"])
+        assert second.report["error"] == "PidFileLockedError", second
+        sandbox.stop(result.pid)
+
+
 def test_fresh_program_goes_away_with_its_launcher_before_it_is_a_daemon(reexec_sandbox, gate):
     """Between its import of reborn and its call of reborn()."""
     sandbox = reexec_sandbox

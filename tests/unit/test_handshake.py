@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -323,6 +324,74 @@ def test_line_without_an_end_control(ends, monkeypatch):
     launcher, daemon = ends
     monkeypatch.setattr(_handshake, "_LONGEST_LINE", sys.maxsize)
     assert flood(launcher, daemon, 10) == 40_960
+
+
+@pytest.mark.parametrize("use", [lambda r: r.status("loading"), lambda r: r.lacks("a port")])
+@pytest.mark.parametrize("promise", [True, False], ids=["promise", "control"])
+def test_nothing_is_sent_beside_ready_once_the_launcher_may_go(report, ends, use, promise):
+    launcher, _ = ends
+    taken = []
+    thread = threading.Thread(target=lambda: taken.append(report.ready()))
+    thread.start()
+    while ("READY", "1") not in launcher.receive():
+        pass
+    os.close(launcher.incoming)  # it has gone away, after its answer
+    with report._sending:
+        report._is_announced = promise
+    if promise:
+        use(report)
+    else:
+        with pytest.raises(LauncherGoneError):
+            use(report)
+    launcher.send(READY=1)
+    thread.join()
+    assert taken == [True]
+
+
+def test_threads_that_say_ready_come_back_when_it_is_taken(report, ends):
+    launcher, _ = ends
+    taken = []
+    threads = [threading.Thread(target=lambda: taken.append(report.ready())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    received = launcher.receive()
+    assert [key for key, _ in received].count("READY") == 1
+    assert taken == []
+    launcher.send(READY=1)
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == [False, False, False, True]
+
+
+def test_ready_in_a_handler_in_the_middle_of_ready_does_nothing(report, ends, monkeypatch):
+    launcher, daemon = ends
+    inside = []
+
+    def receive():
+        inside.append(report.ready())
+        report.status("from a handler")
+        return [("READY", "1")]
+
+    monkeypatch.setattr(Channel, "receive", lambda _: receive())
+    assert (report.ready(), inside) == (True, [False])
+    monkeypatch.undo()
+    assert [key for key, _ in launcher.receive()] == ["MAINPID", "READY"]
+    assert daemon.incoming >= 0
+
+
+def test_ready_that_a_handler_broke_off_is_sent_once_and_awaited_again(report, ends, monkeypatch):
+    launcher, _ = ends
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Channel, "receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        report.ready()
+    monkeypatch.undo()
+    launcher.send(READY=1)
+    assert report.ready() is True
+    assert [key for key, _ in launcher.receive()] == ["MAINPID", "READY"]
 
 
 @given(st.binary(max_size=100) | st.text("RÉADY=10\n").map(str.encode), st.booleans())
