@@ -113,7 +113,7 @@ TESTED = {
     "_spawning.owner": "plugin/session",
     "_spawning.function": "plugin/spawning",
     "_spawning.start": "plugin/spawning",
-    "_spawning.daemon": "plugin/spawning",
+    "_spawning.daemon": "plugin/spawning plugin/ends",
     "_spawning.spawner": "plugin/spawning",
     "_spawning.rendezvous": "plugin/sharing",
     "_spawning.sharing": "plugin/sharing",

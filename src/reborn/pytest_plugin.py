@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from reborn._spawning.sharing import SpawnDaemonSession
     from reborn._spawning.spawner import SpawnDaemon
 
-__all__ = ["LeakWarning", "SpawnDaemon", "SpawnDaemonSession", "SpawnedDaemon"]
+__all__ = ["DaemonWarning", "LeakWarning", "SpawnDaemon", "SpawnDaemonSession", "SpawnedDaemon"]
 
 _HOMES = {
     "SpawnDaemon": "reborn._spawning.spawner",
@@ -40,6 +40,10 @@ _owner_key: pytest.StashKey[Owner] = pytest.StashKey()
 _rendezvous_key: pytest.StashKey[Rendezvous] = pytest.StashKey()
 _detector_key: pytest.StashKey[LeakDetector | None] = pytest.StashKey()
 _first_key: pytest.StashKey[int] = pytest.StashKey()
+
+
+class DaemonWarning(pytest.PytestWarning):
+    """A daemon ended by itself during the test, or had to be killed at its end."""
 
 
 class LeakWarning(pytest.PytestWarning):
@@ -143,8 +147,12 @@ def _owner(config: pytest.Config) -> Owner:
 
         rendezvous = config.stash.get(_rendezvous_key, None)
         controller = None if rendezvous is None else rendezvous.controller
-        config.stash[_owner_key] = Owner(directory, controller=controller)
+        config.stash[_owner_key] = Owner(directory, warn=_warn, controller=controller)
     return config.stash[_owner_key]
+
+
+def _warn(message: str) -> None:
+    warnings.warn(DaemonWarning(message), stacklevel=1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -169,6 +177,14 @@ def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist may not be
         stash[_rendezvous_key] = Rendezvous.create()
     rendezvous = stash[_rendezvous_key]
     node.workerinput["reborn_rendezvous"] = (rendezvous.directory, rendezvous.controller)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
+    """After Ctrl-C, do not wait long for daemons that do not end; fixtures are still there."""
+    owner = session.config.stash.get(_owner_key, None)
+    if owner is not None:
+        owner.is_interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
 
 
 @pytest.hookimpl(trylast=True)
@@ -226,10 +242,28 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
         _end_leaks(item)  # the session ends, and that must not be hidden
         raise
     except BaseException:
-        _judge(item, _end_leaks(item))
+        _finish(item)
         raise
-    _judge(item, _end_leaks(item))
+    _finish(item)
     return result
+
+
+def _finish(item: pytest.Item) -> None:
+    """Report all that the end of the test has brought to light."""
+    found = _end_leaks(item)
+    try:
+        _warn_of_ends(item.config)
+    finally:
+        _judge(item, found)
+
+
+def _warn_of_ends(config: pytest.Config) -> None:
+    """Warn of daemons of wider scopes that have ended by themselves, and of what was killed."""
+    owner = config.stash.get(_owner_key, None)
+    if owner is not None:
+        for daemon in owner.daemons:
+            daemon.report_end()
+        owner.warn()
 
 
 def _end_leaks(item: pytest.Item) -> list[str]:
@@ -267,7 +301,7 @@ def pytest_runtest_makereport(
         shown = {"", None if call.excinfo is None else getattr(call.excinfo.value, "output", None)}
         for index, daemon in enumerate(owner.daemons):
             text = daemon.last_lines(200)
-            if text not in shown and (index >= first or daemon.is_running()):
+            if text not in shown and (index >= first or daemon.is_alive()):
                 report.sections.append((f"daemon {daemon.name}", text))
     return report
 

@@ -92,7 +92,7 @@ def test_nothing_gets_away_from_a_function(spawn, tmp_path, command, kind):
     def run():
         os.execv(words[0], words)
 
-    spawn(run, ready="log:up")
+    spawn(run, ready="log:up", stop_timeout=1)
     pids = recorded(tmp_path / "pids", 2 if kind in {"leads", "outlived"} else 1)
     spawn.close()
     assert [pid for pid in pids if is_alive(pid)] == []
@@ -112,7 +112,7 @@ def test_mark_finds_them_where_nothing_is_adopted(spawn, tmp_path, command, kind
     def run():
         os.execve(words[0], words, dict(os.environ))
 
-    spawn(run, ready="log:up")
+    spawn(run, ready="log:up", stop_timeout=1)
     pids = recorded(tmp_path / "pids", 1 if kind == "forks" else 2)
     # The keeper gets no orphans now, this process does.
     assert kind != "forks" or psutil.Process(pids[0]).ppid() == os.getpid()
@@ -144,7 +144,7 @@ def test_killed_keeper_leaves_nothing(spawn, owner, tmp_path, command):
 
 
 def test_sentinel_that_was_killed_is_started_again(spawn, owner, command):
-    keeper = psutil.Process(spawn(command("stubborn"), ready="log:up").pid).parent()
+    keeper = psutil.Process(spawn(command("stubborn"), ready="log:up", stop_timeout=1).pid).parent()
     os.kill(owner.sentinel.pid, signal.SIGKILL)
     owner.sentinel._process.wait()
     assert spawn(command("forks"), ready="log:up").is_running()
@@ -169,7 +169,7 @@ def test_sentinel_imports_no_pytest(spawn, owner, command):
 
 def test_fork_of_the_tests_does_not_keep_a_daemon(spawn, command):
     """What the tests fork has no end of the channels: their end is still noticed."""
-    spawn(command("stubborn"), ready="log:up")
+    spawn(command("stubborn"), ready="log:up", stop_timeout=1)
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

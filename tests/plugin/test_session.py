@@ -21,6 +21,12 @@ def database(spawn_daemon_session):
 """
 
 
+# One that does not end on SIGTERM is warned of.
+KILLED = """
+pytestmark = pytest.mark.filterwarnings("ignore::reborn.pytest_plugin.DaemonWarning")
+"""
+
+
 def test_all_scopes_live_as_long_as_they_say(session):
     outcome = session.run(
         """
@@ -51,10 +57,11 @@ def test_round(of_module, of_package, of_session, spawn_daemon, round):
 
 def test_failures_and_errors_leave_nothing(session):
     outcome = session.run(
-        """
+        KILLED
+        + """
 @pytest.fixture
 def broken_setup(spawn_daemon):
-    spawn_daemon(STUBBORN, ready="log:up")
+    spawn_daemon(STUBBORN, ready="log:up", stop_timeout=0.1)
     raise LookupError
 @pytest.fixture
 def broken_teardown(spawn_daemon):
@@ -70,15 +77,15 @@ def test_start(spawn_daemon):
 def test_exit(spawn_daemon):
     spawn_daemon(SLEEP, ready="log:up")
     sys.exit(1)
-"""
+""",
     )
     assert outcome.counts() == {"failed": 3, "passed": 1, "error": 2}, outcome
 
 
 def test_stop_at_the_first_failure_leaves_nothing(session):
-    code = f"""{HOLD}
+    code = f"""{HOLD}{KILLED}
 def test_first(spawn_daemon):
-    spawn_daemon(serve, ready="log:up")
+    spawn_daemon(serve, ready="log:up", stop_timeout=0.1)
     assert False
 def test_second(): pass
 """
@@ -148,13 +155,13 @@ def test_it(spawn_daemon):
 
 
 def test_crashed_worker_of_xdist_leaves_nothing(session):
-    code = f"""{HOLD}
+    code = f"""{HOLD}{KILLED}
 def test_it(spawn_daemon, database):
     spawn_daemon(serve, ready="log:up")
     spawn_daemon(STUBBORN, ready="log:up")
     os.kill(os.getpid(), signal.SIGKILL)
 def test_other(spawn_daemon):
-    spawn_daemon(STUBBORN, ready="log:up")
+    spawn_daemon(STUBBORN, ready="log:up", stop_timeout=0.1)
 """
     outcome = session.run(code, "-n", "1")
     assert outcome.counts() == {"failed": 1, "passed": 1}, outcome

@@ -191,6 +191,15 @@ def test_missing_program_is_said(spawn):
     assert str(raised.value) == "cannot start '/nowhere/app': No such file or directory [ENOENT]"
 
 
+def test_missing_directory_is_said(spawn):
+    with pytest.raises(SpawnError) as raised:
+        spawn(["sleep", "60"], cwd="/nowhere")
+    assert str(raised.value) == (
+        "cannot start 'sleep 60': cannot enter its directory '/nowhere': "
+        "No such file or directory [ENOENT]"
+    )
+
+
 def test_condition_that_was_not_met_is_named(spawn):
     port = spawn.free_port()
     with pytest.raises(SpawnError) as raised:
@@ -218,6 +227,13 @@ def test_end_before_ready_is_told_with_the_end_of_the_log(spawn, end, said):
     [
         ({"command": "app.py"}, TypeError, "must be a list of words, as in"),
         ({"command": []}, ValueError, "there is nothing to start"),
+        ({"command": ["sleep", 60]}, TypeError, r"command\[1\] is 60, .* use '60'"),
+        ({"command": [b"sleep", "60"]}, TypeError, r"command\[0\] is b'sleep'"),
+        ({"command": ["sleep", "6\0"]}, ValueError, "no word can contain a null byte"),
+        ({"command": SLEEP, "env": {"PORT": 80}}, TypeError, r"env\['PORT'\] is 80"),
+        ({"command": SLEEP, "env": {"A=B": "80"}}, ValueError, "which no environment can hold"),
+        ({"command": SLEEP, "timeout": "1"}, TypeError, "timeout is '1'"),
+        ({"command": SLEEP, "stop_timeout": -1}, ValueError, "stop_timeout is -1"),
         ({"command": SLEEP, "ready": "port:80"}, ValueError, "none of tcp:"),
         ({"command": SLEEP, "context": DaemonContext()}, TypeError, "a context needs a function"),
         (

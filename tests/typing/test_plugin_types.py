@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import assert_type
 
 from reborn import DaemonContext
-from reborn.pytest_plugin import LeakWarning, SpawnDaemon, SpawnDaemonSession, SpawnedDaemon
+from reborn.pytest_plugin import (
+    DaemonWarning,
+    LeakWarning,
+    SpawnDaemon,
+    SpawnDaemonSession,
+    SpawnedDaemon,
+)
 
 
 def spawning(spawn_daemon: SpawnDaemon, spawn_daemon_session: SpawnDaemonSession) -> None:
@@ -20,6 +26,7 @@ def spawning(spawn_daemon: SpawnDaemon, spawn_daemon_session: SpawnDaemonSession
     assert_type(spawn_daemon.free_port(), int)
     assert_type(spawn_daemon_session.free_port(shared="db"), int)
     assert_type(spawn_daemon_session(["app"], name="db", shared=True), SpawnedDaemon)
+    spawn_daemon(["app"], stop_timeout=0.5)
     spawn_daemon(["app"], shared=True)  # type: ignore[call-arg]
     spawn_daemon(["app"], ready=8080)  # type: ignore[arg-type]
 
@@ -35,8 +42,8 @@ def handle(daemon: SpawnedDaemon) -> None:
     daemon.kill()
     daemon.crash()
     daemon.crash(at="file:part", timeout=5)
-    warning: type[UserWarning] = LeakWarning
-    del warning
+    warnings: list[type[UserWarning]] = [DaemonWarning, LeakWarning]
+    del warnings
 
 
 def test_names_of_these_types_exist() -> None:

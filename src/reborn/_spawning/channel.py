@@ -101,8 +101,10 @@ class KeeperChannel:
         self.settled: int | None = None
         self.code: int | None = None
         self.failed: int | None = None
+        self.path = ""
         self.broken = ""
         self.left: list[int] | None = None
+        self.killed: list[int] = []
 
     @property
     def has_ended(self) -> bool:
@@ -134,8 +136,10 @@ class KeeperChannel:
             self.settled = message.get("settled", self.settled)
             self.code = message.get("ended", self.code)
             self.failed = message.get("failed", self.failed)
+            self.path = message.get("path", self.path)
             self.broken = message.get("broken", self.broken)
             self.left = message.get("left", self.left)
+            self.killed = message.get("killed", self.killed)
 
     def wait_started(self) -> None:
         """Wait until the program has been started, or could not be."""
@@ -162,7 +166,6 @@ class KeeperChannel:
         deadline = time.monotonic() + timeout + _KEEPER_TIMEOUT
         while self.left is None and time.monotonic() < deadline:
             self.receive(deadline - time.monotonic())
-        self.close()
         return self.left or []
 
     def close(self) -> None:

@@ -1,4 +1,17 @@
-"""The handle of a daemon of a test; it stays the same over restarts."""
+"""The handle of a daemon of a test; it stays the same over restarts.
+
+At the end of its fixture a daemon is stopped: SIGTERM, its `stop_timeout`, SIGKILL. Two things are
+reported then, since the test proves less than it seems to, or a file is missing afterwards:
+
+- The daemon was still there after `stop_timeout`, and was killed. Not with a `stop_timeout` of 0,
+  which requests just that.
+- The daemon had ended by itself, with an exit status other than 0 or by a signal. Not if the test
+  ended it by the handle, or knows of its end from the handle (`wait`, `is_running`, `exit_code`);
+  nor after SIGTERM or SIGINT, by which somebody else has stopped it: the program's own `stop`, say.
+
+They are warnings. Rejected: errors, as mirakuru has them. A test that has the daemon crash by what
+it sends to it is right, and was not written for us; who wants errors has `-W error`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +19,7 @@ import signal
 from pathlib import Path
 
 from reborn import _process
+from reborn._signals import how_ended
 from reborn._spawning.log import DaemonLog
 from reborn._spawning.start import SpawnedProgram
 from reborn.exceptions import SpawnError, StopTimeoutError
@@ -21,8 +35,12 @@ if TYPE_CHECKING:
     from reborn._spawning.owner import Owner
     from reborn._spawning.spec import SpawnSpec
 
-# How long a daemon that the test has not stopped has to end after SIGTERM, in seconds.
-_STOP_TIMEOUT = 2.0
+# How long a daemon has to end after SIGTERM if it did not get ready, or after Ctrl-C, in seconds.
+_SHORT_TIMEOUT = 2.0
+# The signals by which a daemon is stopped, and what becomes of them as exit statuses of a shell or
+# of Java.
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+_STOPPED = {*(-number for number in _STOPS), *(128 + number for number in _STOPS)}
 
 
 class SpawnedDaemon:
@@ -40,10 +58,11 @@ class SpawnedDaemon:
         self._crashed: list[SpawnedProgram] = []  # their descendants live on until the test is over
         self._handle: ProcessHandle | None = None
         self._pid: int | None = None
+        self._is_end_known = False  # whether the test has ended it, or has noticed its end
         owner.daemons.append(self)
 
     def __repr__(self) -> str:
-        state = "running" if self.is_running() else "not running"
+        state = "running" if self.is_alive() else "not running"
         return f"SpawnedDaemon({self.name!r}, pid={self._pid}, {state})"
 
     @property
@@ -61,10 +80,18 @@ class SpawnedDaemon:
     @property
     def exit_code(self) -> int | None:
         """Its exit status, or the negative number of the signal that ended it; None if unknown."""
-        return None if self._program is None else self._program.code
+        code = None if self._program is None else self._program.code
+        self._is_end_known |= code is not None
+        return code
 
     def is_running(self) -> bool:
         """Tell whether the daemon is alive; a zombie is not."""
+        is_alive = self.is_alive()
+        self._is_end_known |= not is_alive
+        return is_alive
+
+    def is_alive(self) -> bool:
+        """Tell the same for reports, without the test's knowledge."""
         return self._handle is not None and not self._handle.has_ended()
 
     def output(self) -> str:
@@ -77,6 +104,7 @@ class SpawnedDaemon:
             return False
         if self._program is not None:
             self._program.wait_end()  # its keeper knows how it ended
+        self._is_end_known = True
         return True
 
     def send_signal(self, number: int) -> None:
@@ -88,6 +116,7 @@ class SpawnedDaemon:
         if self._handle is None:
             raise ProcessLookupError(f"{self.name} is not running")
         self._handle.send(number)
+        self._is_end_known |= number in {*_STOPS, signal.SIGKILL, signal.SIGQUIT, signal.SIGABRT}
 
     def kill(self) -> None:
         """End the daemon alone by SIGKILL, as a crash would; its descendants live on for now."""
@@ -107,14 +136,23 @@ class SpawnedDaemon:
         """
         if self._shared is not None:
             raise RuntimeError(f"{self.name} is shared with other workers and is not stopped here")
+        self._is_end_known = True
+        self._end(timeout)
+
+    def _end(self, timeout: float) -> list[int]:
+        """End it and its descendants; return the pids of those that had to be killed."""
         left: list[int] = []
+        killed: list[int] = []
         for program in (*self._crashed, self._program):
             if program is not None:
+                was_over = program.is_over
                 left += program.end(timeout)
+                killed += [] if was_over else program.killed
         self._crashed.clear()
         if left:
             remains = f"processes {left} do not end, even by SIGKILL"
             raise StopTimeoutError(pid=self._pid or left[0], timeout=timeout, remains=remains)
+        return killed
 
     def restart(self) -> None:
         """Stop it if it runs, and start it again; return when it is ready.
@@ -124,8 +162,8 @@ class SpawnedDaemon:
         Raises:
             SpawnError: it is not ready in time, or has ended before.
         """
-        if self.is_running():
-            self.stop()
+        if self.is_alive():
+            self._stop_in_time()
         self.start()
 
     def crash(self, at: str | float | Callable[[], object] = 0.0, *, timeout: float = 30.0) -> None:
@@ -185,6 +223,7 @@ class SpawnedDaemon:
         if self._program is not None and not self._program.is_over:
             self._crashed.append(self._program)
         self._handle = self._pid = self._program = None
+        self._is_end_known = False
         self._program = SpawnedProgram(self._owner, self._spec, self._log, shared=self._shared)
         self._offsets = self._program.offsets
         self._program.begin()
@@ -200,12 +239,52 @@ class SpawnedDaemon:
         Raises:
             StopTimeoutError: something is still there.
         """
-        if self._shared is None:
-            self.stop(_STOP_TIMEOUT)
-        elif self._program is not None and self._pid is None:
-            self._program.end(_STOP_TIMEOUT)  # its start has failed, so no other worker has it
+        if self._pid is None:
+            self._end(min(self._spec.stop_timeout, _SHORT_TIMEOUT))  # its start has failed
+        elif self._shared is None:
+            self.report_end()
+            self._stop_in_time()
         elif self._program is not None:
             self._program.release()
+
+    def _stop_in_time(self) -> None:
+        """Stop it within its `stop_timeout`, and report if that was not enough."""
+        self._is_end_known = True
+        timeout = self._spec.stop_timeout
+        if self._owner.is_interrupted:
+            timeout = min(timeout, _SHORT_TIMEOUT)
+        killed = self._end(timeout)
+        if killed and timeout:
+            pids = ", ".join(map(str, killed))
+            who = self._title() if self._pid in killed else f"of {self._title()}, process {pids}"
+            self._owner.report(
+                f"{who} did not end within {timeout:g} s after SIGTERM and was killed; "
+                "raise its stop_timeout, or set it to 0 if it may be killed at once"
+            )
+
+    def report_end(self) -> None:
+        """Report that the daemon has ended by itself, if it has and the test does not know."""
+        if self._is_end_known or self._pid is None or self.is_alive():
+            return
+        self._is_end_known = True
+        if self._program is not None:
+            self._program.wait_end()
+        code = None if self._program is None else self._program.code
+        if code == 0 or code in _STOPPED:
+            return
+        last = self.last_lines(1)
+        since = f", with the last line {last!r}" if last else ""
+        end = how_ended(
+            status=code if code is not None and code > 0 else None,
+            signal=-code if code is not None and code < 0 else None,
+        )
+        self._owner.report(
+            f"{self._title()} {end} before the test was over{since}; "
+            "call wait() where that is expected"
+        )
+
+    def _title(self) -> str:
+        return f"daemon {self.name!r} ({self._pid})"
 
     def describe(self) -> dict[str, object]:
         """Return the data from which another worker can make its handle of this daemon."""

@@ -17,13 +17,14 @@ Where there are no subreapers, a mark in the environment finds what has lost its
 Only the standard library, and little of it: the keeper is forked from the sentinel, see there, or
 from pytest if the daemon is a function. Owner and keeper exchange lines of JSON:
 
-    1. keeper  {"started": pid, …}    or {"failed": errno}
+    1. keeper  {"started": pid, …}    or {"failed": errno, "path": …}
     2. keeper  {"main": pid}          the program has detached itself, this is its daemon
     3. owner   {"do": "settle", …}    the daemon is ready; its pid does not change any more
     4. keeper  {"settled": pid}       its pid
     5. keeper  {"ended": code}        it has ended; negative: by a signal
     6. owner   {"do": "end", …}       end all of it: SIGTERM, the timeout, SIGKILL
-    7. keeper  {"left": []}           or those that cannot be ended; then the keeper exits
+    7. keeper  {"left": [],           or those that cannot be ended
+                "killed": []}         those that took SIGKILL; then the keeper exits
 
     or keeper  {"broken": text}       an error of the keeper; it has killed all descendants
 """
@@ -146,6 +147,7 @@ class Keeper:
         self._main = 0
         self._settled = False
         self._terminated: set[int] = set()
+        self._killed: list[int] = []
 
     def descriptors(self) -> set[int]:
         """Return the descriptors that `loop` uses."""
@@ -169,11 +171,13 @@ class Keeper:
 
         With posix_spawn(3), which copies no page tables, where that can start a session.
         """
+        path = cwd
         try:
             os.chdir(cwd)
+            path = _find(argv[0], env)
             try:
                 pid = os.posix_spawn(
-                    _find(argv[0], env),
+                    path,
                     argv,
                     env,
                     setsid=True,
@@ -184,7 +188,7 @@ class Keeper:
             except NotImplementedError:
                 pid = _spawn_by_fork(argv, env)
         except OSError as error:
-            send_message(self._channel, failed=error.errno or 0)
+            send_message(self._channel, failed=error.errno or 0, path=path)
             return False
         self._main = pid
         send_message(self._channel, started=pid, keeper=os.getpid())
@@ -216,7 +220,8 @@ class Keeper:
                 timeout = _ORPHANED_TIMEOUT
             elif self._channel.fileno() in readable:
                 timeout = self._receive()
-        send_message(self._channel, left=self._end(timeout))
+        left = self._end(timeout)
+        send_message(self._channel, left=left, killed=self._killed)
 
     def _receive(self) -> float | None:
         """Obey the owner; return the timeout of the end if it is to come now."""
@@ -303,6 +308,7 @@ class Keeper:
                 _proc.terminate(pid for pid in family if pid not in self._terminated)
                 self._terminated.update(family)
             else:
+                self._killed = self._killed or family
                 _proc.send(family, signal.SIGKILL)
             pause = _INTERVAL if left <= 0 or not self._adopts else min(left, 0.2)
             if family:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 from reborn import _proc
 from reborn._spawning.channel import Sentinel
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
 
         name: str
 
-        def is_running(self) -> bool:
+        def is_alive(self) -> bool:
             """Tell whether it is alive."""
+            ...
+
+        def report_end(self) -> None:
+            """Report that it has ended by itself."""
             ...
 
         def last_lines(self, count: int) -> str:
@@ -34,9 +39,18 @@ if TYPE_CHECKING:
 class Owner:
     """One for a session of tests."""
 
-    def __init__(self, directory: Callable[[], Path], *, controller: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Callable[[], Path],
+        *,
+        warn: Callable[[str], object] = warnings.warn,
+        controller: int | None = None,
+    ) -> None:
         """Put logs into *directory*(); end all daemons if the *controller* of xdist ends."""
         self.pids: list[int] = [os.getpid()] if controller is None else [os.getpid(), controller]
+        self.is_interrupted = False  # by Ctrl-C: then nobody waits long for a daemon
+        self._warn = warn
+        self._reports: list[str] = []
         self._make_directory = directory
         self._directory: Path | None = None
         self._names: dict[str, int] = {}
@@ -63,6 +77,15 @@ class Owner:
         """Return the pids of the sentinel, the keepers and their descendants."""
         roots = [pid for pid in (self.sentinel.pid, *self.keepers) if pid is not None]
         return {*roots, *(pid for root in roots for pid in _proc.descendants(root))}
+
+    def report(self, message: str) -> None:
+        """Have the test of now warned, as soon as all that it has started is stopped."""
+        self._reports.append(message)
+
+    def warn(self) -> None:
+        """Warn of all that has been reported; with ``-W error`` the first one is raised."""
+        while self._reports:
+            self._warn(self._reports.pop(0))
 
     def close(self) -> None:
         """Stop the daemons that are left, and the sentinel."""

@@ -35,7 +35,8 @@ class SpawnDaemon:
         *ready* (default None): ``tcp:[HOST:]PORT``, ``unix:PATH``, ``http://…``, ``log:REGEX``,
         ``file:PATH``, ``exec:COMMAND``, ``notify`` or a callable; without it, the program's own
         report counts if it makes one (a launcher of reborn, sd_notify(3)), and otherwise that it
-        lives. *timeout* (30.0): how long it may take to get ready, in seconds. *env* (that of the
+        lives. *timeout* (30.0): how long it may take to get ready, in seconds. *stop_timeout*
+        (10.0): how long it may take to end after SIGTERM, before it is killed. *env* (that of the
         tests): the whole environment. *cwd* (that of the tests): the directory to start it in.
         *name* (that of the program): its name in reports. *log* (None): the file that the daemon
         writes itself. *context* (None): the function runs as the daemon of this `DaemonContext`.

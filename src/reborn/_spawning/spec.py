@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from math import inf
 
 from reborn import _readiness
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
         ready: str | Callable[[], object] | None
         timeout: float
+        stop_timeout: float
         env: Mapping[str, str] | None
         cwd: str | os.PathLike[str] | None
         name: str | None
@@ -43,6 +45,7 @@ class SpawnSpec:
         *,
         ready: str | Callable[[], object] | None = None,
         timeout: float = 30.0,
+        stop_timeout: float = 10.0,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         name: str | None = None,
@@ -64,11 +67,10 @@ class SpawnSpec:
         if context is not None:
             _refuse_context(command, context)
         self.condition = None if ready is None else _readiness.parse(ready)
-        self.timeout = timeout
-        self.env: dict[str, str] = dict(os.environ if env is None else env)
-        if env is None:
-            self.env.setdefault("PYTHONUNBUFFERED", "1")  # or its log would stay empty for long
-        self.cwd: str = os.path.abspath(os.getcwd() if cwd is None else cwd)
+        self.timeout = _seconds("timeout", timeout)
+        self.stop_timeout = _seconds("stop_timeout", stop_timeout)
+        self.env: dict[str, str] = _environment(env)
+        self.cwd: str = os.path.abspath(os.curdir if cwd is None else cwd)
         self.name: str = self._default_name() if name is None else name
         own = log if context is None or log is not None else context.log_file
         self.log: str | None = None if own is None else os.path.join(self.cwd, own)
@@ -93,9 +95,43 @@ def _words(command: Sequence[str | os.PathLike[str]]) -> list[str]:
     if isinstance(command, str | bytes):
         words = command.split()
         raise TypeError(f"command is {command!r}, and must be a list of words, as in {words!r}")
-    if not command:
+    argv: list[str] = []
+    for number, word in enumerate(command):
+        text = os.fspath(word) if isinstance(word, os.PathLike) else word
+        if not isinstance(text, str):
+            raise TypeError(
+                f"command[{number}] is {word!r}, and must be a string or a path; use {str(word)!r}"
+            )
+        if "\0" in text:
+            raise ValueError(f"command[{number}] is {word!r}, and no word can contain a null byte")
+        argv.append(text)
+    if not argv:
         raise ValueError("command is empty, and there is nothing to start")
-    return [os.fspath(word) for word in command]
+    return argv
+
+
+def _seconds(name: str, value: float) -> float:
+    """Return the option *name*, a number of seconds."""
+    if not isinstance(value, int | float):
+        raise TypeError(f"{name} is {value!r}, and must be a number of seconds")
+    if not 0 <= value < inf:
+        raise ValueError(f"{name} is {value!r}, and must be a number of seconds, 0 or more")
+    return value
+
+
+def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the environment of the program."""
+    if env is None:
+        # Without PYTHONUNBUFFERED the log of a Python program would stay empty for long.
+        return {"PYTHONUNBUFFERED": "1", **os.environ}
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(
+                f"env[{name!r}] is {value!r}, and name and value must be strings; use str()"
+            )
+        if not name or "=" in name or "\0" in name + value:
+            raise ValueError(f"env[{name!r}] is {value!r}, which no environment can hold")
+    return dict(env)
 
 
 def _refuse_context(command: SpawnCommand, context: DaemonContext) -> None:

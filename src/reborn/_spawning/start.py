@@ -92,10 +92,17 @@ class SpawnedProgram:
             os.close(log)
         channel.wait_started()
         if channel.started is None:
-            number = channel.failed or 0
-            said = f"{os.strerror(number)} [{errorcode.get(number, number)}]"
-            reason = channel.broken or (said if number else "its keeper has been killed")
-            raise SpawnError(command=str(self._spec), pid=None, reason=reason)
+            raise SpawnError(command=str(self._spec), pid=None, reason=self._refusal())
+
+    def _refusal(self) -> str:
+        """Return why the program could not be started."""
+        channel = self._keeper
+        if channel.failed is None:
+            return channel.broken or "its keeper has been killed"
+        error = f"{os.strerror(channel.failed)} [{errorcode.get(channel.failed, channel.failed)}]"
+        if channel.path == self._spec.cwd:
+            return f"cannot enter its directory {channel.path!r}: {error}"
+        return error
 
     def _start_program(self, env: dict[str, str], mark: str, log: int) -> None:
         sentinel = self._owner.sentinel
@@ -118,6 +125,11 @@ class SpawnedProgram:
         """Its exit status, or the negative number of the signal that ended it."""
         self._keeper.receive(0)
         return self._keeper.code
+
+    @property
+    def killed(self) -> list[int]:
+        """The pids of those that did not end in time after SIGTERM, and were sent SIGKILL."""
+        return self._keeper.killed
 
     @property
     def is_over(self) -> bool:
@@ -166,7 +178,7 @@ class SpawnedProgram:
         try:
             return [] if self.is_over else self._keeper.end(timeout)
         finally:
-            self._listener.close()
+            self.release()
 
     def release(self) -> None:
         """Leave it to the other workers that share it."""

@@ -1,0 +1,186 @@
+"""How daemons end that the test has not ended itself: in time, killed, or before the test."""
+
+import re
+import signal
+import sys
+
+import pytest
+
+from reborn._spawning.owner import Owner
+from reborn._spawning.spawner import SpawnDaemon
+
+SLOW = """
+import signal, sys, time
+def stop(*_):
+    time.sleep(float(sys.argv[1]))
+    open("in-order", "w").close()
+    sys.exit()
+signal.signal(signal.SIGTERM, stop)
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def reports():
+    return []
+
+
+@pytest.fixture
+def spawn(tmp_path, reports):
+    """Spawn as a test does, with a list for its warnings."""
+    owner = Owner(lambda: tmp_path, warn=reports.append)
+    spawner = SpawnDaemon(owner)
+
+    class Spawn:
+        __call__ = spawner.__call__
+        crash_and_restart = spawner.crash_and_restart
+
+        def end(self):
+            """End the fixture; return what is reported then."""
+            spawner.close()
+            owner.warn()
+            return reports
+
+    yield Spawn()
+    owner.close()
+
+
+def slow(seconds):
+    return [sys.executable, "-S", "-c", SLOW, str(seconds)]
+
+
+def script(code):
+    return ["sh", "-c", f"echo up; {code}"]
+
+
+def test_slow_daemon_ends_in_order(spawn, tmp_path):
+    spawn(slow(0.3), ready="log:up", cwd=tmp_path)
+    assert spawn.end() == []
+    assert (tmp_path / "in-order").exists()
+
+
+def test_daemon_that_needs_more_time_is_killed_and_named(spawn, tmp_path):
+    daemon = spawn(slow(30), ready="log:up", cwd=tmp_path, name="slowpoke", stop_timeout=0.1)
+    [report] = spawn.end()
+    assert report == (
+        f"daemon 'slowpoke' ({daemon.pid}) did not end within 0.1 s after SIGTERM and was killed; "
+        "raise its stop_timeout, or set it to 0 if it may be killed at once"
+    )
+    assert daemon.exit_code == -signal.SIGKILL
+    assert not (tmp_path / "in-order").exists()
+
+
+def test_descendant_that_needs_more_time_is_killed_and_named(spawn):
+    child = "(trap '' TERM; echo $$ stubborn; while :; do sleep 0.05; done) & exec sleep 600"
+    daemon = spawn(script(child), ready="log:stubborn", stop_timeout=0.2)
+    [report] = spawn.end()
+    assert re.match(rf"of daemon 'sh' \({daemon.pid}\), process \d+(, \d+)* did not end", report)
+
+
+def test_daemon_that_is_to_be_killed_at_once_is_no_news(spawn):
+    daemon = spawn(slow(30), ready="log:up", stop_timeout=0)
+    assert spawn.end() == []
+    assert daemon.exit_code == -signal.SIGKILL
+
+
+def test_stop_by_the_test_is_no_news_whatever_it_took(spawn):
+    spawn(slow(30), ready="log:up").stop(timeout=0.1)
+    assert spawn.end() == []
+
+
+def test_restart_gives_as_much_time_as_the_end(spawn, tmp_path):
+    daemon = spawn(slow(30), ready="log:up", cwd=tmp_path, stop_timeout=0.1)
+    first = daemon.pid
+    daemon.restart()
+    daemon.stop(timeout=0)
+    [report] = spawn.end()
+    assert f"({first}) did not end within 0.1 s" in report
+
+
+@pytest.mark.parametrize(
+    ("code", "end"),
+    [("echo no such table; exit 3", "exited with status 3"), ("kill -6 $$", "was killed by SIGAB")],
+)
+def test_daemon_that_has_ended_by_itself_is_named(spawn, tmp_path, code, end):
+    daemon = spawn(script(f"until [ -e go ]; do :; done; {code}"), ready="log:up", cwd=tmp_path)
+    (tmp_path / "go").touch()
+    assert daemon._handle.wait(20)
+    [report] = spawn.end()
+    assert report.startswith(f"daemon 'sh' ({daemon.pid}) {end}")
+    assert ("with the last line 'no such table'" in report) is ("echo" in code)
+    assert spawn.end() == [report]
+
+
+@pytest.mark.parametrize("code", ["exit 0", "kill -15 $$", "kill -2 $$", "exit 143"])
+def test_daemon_that_was_stopped_by_others_is_no_news(spawn, code):
+    daemon = spawn(script(f"sleep 0.1; {code}"), ready="log:up")
+    assert daemon._handle.wait(20)
+    assert spawn.end() == []
+
+
+@pytest.mark.parametrize(
+    "notice",
+    [
+        lambda daemon: daemon.wait(20),
+        lambda daemon: daemon._handle.wait(20) and daemon.is_running(),
+        lambda daemon: daemon._handle.wait(20) and daemon.wait() and daemon.exit_code,
+        lambda daemon: daemon.kill(),
+        lambda daemon: daemon.crash(),
+        lambda daemon: daemon.send_signal(signal.SIGQUIT),
+        lambda daemon: daemon.stop(),
+    ],
+)
+def test_end_that_the_test_knows_of_is_no_news(spawn, notice):
+    daemon = spawn(script("exec sleep 0.2; exit 3"), ready="log:up")
+    notice(daemon)
+    daemon._handle.wait(20)
+    assert spawn.end() == []
+
+
+def test_end_after_a_restart_is_news_again(spawn, tmp_path):
+    code = "[ -e again ] && { until [ -e go ]; do :; done; exit 3; }; exec sleep 600"
+    daemon = spawn(script(code), ready="log:up", cwd=tmp_path)
+    (tmp_path / "again").touch()
+    daemon.restart()
+    (tmp_path / "go").touch()
+    assert daemon._handle.wait(20)
+    assert len(spawn.end()) == 1
+
+
+def test_both_are_warnings_of_the_test(session):
+    outcome = session.run(
+        """
+@pytest.fixture(scope="session")
+def database(spawn_daemon_session):
+    return spawn_daemon_session(["sh", "-c", "echo up; until [ -e go ]; do :; done; exit 3"],
+                                ready="log:up", name="db")
+def test_before(database): pass
+def test_died(database):
+    pathlib.Path("go").touch()
+    database._handle.wait(20)
+def test_killed(spawn_daemon):
+    spawn_daemon(STUBBORN, ready="log:up", name="web", stop_timeout=0.1)
+def test_after(database): pass
+""",
+        "-Wdefault",
+    )
+    assert outcome.counts() == {"passed": 4, "warning": 2}, outcome
+    warnings = re.findall(r"DaemonWarning: (daemon '\w+')", outcome.output)
+    assert warnings == ["daemon 'db'", "daemon 'web'"]
+    assert re.search(r"test_died\n.*DaemonWarning: daemon 'db'", outcome.output), outcome
+
+
+def test_both_can_be_errors(session):
+    outcome = session.run(
+        """
+def test_died(spawn_daemon):
+    spawn_daemon(["sh", "-c", "echo up; sleep 0.1; exit 3"], ready="log:up")._handle.wait(20)
+def test_killed(spawn_daemon):
+    daemon = spawn_daemon(STUBBORN, ready="log:up", stop_timeout=0.1)
+    pathlib.Path("pid").write_text(str(daemon.pid))
+def test_nothing_is_left(spawn_daemon):
+    assert not psutil.pid_exists(int(pathlib.Path("pid").read_text()))
+"""
+    )
+    assert outcome.counts() == {"passed": 3, "error": 2}, outcome
