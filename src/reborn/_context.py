@@ -37,6 +37,9 @@ class DaemonContext(_options.Options):
     that cannot be is refused at once, by an error that names the option. Relative paths are
     resolved against the launcher's directory.
 
+    `reborn`, `open` and the ``with`` block belong to the main thread, and options to one thread.
+    Everything else may be called from any thread, and from several at once.
+
     Options:
         pidfile: A path, which is locked; a `PidFile`; or any context manager, which is entered in
             the daemon after everything else (PEP 3143).

@@ -5,6 +5,7 @@ on a descriptor; the others do not listen. `ready()` and `status()` are those th
 its launcher (`_handshake.Report`).
 """
 
+import _thread
 import os
 import time
 
@@ -23,12 +24,17 @@ _LONGEST_NAME = 255
 
 
 class Notifier:
-    """Report to systemd, or whoever set NOTIFY_SOCKET; where nobody listens nothing is sent."""
+    """Report to systemd, or whoever set NOTIFY_SOCKET; where nobody listens nothing is sent.
+
+    From any thread: while one sends, no other closes the descriptor under it.
+    """
 
     def __init__(self, supervisor: Supervisor | None) -> None:
         """Connect at once: the steps may change the root, or the user."""
         self._supervisor = supervisor
         self._is_ready = False
+        # Reentrant: the handler of a signal may report in the middle of a report.
+        self._lock = _thread.RLock()
         # The number alone: an object would complain in a worker that ends without having closed it.
         self._fd: int | None = None
         if supervisor is not None and supervisor.notify:
@@ -39,9 +45,10 @@ class Notifier:
 
     def ready(self, message: str | None = None) -> bool:
         """Report READY and which process is the main one, once."""
-        if self._is_ready:
-            return False
-        self._is_ready = True
+        with self._lock:
+            if self._is_ready:
+                return False
+            self._is_ready = True
         report: dict[str, object] = {} if message is None else {"STATUS": message}
         report["READY"] = 1
         # A container's processes have other numbers outside.
@@ -72,8 +79,9 @@ class Notifier:
 
     def close(self) -> None:
         """Leave the manager's socket."""
-        fd, self._fd = self._fd, None
-        _descriptors.close(fd)
+        with self._lock:
+            fd, self._fd = self._fd, None
+            _descriptors.close(fd)
 
     @property
     def listens(self) -> bool:
@@ -82,18 +90,19 @@ class Notifier:
 
     def send(self, fds: "Iterable[int]" = (), /, **assignments: object) -> bool:
         """Send a message, with descriptors; return whether it was sent."""
-        if self._fd is None:
-            return False
-        import socket  # there already
+        with self._lock:
+            if self._fd is None:
+                return False
+            import socket  # there already
 
-        with socket.socket(fileno=self._fd) as notify:
-            try:
-                socket.send_fds(notify, [_handshake.compose(assignments)], list(fds))
-            except OSError:
-                return False  # it has gone away
-            finally:
-                notify.detach()
-        return True
+            with socket.socket(fileno=self._fd) as notify:
+                try:
+                    socket.send_fds(notify, [_handshake.compose(assignments)], list(fds))
+                except OSError:
+                    return False  # it has gone away
+                finally:
+                    notify.detach()
+            return True
 
 
 class LineNotifier(Notifier):
@@ -107,14 +116,15 @@ class LineNotifier(Notifier):
 
     def ready(self, message: str | None = None) -> bool:
         """Write the newline, and close the descriptor, once."""
-        fd, self._line = self._line, None
-        if fd is not None:
-            try:
-                os.write(fd, b"\n")
-            except OSError:
-                pass  # it has gone away
-            finally:
-                os.close(fd)
+        with self._lock:
+            fd, self._line = self._line, None
+            if fd is not None:
+                try:
+                    os.write(fd, b"\n")
+                except OSError:
+                    pass  # it has gone away
+                finally:
+                    os.close(fd)
         return super().ready(message)
 
 

@@ -18,6 +18,7 @@ would inherit the mask, and threads that are there already would have to block t
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 from collections import deque
@@ -59,6 +60,9 @@ class SignalServer:
     traceback (logger "reborn"; without a configuration that is the daemon's stderr), and the loop
     goes on; `StopServing` ends it, once what had arrived until then is served, too.
 
+    `stop` may be called from any thread. While the server is open all else belongs to the main
+    thread; before that it may be made and filled in any thread, one at a time.
+
     The signals are the server's only while it serves, or inside a ``with`` block: then what they
     did before is put back. A process that is forked meanwhile has no part in it.
 
@@ -75,6 +79,8 @@ class SignalServer:
         self._commands: dict[str, int] = {}
         self._previous: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
+        # So that no thread that stops the server writes into a pipe that is closed by then.
+        self._lock = _thread.RLock()
         self._noted: set[int] = set()
         self._arrived: deque[int] = deque()
         self._stopping = False
@@ -279,9 +285,10 @@ class SignalServer:
                 signal.set_wakeup_fd(current, warn_on_full_buffer=False)
         finally:
             _signals.restore_mask(mask)
-        self._pipe = None
-        for fd in pipe:
-            os.close(fd)
+        with self._lock:
+            self._pipe = None
+            for fd in pipe:
+                os.close(fd)
         self._noted.clear()
         self._arrived.clear()
         self._depth, self._stopping = 0, False
@@ -312,11 +319,12 @@ class SignalServer:
             os.kill(os.getpid(), number)
 
     def _wake(self) -> None:
-        if self._pipe is not None:
-            try:
-                os.write(self._pipe[1], _WAKE)
-            except BlockingIOError:
-                pass  # it is full, so it can be read
+        with self._lock:
+            if self._pipe is not None:
+                try:
+                    os.write(self._pipe[1], _WAKE)
+                except BlockingIOError:
+                    pass  # it is full, so it can be read
 
     def _has_wakeup(self) -> bool:
         """Tell whether the wakeup descriptor has been ours; take it if it is free."""
@@ -420,6 +428,7 @@ def _hook_forks(server: SignalServer) -> None:
     def in_child() -> None:
         copy = known()
         if copy is not None:
+            copy._lock = _thread.RLock()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - a thread may have held it
             copy._close()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         try:
             _signals.restore_mask(masks.pop())

@@ -1,9 +1,11 @@
 """Telling the manager, and what it has handed over."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
+import threading
 import time
 
 import pytest
@@ -154,6 +156,40 @@ def test_manager_that_went_away_does_not_end_the_program(manager, notifier, tmp_
     gone.stopping(None)
 
 
+@pytest.mark.parametrize("promise", [True, False], ids=["promise", "control"])
+def test_socket_is_not_closed_under_a_thread_that_reports(manager, notifier, monkeypatch, promise):
+    send, sending, closed = socket.send_fds, threading.Event(), threading.Event()
+
+    def slowly(*arguments):
+        sending.set()
+        closed.wait(0.1)  # it must not come
+        return send(*arguments)
+
+    monkeypatch.setattr(socket, "send_fds", slowly)
+    if not promise:
+        notifier._lock = contextlib.nullcontext()
+    sent = []
+    thread = threading.Thread(target=lambda: sent.append(notifier.send(STATUS="busy")))
+    thread.start()
+    sending.wait()
+    notifier.close()
+    closed.set()
+    thread.join()
+    assert sent == [promise]
+
+
+def test_ready_is_reported_by_one_of_many_threads(manager, notifier):
+    first = []
+    threads = [threading.Thread(target=lambda: first.append(notifier.ready())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert first.count(True) == 1
+    assert manager.recv(4096).startswith(b"READY=1")
+    assert silent(manager)
+
+
 @pytest.fixture
 def watched(notifier, monkeypatch):
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
@@ -290,6 +326,46 @@ def test_sockets_that_the_launcher_handed_over_are_named_by_number(monkeypatch):
             handed.send(b"x")
             assert ours.recv(1) == b"x"
         assert others == {str(file.fileno()): file.fileno()}
+
+
+@pytest.mark.parametrize("promise", [True, False], ids=["promise", "control"])
+def test_threads_and_contexts_that_ask_for_the_sockets_get_the_same(monkeypatch, promise):
+    """Two sockets of one descriptor would close it under each other."""
+    ours, theirs = socket.socketpair()
+    fd = theirs.detach()
+    monkeypatch.setattr(_notifier, "_received", {} if promise else Forgetful())
+    monkeypatch.setattr(_notifier, "_names", lambda _: {fd: "web"})
+    both, by_kind = threading.Barrier(2), _notifier._by_kind
+    monkeypatch.setattr(_notifier, "_by_kind", lambda names: [by_kind(names), both.wait()][0])
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(DaemonContext().sockets["web"]))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    one, other = found
+    assert (one is other) is promise
+    with ours:
+        if promise:
+            one.sendall(b"x")
+            assert ours.recv(1) == b"x"
+            one.close()
+        else:
+            other.close()
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                one.sendall(b"x")
+            one.detach()
+
+
+class Forgetful(dict):
+    """Sabotage: what was received is received once more for each who asks."""
+
+    def setdefault(self, key, value):
+        self[key] = value
+        return value
 
 
 @pytest.mark.parametrize("pid", [None, "1", "garbage"])

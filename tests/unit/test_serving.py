@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -342,3 +343,29 @@ def test_command_without_a_daemon_is_an_error(server, tmp_path):
 
 def test_signal_without_a_name_is_its_number():
     assert _serving._named(signal.SIGRTMIN + 1) == signal.SIGRTMIN + 1
+
+
+@pytest.mark.parametrize("promise", [True, False], ids=["promise", "control"])
+def test_server_is_not_closed_under_a_thread_that_stops_it(monkeypatch, promise):
+    server = SignalServer()
+    write, writing, closed, failed = os.write, threading.Event(), threading.Event(), []
+
+    def slowly(fd, data):
+        writing.set()
+        closed.wait(0.1)  # it must not come
+        try:
+            return write(fd, data)
+        except OSError as error:
+            failed.append(error.errno)
+            return 0
+
+    if not promise:
+        server._lock = contextlib.nullcontext()
+    thread = threading.Thread(target=server.stop)
+    with server:
+        monkeypatch.setattr(os, "write", slowly)
+        thread.start()
+        writing.wait()
+    closed.set()
+    thread.join()
+    assert failed == ([] if promise else [errno.EBADF])
