@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import sabotage
 from harness import is_alive
 
 FACTS = {
@@ -132,7 +133,7 @@ def test_living_stranger_is_neither_taken_for_it_nor_signalled(app, stranger):
 
 def test_living_stranger_control(app, stranger):
     """Were the text believed, the stranger would be gone."""
-    believe = "from reborn import _holder\n_holder.is_shown = lambda *_: True"
+    believe = sabotage.code("shows a pid file", "lambda *_: True")
     app.write(before=believe)
     app.pidfile.write_text(f"{stranger.pid}\n")
     assert app("status")[0] == 0

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import sabotage
 from harness import PATIENCE, eventually, is_alive, reap
 
 RELOADING = "signal.signal(signal.SIGHUP, lambda *_: say('reloaded'))\ncontext.ready()\nwait()"
@@ -133,7 +134,7 @@ def test_reload_does_not_end_a_program_that_has_no_handler(app, disposition):
 
 
 def test_reload_does_not_end_a_program_that_has_no_handler_control(app):
-    app.write(before="from reborn import _proc; _proc.handles = lambda *_: True")
+    app.write(before=sabotage.code("has a handler", "lambda *_: True"))
     pid = app.started("start")
     assert app("reload")[0] == 0
     app.sandbox.wait_gone(pid)

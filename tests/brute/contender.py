@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[1] / "probes"))
 import hold
 
 # Loaded by the first start anyway, each starter for itself.
-from reborn import _attempt, _detach, _handshake, _holder, _launcher, _pidfile, _reexec, _steps  # noqa: F401
+hold.sabotage.load_all()
 
 
 def fork_caught():

@@ -60,6 +60,7 @@ PATIENCE = READY_TIMEOUT + 25.0
 GRACE = 8.0
 OUTCOMES = ("reported", "running", "outlived", "gone", "cannot fail", "broken")
 PATH = sorted({str(Path(module.__file__).parents[1]) for module in (reborn, psutil)})
+PATH.append(str(Path(harness.__file__).resolve().parent))  # for sabotage
 # That there is no such user is all that CPython says of an account that cannot be looked up.
 REPORT = re.compile(r"^reborn\.exceptions\.\w+|^ValueError: uid names 'nobody'", re.MULTILINE)
 _GETPGID, _WRITE = seccomp.number_of("getpgid"), seccomp.number_of("write")

@@ -33,9 +33,7 @@ def deny_the_daemon():
 
 
 def leave_the_files():
-    from reborn import _launcher
-
-    _launcher.Launcher._undo = lambda _: None
+    sabotage.put("undo the start", lambda _: None)
 
 
 def tell_nobody():
@@ -53,9 +51,7 @@ def tell_nobody():
 
 def wait_for_ever():
     """Miss that the launcher is gone, since the daemon holds its end, too."""
-    from reborn import _handshake
-
-    _handshake.Channel.close = lambda _: None
+    sabotage.put("close a channel", lambda _: None)
 
 
 SABOTAGES = ("deny_the_daemon", "leave_the_files", "tell_nobody", "wait_for_ever")
@@ -67,6 +63,8 @@ if __name__ == "__main__":
     import reborn
 
     if spec["sabotage"] is not None:
+        import sabotage
+
         globals()[spec["sabotage"]]()
     context = reborn.DaemonContext(**spec["options"])
     mark("start")

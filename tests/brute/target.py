@@ -32,7 +32,9 @@ import traceback
 import psutil  # noqa: F401
 
 import reborn
-from reborn import _files, _holder
+
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import sabotage
 
 for found in pkgutil.iter_modules(reborn.__path__, "reborn."):
     if found.name.startswith("reborn._") and not found.ispkg:
@@ -119,17 +121,18 @@ def write_by_path(path, data, offset):
 
 def following():
     """Open what a link leads to."""
-    _files._CAREFUL &= ~os.O_NOFOLLOW
+    careful = sabotage.whole("flags of careful opening")
+    sabotage.put("flags of careful opening", careful & ~os.O_NOFOLLOW)
 
 
 def unchecked():
     """Take any file."""
-    _files.check = lambda fd, **_: os.fstat(fd)
+    sabotage.put("check a file", lambda fd, **_: os.fstat(fd))
 
 
 def uncompared():
     """Take any file that has the name for the one that was opened."""
-    _files.is_named = lambda *_, **__: True
+    sabotage.put("is named", lambda *_, **__: True)
 
 
 def truncating_by_path():
@@ -149,7 +152,7 @@ def writing_by_path():
 
 
 def believing_anybody():
-    _holder.LockHolder.refuse_if_doubtful = lambda *_: None
+    sabotage.put("doubt a holder", lambda *_: None)
 
 
 def prepare(spec):

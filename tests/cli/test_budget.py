@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from reborn._command import cli
+
 SLEEP = ("--ready", "alive:0", "--", "sleep", "60")
 # Each costs a tenth of an interpreter start-up at least, most of them a half or more.
 HEAVY = {
@@ -18,7 +20,7 @@ def loaded(reborn):
     """Run the command as its console script does; return what it has loaded."""
 
     def loaded(*words):
-        code = "import sys; from reborn._command.cli import main; sys.exit(main())"
+        code = f"import sys; from {cli.__name__} import main; sys.exit(main())"
         path = f"import sys; sys.path[:0] = {sys.path!r}; {code}"
         result = subprocess.run(
             [sys.executable, "-X", "importtime", "-I", "-S", "-c", path, *words],

@@ -12,6 +12,7 @@ import pytest
 from harness import eventually, is_alive, reap
 
 import reborn
+from reborn import _steps
 from reborn._verbs import control
 
 pytestmark = pytest.mark.brute
@@ -319,8 +320,6 @@ def test_options_of_the_page_are_those_of_the_context():
 
 
 def test_steps_of_the_page_are_those_of_the_table():
-    from reborn import _steps
-
     page = (ROOT / "docs" / "context.md").read_text()
     steps = page.partition("| step |")[2].partition("\n\n")[0]
     named = [row.split("|")[1].strip() for row in steps.splitlines()[2:]]

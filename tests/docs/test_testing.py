@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from reborn import _readiness
+
 pytestmark = pytest.mark.brute
 
 PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
@@ -43,8 +45,6 @@ def test_recipe_passes(tmp_path, name):
 
 
 def test_every_condition_of_the_page_is_understood():
-    from reborn import _readiness
-
     table = PAGE.partition("| `ready=` |")[2].partition("\n\n")[0]
     conditions = re.findall(r'^\| `"(.+?)"`', table, re.MULTILINE)
     assert len(conditions) == 7

@@ -28,7 +28,7 @@ TELL = "tell(supervisor=str(context.supervisor))"
 # Programs of the tests are found inside under the paths they have outside.
 TREES = {
     str(Path(tree).resolve())
-    for tree in (sys.prefix, sys.base_prefix, PROBES, Path(reborn.__file__).parent)
+    for tree in (sys.prefix, sys.base_prefix, PROBES.parent, Path(reborn.__file__).parent)
 }
 
 

@@ -1,6 +1,7 @@
 """What systemctl(1) is asked for, and what an answer that it does not give counts for."""
 
 import pytest
+import sabotage
 
 from reborn import _manager
 
@@ -9,7 +10,9 @@ from reborn import _manager
 def proc(monkeypatch):
     """Have /proc hold what the test says."""
     files = {}
-    monkeypatch.setattr(_manager, "_read", lambda path: files.get(path, ""))
+    monkeypatch.setattr(
+        *sabotage.seam("files of the process table"), lambda path: files.get(path, "")
+    )
     return files
 
 

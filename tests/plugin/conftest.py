@@ -12,9 +12,9 @@ import sys
 
 import psutil
 import pytest
+import sabotage
 from harness import PATIENCE, eventually, is_alive
 
-from reborn._spawning import channel
 from reborn._spawning.owner import Owner
 from reborn._spawning.spawner import SpawnDaemon
 
@@ -34,7 +34,9 @@ STUBBORN = [
 def owner(tmp_path, monkeypatch):
     """What a session has, for this test alone."""
     if "COVERAGE_PROCESS_CONFIG" in os.environ:
-        monkeypatch.setattr(channel, "_SWITCHES", ("-I",))  # with `site`, which measures
+        monkeypatch.setattr(
+            *sabotage.seam("switches of the sentinel"), ("-I",)
+        )  # with `site`, which measures
     logs = tmp_path / "logs"
     logs.mkdir()
     owner = Owner(lambda: logs)

@@ -6,10 +6,11 @@ import sys
 
 import psutil
 import pytest
+import sabotage
 from harness import PATIENCE, eventually, is_alive
 
-from reborn import SpawnError, _proc
-from reborn._spawning import keeper, lifelines, sentinel
+from reborn import SpawnError
+from reborn._spawning import lifelines, sentinel
 
 DAEMON = """
 import os, signal, subprocess, sys, time
@@ -101,8 +102,8 @@ def test_nothing_gets_away_from_a_function(spawn, tmp_path, command, kind):
 @pytest.fixture(params=["/proc", "/nowhere"])
 def unaided(monkeypatch, request):
     """As on systems without subreapers or /proc; the keeper of a function is a copy of this one."""
-    monkeypatch.setattr(_proc, "_PROC", request.param)
-    monkeypatch.setattr(keeper, "adopt_orphans", lambda: False)
+    monkeypatch.setattr(*sabotage.seam("process table"), request.param)
+    monkeypatch.setattr(*sabotage.seam("adopt orphans"), lambda: False)
 
 
 @pytest.mark.parametrize("kind", ["forks", "leads", "outlived"])
@@ -122,7 +123,7 @@ def test_mark_finds_them_where_nothing_is_adopted(spawn, tmp_path, command, kind
 
 def test_negative_control_without_adoption_and_mark(spawn, tmp_path, command, monkeypatch):
     """Neither of the two: then it does get away, so it is they that find it."""
-    monkeypatch.setattr(keeper, "adopt_orphans", lambda: False)
+    monkeypatch.setattr(*sabotage.seam("adopt orphans"), lambda: False)
     words = command("cleared")
     with pytest.raises(SpawnError, match="exited with status 0"):
         spawn(lambda: os.execv(words[0], words), ready="file:/nowhere")
@@ -160,7 +161,7 @@ def test_sentinel_imports_no_pytest(spawn, owner, command):
     spawn(command("forks"), ready="log:up")
     maps = psutil.Process(owner.sentinel.pid).memory_maps()
     assert not any("psutil" in each.path for each in maps)
-    code = "import sys; from reborn._spawning import sentinel; print(sorted(sys.modules))"
+    code = f"import sys, {sentinel.__name__}; print(sorted(sys.modules))"
     names = psutil.subprocess.check_output([sys.executable, "-c", code], text=True)
     assert "pytest" not in names
     assert "subprocess'" not in names

@@ -46,9 +46,7 @@ def in_thread(name, *arguments):
 
 def end_the_thread_only():
     """Sabotage: what ends a daemon ends the thread that has noticed it."""
-    from reborn import _signals
-
-    _signals.end_program = lambda: None
+    report.sabotage.put("end the program", lambda: None)
 
 
 def show_progress(count):
@@ -85,9 +83,7 @@ def limit_memory(spare):
 
 def keep_lines():
     """Sabotage: a line is kept, however long it is."""
-    from reborn import _handshake
-
-    _handshake._LONGEST_LINE = sys.maxsize
+    report.sabotage.put("longest line", sys.maxsize)
 
 
 def default(name):
@@ -145,14 +141,11 @@ def rise(depth):
 
 def keep_silent():
     """Sabotage: the daemon does not tell the launcher what it raised."""
-    from reborn._handshake import Report
-
-    Report.failed = lambda self, error: None
+    report.sabotage.put("report a failure", lambda self, error: None)
 
 
 def interrupt_after_start():
     """Have Ctrl-C come as soon as the intermediate is there."""
-    from reborn import _detach, _reexec
 
     def interrupted(start):
         def started(*arguments, **options):
@@ -163,49 +156,41 @@ def interrupt_after_start():
 
         return started
 
-    _detach._fork_unwarned = interrupted(_detach._fork_unwarned)
-    _reexec.spawn_shell = interrupted(_reexec.spawn_shell)
+    for start in ("fork", "spawn through the shell"):
+        report.sabotage.put(start, interrupted(report.sabotage.whole(start)))
 
 
 def block_nothing():
     """Sabotage: a signal is handled whenever it comes."""
-    from reborn import _signals
-
-    _signals.block_all = lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    report.sabotage.put("block all signals", lambda: signal.pthread_sigmask(signal.SIG_BLOCK, []))
 
 
 def do_not_stop():
     """Sabotage: a launcher that gives up leaves what it has started."""
-    from reborn._attempt import Attempt
-
-    Attempt.abandon = lambda self: None
+    report.sabotage.put("give up a start", lambda self: None)
 
 
 def keep_intermediate():
     """Sabotage: the launcher comes back while the intermediate is there."""
-    from reborn._attempt import Attempt
-
-    Attempt._dismiss_intermediate = Attempt._reap = lambda self: None
+    report.sabotage.put("dismiss the intermediate", lambda self: None)
+    report.sabotage.put("reap the intermediate", lambda self: None)
 
 
 def keep_status_line():
     """Sabotage: what was shown last stays."""
-    from reborn._status_line import StatusLine
-
-    StatusLine.clear = lambda self: None
+    report.sabotage.put("clear the status line", lambda self: None)
 
 
 def do_not_wait_for_answer():
     """Sabotage: ready() comes back at once."""
-    from reborn._handshake import Channel, Report, disarm_sigterm_on_close
 
     def say_ready(self, message=None):
         channel, self._channel = self._channel, None
-        disarm_sigterm_on_close(channel.incoming)
-        Channel.send(channel, READY=1)
+        report.sabotage.whole("disarm SIGTERM")(channel.incoming)
+        channel.send(READY=1)
         return True
 
-    Report.ready = say_ready
+    report.sabotage.put("report ready", say_ready)
 
 
 def spoil_launcher():

@@ -22,15 +22,13 @@ if "without_pidfd" in switches and hasattr(os, "pidfd_open"):
 # All of it now: after become() there may be no way to the interpreter's files.
 import psutil  # noqa: E402
 from hold import recycle  # noqa: E402, F401 - called by name
-from report import stepping_clock, trusting_clock  # noqa: E402, F401
+from report import sabotage, stepping_clock, trusting_clock  # noqa: E402, F401
 
 from reborn import (  # noqa: E402
     DaemonContext,
     PidFile,
     RebornError,
     SignalServer,
-    _holder,
-    _process,
 )
 from reborn._verbs.status import look  # noqa: E402
 
@@ -43,15 +41,20 @@ def refuse_to_open(*_):
 
 
 if "without_proc" in switches:
-    _holder.is_shown = lambda pid, _: None if _holder._exists(pid) else False
-    _holder.open = refuse_to_open
+    exists = sabotage.whole("process exists")
+    sabotage.put("shows a pid file", lambda pid, _: None if exists(pid) else False)
+    # Before the built-in one.
+    sabotage.seam("process exists")[0].open = refuse_to_open
 if "without_sigkill" in switches:
-    send_all = _process._send_all
-    _process._send_all = lambda family, number: number == signal.SIGKILL or send_all(family, number)
+    send_all = sabotage.whole("send to all")
+    sabotage.put(
+        "send to all",
+        lambda family, number: number == signal.SIGKILL or send_all(family, number),
+    )
 if "believing_anybody" in switches:
-    _holder.LockHolder.refuse_if_doubtful = lambda *_: None
+    sabotage.put("doubt a holder", lambda *_: None)
 if "without_family" in switches:
-    _process._descendants = lambda _: []
+    sabotage.put("descendants", lambda _: [])
 
 
 def search():

@@ -20,6 +20,7 @@ import tempfile
 import time
 
 import report
+import sabotage
 
 import reborn
 
@@ -35,11 +36,10 @@ def wait_at(gate):
 
 def insert_before(step, action):
     """Have the daemon do something more when it comes to a step."""
-    from reborn import _steps
-
-    index = [name for name, _, _ in _steps.STEPS].index(step)
+    steps = sabotage.whole("steps")
+    index = [name for name, _, _ in steps].index(step)
     row = ("more", "do more", lambda _: action())
-    _steps.STEPS = (*_steps.STEPS[:index], row, *_steps.STEPS[index:])
+    sabotage.put("steps", (*steps[:index], row, *steps[index:]))
 
 
 def wait_before(step, gate, reached):
@@ -82,45 +82,39 @@ def launcher_waits_at(gate):
 
 
 def without_locks():
-    from reborn import _holder, _pidfile
-
     class NoLocks:
         LOCK_EX = LOCK_SH = LOCK_NB = 0
 
         def flock(self, *_):
             pass
 
-    _pidfile.fcntl = _holder.fcntl = NoLocks()
+    sabotage.put("locks", NoLocks())
+    sabotage.put("locks of holders", NoLocks())
 
 
 def without_patience():
     """Refuse at once, whoever has the lock."""
-    from reborn import _pidfile
 
     def refuse(pidfile, *_, **__):
         raise reborn.PidFileLockedError(path=pidfile.path, pid=None)
 
-    _pidfile.LockedPidFile.refuse_if_locked = refuse
+    sabotage.put("refuse if locked", refuse)
 
 
 def lingering():
     """Take some time between opening the pid file and locking it, as on a busy machine."""
-    from reborn import _files
-
-    check = _files.check
+    check = sabotage.whole("check a file")
 
     def check_later(*arguments, **options):
         time.sleep(random.uniform(0, 0.02))
         return check(*arguments, **options)
 
-    _files.check = check_later
+    sabotage.put("check a file", check_later)
 
 
 def without_comparing():
     """Take any file at the path for the one that was locked."""
-    from reborn import _files
-
-    _files.is_named = lambda *_, **__: True
+    sabotage.put("is named", lambda *_, **__: True)
 
 
 def without_emptying():
@@ -132,9 +126,7 @@ def without_removal():
 
 
 def believing_text():
-    from reborn import _holder
-
-    _holder.is_shown = lambda *_: True
+    sabotage.put("shows a pid file", lambda *_: True)
 
 
 def without_fork_hooks():
@@ -148,9 +140,7 @@ def with_one_pid():
 
 
 def without_pidfd():
-    from reborn import _process
-
-    _process._open_pidfd = None
+    sabotage.put("open a pidfd", None)
 
 
 def without_waiting():
@@ -242,10 +232,8 @@ def inherit_lock():
 
 def without_care():
     """Follow links, and take what a stranger has planted."""
-    from reborn import _files
-
-    _files._CAREFUL = os.O_CLOEXEC | os.O_NONBLOCK
-    _files.check = lambda fd, **_: os.fstat(fd)
+    sabotage.put("flags of careful opening", os.O_CLOEXEC | os.O_NONBLOCK)
+    sabotage.put("check a file", lambda fd, **_: os.fstat(fd))
     without_comparing()
 
 
@@ -266,9 +254,7 @@ def by_path(directory):
 
 def forgetting_directories():
     """Remove by path what is called like the file that was locked."""
-    from reborn import _files
-
-    _files.remove = lambda *_, **__: os.unlink(context._plan.pidfile.path) or True
+    sabotage.put("remove a file", lambda *_, **__: os.unlink(context.pidfile) or True)
 
 
 def swap_at(count, directory, outside):

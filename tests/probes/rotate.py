@@ -60,9 +60,7 @@ def set_up_logging(size=None):
 
 def close_before_opening():
     """Sabotage: for a moment there is no descriptor to write to."""
-    from reborn import _descriptors
-
-    redirect = _descriptors.redirect
+    redirect = report.sabotage.whole("redirect streams")
 
     def close_and_redirect(sources, **more):
         if reopening.is_set():
@@ -70,16 +68,15 @@ def close_before_opening():
             time.sleep(0.01)
         redirect(sources, **more)
 
-    _descriptors.redirect = close_and_redirect
+    report.sabotage.put("redirect streams", close_and_redirect)
 
 
 def truncate_without_append():
     """Sabotage: writing goes on where it was."""
-    from reborn import _files
-
-    open_or_create = _files.open_or_create
-    _files.open_or_create = lambda name, flags, **more: open_or_create(
-        name, flags & ~os.O_APPEND, **more
+    open_or_create = report.sabotage.whole("open or create")
+    report.sabotage.put(
+        "open or create",
+        lambda name, flags, **more: open_or_create(name, flags & ~os.O_APPEND, **more),
     )
 
 

@@ -6,6 +6,7 @@ from signal import SIGKILL
 
 import psutil
 import pytest
+import sabotage
 
 from reborn import PidFile
 
@@ -15,20 +16,17 @@ stale = open(os.devnull)
 CLOSE_STALE = """
 fresh = [open(os.devnull) for _ in range(20)]
 del stale  # closes its number, whoever has it by now
-from reborn import _descriptors
-tell(intact=all(_descriptors.is_open(file.fileno()) for file in fresh))
+tell(intact=all(report.is_open(file.fileno()) for file in fresh))
 for file in fresh:
     with contextlib.suppress(OSError):
         file.close()
 """
 NO_PLACEHOLDERS = """
-from reborn import _descriptors
 def close_inherited(opened, *, keep, null):
     for fd in opened:
-        if fd > 2 and fd not in (null, *keep) and _descriptors.is_open(fd):
+        if fd > 2 and fd not in (null, *keep) and report.is_open(fd):
             os.close(fd)
-_descriptors.close_inherited = close_inherited
-"""
+""" + sabotage.code("close what is inherited", "close_inherited")
 
 LOGGING = """
 import logging, logging.handlers
@@ -61,12 +59,10 @@ soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 sysconf = os.sysconf
 os.sysconf = lambda name: 2**30 if name == "SC_OPEN_MAX" else sysconf(name)
-from reborn import _descriptors
 looked = []
-is_open = _descriptors.is_open
-_descriptors.is_open = lambda fd: looked.append(fd) or is_open(fd)
-"""
+""" + sabotage.code("is open", "lambda fd: looked.append(fd) or whole(fd)")
 
+BLIND = "type('', (), {**vars(os), 'listdir': staticmethod(open)})"
 LOOKED = """
 leave = os._exit
 def leave_count(status):
@@ -77,9 +73,9 @@ os._exit = leave_count
 """
 # As many as the limit allows, less a few.
 FULL = """
-import ast, json, resource, select, tokenize, traceback, psutil, reborn
+import ast, json, resource, select, tokenize, traceback, psutil, reborn, sabotage
 # A module that is not loaded yet could not be.
-from reborn import _attempt, _detach, _handshake, _launcher, _log, _pidfile, _reexec, _steps
+sabotage.load_all()
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
 opened = []
 if not reborn.was_reborn():
@@ -190,8 +186,8 @@ def test_handlers_of_logging_keep_their_files(sandbox, receivers):
 
 
 def test_handlers_of_logging_control(fork_sandbox, receivers):
-    sabotage = "from reborn import _descriptors\n_descriptors.logging_descriptors = list\n"
-    result = start(fork_sandbox, receivers[2] + sabotage, "tell(kept=look() == before)")
+    forget = sabotage.code("descriptors of logging", "list")
+    result = start(fork_sandbox, receivers[2] + forget, "tell(kept=look() == before)")
     assert not result.report["kept"]
     fork_sandbox.stop(result.pid)
 
@@ -213,7 +209,7 @@ def test_object_of_the_launcher_control(fork_sandbox):
     [
         ("", True),
         # Where the open descriptors are not listed, numbers have to be tried.
-        ("_descriptors.os = type('', (), {**vars(os), 'listdir': staticmethod(open)})\n", False),
+        (sabotage.code("system of descriptors", BLIND), False),
     ],
     ids=["promise", "control"],
 )
@@ -249,8 +245,7 @@ if not reborn.was_reborn():
 
 
 def test_thousands_of_descriptors_control(fork_sandbox):
-    before = f"""{MANY}
-_descriptors.close_inherited = lambda *_, **__: None
+    before = f"""{MANY}{sabotage.code("close what is inherited", "lambda *_, **__: None")}
 opened = [os.open("/", os.O_RDONLY) for _ in range(5000)]
 """
     result = start(fork_sandbox, before)

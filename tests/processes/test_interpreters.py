@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sabotage
 
 import reborn
 from reborn import _reexec, exceptions
@@ -69,14 +70,14 @@ def test_an_application_loads_nothing_that_only_some_verbs_need():
     assert new & EXPENSIVE == set()
 
 
-TELL = """
-from reborn import _handshake, _steps
-_steps.load_what_is_needed_later()
+LOAD = f"{sabotage.expression('load what later steps need')}()\n"
+TELL = f"""
+program_error = {sabotage.expression("error of a program")}
 before = set(sys.modules)
 try:
     os.chdir("/no/such")
 except OSError as error:
-    told = _handshake.program_error(error)
+    told = {sabotage.expression("error of a program")}(error)
 new = set(sys.modules) - before
 import json
 print(json.dumps([sorted(new), told.message, told.traceback[:9]]))
@@ -85,17 +86,17 @@ print(json.dumps([sorted(new), told.message, told.traceback[:9]]))
 
 def test_nothing_is_loaded_for_a_failure_in_another_root():
     message = "[Errno 2] No such file or directory: '/no/such'"
-    assert fresh(code=TELL) == [[], message, "Traceback"]
+    assert fresh(code=LOAD + TELL) == [[], message, "Traceback"]
 
 
 def test_nothing_is_loaded_for_a_failure_in_another_root_control():
-    new, _, _ = fresh(code=TELL.replace("_steps.load", "_steps.load_what_is_needed_later  # "))
+    new, _, _ = fresh(code=sabotage.expression("steps") + TELL)
     assert "traceback" in new
 
 
 @pytest.mark.parametrize("missing", ["tokenize", "traceback"])
 def test_failure_is_told_where_nothing_can_be_loaded(missing):
-    lost = f"import json; sys.modules['{missing}'] = None\n{TELL}"
+    lost = f"import json; sys.modules['{missing}'] = None\n{LOAD}{TELL}"
     _, message, traceback = fresh(code=lost)
     assert message == "[Errno 2] No such file or directory: '/no/such'"
     assert traceback in ("", "Traceback")

@@ -8,6 +8,7 @@ import time
 
 import filelock
 import pytest
+import sabotage
 from harness import Gate, Remote, eventually, survivors
 
 import reborn
@@ -91,7 +92,7 @@ def test_nobody_is_refused_because_somebody_looks_at_a_strangers_pid(fork_sandbo
 
 
 def test_somebody_is_refused_because_somebody_looks_naively_control(fork_sandbox, monkeypatch):
-    monkeypatch.setattr("reborn._pidfile._PATIENCE", 0.0)
+    monkeypatch.setattr(*sabotage.seam("patience with lookers"), 0.0)
     path = fork_sandbox.pidfile
 
     def refused():

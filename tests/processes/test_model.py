@@ -24,6 +24,7 @@ import subprocess
 import hypothesis
 import psutil
 import pytest
+import sabotage
 from harness import PATIENCE, Gate, Remote, Result, is_alive, living, survivors
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -510,9 +511,9 @@ SABOTAGED_PROGRAMS = {
     "without_fork_hooks": (machine_of("kill", "start", kinds=WORKER), "locked"),
 }
 SABOTAGED_CALLS = {
-    "_holder.is_shown": (believe_text, machine_of("write_pid_of_stranger"), "status"),
-    "Daemon.stop": (stop_without_waiting, machine_of("stop", "start"), "files|processes"),
-    "_process._descendants": (lambda _: [], machine_of("stop", "start", kinds=WORKER), "processes"),
+    "shows a pid file": (believe_text, machine_of("write_pid_of_stranger"), "status"),
+    "stop": (stop_without_waiting, machine_of("stop", "start"), "files|processes"),
+    "descendants": (lambda _: [], machine_of("stop", "start", kinds=WORKER), "processes"),
 }
 
 
@@ -525,14 +526,14 @@ def test_sabotaged_program_is_found_out_control(sandbox, name):
 
 @pytest.mark.parametrize("name", SABOTAGED_CALLS)
 def test_sabotaged_call_is_found_out_control(sandbox, monkeypatch, name):
-    sabotage, machine, failure = SABOTAGED_CALLS[name]
-    monkeypatch.setattr(f"reborn.{name}", sabotage)
+    instead, machine, failure = SABOTAGED_CALLS[name]
+    monkeypatch.setattr(*sabotage.seam(name), instead)
     with pytest.raises(AssertionError, match=failure):
         run(machine, sandbox, CONTROL)
 
 
 def test_harm_to_a_stranger_is_found_out_control(sandbox, monkeypatch):
-    monkeypatch.setattr("reborn._holder.is_shown", believe_text)
+    monkeypatch.setattr(*sabotage.seam("shows a pid file"), believe_text)
     machine = machine_of("write_pid_of_stranger", "stop", checks_status=False)
     with pytest.raises(AssertionError, match="processes"):
         run(machine, sandbox, CONTROL)

@@ -9,6 +9,7 @@ from signal import SIGKILL
 
 import psutil
 import pytest
+import sabotage
 from harness import Remote, Sandbox, exit_code
 
 NOBODY = pwd.getpwnam("nobody")
@@ -109,8 +110,9 @@ def test_daemon_is_the_user_for_good(sandbox, options, gid):
 )
 def test_daemon_is_the_user_control(sandbox, careless):
     uid, gid = NOBODY.pw_uid, NOBODY.pw_gid
-    drop = f"_privileges.drop = lambda identity: ({careless.format(uid=uid, gid=gid)})"
-    before = f"from reborn import _privileges\n{drop}"
+    before = sabotage.code(
+        "drop privileges", f"lambda identity: ({careless.format(uid=uid, gid=gid)})"
+    )
     process = start(sandbox, before, TRY_TO_GO_BACK, uid="nobody")
     went_back = "back\n" in sandbox.log_text()
     assert went_back or not is_user(process, uid, gid, [gid])
@@ -160,7 +162,7 @@ def test_no_right_of_roots_is_left(sandbox, new_root, user, prefix):
 @pytest.mark.root
 @pytest.mark.parametrize("prefix", [(), AMBIENT], ids=["plain", "ambient"])
 def test_no_right_of_roots_is_left_control(sandbox, new_root, prefix):
-    before = "from reborn import _privileges\n_privileges.drop = lambda identity: None"
+    before = sabotage.code("drop privileges", "lambda identity: None")
     process = start(sandbox, before, uid="nobody", prefix=prefix, **new_root)
     uids, _, _, (permitted, effective, ambient) = rights(process)
     assert uids == ["0"] * 4
@@ -250,7 +252,7 @@ def test_initgroups_takes_the_groups_of_the_user(sandbox, initgroups):
 @pytest.mark.root
 @pytest.mark.parametrize("given", [True, False], ids=["promise", "control"])
 def test_log_is_the_users_so_that_it_can_be_reopened(sandbox, given):
-    before = "" if given else "from reborn import _log\n_log._give = lambda *_: None"
+    before = "" if given else sabotage.code("give the log", "lambda *_: None")
     after = """
 try:
     os.close(os.open(context.log_file, os.O_WRONLY | os.O_APPEND))
@@ -353,7 +355,7 @@ def become(group, user, *, saved=()):
     saved_group, saved_user = saved or (group, user)
     return f"""
 import resource, select, traceback  # as long as they can be read
-from reborn import _attempt, _detach, _pidfile, _privileges, _steps
+report.sabotage.load_all()
 os.setgroups([])
 os.setresgid({group}, {group}, {saved_group})
 os.setresuid({user}, {user}, {saved_user})

@@ -7,13 +7,14 @@ import subprocess
 import sys
 
 import pytest
+import sabotage
 
 from reborn import _proc
 
 
 @pytest.fixture(params=["/proc", "/nowhere"], autouse=True)
 def proc(request, monkeypatch):
-    monkeypatch.setattr(_proc, "_PROC", request.param)
+    monkeypatch.setattr(*sabotage.seam("process table"), request.param)
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ while True:
 
 
 def test_signal_that_is_blocked_for_a_moment_is_not_handled(monkeypatch):
-    monkeypatch.setattr(_proc, "_PROC", "/proc")
+    monkeypatch.setattr(*sabotage.seam("process table"), "/proc")
     command = [sys.executable, "-c", BLOCKS_BRIEFLY]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         found = []

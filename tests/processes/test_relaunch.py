@@ -20,12 +20,13 @@ from pathlib import Path
 import pexpect
 import psutil
 import pytest
+import sabotage
 from harness import PATIENCE, eventually
 
 import reborn
 
 # What one writes first, and what is wrong with most such libraries.
-NAIVE = "from reborn import _reexec\n_reexec.command = lambda _: [sys.executable, *sys.argv]"
+NAIVE = sabotage.code("command of a fresh program", "lambda _: [sys.executable, *sys.argv]")
 NO_SHELL = "/nonexistent/sh"
 # What a shell, a terminal or a naive join of words would change.
 AWKWARD = [
@@ -53,7 +54,7 @@ def shell(request):
 
 
 def with_shell(path):
-    return f"from reborn import _reexec; _reexec.SHELL = {path!r}\n"
+    return sabotage.code("shell", repr(path))
 
 
 def script(sandbox, **program):
@@ -136,7 +137,7 @@ def test_fresh_program_is_launched_as_the_launcher_was_control(reexec_sandbox, h
 @pytest.mark.parametrize("how", [relative_script, package])
 def test_fresh_program_starts_in_the_launchers_directory_control(reexec_sandbox, how):
     # Control of the first test: its programs change directory before reborn().
-    before = "os.chdir('/')\nfrom reborn import _inherited; _inherited.directory = '/'"
+    before = "os.chdir('/')\n" + sabotage.code("directory at the import", "'/'")
     result = reexec_sandbox.launch(how(reexec_sandbox, before=before))
     assert result.returncode == 1
     assert re.search("can't open file|No module named", result.stderr)
@@ -289,7 +290,7 @@ def test_env_may_be_empty(reexec_sandbox, shell):
 
 
 def test_env_is_the_whole_environment_control(reexec_sandbox):
-    careless = "from reborn import _reexec; _reexec._SHELL_OWN = ()\nos.chdir('/')"
+    careless = sabotage.code("variables of the shell", "()") + "os.chdir('/')"
     result = reexec_sandbox.launch(script(reexec_sandbox, before=careless, env=LOCALE))
     assert result.report["environ"] != LOCALE
     reexec_sandbox.stop(result.pid)
@@ -331,10 +332,8 @@ def test_daemon_is_orphaned_and_leads_no_session(reexec_sandbox, shell):
 
 
 def test_daemon_is_orphaned_control(reexec_sandbox):
-    keep = (
-        "from reborn._attempt import Attempt\n"
-        "Attempt._dismiss_intermediate = Attempt._reap = lambda _: None"
-    )
+    keep = sabotage.code("dismiss the intermediate", "lambda _: None")
+    keep += sabotage.code("reap the intermediate", "lambda _: None")
     result = reexec_sandbox.launch(script(reexec_sandbox, before=keep))
     assert psutil.Process(result.pid).ppid() != os.getpid()
     reexec_sandbox.stop(result.pid)
@@ -458,7 +457,7 @@ for number in os.listdir("/proc/self/fd"):
 def test_no_other_descriptor_reaches_the_fresh_program(reexec_sandbox, shell, careless):
     before = f"{shell}notes['links'] = links\n"
     if careless:  # the control
-        before += "_reexec.file_actions.__globals__['_descriptors'].open_descriptors = list\n"
+        before += sabotage.code("open descriptors", "list")
     before += "os.dup2(os.open(__file__, os.O_RDONLY), 57)"
     command = script(reexec_sandbox, first=LOOK, before=before)
     reader, writer = os.pipe()

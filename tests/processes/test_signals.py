@@ -5,16 +5,13 @@ import signal
 from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2
 
 import pytest
+import sabotage
 from harness import eventually, exit_code
 
 OWN = "report.handle('SIGUSR1'); report.ignore('SIGUSR2')\n"
 IGNORING = ("sh", "-c", 'trap "" HUP INT QUIT USR1; exec "$@"', "sh")
 # posix_spawn(3) resets what a fresh program inherits, before any step.
-INHERIT = """
-report.without("signals")
-from reborn import _signals
-_signals.numbers = tuple
-"""
+INHERIT = 'report.without("signals")\n' + sabotage.code("signals there are", "tuple")
 MAP = """
 context.signal_map = {
     signal.SIGUSR1: None,
@@ -49,11 +46,8 @@ def test_arrangements_made_before_reborn_are_kept(sandbox):
 
 
 def test_arrangements_made_before_reborn_control(sandbox):
-    sabotage = """
-from reborn import _signals
-_signals.reset = lambda inherited: _signals.install(dict.fromkeys(_signals.numbers(), 0))
-"""
-    result = start(sandbox, OWN + sabotage)
+    careless = "lambda inherited: seam.install(dict.fromkeys(seam.numbers(), 0))"
+    result = start(sandbox, OWN + sabotage.code("reset signals", careless))
     assert not keeps_own_arrangements(result.report)
     sandbox.stop(result.pid, signal.SIGKILL)
 
@@ -108,14 +102,10 @@ def test_signal_map_control(sandbox, before, number):
 def test_sigterm_in_the_moment_of_readiness_is_a_success(sandbox, wait_ready):
     before = """
 from reborn import was_reborn
-from reborn._handshake import Report
-leave = Report.close
-def close(report):
-    leave(report)
+def end(_):
     if was_reborn():
         os.kill(os.getpid(), signal.SIGTERM)
-Report.close = close
-"""
+""" + sabotage.code("close a report", "lambda report: end(whole(report))")
     pidfile = sandbox.directory / "app.pid"
     result = sandbox.start(program="scenario.py", before=before, silent=True, wait_ready=wait_ready)
     assert (result.returncode, result.stderr) == (0, "")

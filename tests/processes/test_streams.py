@@ -10,6 +10,7 @@ from signal import SIGKILL
 
 import psutil
 import pytest
+import sabotage
 from harness import PATIENCE
 
 from reborn import PidFile
@@ -21,8 +22,7 @@ print("err", file=sys.stderr, flush=True)
 # The launcher says which of its streams are open, after reborn().
 LOOK = """
 if context.reborn() is not None:
-    from reborn import _descriptors
-    are_open = [_descriptors.is_open(fd) for fd in range(3)]
+    are_open = [report.is_open(fd) for fd in range(3)]
     print("mine", flush=True)
     if sys.stderr is not None:
         print("mine", file=sys.stderr, flush=True)
@@ -30,21 +30,11 @@ if context.reborn() is not None:
         json.dump(are_open, file)
     sys.exit()
 """
-LEAVE_FILLED = """
-from reborn import _descriptors
-fill = _descriptors.fill_standard
-_descriptors.fill_standard = lambda: fill() and []
-"""
-LEAVE_CLOSED = """
-from reborn import _descriptors
-_descriptors.fill_standard = list
-"""
-KEEP_STREAMS = """
-report.without("streams")
-from reborn._launcher import Launcher
-prepare = Launcher._prepare
-Launcher._prepare = lambda self: prepare(self) and [0, 1, 2]
-"""
+LEAVE_FILLED = sabotage.code("fill standard streams", "lambda: whole() and []")
+LEAVE_CLOSED = sabotage.code("fill standard streams", "list")
+KEEP_STREAMS = 'report.without("streams")\n' + sabotage.code(
+    "prepare the start", "lambda self: whole(self) and [0, 1, 2]"
+)
 WORKERS = """
 report.spawn_worker("fork")
 report.spawn_worker("exec")
@@ -145,7 +135,7 @@ def test_end_of_file_control(sandbox):
 
 @pytest.mark.parametrize(
     ("before", "logged"),
-    [("", ""), ("from reborn import _descriptors\n_descriptors.flush = lambda: None\n", "once")],
+    [("", ""), (sabotage.code("flush", "lambda: None"), "once")],
     ids=["promise", "control"],
 )
 def test_buffered_output_appears_once(fork_sandbox, before, logged):
@@ -182,7 +172,7 @@ context.stderr = open("err.txt", "a")
 context.stdin = open("in.txt", "a+")
 """
     if not kept:
-        before += "from reborn import _options\n_options._stream = lambda *_: None\n"
+        before += sabotage.code("open file for a stream", "lambda *_: None")
     after = "given = [os.path.basename(report.descriptors()[n]) for n in '012']\n"
     # The program leaves its files to the collector, which Python may say on one of them.
     env = {"PYTHONWARNINGS": ""}

@@ -7,9 +7,8 @@ from signal import SIGKILL
 
 import psutil
 import pytest
+import sabotage
 from harness import PATIENCE, exit_code
-
-from reborn import _steps
 
 MAKE_FILE = 'os.close(os.open("/".join([{!r}, "made"]), os.O_WRONLY | os.O_CREAT, 0o666))\ntell()'
 KEEP_MODE = "os.fchmod = lambda *_: None"
@@ -173,7 +172,7 @@ def test_chroot_needs_no_log(root, wait_ready):
 
 @pytest.mark.root
 def test_chroot_closes_what_leads_outside_control(root):
-    before = "from reborn import _pidfile\n_pidfile.LockedFile.leave_directory = lambda self: None"
+    before = sabotage.code("leave the directory", "lambda self: None")
     process = root.start(before)
     assert root.outside(process) == [root.sandbox.directory]
     root.sandbox.stop(process.pid, SIGKILL)
@@ -213,15 +212,15 @@ def test_missing_directory_is_told_at_the_terminal(sandbox, option, action, step
     assert_failed(sandbox, result, f"cannot {action} {missing!r}: {reason}")
 
 
-@pytest.mark.parametrize("step", [name for name, *_ in _steps.STEPS])
+@pytest.mark.parametrize("step", [name for name, *_ in sabotage.whole("steps")])
 def test_failing_step_is_told_and_leaves_nothing(sandbox, step):
-    before = f"""
+    before = """
 from errno import EPERM
-from reborn import _steps
 def fail(stage):
     raise PermissionError(EPERM, "no")
-_steps.STEPS = [(name, "act", fail if name == {step!r} else do) for name, _, do in _steps.STEPS]
-"""
+""" + sabotage.code(
+        "steps", f"[(name, 'act', fail if name == {step!r} else do) for name, _, do in whole]"
+    )
     result = sandbox.start(program="scenario.py", before=before, log_file=str(sandbox.log))
     reason = f"Operation not permitted [EPERM] (step {step!r}, in the daemon)"
     assert_failed(sandbox, result, f"cannot act: {reason}")

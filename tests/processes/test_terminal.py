@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from signal import SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGTERM, SIGUSR1, SIGUSR2
 
 import pytest
+import sabotage
 from harness import PATIENCE, PROBES, exit_code
 
 SCRIPT = PROBES / "on_terminal.py"
@@ -22,19 +23,14 @@ OPEN_TERMINAL = """
 master, slave = os.openpty()
 os.close(os.open(os.ttyname(slave), os.O_RDWR))
 """
-NO_SECOND_FORK = """
-from reborn import _detach
-_detach.lead = lambda channel, start, watch: os.setsid()
-"""
-INHERIT = """
-import reborn._reexec
-from reborn import _descriptors
+NO_SECOND_FORK = sabotage.code("lead the session", "lambda *_, **__: os.setsid()")
+INHERIT = f"""
+{sabotage.expression("shell")}  # loaded, before the spawn is another one
 report.without("signals")
 report.without("umask")
-_descriptors.open_descriptors = list
 spawn = os.posix_spawn
 os.posix_spawn = lambda *args, setsigmask=(), setsigdef=(), **rest: spawn(*args, **rest)
-"""
+""" + sabotage.code("open descriptors", "list")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sabotage
 
 THREADS = """
 import threading
@@ -154,7 +155,7 @@ def test_own_warning_of_cpython_does_not_come_besides(fork_sandbox, threads, nam
 def test_own_warning_of_cpython_does_not_come_besides_control(fork_sandbox):
     command = script(
         fork_sandbox,
-        before=f"{NATIVE}\nfrom reborn import _detach; _detach._fork_unwarned = os.fork",
+        before=f"{NATIVE}\n{sabotage.code('fork', 'os.fork')}",
     )
     result = fork_sandbox.launch(with_filter(command, "always"))
     assert [kind for _, kind, _ in warnings_in(result.stderr)] == ["DeprecationWarning"]

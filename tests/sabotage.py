@@ -1,0 +1,134 @@
+"""The places inside the package that negative controls take out, each by a name of our own.
+
+What is underscored has its name here, and outside of tests/unit nowhere else in code that only runs
+later: so a rename breaks tests/unit/test_sabotage.py at once, and not a control at run time.
+
+    put("flush", lambda: None)                      in this process
+    code("flush", "lambda: None")                   the line that does so in a program under test
+    monkeypatch.setattr(*seam("flush"), ...)        for one test
+
+Little is loaded for it, since programs under test have it, too.
+"""
+
+import os
+
+SEAMS = {
+    # The process and the system.
+    "directory at the import": "_inherited:directory",
+    "signals there are": "_signals:numbers",
+    "reset signals": "_signals:reset",
+    "install signals": "_signals:install",
+    "block all signals": "_signals:block_all",
+    "end the program": "_signals:end_program",
+    "is open": "_descriptors:is_open",
+    "open descriptors": "_descriptors:open_descriptors",
+    "system of descriptors": "_descriptors:os",
+    "fill standard streams": "_descriptors:fill_standard",
+    "close what is inherited": "_descriptors:close_inherited",
+    "redirect streams": "_descriptors:redirect",
+    "descriptors of logging": "_descriptors:logging_descriptors",
+    "flush": "_descriptors:flush",
+    "drop privileges": "_privileges:drop",
+    "clear the status line": "_status_line:StatusLine.clear",
+    "process table": "_proc:_PROC",
+    "has a handler": "_proc:handles",
+    # Files, the pid file, the daemon.
+    "flags of careful opening": "_files:_CAREFUL",
+    "check a file": "_files:check",
+    "is named": "_files:is_named",
+    "open or create": "_files:open_or_create",
+    "remove a file": "_files:remove",
+    "shows a pid file": "_holder:is_shown",
+    "process exists": "_holder:_exists",
+    "locks of holders": "_holder:fcntl",
+    "doubt a holder": "_holder:LockHolder.refuse_if_doubtful",
+    "locks": "_pidfile:fcntl",
+    "patience with lookers": "_pidfile:_PATIENCE",
+    "refuse if locked": "_pidfile:LockedPidFile.refuse_if_locked",
+    "leave the directory": "_pidfile:LockedFile.leave_directory",
+    "give the log": "_log:_give",
+    "open a pidfd": "_process:_open_pidfd",
+    "send to all": "_process:_send_all",
+    "descendants": "_process:_descendants",
+    "stop": "_process:Daemon.stop",
+    # A start.
+    "longest line": "_handshake:_LONGEST_LINE",
+    "channel": "_handshake:Channel",
+    "close a channel": "_handshake:Channel.close",
+    "close a report": "_handshake:Report.close",
+    "error of a program": "_handshake:program_error",
+    "report a failure": "_handshake:Report.failed",
+    "disarm SIGTERM": "_handshake:disarm_sigterm_on_close",
+    "report ready": "_handshake:Report.ready",
+    "open file for a stream": "_options:_stream",
+    "steps": "_steps:STEPS",
+    "load what later steps need": "_steps:load_what_is_needed_later",
+    "give up a start": "_attempt:Attempt.abandon",
+    "dismiss the intermediate": "_attempt:Attempt._dismiss_intermediate",
+    "reap the intermediate": "_attempt:Attempt._reap",
+    "shell": "_reexec:SHELL",
+    "variables of the shell": "_reexec:_SHELL_OWN",
+    "command of a fresh program": "_reexec:command",
+    "spawn through the shell": "_reexec:spawn_shell",
+    "fork": "_detach:_fork_unwarned",
+    "lead the session": "_detach:lead",
+    "prepare the start": "_launcher:Launcher._prepare",
+    "undo the start": "_launcher:Launcher._undo",
+    "end of a block": "_context:DaemonContext._end",
+    # The fixtures.
+    "switches of the sentinel": "_spawning.channel:_SWITCHES",
+    "adopt orphans": "_spawning.keeper:adopt_orphans",
+    # Who runs us.
+    "files of the process table": "_manager:_read",
+}
+
+
+def seam(name):
+    """Return the object in which a place is, and its name there."""
+    module, _, path = SEAMS[name].partition(":")
+    owner = __import__(f"reborn.{module}", fromlist=["_"])
+    *classes, attribute = path.split(".")
+    for part in classes:
+        owner = getattr(owner, part)
+    return owner, attribute
+
+
+def whole(name):
+    """Return what is there."""
+    return getattr(*seam(name))
+
+
+def put(name, value):
+    """Put *value* there."""
+    owner, attribute = seam(name)
+    if not hasattr(owner, attribute):
+        raise AttributeError(SEAMS[name])
+    setattr(owner, attribute, value)
+
+
+def expression(name):
+    """Return code for what is there."""
+    module, _, path = SEAMS[name].partition(":")
+    return f"__import__('reborn.{module}', fromlist=['_']).{path}"
+
+
+def code(name, value):
+    """Return a line of code that puts a value there.
+
+    *value* is an expression; it may name what was there, `whole`, and where that was, `seam`.
+    """
+    owner, _, attribute = expression(name).rpartition(".")
+    new = f"(lambda whole: {value})(seam.{attribute})"
+    return f"(lambda seam: setattr(seam, {attribute!r}, {new}))({owner})\n"
+
+
+def load_all():
+    """Load each module of the root of the package: later they may be out of reach."""
+    import reborn
+
+    for directory in reborn.__path__:
+        with os.scandir(directory) as entries:
+            names = [entry.name.removesuffix(".py") for entry in entries if entry.is_file()]
+        for name in sorted(names):
+            if name.startswith("_") and not name.startswith("__"):
+                __import__(f"reborn.{name}")
