@@ -82,6 +82,22 @@ def descendants(root: int) -> list[int]:
     return found
 
 
+def ancestors(pid: int) -> list[int]:
+    """Return the parent of *pid*, the parent's parent, and so on."""
+    if not os.path.exists(f"{_PROC}/self/stat"):
+        import psutil
+
+        try:
+            return [parent.pid for parent in psutil.Process(pid).parents()]
+        except psutil.Error:
+            return []
+    found: list[int] = []
+    while len(fields := _status(pid)) > 1 and int(fields[1]):
+        pid = int(fields[1])
+        found.append(pid)
+    return found
+
+
 def own_children() -> list[int]:
     """Return the children of this process, the eldest first, and those that have ended last.
 

@@ -21,7 +21,15 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def record():
-    return Record(command=["sleep", "60"], options={"nice": 5}, log_file="/x", directory="/")
+    return Record(
+        command=["sleep", "60"],
+        options={"nice": 5},
+        log_file="/x",
+        directory="/",
+        environment={"A": "b\udce9"},
+        umask=0o22,
+        limits=[[7, 1024, -1]],
+    )
 
 
 def test_files_of_a_name(home):
@@ -238,6 +246,12 @@ def test_record_through_a_link_is_not_read(home, record):
         {"command": "sleep"},
         {"options": []},
         {"directory": None},
+        {"environment": {"A": 1}},
+        {"environment": ["A"]},
+        {"umask": "022"},
+        {"limits": [7]},
+        {"limits": [[7, 1024]]},
+        {"limits": [["nofile", 1, 2]]},
         {"started": "now"},
         {"foreground": None},
         {"supervised": 1},

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Self
 
+    # Resource, soft and hard limit, as setrlimit(2) takes them; JSON has no tuples.
+    Limit = tuple[int, int, int] | list[int]
+
 PIDFILE = ".pid"
 SUPERVISOR = ".supervisor"
 RECORD = ".reborn.json"
@@ -92,6 +95,9 @@ _KINDS: dict[str, Any] = {
     "options": dict,
     "log_file": (str, type(None)),
     "directory": str,
+    "environment": dict,
+    "umask": int,
+    "limits": list,
     "started": (int, float),
     "foreground": bool,
     "supervised": (dict, type(None)),
@@ -99,7 +105,10 @@ _KINDS: dict[str, Any] = {
 
 
 class Record:
-    """Command, options and files of a daemon, as `reborn start` has written them down."""
+    """All that it takes to start a daemon as before, and what has become of it since.
+
+    *environment*, *umask* and *limits* are those that the program has inherited.
+    """
 
     FIELDS = tuple(_KINDS)
 
@@ -110,6 +119,9 @@ class Record:
         options: dict[str, Any],
         log_file: str | None,
         directory: str,
+        environment: dict[str, str],
+        umask: int,
+        limits: list[Limit],
         started: float | None = None,
         foreground: bool = False,
         supervised: dict[str, Any] | None = None,
@@ -118,6 +130,9 @@ class Record:
         self.options = options
         self.log_file = log_file
         self.directory = directory
+        self.environment = environment
+        self.umask = umask
+        self.limits = limits
         self.started = time.time() if started is None else started
         self.foreground = foreground
         # What its supervisor says (`supervisor.State`), if it has one.
@@ -134,7 +149,12 @@ class Record:
             fields = {name: data[name] for name in cls.FIELDS}
             whole = all(isinstance(value, _KINDS[name]) for name, value in fields.items())
             words = [word for word in fields["command"] if isinstance(word, str)]
-        except (KeyError, TypeError):
+            texts = [*fields["environment"], *fields["environment"].values()]
+            numbers = [number for limit in fields["limits"] for number in limit]
+            whole &= all(isinstance(text, str) for text in texts)
+            whole &= all(isinstance(number, int) for number in numbers)
+            whole &= all(len(limit) == 3 for limit in fields["limits"])
+        except (KeyError, TypeError, AttributeError):
             return None
         return cls(**fields) if whole and words and words == fields["command"] else None
 

@@ -1,19 +1,32 @@
 """A program to start, with its options: the words of a command line, resolved against the system.
 
-An spec is made from a `Request`, or from the record of an earlier one. Whatever it says is
-absolute, so that the same spec means the same from another directory and at another time.
+A spec is made from a `Request`, or from the record of an earlier start. Its paths are absolute, so
+that it means the same from another directory and at another time.
+
+To start a program as before (`Spec.again`) is to give it what it was given: command, options and
+directory, and what it had inherited: environment, umask, limits. The shell in which a daemon is
+restarted adds nothing; options do, and they join the earlier ones: another variable (--env,
+--unset-env) or limit is added, anything else takes the place of its like. A new command is a new
+start, with the options and the surroundings of whoever gives it.
+
+Rejected: the environment of whoever restarts (cron has neither the token nor the PATH of a login,
+and the program that was stopped cannot be found); /proc/PID/environ of the running program (one
+that has ended has none). Niceness, cgroup and namespaces are those of whoever restarts: they belong
+to the session, and cannot be brought back without rights.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 
+from reborn import _inherited
 from reborn._command import grammar, registry
 from reborn._supervisor import watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from reborn._command.grammar import Request
@@ -28,17 +41,84 @@ if TYPE_CHECKING:
 _NOT_EXPORTED = ("nice", "limit", "unset_env", "clean_env")
 
 
-class Spec:
-    """A command, the options it was given with, and the directory that it was given in."""
+class Surroundings:
+    """What a program inherits unless its options differ: directory, environment, umask, limits."""
 
     def __init__(
-        self, paths: Paths, command: Sequence[str], options: dict[str, Any], directory: str
+        self,
+        directory: str,
+        environment: Mapping[str, str],
+        umask: int,
+        limits: Sequence[Sequence[int]],
+    ) -> None:
+        self.directory = directory
+        self.environment = environment
+        self.umask = umask
+        self.limits = limits
+
+    @classmethod
+    def of_process(cls, directory: str) -> Surroundings:
+        """Return those that this process has, which runs in *directory*."""
+        limits = [(number, *resource.getrlimit(number)) for number in _resources()]
+        return cls(directory, dict(os.environ), _inherited.current_umask(), limits)
+
+    def take_on_limits(self) -> list[str]:
+        """Give this process, and so what it starts, the limits; return those that were higher.
+
+        Only root can raise a hard limit again.
+        """
+        names = _resources()
+        lower: list[str] = []
+        for number, soft, hard in self.limits:
+            name = names.get(number)
+            if name is None or (soft, hard) == (now := resource.getrlimit(number)):
+                continue
+            try:
+                resource.setrlimit(number, (soft, hard))
+            except (OSError, ValueError):
+                most = now[1]
+                resource.setrlimit(number, (min(soft, most, key=_rank), min(hard, most, key=_rank)))
+                lower.append(
+                    f"limit {name} was {_shown(soft)}:{_shown(hard)}, and is {_shown(most)}"
+                )
+        return lower
+
+
+def _resources() -> dict[int, str]:
+    """Return the numbers and the names of the limits that this system has."""
+    found: dict[int, str] = {}
+    for name in dir(resource):  # sorted: nofile comes before its other name, ofile
+        if name.startswith("RLIMIT_"):
+            found.setdefault(getattr(resource, name), name.removeprefix("RLIMIT_").lower())
+    return found
+
+
+def _rank(limit: int) -> float:
+    return float("inf") if limit == resource.RLIM_INFINITY else limit
+
+
+def _shown(limit: int) -> str:
+    return "unlimited" if limit == resource.RLIM_INFINITY else str(limit)
+
+
+class Spec:
+    """A command, the options it was given with, and the surroundings it was given in."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        command: Sequence[str],
+        options: dict[str, Any],
+        surroundings: Surroundings,
+        *,
+        log_file: str | None = None,
     ) -> None:
         self.paths = paths
         self.command = list(command)
         self.options = options
-        self.directory = directory
-        self.log_file: str = options.get("log_file") or paths.log_file
+        self.surroundings = surroundings
+        self.directory = surroundings.directory
+        self.log_file: str = options.get("log_file") or log_file or paths.log_file
 
     @classmethod
     def of(cls, paths: Paths, request: Request) -> Spec:
@@ -54,13 +134,16 @@ class Spec:
             if not os.path.isabs(directory):
                 message = "the current directory is gone; give an absolute --directory"
                 raise ValueError(message) from None
-        return cls(paths, request.program, request.options, directory)
+        return cls(paths, request.program, request.options, Surroundings.of_process(directory))
 
     @classmethod
     def again(cls, paths: Paths, record: Record, request: Request) -> Spec:
-        """Return the spec in the *record*, with the options of *request* in place of its own."""
-        options = {**record.options, **request.options}
-        return cls(paths, record.command, options, record.directory)
+        """Return the spec of the start in the *record*, with the options of *request* added."""
+        surroundings = Surroundings(
+            record.directory, record.environment, record.umask, record.limits
+        )
+        options = _added(record.options, request.options)
+        return cls(paths, record.command, options, surroundings, log_file=record.log_file)
 
     def make_directories(self) -> None:
         """Make the directories of our own that its files are in.
@@ -80,6 +163,9 @@ class Spec:
             options=self.options,
             log_file=self.options.get("log_file") if foreground else self.log_file,
             directory=self.directory,
+            environment={} if "clean_env" in self.options else dict(self.surroundings.environment),
+            umask=self.surroundings.umask,
+            limits=[list(limit) for limit in self.surroundings.limits],
             foreground=foreground,
         )
 
@@ -128,6 +214,7 @@ class Spec:
             directory=None if self._stays else self._working_directory() or None,
             root=chroot,
             identity=identity,
+            inherited=self.surroundings.environment,
             env={**account, **dict(options.get("env", ()))},
             # Our own manager is not the daemon's.
             unset=[*options.get("unset_env", ()), *(["NOTIFY_SOCKET"] if detached else ())],
@@ -234,3 +321,21 @@ class Spec:
             return {}
         names = {"USER": entry.pw_name, "LOGNAME": entry.pw_name}
         return {"HOME": entry.pw_dir, "SHELL": entry.pw_shell, **names}
+
+
+def _added(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """Return the *earlier* options with the *later* ones, which count where both say something."""
+    options = {**earlier, **later}
+    given, unset = later.get("env", []), later.get("unset_env", [])
+    env = {name: text for name, text in earlier.get("env", []) if name not in unset}
+    gone = [name for name in earlier.get("unset_env", []) if name not in dict(given)]
+    together = {
+        "env": [*{**env, **dict(given)}.items()],
+        "unset_env": [*dict.fromkeys([*gone, *unset])],
+        "limit": [*{**dict(earlier.get("limit", [])), **dict(later.get("limit", []))}.items()],
+    }
+    for dest, values in together.items():
+        options.pop(dest, None)
+        if values:
+            options[dest] = values
+    return options

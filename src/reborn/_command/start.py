@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 
-from reborn import _detach, _inherited, _launcher
+from reborn import _detach, _launcher
 from reborn._command import registry
 from reborn._command.foreign_pidfile import foreign_pid_file
 from reborn._context import DaemonContext
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class ProgramStart:
-    """A start by an spec: what launcher, intermediate and daemon share."""
+    """A start by a spec: what launcher, intermediate and daemon share."""
 
     def __init__(self, spec: Spec, program: Program) -> None:
         self.spec = spec
@@ -65,7 +65,7 @@ class ProgramStart:
             log_file_mode=spec.options.get("log_mode", 0o640),
             # All else is as the launcher's caller has it, or the program's affair (`program`).
             working_directory=None,
-            umask=spec.options.get("umask", _inherited.current_umask()),
+            umask=spec.options.get("umask", spec.surroundings.umask),
             prevent_core=False,
             signal_map={},
             detach_process=True,
@@ -235,10 +235,12 @@ def supervise(context: DaemonContext, start: ProgramStart) -> int:
     Raises:
         StartError: the program was never ready.
     """
+    from reborn._command import arguments
     from reborn._supervisor.run import Expectation
     from reborn._supervisor.supervisor import Supervisor
 
     spec = start.spec
+    arguments.replace(f"reborn: supervisor of {spec.paths.name}")
     supervisor = Supervisor(
         start.program,
         _policy(spec),

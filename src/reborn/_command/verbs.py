@@ -38,8 +38,8 @@ TIMED_OUT = 124
 NOT_STARTED = 125
 _UNKNOWN = "nothing is known of how it was started; give the program after --"
 _INTO_BACKGROUND = (
-    "; a program that goes into the background by itself must be told not to "
-    "(as in nginx -g 'daemon off;')"
+    "; its input is the null device, so it may have finished; or it goes into the background by "
+    "itself, and must be told not to (as in nginx -g 'daemon off;')"
 )
 
 
@@ -74,6 +74,10 @@ def perform(request: Request) -> Answer:
         ValueError: it makes no sense on this system; nothing has been done.
         RebornError, OSError: it has failed.
     """
+    if "env" in request.given:
+        from reborn._command import arguments
+
+        arguments.hide(request.get("env"))
     if request.verb == "list":
         return show_all(names_only=request.get("names", False))
     return NamedDaemon(request).answer()
@@ -144,16 +148,37 @@ class NamedDaemon(DaemonVerbs):
             return self._not_permitted("restart it")
         if spec is None:
             return Outcome(FAILED, f"{self.name}: cannot restart it: {_UNKNOWN}")
-        program = spec.program(detached=True)  # what cannot be started is not stopped either
+        try:
+            program = spec.program(detached=True)
+            program.refuse_if_missing()
+        except StepError as error:
+            return self._failed(error)
+        refusal = self._refusal_from_inside()
+        if refusal is not None:
+            return refusal
+        # What cannot be started has not been stopped either.
+        for lower in spec.surroundings.take_on_limits():
+            terminal.say(f"{self.name}: {lower}, which only root can raise", error=True)
         stopped = self._stop(timeout)
-        if stopped is None:
-            return self._start(spec, program, "started")
-        if stopped.status != OK:
+        if stopped is not None and stopped.status != OK:
             return stopped
-        outcome = self._start(spec, program, "restarted")
-        if outcome.status != OK:
+        outcome = self._start(spec, program, "started" if stopped is None else "restarted")
+        if stopped is not None and outcome.status != OK:
             outcome.text += f"\n{self.name} was stopped, and is not running now"
         return outcome
+
+    def _refusal_from_inside(self) -> Outcome | None:
+        """Return that a supervisor would end this command together with its program, if so."""
+        supervisor = self.supervisor()
+        if supervisor is None:
+            return None
+        from reborn import _proc
+
+        if supervisor.pid not in _proc.ancestors(os.getpid()):
+            return None
+        what = f"its supervisor, process {supervisor.pid}, would end this command with it"
+        way_out = "have the program end with a failure, and it is started again"
+        return Outcome(FAILED, f"{self.name}: cannot restart it from inside: {what}; {way_out}")
 
     def stop(self, *, timeout: float = control.TIMEOUT) -> Outcome:
         """Stop the daemon, its supervisor first, and leave nothing of it but its log."""

@@ -37,8 +37,8 @@ class Program:
     """A command, and what its process is to be like; None leaves alone what there is.
 
     *argv* is searched on the PATH of its own environment; *path*, if given, is run instead. Of the
-    environment it gets nothing (*clean*) or all but what is *unset*; *env* is added. *nice* is
-    added to the niceness; *limits* are (resource, soft, hard) of setrlimit(2).
+    environment (*inherited*, or ours) it gets nothing (*clean*) or all but what is *unset*; *env*
+    is added. *nice* is added to the niceness; *limits* are (resource, soft, hard) of setrlimit(2).
     """
 
     __slots__ = (
@@ -47,6 +47,7 @@ class Program:
         "directory",
         "env",
         "identity",
+        "inherited",
         "limits",
         "nice",
         "path",
@@ -62,6 +63,7 @@ class Program:
         directory: str | None = None,
         root: str | None = None,
         identity: "Identity | None" = None,
+        inherited: "Mapping[str, str] | None" = None,
         env: "Mapping[str, str] | None" = None,
         unset: "Iterable[str]" = (),
         clean: bool = False,
@@ -73,6 +75,7 @@ class Program:
         self.directory = directory
         self.root = root
         self.identity = identity
+        self.inherited = inherited
         self.env = dict(env or {})
         self.unset = tuple(unset)
         self.clean = clean
@@ -84,7 +87,8 @@ class Program:
 
     def environment(self, more: "Mapping[str, str] | None" = None) -> dict[str, str]:
         """Return the environment it gets, with *more* that nothing takes away."""
-        inherited: dict[str, str] = {} if self.clean else dict(os.environ)
+        ours = os.environ if self.inherited is None else self.inherited
+        inherited: dict[str, str] = {} if self.clean else dict(ours)
         for name in self.unset:
             inherited.pop(name, None)
         return {**inherited, **self.env, **(more or {})}
@@ -170,18 +174,61 @@ class Program:
             os._exit(NOT_FOUND)
 
     def _replace(self, environment: "Mapping[str, str]") -> "NoReturn":
-        """Call execve(2) where the program can be; of several refusals the first is told."""
-        refusal = None
-        for path in [self.path] if self.path else _candidates(self.argv[0], environment):
+        """Call execve(2) where the program can be; of several refusals the first is reported.
+
+        Raises:
+            StepError: it is refused, with the reason.
+            OSError: the same, without one.
+        """
+        refused = None
+        for path in self._paths(environment):
             try:
                 os.execve(path, self.argv, environment)
             except OSError as error:
-                if error.errno == ENOEXEC:  # a script that does not say its interpreter
-                    os.execve(SHELL, [SHELL, path, *self.argv[1:]], environment)
+                if error.errno == ENOEXEC:
+                    from reborn._supervisor import executable
+
+                    if executable.is_script(path):  # one that does not say its interpreter
+                        os.execve(SHELL, [SHELL, path, *self.argv[1:]], environment)
+                refusal = OSError(error.errno, error.strerror, path)
                 if error.errno not in (EACCES, ENOENT, ENOTDIR):
-                    raise
-                refusal = error if refusal is None or error.errno == EACCES else refusal
-        raise refusal or FileNotFoundError(ENOENT, os.strerror(ENOENT))
+                    raise self._refusal(refusal) from None
+                if refused is None or error.errno == EACCES or os.path.lexists(path):
+                    refused = refusal
+        raise self._refusal(refused or FileNotFoundError(ENOENT, os.strerror(ENOENT)))
+
+    def _paths(self, environment: "Mapping[str, str]") -> "Iterable[str]":
+        return [self.path] if self.path else _candidates(self.argv[0], environment)
+
+    def _refusal(self, error: OSError, *, role: str = "daemon") -> StepError:
+        """Return the error of execve(2), with the reason where it can be seen."""
+        from reborn._supervisor import executable
+
+        why = executable.reason(error.filename, error.errno) if error.filename else ""
+        action = f"run {self.argv[0]!r}, {why}" if why else f"run {self.argv[0]!r}"
+        return StepError.from_error(error, action=action, step="exec", role=role)
+
+    def refuse_if_missing(self) -> None:
+        """See that it could be started, as far as that can be seen from here.
+
+        What another root has is not seen, nor what another user may do.
+
+        Raises:
+            StepError: its directory or the program is not there, or cannot be used.
+        """
+        if self.root is not None:
+            return
+        if self.directory is not None:
+            with Step("chdir", f"change directory to {self.directory!r}", role="launcher"):
+                os.stat(os.path.join(self.directory, "."))
+        from reborn._supervisor import executable
+
+        here = self.directory or ""  # of a PATH with relative directories
+        try:
+            paths = self._paths(self.environment())
+            executable.find(os.path.join(here, path) for path in paths)
+        except OSError as error:
+            raise self._refusal(error, role="launcher") from None
 
 
 class Execution:
@@ -257,13 +304,19 @@ def change_root(program: Program) -> None:
     """Confine it (chroot(2)); open directories would be a way out, and none is inherited."""
     if program.root is None:
         return
-    _steps.load_what_is_needed_later()
+    load_what_is_needed_later()
     if program.identity is not None:
         __import__("reborn._privileges")  # the new root has no such file
         load_accounts()
     os.chdir(program.root)
     os.chroot(program.root)
     os.chdir("/")
+
+
+def load_what_is_needed_later() -> None:
+    """Load what the last steps may need, before it cannot be read any more."""
+    _steps.load_what_is_needed_later()
+    __import__("reborn._supervisor.executable")
 
 
 def load_accounts() -> None:
@@ -308,7 +361,7 @@ def drop_privileges(program: Program) -> None:
     if program.identity is not None:
         from reborn import _privileges
 
-        _steps.load_what_is_needed_later()
+        load_what_is_needed_later()
         _privileges.drop(program.identity)
 
 

@@ -1,0 +1,71 @@
+"""Why a file cannot be executed."""
+
+import errno
+import os
+import sys
+
+import pytest
+
+from reborn._supervisor import executable
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(name, data, mode=0o755):
+        path = tmp_path / name
+        path.write_bytes(data)
+        path.chmod(mode)
+        return str(path)
+
+    return write
+
+
+def test_dynamic_linker_of_a_binary_is_found():
+    header = executable._header(sys.executable)
+    linker = executable._interpreter(header)
+    assert linker is None or os.path.exists(linker)
+    assert executable._interpreter(executable._header("/bin/sh"))  # which is not static
+
+
+def test_binary_whose_linker_is_missing_says_so(file):
+    with open("/bin/sh", "rb") as shell:
+        data = shell.read()
+    linker = os.fsencode(executable._interpreter(data[:4096]))
+    path = file("musl", data.replace(linker, b"/no" + linker[3:], 1))
+    missing = os.fsdecode(b"/no" + linker[3:])
+    assert executable.reason(path, errno.ENOENT) == f"whose interpreter {missing!r} is missing"
+    with pytest.raises(FileNotFoundError):
+        executable.find([path])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"#!", b"\x7fELF", b"\x7fELF" + bytes(60), b"\x7fELF\2\1" + b"\xff" * 90]
+)
+def test_file_that_makes_no_sense_is_no_trouble(file, data):
+    path = file("odd", data)
+    assert executable.find([path]) == path
+    assert isinstance(executable.reason(path, errno.ENOEXEC), str)
+
+
+def test_first_that_can_be_executed_is_found(file, tmp_path):
+    (tmp_path / "directory").mkdir()
+    plain, program = file("plain", b"", 0o644), file("program", b"#!/bin/sh\n")
+    others = [str(tmp_path / "directory"), str(tmp_path / "missing"), plain]
+    assert executable.find([*others, program]) == program
+    with pytest.raises(PermissionError) as raised:
+        executable.find(others)
+    assert raised.value.filename == plain
+    with pytest.raises(FileNotFoundError):
+        executable.find(others[1:2])
+
+
+@pytest.mark.parametrize(("text", "script"), [(b"echo\n", True), (b"", True), (b"\0echo\n", False)])
+def test_script_has_no_zero_byte(file, text, script):
+    assert executable.is_script(file("file", text)) == script
+
+
+def test_reason_that_cannot_be_seen_is_none(tmp_path):
+    path = str(tmp_path / "missing" / "program")
+    assert [executable.reason(path, n) for n in (errno.ENOENT, errno.EACCES, errno.E2BIG)] == [
+        ""
+    ] * 3
