@@ -62,7 +62,17 @@ INSIDE = {
     "_export": ("service", "directories", "files", "systemd", "containers"),
     "pep3143": ("_lockfile", "pidfile", "_raised", "daemon"),
     "_spawning": (
-        *("lifelines", "ports", "log", "spec", "keeper", "sentinel", "function", "channel"),
+        *(
+            "lifelines",
+            "ports",
+            "log",
+            "spec",
+            "keeper",
+            "sentinel",
+            "reset",
+            "function",
+            "channel",
+        ),
         *("rendezvous", "owner", "start", "daemon", "spawner", "sharing", "leaks"),
     ),
 }
@@ -121,7 +131,8 @@ TESTED = {
     "_spawning.sentinel": "plugin/escapes plugin/session",
     "_spawning.channel": "plugin/escapes plugin/session",
     "_spawning.owner": "plugin/session",
-    "_spawning.function": "plugin/spawning",
+    "_spawning.reset": "plugin/output",
+    "_spawning.function": "plugin/spawning plugin/output",
     "_spawning.start": "plugin/spawning",
     "_spawning.daemon": "plugin/spawning plugin/ends",
     "_spawning.spawner": "plugin/spawning",

@@ -17,7 +17,7 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
-    from typing import Any
+    from typing import Any, TextIO
 
     from reborn._spawning.daemon import SpawnedDaemon
     from reborn._spawning.leaks import LeakDetector
@@ -39,6 +39,7 @@ _FIXTURES = frozenset(
 _owner_key: pytest.StashKey[Owner] = pytest.StashKey()
 _rendezvous_key: pytest.StashKey[Rendezvous] = pytest.StashKey()
 _detector_key: pytest.StashKey[LeakDetector | None] = pytest.StashKey()
+_streams_key: pytest.StashKey[list[TextIO]] = pytest.StashKey()
 _first_key: pytest.StashKey[int] = pytest.StashKey()
 
 
@@ -147,7 +148,8 @@ def _owner(config: pytest.Config) -> Owner:
 
         rendezvous = config.stash.get(_rendezvous_key, None)
         controller = None if rendezvous is None else rendezvous.controller
-        config.stash[_owner_key] = Owner(directory, warn=_warn, controller=controller)
+        owner = config.stash[_owner_key] = Owner(directory, warn=_warn, controller=controller)
+        owner.streams = config.stash[_streams_key]
     return config.stash[_owner_key]
 
 
@@ -225,9 +227,13 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
-    """Pardon what a fixture of a wider scope starts: it is no leak of the test that comes first."""
+    """Do not take for a leak of the first test what a fixture of a wider scope starts."""
+    stash = request.config.stash
+    if _streams_key not in stash:
+        # Those of the whole session, before a fixture such as capsys has others.
+        stash[_streams_key] = [sys.stdout, sys.stderr]
     result = yield
-    detector = request.config.stash.get(_detector_key, None)
+    detector = stash.get(_detector_key, None)
     if detector is not None and fixturedef.scope != "function":
         detector.ignore_present(_ours(request.config))
     return result

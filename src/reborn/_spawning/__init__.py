@@ -10,7 +10,7 @@ The processes:
 The modules; each imports only those that stand before it, type-checking imports included:
 
     lifelines, ports, log, spec         a noun each
-    keeper, sentinel, function          the processes beside the owner
+    keeper, sentinel, reset, function   the processes beside the owner
     channel, rendezvous, owner          the owner's connections, and its daemons
     start, daemon, spawner, sharing     one start, the handle over all starts, what fixtures give
     leaks                               processes that a test has started without us

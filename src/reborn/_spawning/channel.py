@@ -170,6 +170,7 @@ class KeeperChannel:
 
     def close(self) -> None:
         """Close the channel, which ends a daemon that is not shared; reap our own keeper."""
+        self.theirs.close()  # it may not have reached a keeper
         self._channel.close()
         self.left = self.left or []
         if self.child is not None:

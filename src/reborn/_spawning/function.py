@@ -12,17 +12,18 @@ import gc
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 
 from reborn import _descriptors
-from reborn._spawning import keeper
+from reborn._spawning import keeper, reset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
-    from typing import NoReturn
+    from typing import NoReturn, TextIO
 
     from reborn._spawning.spec import SpawnSpec
 
@@ -35,6 +36,7 @@ def fork_keeper(
     mark: str,
     log: int,
     owners: Sequence[int],
+    streams: list[TextIO],
 ) -> int:
     """Fork the keeper of a function, at the other end of *channel*; return its pid.
 
@@ -49,7 +51,11 @@ def fork_keeper(
     if pid == 0:
         # Objects of the owner must not be finalized: their descriptors are not ours any more.
         gc.disable()
-        keeper.run(channel, lambda: _keep(channel, spec, env, mark=mark, log=log, owners=pidfds))
+        former = [*streams, sys.stdout, sys.stderr]
+        keeper.run(
+            channel,
+            lambda: _keep(channel, spec, env, mark=mark, log=log, owners=pidfds, streams=former),
+        )
     for fd in pidfds:
         os.close(fd)
     return pid
@@ -63,6 +69,7 @@ def _keep(
     mark: str,
     log: int,
     owners: list[int],
+    streams: list[TextIO],
 ) -> None:
     """Keeper: fork the function, and keep it."""
     os.setsid()
@@ -70,14 +77,14 @@ def _keep(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     keeps = keeper.Keeper(channel, keeper.ChildSignal(), mark=mark, owners=owners)
-    keeps.start(lambda: _be_function(spec, env, log))
+    keeps.start(lambda: _be_function(spec, env, log, streams))
     keeper.redirect_stdio()
     for fd in set(_descriptors.open_descriptors()) - {0, 1, 2} - keeps.descriptors():
         os.close(fd)
     keeps.loop()
 
 
-def _be_function(spec: SpawnSpec, env: dict[str, str], log: int) -> NoReturn:
+def _be_function(spec: SpawnSpec, env: dict[str, str], log: int, streams: list[TextIO]) -> NoReturn:
     """Program: call the function, and exit with its status."""
     status = 1
     try:
@@ -86,12 +93,16 @@ def _be_function(spec: SpawnSpec, env: dict[str, str], log: int) -> NoReturn:
         sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115 - as long as we live
         sys.stdout = open(1, "w", buffering=1, closefd=False, encoding="utf-8")  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, closefd=False, encoding="utf-8")  # noqa: SIM115
+        reset.reset(streams)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         os.environ.clear()
         os.environ.update(env)
         os.chdir(spec.cwd)
         _call(spec)
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.main_thread():
+                thread.join()  # as at the end of a program
         status = 0
     except SystemExit as error:
         code = error.code

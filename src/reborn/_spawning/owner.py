@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from typing import Protocol
+    from typing import Protocol, TextIO
 
     class OwnedDaemon(Protocol):
         """What an owner, and the reports of its tests, need to know of a daemon."""
@@ -59,6 +59,8 @@ class Owner:
         self.sentinel: Sentinel = Sentinel(self.pids)
         self.keepers: set[int] = set()
         self.daemons: list[OwnedDaemon] = []
+        # Given to objects of the tests as sys.stdout and sys.stderr, see `reset`.
+        self.streams: list[TextIO] = []
 
     def new_log(self, name: str) -> Path:
         """Return the path of a new log, named after *name*."""

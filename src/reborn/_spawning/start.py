@@ -114,11 +114,19 @@ class SpawnedProgram:
         )
 
     def _start_function(self, env: dict[str, str], mark: str, log: int) -> None:
-        owners = self._owner.pids
+        owner = self._owner
         with self._keeper.theirs as theirs:
-            child = function.fork_keeper(theirs, self._spec, env, mark=mark, log=log, owners=owners)
+            child = function.fork_keeper(
+                theirs,
+                self._spec,
+                env,
+                mark=mark,
+                log=log,
+                owners=owner.pids,
+                streams=owner.streams,
+            )
         self._keeper.child = child
-        self._owner.keepers.add(child)
+        owner.keepers.add(child)
 
     @property
     def code(self) -> int | None:
