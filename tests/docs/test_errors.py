@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 SAYERS = {"Outcome", "Step", "SystemExit", "report", "warn"}
 SAYERS |= {"_not_permitted", "_refuse", "_timeout", "_unsafe", "_wrong_type", "failure", "_failure"}
 # Whose results are said.
-TOLD = {"_refusal", "daemon_named", "foreign_hand", "how_ended"}
+TOLD = {"_refusal", "already_true", "daemon_named", "foreign_hand", "how_ended"}
 # pep3143 says what python-daemon says; the command has a page of its own.
 ELSEWHERE = {"__main__", "_command/cli", "pep3143"}
 VALUE = "…"

@@ -47,8 +47,8 @@ def test_recipe_passes(tmp_path, name):
 def test_every_condition_of_the_page_is_understood():
     table = PAGE.partition("| `ready=` |")[2].partition("\n\n")[0]
     conditions = re.findall(r'^\| `"(.+?)"`', table, re.MULTILINE)
-    assert len(conditions) == 7
+    assert len(conditions) == 9
     for text in conditions:
-        _readiness.parse(text.replace("[HOST:]PORT", "8080"))
+        _readiness.parse(text.replace("[HOST:]PORT", "8080").replace("SECONDS", "1"))
     kinds = {re.split(r":|$", text)[0] for text in conditions}
     assert kinds == {*_readiness._MAKERS, "http", "notify"}

@@ -234,7 +234,7 @@ def test_end_before_ready_is_told_with_the_end_of_the_log(spawn, end, said):
         ({"command": SLEEP, "env": {"A=B": "80"}}, ValueError, "which no environment can hold"),
         ({"command": SLEEP, "timeout": "1"}, TypeError, "timeout is '1'"),
         ({"command": SLEEP, "stop_timeout": -1}, ValueError, "stop_timeout is -1"),
-        ({"command": SLEEP, "ready": "port:80"}, ValueError, "none of tcp:"),
+        ({"command": SLEEP, "ready": "port:80"}, ValueError, "none of alive:SECONDS, tcp:"),
         ({"command": SLEEP, "context": DaemonContext()}, TypeError, "a context needs a function"),
         (
             {"command": serve_for_ever, "context": DaemonContext(strategy="reexec")},

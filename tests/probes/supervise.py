@@ -7,20 +7,19 @@ was recorded, one a line, and `modules` with what is loaded by then. The launche
 supervisor's pid once the program is ready, or as JSON why there is none.
 """
 
-import gc
 import json
 import os
 import signal
 import sys
 
-from reborn import DaemonContext, SignalServer
+from reborn import DaemonContext, _readiness
 from reborn._pidfile import LockedPidFile
-from reborn._supervisor import program, watch
-from reborn._supervisor.output import Log, Output, Syslog
-from reborn._supervisor.policy import Policy
+from reborn._supervisor import program
+from reborn._supervisor.output import LogSink, Output, SyslogSink
+from reborn._supervisor.policy import RestartPolicy
 from reborn._supervisor.program import Program
-from reborn._supervisor.run import Expectation, Life
-from reborn._supervisor.supervisor import Supervisor
+from reborn._supervisor.run import Run
+from reborn._supervisor.supervisor import ProgramSupervisor
 from reborn.exceptions import StartError
 
 spec = json.loads(sys.argv[1])
@@ -35,24 +34,29 @@ def record(state):
 
 
 def make_output():
-    log = Log(timestamps=spec.get("timestamps", False))
+    log = LogSink(timestamps=spec.get("timestamps", False))
     if "syslog" in spec:
-        sink = Syslog("app", spec["priority"], log=log, addresses=[spec["syslog"]])
+        sink = SyslogSink("app", spec["priority"], log=log, addresses=[spec["syslog"]])
         return Output(sink, piped=True)
     piped = spec.get("timestamps", False)
     return Output(log, piped=piped, log_file=f"{directory}/app.log")
 
 
 def supervise(context, pidfile):
-    condition = watch.condition(spec.get("condition", "alive:0"))
-    supervisor = Supervisor(
+    condition = _readiness.parse(spec.get("condition", "alive:0"))
+    if spec.get("by_default", False):
+        condition = _readiness.ByDefault(condition)
+    supervisor = ProgramSupervisor(
         Program(spec["argv"]),
-        Policy(spec.get("restart", "on-failure"), **{"delay": 0.01, **spec.get("policy", {})}),
+        RestartPolicy(
+            spec.get("restart", "on-failure"), **{"delay": 0.01, **spec.get("policy", {})}
+        ),
         context,
         name="app",
         output=make_output(),
         pidfile=pidfile,
-        expected=Expectation(condition, cwd=directory, by_default=spec.get("by_default", False)),
+        condition=condition,
+        cwd=directory,
         record=record,
         **spec.get("options", {}),
     )
@@ -77,35 +81,32 @@ def wait_at(gate, reached):
 
 
 def end_unseen():
-    """Have the program end right after a look for ends when the supervisor is sent SIGWINCH."""
-    look = Supervisor._collect
+    """Have the program end while the supervisor serves SIGWINCH, after its look at what arrived."""
+    pass_on = ProgramSupervisor._pass_on
 
-    def look_and_end(self):
-        look(self)
-        if self._life is not None and self._life.code is None and signal.SIGWINCH in pending():
-            os.kill(self._life.pid, signal.SIGKILL)
-            os.waitid(os.P_PID, self._life.pid, os.WEXITED | os.WNOWAIT)
+    def end_and_pass_on(self, number):
+        if self._run.code is None and number == signal.SIGWINCH:
+            os.kill(self._run.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, self._run.pid, os.WEXITED | os.WNOWAIT)
+        pass_on(self, number)
 
-    Supervisor._collect = look_and_end
+    table = ProgramSupervisor.TABLE
+    for state, cells in table.items():
+        table[state] = tuple(end_and_pass_on if cell is pass_on else cell for cell in cells)
 
 
 def end_while_looked_at():
     """Have the program end at the moment in which it is seen to be ready."""
-    look = Life.missing
+    look = Run.look
 
     def look_and_end(self):
-        lacks = look(self)
-        if lacks is None:
+        reason = look(self)
+        if reason is None:
             os.kill(self.pid, signal.SIGKILL)
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        return lacks
+        return reason
 
-    Life.missing = look_and_end
-
-
-def pending():
-    """Return the signals that have been noted and not been handled."""
-    return next(s for s in gc.get_objects() if isinstance(s, SignalServer))._noted
+    Run.look = look_and_end
 
 
 def main():

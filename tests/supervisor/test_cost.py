@@ -23,9 +23,9 @@ def waits_for_ever(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="system calls are seen in /proc")
-@pytest.mark.parametrize("spec", [{}, {"timestamps": True}, {"condition": "exec:true"}])
+@pytest.mark.parametrize("spec", [{}, {"timestamps": True}, {"condition": "exec:test -e up"}])
 def test_supervisor_of_a_ready_program_wakes_for_nothing(supervised, spec):
-    supervised.start_shell("exec sleep 3600", **spec)
+    supervised.start_shell("touch up; exec sleep 3600", **spec)
 
     def sleeps():
         assert waits_for_ever(supervised.pid)
@@ -47,9 +47,11 @@ def test_supervisor_of_a_ready_program_wakes_for_nothing_control(supervised):
     assert not waits_for_ever(supervised.pid)
 
 
-@pytest.mark.parametrize("condition", ["alive:0", "exec:true", "log:ready"])
+@pytest.mark.parametrize("condition", ["alive:0", "exec:test -e up", "log:ready"])
 def test_supervisor_loads_little_whatever_is_looked_at(supervised, condition):
-    supervised.start_shell("echo ready; exec sleep 3600", condition=condition, timestamps=True)
+    supervised.start_shell(
+        "echo ready; touch up; exec sleep 3600", condition=condition, timestamps=True
+    )
     loaded = set((supervised.directory / "modules").read_text().splitlines())
     assert loaded & HEAVY == set()
 

@@ -98,7 +98,7 @@ def test_program_that_somebody_has_ended_otherwise_is(supervised):
 
 def test_pauses_grow_and_come_to_an_end(supervised, gates):
     gate = gates("gate")
-    policy = {"limit": 3, "delay": 0.05, "factor": 2.0}
+    policy = {"limit": 3, "delay": 0.05, "backoff": 2.0}
     supervised.start_shell(f"{WAIT}; exit 5", policy=policy)
     for _ in range(4):
         gate.let_pass()
@@ -120,7 +120,7 @@ def test_pauses_grow_and_come_to_an_end(supervised, gates):
 
 def test_program_that_ran_well_begins_a_new_row(supervised, gates):
     gate = gates("gate")
-    supervised.start_shell(f"{WAIT}; exit 5", policy={"limit": 1, "well": 0.0})
+    supervised.start_shell(f"{WAIT}; exit 5", policy={"limit": 1, "stable_after": 0.0})
     program = supervised.program
     for _ in range(3):
         gate.let_pass()
@@ -142,7 +142,7 @@ def test_program_that_is_gone_later_is_a_failure_and_may_come_back(supervised):
 
 
 def test_pid_file_is_held_and_names_nobody_while_it_waits(supervised):
-    supervised.start_shell("exec sleep 3600", policy={"delay": 3600.0, "longest": 3600.0})
+    supervised.start_shell("exec sleep 3600", policy={"delay": 3600.0, "max_delay": 3600.0})
     os.kill(supervised.program, signal.SIGKILL)
     state = supervised.wait_state(phase="waiting", pid=None)
     assert supervised.pidfile.read_text() == ""

@@ -67,7 +67,7 @@ def test_what_the_program_leaves_behind_gets_its_time_too(supervised):
 
 
 def test_supervisor_that_waits_before_the_next_start_stops_at_once(supervised):
-    supervised.start_shell("exec sleep 3600", policy={"delay": 3600.0, "longest": 3600.0})
+    supervised.start_shell("exec sleep 3600", policy={"delay": 3600.0, "max_delay": 3600.0})
     os.kill(supervised.program, signal.SIGKILL)
     state = supervised.wait_state(phase="waiting", pid=None)
     assert supervised.stop() == 0

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reborn._supervisor.output import _READS, Log, Output, Syslog, priority
+from reborn._supervisor.output import _LONGEST_END, _READS, LogSink, Output, SyslogSink, priority
 
 STAMP = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d "
 
@@ -138,15 +138,27 @@ def test_program_that_writes_on_and_on_does_not_hold_up_its_supervisor(output, k
     os.close(fd)
 
 
-def test_what_it_writes_is_remembered_until_it_is_ready(output):
-    output.listen()
+def test_what_it_writes_is_read_once_and_its_end_is_kept_until_it_is_ready(output):
+    output.begin_start(is_read=True)
+    [log] = output.logs
     write(output, b"one\ntwo \xff")
     output.pump()
-    assert output.heard() == "one\ntwo \\xff"
-    output.forget()
+    assert (log.read(), log.read()) == (b"one\ntwo \xff", b"")
+    assert output.last_lines(1) == "two \\xff"
+    assert output.last_lines(2) == "one\ntwo \\xff"
+    output.end_start()
     write(output, b"three\n")
     output.pump()
-    assert output.heard() == ""
+    assert (output.logs, log.read(), output.last_lines(2)) == ((), b"", "")
+
+
+def test_of_what_nobody_reads_only_the_end_is_kept(output):
+    output.begin_start(is_read=False)
+    for number in range(40):
+        write(output, f"{number}\n".rjust(4096).encode())
+        output.pump()
+    assert (output.read(), len(output._end)) == (b"", _LONGEST_END)
+    assert output.last_lines(1).strip() == "39"
 
 
 def test_pipe_is_full_and_then_broken_for_a_program_without_supervisor(kept):
@@ -159,7 +171,7 @@ def test_pipe_is_full_and_then_broken_for_a_program_without_supervisor(kept):
 
 
 def test_each_line_gets_the_time(log_file):
-    log = Log(timestamps=True, fd=log_file)
+    log = LogSink(timestamps=True, fd=log_file)
     log.put(b"one", pid=1)
     log.put(b"", pid=1)
     assert log.send()
@@ -170,7 +182,7 @@ def test_time_is_that_of_the_clock_and_the_zone(log_file, monkeypatch):
     monkeypatch.setenv("TZ", "XYZ-05:45")
     time.tzset()
     monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_042_000_000)
-    log = Log(timestamps=True, fd=log_file)
+    log = LogSink(timestamps=True, fd=log_file)
     log.put(b"one", pid=1)
     log.send()
     monkeypatch.undo()
@@ -180,7 +192,7 @@ def test_time_is_that_of_the_clock_and_the_zone(log_file, monkeypatch):
 
 def test_slow_reader_holds_up_nobody_and_gets_everything():
     reader, writer = os.pipe()
-    log = Log(fd=writer)
+    log = LogSink(fd=writer)
     line = b"x" * 99
     for _ in range(2000):
         log.put(line, pid=1)
@@ -199,7 +211,7 @@ def test_pipe_that_others_have_made_non_blocking_loses_nothing():
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     os.write(writer, b"y" * (65536 - 100))
-    log = Log(fd=writer)
+    log = LogSink(fd=writer)
     log.put(b"x" * 5000, pid=1)
     assert not log.send()
     found = b""
@@ -213,7 +225,7 @@ def test_pipe_that_others_have_made_non_blocking_loses_nothing():
 
 def test_refused_lines_are_lost_and_the_log_says_so(log_file):
     full = os.open("/dev/full", os.O_WRONLY)
-    log = Log(fd=full)
+    log = LogSink(fd=full)
     log.put(b"lost", pid=1)
     assert log.send()
     os.dup2(log_file, full)
@@ -256,7 +268,9 @@ PRIORITY = syslog.LOG_LOCAL3 | syslog.LOG_INFO
 
 
 def test_message_is_that_of_syslog(server, log_file):
-    sink = Syslog("web", PRIORITY, log=Log(fd=log_file), addresses=["/nowhere", server.path])
+    sink = SyslogSink(
+        "web", PRIORITY, log=LogSink(fd=log_file), addresses=["/nowhere", server.path]
+    )
     sink.put(b"one\0 \xff", pid=4711)
     assert sink.send()
     (message,) = server.receive()
@@ -267,7 +281,7 @@ def test_message_is_that_of_syslog(server, log_file):
 
 
 def test_busy_log_daemon_is_waited_for_and_gets_everything(server, log_file):
-    sink = Syslog("web", PRIORITY, log=Log(fd=log_file), addresses=[server.path])
+    sink = SyslogSink("web", PRIORITY, log=LogSink(fd=log_file), addresses=[server.path])
     for number in range(3000):
         sink.put(b"%d" % number, pid=1)
     assert not sink.send()
@@ -284,7 +298,7 @@ def test_busy_log_daemon_is_waited_for_and_gets_everything(server, log_file):
 
 
 def test_log_daemon_that_is_killed_is_not_waited_for(server, log_file):
-    sink = Syslog("web", PRIORITY, log=Log(fd=log_file), addresses=[server.path])
+    sink = SyslogSink("web", PRIORITY, log=LogSink(fd=log_file), addresses=[server.path])
     for number in range(3000):
         sink.put(b"%d" % number, pid=1)
     assert not sink.send()
@@ -296,7 +310,7 @@ def test_log_daemon_that_is_killed_is_not_waited_for(server, log_file):
 
 
 def test_log_gets_what_no_log_daemon_takes(server, log_file):
-    sink = Syslog("web", PRIORITY, log=Log(fd=log_file), addresses=[server.path])
+    sink = SyslogSink("web", PRIORITY, log=LogSink(fd=log_file), addresses=[server.path])
     sink.put(b"one", pid=1)
     sink.send()
     server.close()

@@ -96,9 +96,9 @@ def limit(text: str) -> tuple[str, str]:
 
 
 def ready(text: str) -> str:
-    from reborn._supervisor import watch
+    from reborn import _readiness
 
-    watch.condition(text)
+    _readiness.parse(text)
     return text
 
 

@@ -185,8 +185,9 @@ _READY = (
         "--ready",
         metavar="CONDITION",
         convert=converters.ready,
-        help="tcp:[HOST:]PORT, unix:PATH, http://…, log:REGEX, file:PATH, exec:COMMAND, notify, or "
-        "alive:SECONDS (default: READY=1 if it speaks sd_notify, else alive:1)",
+        help="tcp:[HOST:]PORT, unix:PATH, http://…, log:REGEX, file:PATH, mount:PATH, "
+        "exec:COMMAND, notify, or alive:SECONDS "
+        "(default: READY=1 if it speaks sd_notify, else alive:1)",
     ),
     Option(
         "--ready-timeout",

@@ -20,9 +20,8 @@ from __future__ import annotations
 import os
 import resource
 
-from reborn import _inherited
+from reborn import _inherited, _readiness
 from reborn._command import grammar, registry
-from reborn._supervisor import watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,8 +34,9 @@ if TYPE_CHECKING:
     from reborn._privileges import Identity
     from reborn._readiness import Condition
     from reborn._supervisor.program import Program
-    from reborn._supervisor.watch import Alive
 
+# Of a program that reports nothing, and of which nobody has given a condition.
+_LIVES = "alive:1"
 # What an exported configuration has no paths for, or the manager does in its own way.
 _NOT_EXPORTED = ("nice", "limit", "unset_env", "clean_env")
 
@@ -174,15 +174,11 @@ class Spec:
         """Whether a supervisor starts it again."""
         return "restart" in self.options
 
-    @property
-    def condition(self) -> Condition | Alive:
-        """When it is ready."""
-        return watch.condition(self.options.get("ready", watch.ALIVE))
-
-    @property
-    def has_condition(self) -> bool:
-        """Whether the user has given a condition."""
-        return "ready" in self.options
+    def condition(self) -> Condition:
+        """Return the condition of its being ready, for one start."""
+        if "ready" in self.options:
+            return _readiness.parse(self.options["ready"])
+        return _readiness.ByDefault(_readiness.parse(_LIVES))
 
     @property
     def ready_timeout(self) -> float:

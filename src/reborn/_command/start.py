@@ -21,7 +21,8 @@ from reborn._context import DaemonContext
 from reborn._errors import Step
 from reborn._handshake import Report
 from reborn._pidfile import as_pid_file
-from reborn._supervisor.watch import Watch
+from reborn._readiness import LogFile
+from reborn._supervisor.watch import ReadinessWatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
     from reborn._supervisor.output import Output, Sink
-    from reborn._supervisor.policy import Policy
+    from reborn._supervisor.policy import RestartPolicy
     from reborn._supervisor.program import Program
-    from reborn._supervisor.supervisor import State
+    from reborn._supervisor.supervisor import ProgramState
 
 
 class ProgramStart:
@@ -47,12 +48,7 @@ class ProgramStart:
         self.program = program
         self._begun = time.time()
         self.pidfile = foreign_pid_file(spec.paths.pidfile)
-        self.watch = Watch(
-            spec.condition,
-            cwd=spec.root,
-            by_default=not spec.has_condition,
-            supervised=spec.supervised,
-        )
+        self.watch = ReadinessWatch(spec.condition(), cwd=spec.root, supervised=spec.supervised)
         # The way to the launcher, in a supervisor that was started by one.
         self.report: Report | None = None
 
@@ -75,12 +71,12 @@ class ProgramStart:
         context.start = self
         return context
 
-    def lacks(self, text: str) -> None:
-        """Supervisor: say what the program lacks to be ready."""
+    def report_not_ready(self, reason: str) -> None:
+        """Supervisor: report why the program is not ready."""
         if self.report is not None:
-            self.report.lacks(text)
+            self.report.lacks(reason)
 
-    def remember(self, state: State) -> None:
+    def remember(self, state: ProgramState) -> None:
         """Supervisor: put what is known into the record."""
         record = self.spec.record(foreground=self.report is None)
         record.started = self._begun
@@ -144,7 +140,7 @@ class ProgramLauncher(_launcher.Launcher):
             raise SpawnError(
                 command=command,
                 pid=error.pid,
-                missing=watch.missing,
+                missing=watch.not_ready_reason,
                 timeout=error.timeout,
                 output=self._output,
             ) from None
@@ -161,7 +157,7 @@ class ProgramLauncher(_launcher.Launcher):
         start, spec = self._start, self._start.spec
         streams = super()._prepare()
         with Step("ready", f"wait for {spec.options.get('ready')}", role="launcher"):
-            start.watch.look_before()
+            start.watch.condition.remember(start.watch.cwd)
         if spec.supervised:
             with Step("lock", f"lock {start.pidfile}", role="launcher"):
                 start.pidfile.acquire()
@@ -171,7 +167,8 @@ class ProgramLauncher(_launcher.Launcher):
                 with Step("log", f"empty log file {spec.log_file!r}", role="launcher"):
                     os.ftruncate(self.log_fd, 0)
                 self.log_start = 0
-            start.watch.log = (spec.log_file, self.log_fd, self.log_start)
+            log = LogFile(spec.log_file, self.log_start, fd=self.log_fd)
+            start.watch.logs = (log,)
         with Step("record", f"write {self._record!r}", role="launcher"):
             self._before = (registry.get(self._record),)
             spec.record().write(self._record)
@@ -236,20 +233,20 @@ def supervise(context: DaemonContext, start: ProgramStart) -> int:
         StartError: the program was never ready.
     """
     from reborn._command import arguments
-    from reborn._supervisor.run import Expectation
-    from reborn._supervisor.supervisor import Supervisor
+    from reborn._supervisor.supervisor import ProgramSupervisor
 
     spec = start.spec
     arguments.replace(f"reborn: supervisor of {spec.paths.name}")
-    supervisor = Supervisor(
+    supervisor = ProgramSupervisor(
         start.program,
         _policy(spec),
         context,
         name=spec.paths.name,
         output=_output(spec),
         pidfile=start.pidfile,
-        expected=Expectation(spec.condition, cwd=spec.root, by_default=not spec.has_condition),
-        lacks=start.lacks,
+        condition=start.watch.condition,
+        cwd=spec.root,
+        not_ready=start.report_not_ready,
         record=start.remember,
     )
     try:
@@ -258,8 +255,8 @@ def supervise(context: DaemonContext, start: ProgramStart) -> int:
         context.release()
 
 
-def _policy(spec: Spec) -> Policy:
-    from reborn._supervisor.policy import Policy
+def _policy(spec: Spec) -> RestartPolicy:
+    from reborn._supervisor.policy import RestartPolicy
 
     options = spec.options
     given = {
@@ -267,15 +264,15 @@ def _policy(spec: Spec) -> Policy:
         for dest, name in (("restart_delay", "delay"), ("restart_limit", "limit"))
         if dest in options
     }
-    return Policy(options["restart"], **given)
+    return RestartPolicy(options["restart"], **given)
 
 
 def _output(spec: Spec) -> Output:
-    from reborn._supervisor.output import Log, Output, Syslog, priority
+    from reborn._supervisor.output import LogSink, Output, SyslogSink, priority
 
     options = spec.options
-    sink: Sink = Log(timestamps="timestamps" in options)
+    sink: Sink = LogSink(timestamps="timestamps" in options)
     if "syslog" in options:
-        sink = Syslog(spec.paths.name, priority(options["syslog"]), log=Log())
+        sink = SyslogSink(spec.paths.name, priority(options["syslog"]), log=LogSink())
     piped = "syslog" in options or "timestamps" in options
     return Output(sink, piped=piped, log_file=spec.log_file)

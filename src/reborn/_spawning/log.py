@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from reborn._readiness import LogFile
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +30,11 @@ class DaemonLog:
             except OSError:
                 sizes.append(0)  # it does not exist yet
         return sizes
+
+    def readers(self, offsets: list[int]) -> list[LogFile]:
+        """Return what reads the text of both files from *offsets* on, piece by piece."""
+        pairs = zip((self.captured, self.own), offsets, strict=True)
+        return [LogFile(path, offset) for path, offset in pairs if path is not None]
 
     def read(self, offsets: list[int]) -> str:
         """Return the text of both files from *offsets* on."""

@@ -33,7 +33,8 @@ class SpawnDaemon:
         or a function, which runs in a copy of this process. The options:
 
         *ready* (default None): ``tcp:[HOST:]PORT``, ``unix:PATH``, ``http://…``, ``log:REGEX``,
-        ``file:PATH``, ``exec:COMMAND``, ``notify`` or a callable; without it, the program's own
+        ``file:PATH``, ``mount:PATH``, ``exec:COMMAND``, ``alive:SECONDS``, ``notify`` or a
+        callable; it counts when it becomes true after the start. Without it, the program's own
         report counts if it makes one (a launcher of reborn, sd_notify(3)), and otherwise that it
         lives. *timeout* (30.0): how long it may take to get ready, in seconds. *stop_timeout*
         (10.0): how long it may take to end after SIGTERM, before it is killed. *env* (that of the

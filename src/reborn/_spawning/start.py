@@ -9,6 +9,7 @@ from errno import errorcode
 
 from reborn import _proc, _process, _readiness
 from reborn._manager import SPAWNED
+from reborn._readiness import ByDefault, Condition
 from reborn._sd_notify import Listener
 from reborn._spawning import function
 from reborn._spawning.channel import KeeperChannel
@@ -20,17 +21,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from reborn._readiness import Condition
+    from reborn._readiness import View
     from reborn._spawning.log import DaemonLog
     from reborn._spawning.owner import Owner
     from reborn._spawning.spec import SpawnSpec
 
-# How long the first look at a condition is repeated at the shortest and the longest, in seconds.
-_TICKS = (0.0005, 0.01)
 # A program that says nothing lives when all of it has waited for something that long, in seconds;
 _QUIET = 0.05
 # or has computed that long.
 _BUSY = 0.5
+_AT_REST = "at rest"
 # How long a launcher that somebody else wrote gets to end, once its daemon is ready, in seconds.
 _LAUNCHER = 1.0
 
@@ -53,6 +53,63 @@ class RestDetector:
         return now - self._since >= _QUIET or sum(seconds for _, seconds in states) >= _BUSY
 
 
+class AtRest(Condition):
+    """Of a program that reports nothing: its launcher has ended, or all of it waits."""
+
+    def __init__(self, program: SpawnedProgram) -> None:
+        super().__init__(_AT_REST)
+        self._program = program
+        self._rest = RestDetector()
+
+    def not_ready_reason(self, view: View) -> str | None:  # noqa: ARG002
+        program = self._program
+        if program.is_launcher():
+            ready = program.is_reported_ready
+            return None if ready else "its launcher has not reported that it is ready"
+        if program.main is None:
+            return "it has ended"
+        return None if self._rest.reached(program.main) else "it has not come to rest"
+
+
+class Moment(Condition):
+    """The moment to crash in: after so many seconds, or at a status line."""
+
+    def __init__(self, at: str | float, program: SpawnedProgram) -> None:
+        super().__init__(str(at))
+        self._program = program
+        self._end = time.monotonic() + at if isinstance(at, int | float) else float("inf")
+        self._pattern = None
+        if isinstance(at, str):
+            self._pattern = re.compile(at.removeprefix("status:"), re.MULTILINE)
+
+    def not_ready_reason(self, view: View) -> str | None:  # noqa: ARG002
+        if self._pattern is None:
+            left = self._end - time.monotonic()
+            return f"{self.text} s have not passed" if left > 0 else None
+        if self._pattern.search(self._program.statuses):
+            return None
+        return f"no status line matches {self._pattern.pattern!r}"
+
+
+class Settled(Condition):
+    """The *condition*, and then the end of a launcher, whose pid is not the daemon's."""
+
+    def __init__(self, condition: Condition, program: SpawnedProgram) -> None:
+        super().__init__(condition.text)
+        self._condition = condition
+        self._program = program
+
+    def remember(self, cwd: str) -> None:
+        self._condition.remember(cwd)
+
+    def not_ready_reason(self, view: View) -> str | None:
+        reason = self._condition.not_ready_reason(view)
+        return self._program.launcher_reason() if reason is None else reason
+
+    def close(self) -> None:
+        self._condition.close()
+
+
 class SpawnedProgram:
     """One start of a daemon, and all that is known of it."""
 
@@ -65,8 +122,11 @@ class SpawnedProgram:
         self._log = log
         self._shared = shared
         self.offsets = log.sizes()  # where its part of the log begins
-        self._said: dict[str, str] = {}
-        self._statuses = ""
+        self.logs = log.readers(self.offsets)
+        self.since = time.monotonic()
+        # What it has reported (sd_notify(3)), and every status line.
+        self._reported: dict[str, str] = {}
+        self.statuses = ""
         self._rest = RestDetector()
         self._met: float | None = None
         self._keeper = KeeperChannel()
@@ -76,8 +136,9 @@ class SpawnedProgram:
         """Start the program below a keeper of its own.
 
         Raises:
-            SpawnError: it cannot be started.
+            SpawnError: it cannot be started, or could not be told to be ready.
         """
+        self._remember()
         channel = self._keeper
         mark = self._owner.new_mark()
         env = {**self._spec.env, "NOTIFY_SOCKET": self._listener.address, SPAWNED: mark}
@@ -91,6 +152,7 @@ class SpawnedProgram:
         finally:
             os.close(log)
         channel.wait_started()
+        self.since = time.monotonic()
         if channel.started is None:
             raise SpawnError(command=str(self._spec), pid=None, reason=self._refusal())
 
@@ -103,6 +165,15 @@ class SpawnedProgram:
         if channel.path == self._spec.cwd:
             return f"cannot enter its directory {channel.path!r}: {error}"
         return error
+
+    def _remember(self) -> None:
+        """Note what is true before the start."""
+        if self._spec.condition is not None:
+            try:
+                self._spec.condition.remember(self.cwd)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise SpawnError(command=str(self._spec), pid=None, reason=reason) from None
 
     def _start_program(self, env: dict[str, str], mark: str, log: int) -> None:
         sentinel = self._owner.sentinel
@@ -150,12 +221,7 @@ class SpawnedProgram:
         Raises:
             SpawnError: it has ended, or *timeout* seconds have passed.
         """
-
-        def missing() -> str | None:
-            what = self._silence() if condition is None else condition.missing(self)
-            return self._launcher() if what is None else what
-
-        self._await(missing, timeout)
+        self._await(Settled(condition or ByDefault(AtRest(self)), self), timeout)
 
     def wait_moment(self, at: str | float | Callable[[], object], timeout: float) -> None:
         """Wait for the moment *at*.
@@ -163,7 +229,12 @@ class SpawnedProgram:
         Raises:
             SpawnError: it has ended, or *timeout* seconds have passed.
         """
-        self._await(self._moment(at), timeout)
+        condition: Condition
+        if isinstance(at, int | float) or (isinstance(at, str) and at.startswith("status:")):
+            condition = Moment(at, self)
+        else:
+            condition = _readiness.parse(at)
+        self._await(condition, timeout)
 
     def wait_end(self) -> None:
         """Wait until the end of the daemon, whose process has ended, has been reported."""
@@ -172,14 +243,14 @@ class SpawnedProgram:
     def settle(self) -> int:
         """Return the pid of the daemon, which does not change any more."""
         pid = self._keeper.main or self._keeper.started or 0
-        told = self._said.get("MAINPID", "")
-        if told.isdigit() and int(told) in _proc.descendants(self._keeper.keeper_pid):
-            pid = int(told)
+        reported = self._reported.get("MAINPID", "")
+        if reported.isdigit() and int(reported) in _proc.descendants(self._keeper.keeper_pid):
+            pid = int(reported)
         return self._keeper.settle(pid)
 
     def is_detaching(self) -> bool:
         """Tell whether a launcher is still at work, so that the pid of the daemon is not known."""
-        return self._launcher() is not None
+        return self.launcher_reason() is not None
 
     def end(self, timeout: float) -> list[int]:
         """End the daemon and its descendants; return the pids of those that do not end."""
@@ -196,59 +267,64 @@ class SpawnedProgram:
     # What a condition may look at, see `_readiness.View`.
 
     @property
-    def has_said_ready(self) -> bool:
-        """Whether it has said READY, or its launcher has ended with 0."""
-        return self._said.get("READY") == "1" or self._keeper.main != self._keeper.started
+    def reported(self) -> dict[str, str]:
+        """What the program itself has reported; a launcher of ours reports to us besides."""
+        return {} if self.is_launcher() else self._reported
+
+    @property
+    def is_reported_ready(self) -> bool:
+        """Whether it has reported READY=1, or its launcher has ended with 0."""
+        channel = self._keeper
+        return self._reported.get("READY") == "1" or channel.main != channel.started
 
     @property
     def cwd(self) -> str:
         """Where it was started."""
         return self._spec.cwd
 
-    def read_log(self) -> str:
-        """Return what it has written since this start."""
-        return self._log.read(self.offsets)
+    @property
+    def main(self) -> int | None:
+        """The pid of its main process, as far as it is known; None if that has ended."""
+        return None if self._keeper.has_ended else self._keeper.main
 
-    def _await(self, missing: Callable[[], str | None], timeout: float) -> None:
-        """Wait until nothing is *missing*."""
-        channel, listener = self._keeper, self._listener
+    def _await(self, condition: Condition, timeout: float) -> None:
+        """Wait until *condition* is met."""
+        waiter = _readiness.Waiter(condition, self)
         deadline = time.monotonic() + timeout
-        tick, longest = _TICKS
-        while True:
-            channel.receive(0)
-            for key, value in listener.receive():
-                self._said[key] = value
-                self._statuses += f"{value}\n" if key == "STATUS" else ""
-            what = missing()
-            channel.receive(0)
-            if channel.has_ended:
-                raise self._failure(what or "", code=channel.code)
-            if what is None:
-                return
-            if time.monotonic() >= deadline:
-                raise self._failure(what, timeout=timeout)
-            _process.poll(channel.fileno(), listener.fileno(), timeout=tick)
-            tick = min(tick * 1.2, longest)
+        try:
+            while not self._is_met(waiter):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise self._failure(waiter.reason, timeout=timeout)
+                pause = waiter.pause()
+                fds = self._keeper.fileno(), self._listener.fileno()
+                _process.poll(*fds, timeout=left if pause is None else min(pause, left))
+        finally:
+            waiter.close()
 
-    def _silence(self) -> str | None:
-        """Return what is missing where nobody has said what ready means."""
+    def _is_met(self, waiter: _readiness.Waiter) -> bool:
+        """Look once.
+
+        Raises:
+            SpawnError: it has ended.
+        """
         channel = self._keeper
-        if self._said.get("READY") == "1":
-            return None
-        if self._is_launcher():
-            return None if self.has_said_ready else "its launcher has not said that it is ready"
-        if self._said:
-            return "it speaks sd_notify and has not said READY=1"
-        if channel.main is None or channel.has_ended:
-            return "it has ended"
-        return None if self._rest.reached(channel.main) else "it has not come to rest"
+        channel.receive(0)
+        for key, value in self._listener.receive():
+            self._reported[key] = value
+            self.statuses += f"{value}\n" if key == "STATUS" else ""
+        reason = waiter.look()
+        channel.receive(0)
+        if channel.has_ended:
+            raise self._failure(waiter.reason, code=channel.code)
+        return reason is None
 
-    def _launcher(self) -> str | None:
-        """Wait for the end of a launcher, whose number is not the daemon's."""
+    def launcher_reason(self) -> str | None:
+        """Return why a launcher, whose pid is not the daemon's, is to be waited for."""
         channel = self._keeper
         if channel.main is None or channel.has_ended:
             return None
-        if self._is_launcher():
+        if self.is_launcher():
             return None if channel.main != channel.started else "its launcher has not ended"
         if not _proc.exists(channel.main):
             return "its launcher has ended"  # and the keeper is about to say what follows
@@ -263,29 +339,15 @@ class SpawnedProgram:
         waited = time.monotonic() - self._met
         return "its launcher has not ended" if detaching and waited < _LAUNCHER else None
 
-    def _is_launcher(self) -> bool:
-        """Tell whether it has said that it is a launcher of ours, see `_launcher.detach`."""
-        return self._said.get("X_REBORN_LAUNCHER") == str(self._keeper.started)
+    def is_launcher(self) -> bool:
+        """Tell whether it has reported to be a launcher of ours, see `_launcher.detach`."""
+        return self._reported.get("X_REBORN_LAUNCHER") == str(self._keeper.started)
 
-    def _moment(self, at: str | float | Callable[[], object]) -> Callable[[], str | None]:
-        """Return what says whether the moment *at* has come."""
-        if isinstance(at, int | float):
-            end = time.monotonic() + at
-            return lambda: None if time.monotonic() >= end else f"{at} s have not passed"
-        if isinstance(at, str) and at.startswith("status:"):
-            pattern = re.compile(at.removeprefix("status:"), re.MULTILINE)
-            text = f"no status line matches {pattern.pattern!r}"
-            return lambda: None if pattern.search(self._statuses) else text
-        condition = _readiness.parse(at)
-        return lambda: condition.missing(self)
-
-    def _failure(
-        self, missing: str, *, code: int | None = None, timeout: float = 0.0
-    ) -> SpawnError:
+    def _failure(self, reason: str, *, code: int | None = None, timeout: float = 0.0) -> SpawnError:
         return SpawnError(
             command=str(self._spec),
             pid=self._keeper.main or self._keeper.started,
-            missing=missing,
+            missing=reason,
             status=code if code is not None and code >= 0 else None,
             signal=-code if code is not None and code < 0 else None,
             reason=self._keeper.broken,

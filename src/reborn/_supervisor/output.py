@@ -16,12 +16,15 @@ import time
 from collections import deque
 
 from reborn import _descriptors
+from reborn._readiness import LogFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
     from typing import Protocol
+
+    from reborn._readiness import LogSource
 
     class Sink(Protocol):
         """Where lines go to."""
@@ -50,8 +53,8 @@ _LONGEST_READ = 65536  # a pipe holds no more, unless its program sees to it
 _READS = 32
 # What poll(2) promises room for, in a pipe (PIPE_BUF).
 _CHUNK = 4096
-# How much of a start's output is kept until the program is ready.
-_LONGEST_START = 2**20
+# How much is kept of what a program writes until it is ready, to show the end of it.
+_LONGEST_END = 2**16
 _ERROR = 2
 # Where the system's log listens: on Linux, macOS, the BSDs.
 _ADDRESSES = ("/dev/log", "/var/run/syslog", "/var/run/log")
@@ -62,7 +65,7 @@ _FACILITIES = (
 _LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 
 
-class Log:
+class LogSink:
     """Descriptor *fd*, whatever that is connected to by now."""
 
     longest = 65536
@@ -119,8 +122,8 @@ class Log:
         return f"{begin}.{nanoseconds // 10**6 % 1000:03d}{zone} ".encode()
 
 
-class Syslog:
-    """The system's log (syslog(3)), by its socket; what that does not take goes to the `Log`.
+class SyslogSink:
+    """The system's log (syslog(3)), by its socket; what that does not take goes to *log*.
 
     The C library's own way to it waits: a log daemon that is suspended would hold up the program
     and its supervisor.
@@ -129,7 +132,7 @@ class Syslog:
     longest = 8192
 
     def __init__(
-        self, tag: str, priority: int, *, log: Log, addresses: "Sequence[str]" = _ADDRESSES
+        self, tag: str, priority: int, *, log: LogSink, addresses: "Sequence[str]" = _ADDRESSES
     ) -> None:
         self._tag = tag
         self._priority = priority
@@ -222,7 +225,11 @@ class Output:
         self._sink = sink
         self._log_file = log_file
         self._start = 0
-        self._heard: bytearray | None = None
+        # The end of what the program has written; None: it is ready, or none is there.
+        self._end: bytes | None = None
+        # What nobody has read yet; None: nobody is going to.
+        self._fresh: bytearray | None = None
+        self._logs: Sequence[LogSource] = ()
         self._rest = b""
         self._all_sent = True
         self._reader = self._writer = None
@@ -264,20 +271,40 @@ class Output:
         self._sink.put(line, pid=os.getpid())
         self._all_sent = self._sink.send()
 
-    def listen(self) -> None:
-        """Begin to remember what the program writes."""
-        self._heard = bytearray()
+    def begin_start(self, *, is_read: bool) -> None:
+        """Begin to keep what a program writes; *is_read*: by way of `logs`."""
+        self._end = b""
         self._start = os.fstat(_ERROR).st_size
-
-    def forget(self) -> None:
-        """Remember it no more."""
-        self._heard = None
-
-    def heard(self) -> str:
-        """Return what it has written since `listen`."""
         if self._reader is not None:
-            return bytes(self._heard or b"").decode("utf-8", "backslashreplace")
-        return "" if self._log_file is None else _read_since(self._start, self._log_file)
+            self._fresh = bytearray() if is_read else None
+            self._logs = (self,)
+        elif self._log_file is not None and is_read:
+            self._logs = (LogFile(self._log_file, self._start, fd=_ERROR),)
+
+    def end_start(self) -> None:
+        """Keep it no more."""
+        self._end = self._fresh = None
+        self._logs = ()
+
+    @property
+    def logs(self) -> "Sequence[LogSource]":
+        """What the program writes, from the beginning of its start on."""
+        return self._logs
+
+    def read(self) -> bytes:
+        """Return what has come through the pipe since the last time."""
+        data = bytes(self._fresh or b"")
+        if self._fresh is not None:
+            self._fresh.clear()
+        return data
+
+    def last_lines(self, count: int) -> str:
+        """Return the end of what the program has written in this start."""
+        data = self._end or b""
+        if self._reader is None and self._log_file is not None:
+            data = _end_of(self._log_file, self._start)
+        lines = data.decode("utf-8", "backslashreplace").rstrip().split("\n")
+        return "\n".join(lines[-count:])
 
     def close(self, timeout: float = 2.0) -> None:
         """Send what is left, if that can be done in time."""
@@ -298,8 +325,10 @@ class Output:
             data = os.read(self._reader, _LONGEST_READ)
         except BlockingIOError:
             return False
-        if self._heard is not None:
-            self._heard += data[: _LONGEST_START - len(self._heard)]
+        if self._end is not None:
+            self._end = (self._end + data)[-_LONGEST_END:]
+        if self._fresh is not None:
+            self._fresh += data
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._put(line)
@@ -335,16 +364,17 @@ def priority(text: str) -> int:
     return number
 
 
-def _read_since(start: int, path: str) -> str:
-    """Return what the log *path* holds from *start* on, if it is still descriptor 2."""
+def _end_of(path: str, start: int) -> bytes:
+    """Return the end of the log *path* after the offset *start*, if it is still descriptor 2."""
     try:
         with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
             if not os.path.sameopenfile(file.fileno(), _ERROR):
-                return ""
-            file.seek(start)
-            return file.read(_LONGEST_START).decode("utf-8", "backslashreplace")
+                return b""
+            file.seek(max(start if start <= size else 0, size - _LONGEST_END))
+            return file.read(_LONGEST_END)
     except OSError:
-        return ""
+        return b""
 
 
 def _can_be_written(fd: int, timeout: float = 0.0) -> bool:

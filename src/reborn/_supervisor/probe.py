@@ -1,39 +1,51 @@
 """A process that looks at a condition again and again, until it is met.
 
-A look can take a while, and load what is never needed again. Here neither holds up nor fattens the
-supervisor, which has signals and output to see to.
+A look can take a while, hang, and load what is never needed again. Here none of that holds up or
+fattens whoever waits, who has signals and output to see to.
+
+1. One that is made before the program is started notes first what is true already (*remember*);
+   whoever has made it waits for that, but no longer than a second.
+2. Then it looks, and writes a line after each look: why the program is not ready, or nothing.
+3. It ends when the condition is met, and when nobody reads any more.
+
+Rejected: a thread, since the program is forked beside it and since a look that hangs could not be
+ended; looks in turn with everything else, since a command may take ten seconds, and a file system
+that does not answer all the time there is.
 """
 
 import os
 import select
-import time
 
-from reborn import _descriptors, _signals
+from reborn import _descriptors, _proc, _process, _readiness, _signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections.abc import Mapping
     from typing import NoReturn
 
     from reborn._readiness import Condition
 else:
     import _signal
 
-# Between two looks pass so many seconds at the least, and in the long run a part of all the time.
-_TICK, _PART = 0.01, 50
+# How long the look before the start may take, in seconds; whoever waits can do nothing else.
+_REMEMBER_TIMEOUT = 1.0
 # In one write to a pipe (PIPE_BUF), so that it comes in one piece.
 _LONGEST_LINE = 4000
+# Before a line that says why a start is refused.
+_REFUSED = "!"
 
 
-class Looker:
-    """A child of this process that looks; `fileno` can be read when it has seen something."""
+class Probe:
+    """A child of this process that looks; `fileno` can be read when it has seen something.
 
-    has_said_ready = False  # who says so needs no looker
+    `refusal` says what was true before the start.
+    """
 
-    def __init__(self, condition: "Condition", *, cwd: str) -> None:
-        self.cwd = cwd
-        self.missing = f"there was no time to look at {condition.text}"
-        self.is_met = False
+    def __init__(self, condition: "Condition", cwd: str, *, remember: bool = False) -> None:
+        self.refusal = ""
+        self._reason: str | None = f"there was no time to look at {condition.text}"
+        self._rest = b""
         self._reaped = False
         incoming, outgoing = os.pipe()
         os.set_blocking(incoming, False)
@@ -43,73 +55,98 @@ class Looker:
             self.pid = os.fork()
             if self.pid == 0:
                 _descriptors.close(incoming)  # or it would have a reader for ever
-                self._look(condition, outgoing)
+                _look(condition, cwd, outgoing, remember=remember)
         except BaseException:
             _descriptors.close(incoming)
             raise
         finally:
             _signals.restore_mask(mask)
             _descriptors.close(outgoing)
+        if remember and _process.poll(incoming, timeout=_REMEMBER_TIMEOUT):
+            self.receive()
 
     def fileno(self) -> int | None:
         """Return the descriptor to wait for; None when there is nothing to wait for any more."""
         return self._incoming
 
-    def read_log(self) -> str:
-        """Return nothing: who has the output looks there itself."""
-        return ""
-
-    def take_in(self) -> None:
-        """Read what has been seen."""
+    def receive(self) -> str | None:
+        """Return why the program is not ready, by the last look; None if it is."""
         if self._incoming is None:
-            return
+            return self._reason
         try:
-            seen = os.read(self._incoming, 65536)
+            data = os.read(self._incoming, 65536)
         except BlockingIOError:
-            return
-        lines = seen.decode("utf-8", "backslashreplace").split("\n")[:-1]
-        if lines:
-            self.missing, self.is_met = lines[-1], not lines[-1]
-        if self.is_met or not seen:
+            return self._reason
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            text = line.decode("utf-8", "backslashreplace")
+            if text.startswith(_REFUSED):
+                self.refusal = text.removeprefix(_REFUSED)
+            else:
+                self._reason = text or None
+        if self._reason is None or not data:
             _descriptors.close(self._incoming)
             self._incoming = None
+        return self._reason
 
-    def was_reaped(self, pid: int) -> None:
+    def note_end(self, pid: int) -> None:
         """Take note that process *pid* has been waited for, if that is this one."""
         self._reaped = self._reaped or pid == self.pid
 
     def end(self) -> None:
-        """End it, unless it has ended and has been waited for."""
+        """End it, with the command that it may be running."""
         if not self._reaped:
-            os.kill(self.pid, _signal.SIGKILL)
+            _proc.send([self.pid, *_proc.descendants(self.pid)], _signal.SIGKILL)
             os.waitpid(self.pid, 0)
             self._reaped = True
         _descriptors.close(self._incoming)
         self._incoming = None
 
-    def _look(self, condition: "Condition", outgoing: int) -> "NoReturn":
-        """Child: look until it is met, or until nobody reads that it is not."""
-        try:
-            for number in _signals.numbers():
-                if callable(_signal.getsignal(number)):
-                    _signal.signal(number, _signal.SIG_DFL)
-            _signals.restore_mask(set())
-            begun = time.monotonic()
-            missing: str | None = ""
-            while missing is not None:
-                missing = self._lacks(condition)
-                text = " ".join((missing or "").split()).encode("utf-8", "backslashreplace")
-                os.write(outgoing, text[:_LONGEST_LINE] + b"\n")
-                if missing is not None and _is_broken(outgoing, pause(begun, tick=_TICK)):
-                    break
-        finally:
-            os._exit(0)
 
-    def _lacks(self, condition: "Condition") -> str | None:
-        try:
-            return condition.missing(self)
-        except OSError as error:
-            return f"it cannot be looked at: {error}"
+class _Place:
+    """A program of which nothing can be seen here, but where its paths begin."""
+
+    is_reported_ready = False
+    since = float("inf")
+    logs = ()
+
+    def __init__(self, cwd: str) -> None:
+        self.cwd = cwd
+        self.reported: Mapping[str, str] = {}
+
+
+def _look(condition: "Condition", cwd: str, outgoing: int, *, remember: bool) -> "NoReturn":
+    """Child: look until it is met, or until nobody reads that it is not."""
+    try:
+        for number in _signals.numbers():
+            if callable(_signal.getsignal(number)):
+                _signal.signal(number, _signal.SIG_DFL)
+        _signals.restore_mask(set())
+        if remember:
+            _write(outgoing, _remember(condition, cwd))
+        waiter = _readiness.Waiter(condition, _Place(cwd))
+        reason: str | None = ""
+        while reason is not None:
+            reason = waiter.look()
+            _write(outgoing, reason or "")
+            if reason is not None and _is_broken(outgoing, waiter.pause() or 0.0):
+                break
+    finally:
+        os._exit(0)
+
+
+def _remember(condition: "Condition", cwd: str) -> str:
+    """Note what is true already; return what is told of that."""
+    try:
+        condition.remember(cwd)
+    except OSError as error:
+        return _REFUSED + (error.strerror or str(error))
+    return f"there was no time to look at {condition.text}"
+
+
+def _write(fd: int, text: str) -> None:
+    data = " ".join(text.split()).encode("utf-8", "backslashreplace")
+    os.write(fd, data[:_LONGEST_LINE] + b"\n")
 
 
 def _is_broken(fd: int, timeout: float) -> bool:
@@ -117,11 +154,3 @@ def _is_broken(fd: int, timeout: float) -> bool:
     poller = select.poll()
     poller.register(fd, 0)
     return bool(poller.poll(timeout * 1000))
-
-
-def pause(begun: float, *, tick: float) -> float:
-    """Return how long not to look, in seconds, at what has been looked at since *begun*.
-
-    What takes long may be seen as much later, and what never comes costs next to nothing.
-    """
-    return max(tick, (time.monotonic() - begun) / _PART)

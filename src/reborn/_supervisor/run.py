@@ -1,142 +1,126 @@
-"""One life of a supervised program: from its start until nothing of it is left."""
+"""One run of a supervised program: from before its start until nothing of it is left."""
 
 import time
 
-from reborn._supervisor.probe import Looker, pause
-from reborn._supervisor.watch import Alive
+from reborn._readiness import Waiter
+from reborn._supervisor.probe import Probe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from reborn._errors import StepError
-    from reborn._readiness import Condition
+    from reborn._readiness import Condition, LogSource
     from reborn._supervisor.output import Output
     from reborn._supervisor.program import Execution
 
-# How often is looked where nothing tells when to, in seconds: at a log that the program writes by
-# itself, or for a looker where there can be no more processes.
-_TICK = 0.05
 
+class Run:
+    """A process as its supervisor knows it; it runs the program once its execution has come.
 
-class Expectation:
-    """When a program is ready: what `watch.Watch` waits for where there is no supervisor."""
+    The program is ready when the *condition* is met, with relative paths below *cwd*.
+    """
 
-    def __init__(
-        self, condition: "Condition | Alive", *, cwd: str, by_default: bool = False
-    ) -> None:
-        self.condition = condition
+    def __init__(self, condition: "Condition", *, cwd: str, output: "Output") -> None:
         self.cwd = cwd
-        self.by_default = by_default
-
-
-class Life:
-    """A process as its supervisor knows it; it runs the program when its *execution* has come."""
-
-    def __init__(self, execution: "Execution", expected: Expectation, *, output: "Output") -> None:
-        self.pid = execution.pid
-        self.cwd = expected.cwd
-        self.begun = time.monotonic()
-        self._execution = execution
-        self._is_executed = False
-        self.ended: float | None = None
+        # Since when it lives (time.monotonic()).
+        self.since = time.monotonic()
+        # How it ended: its exit status, or the negative number of a signal.
         self.code: int | None = None
-        self.is_ready = False
-        # What it has said of itself (sd_notify(3)).
-        self.said: dict[str, str] = {}
-        # The signals that it was sent: an end by one of them was asked for.
-        self.asked: set[int] = set()
-        # Everything about its end has been noted, and may be judged.
-        self.is_over = False
-        self.refused: StepError | None = None
-        self.lacked = self.last_lines = ""
-        # What it has left behind, and has been told to end.
-        self.told: set[int] = set()
-        self._expected = expected
+        # What it has reported (sd_notify(3)).
+        self.reported: dict[str, str] = {}
+        # An end by one of these was requested.
+        self.signals_sent: set[int] = set()
+        # What it has left behind, and has been sent SIGTERM.
+        self.terminated: set[int] = set()
+        self.refusal: StepError | None = None
+        self.not_ready_reason = ""
+        self.last_lines = ""
+        self._ended = 0.0
+        self._execution: Execution | None = None
+        self._is_executed = False
         self._output = output
-        self._looker: Looker | None = None
-        output.pid = execution.pid
+        self._probe: Probe | None = None
+        self._waiter = Waiter(condition, self, make_probe=self._make_probe)
+        output.begin_start(is_read=condition.reads_logs)
+
+    def remember(self) -> None:
+        """Before the start: note what is true already.
+
+        Raises:
+            OSError: the condition is met already, or nobody can look.
+        """
+        self._waiter.remember()
+
+    def begin(self, execution: "Execution") -> None:
+        """Be the process that is on its way to become the program."""
+        self._execution = execution
+        self._output.pid = execution.pid
+        self.since = time.monotonic()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._execution is not None  # noqa: S101 - the caller has begun it
+        return self._execution.pid
 
     @property
     def ran(self) -> float:
         """How long it ran, in seconds."""
-        return (time.monotonic() if self.ended is None else self.ended) - self.begun
+        return (time.monotonic() if self.code is None else self._ended) - self.since
 
     def is_executed(self) -> bool:
         """Tell whether the process has become the program."""
-        if not self._is_executed and self._execution.has_come():
+        if not self._is_executed and self._execution is not None and self._execution.has_come():
             self._is_executed = True
-            self.begun = time.monotonic()
+            self.since = time.monotonic()
         return self._is_executed
 
-    def missing(self) -> str | None:
-        """Return what it lacks to be ready; None: nothing."""
-        if not self.is_executed():
-            return "it has not been executed"
-        condition = self._expected.condition
-        if isinstance(condition, Alive):
-            by_default = self._expected.by_default
-            return condition.missing(self.said, lived=self.ran, by_default=by_default)
-        if not self._is_looked_at:
-            return condition.missing(self)
-        try:
-            if self._looker is None:
-                self._looker = Looker(condition, cwd=self.cwd)
-        except OSError as error:
-            return f"nobody can look: {error}"
-        self._looker.take_in()
-        return None if self._looker.is_met else self._looker.missing
-
-    @property
-    def _is_looked_at(self) -> bool:
-        """Whether looking takes a process of its own."""
-        condition = self._expected.condition
-        return not (isinstance(condition, Alive) or condition.text.startswith(("log:", "notify")))
+    def look(self) -> str | None:
+        """Return why it is not ready, None if it is."""
+        return self._waiter.look() if self.is_executed() else "it has not been executed"
 
     def fileno(self) -> int | None:
-        """Return a descriptor that can be read when `missing` may have changed."""
-        if not self._is_executed:
+        """Return a descriptor that can be read when there is something new to look at."""
+        if not self._is_executed and self._execution is not None:
             return self._execution.fileno()
-        return None if self._looker is None else self._looker.fileno()
+        return self._waiter.fileno()
 
     def next_look(self) -> float | None:
-        """Return when `missing` may have changed, if nothing else tells (time.monotonic())."""
-        condition = self._expected.condition
-        if self.is_ready or self._looker is not None or not self._is_executed:
-            return None
-        if isinstance(condition, Alive):
-            # One that speaks is not ready by time alone.
-            speaks = self._expected.by_default and self.said
-            return None if speaks else self.begun + condition.seconds
-        if condition.text == "notify":
-            return None
-        return time.monotonic() + pause(self.begun, tick=_TICK)
+        """Return when to look again if nothing else tells (time.monotonic())."""
+        pause = self._waiter.pause() if self._is_executed else None
+        return None if pause is None else time.monotonic() + pause
 
     def settle(self) -> None:
         """Look no more, since it is ready or has ended."""
-        looker, self._looker = self._looker, None
-        if looker is not None:
-            looker.end()
-        self._output.forget()
-        self._execution.close()
+        self._waiter.close()
+        self._probe = None
+        self._output.end_start()
+        if self._execution is not None:
+            # It cannot become the program any more, or has become it.
+            self._execution.has_come()
+            self.refusal = self._execution.refusal
+            self._execution.close()
 
-    def refusal(self) -> "StepError | None":
-        """Return why it could not become the program; None: it has, or was ended before."""
-        self._execution.has_come()
-        return self._execution.refusal
-
-    def has_ended(self, pid: int, code: int) -> None:
+    def note_end(self, pid: int, code: int) -> None:
         """Take note of the end of process *pid*, whose number is free from now on."""
         if pid == self.pid and self.code is None:
-            self.code, self.ended = code, time.monotonic()
-        elif self._looker is not None:
-            self._looker.was_reaped(pid)
+            self.code, self._ended = code, time.monotonic()
+        elif self._probe is not None:
+            self._probe.note_end(pid)
 
-    # What a condition may look at, see `_readiness.View`.
+    def _make_probe(self, condition: "Condition", cwd: str, *, remember: bool) -> Probe:
+        self._probe = Probe(condition, cwd, remember=remember)
+        return self._probe
+
+    # What a condition may look at besides, see `_readiness.View`.
 
     @property
-    def has_said_ready(self) -> bool:
-        """Whether it has said READY."""
-        return self.said.get("READY") == "1"
+    def is_reported_ready(self) -> bool:
+        """Whether it has reported READY=1."""
+        return self.reported.get("READY") == "1"
 
-    def read_log(self) -> str:
-        """Return what it has written."""
-        return self._output.heard()
+    @property
+    def logs(self) -> "Sequence[LogSource]":
+        """What it writes."""
+        return self._output.logs

@@ -13,117 +13,61 @@ in its place. Four things are waited for, in this order:
 from __future__ import annotations
 
 import os
-import stat
 import time
-from errno import EADDRINUSE
 
 from reborn import _descriptors, _detach, _process, _signals
 from reborn._handshake import MISSING
+from reborn._readiness import Waiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from reborn._handshake import Channel
     from reborn._options import Plan
-    from reborn._readiness import Condition
+    from reborn._readiness import Condition, LogFile, Prober
     from reborn._sd_notify import Listener
 else:
     import _signal
 
-# How often is looked, in seconds: soon at first, and then at leisure.
-_TICKS = (0.01, 0.25)
+# How often is looked where the system cannot tell that the program has ended, in seconds.
+_TICK = 0.05
 # What a program that is told to stop gets before SIGKILL, in seconds.
 _GRACE = 2.0
-# What is sent of a program's words in one line.
+# How much of a program's status is sent.
 _LONGEST_STATUS = 1000
-# An hour: whoever waits longer has given a condition.
-_LONGEST_LIFE = 3600.0
-ALIVE = "alive:1"
-# The conditions at which somebody answers.
-_ADDRESSES = ("tcp:", "unix:", "http:")
 
 
-class Alive:
-    """Ready is what has lived for so many seconds, as supervisord's startsecs has it."""
+class ReadinessWatch:
+    """The wait for one program; half of it lives in the launcher, half in the intermediate.
 
-    def __init__(self, text: str) -> None:
-        """Take what follows alive: in *text*.
-
-        Raises:
-            ValueError: it is no number of seconds.
-        """
-        try:
-            self.seconds = float(text)
-        except ValueError:
-            self.seconds = -1.0
-        if not 0 <= self.seconds <= _LONGEST_LIFE:
-            raise ValueError(f"{text!r} is not a number of seconds from 0 to {_LONGEST_LIFE:g}")
-
-    def missing(self, said: Mapping[str, str], *, lived: float, by_default: bool) -> str | None:
-        """Return what a program lacks that has *lived* so long, and *said* that; None: nothing."""
-        if said.get("READY") == "1":
-            return None
-        if by_default and said:
-            return "it speaks sd_notify and has not said READY=1"
-        return None if lived >= self.seconds else f"it has not lived for {self.seconds:g} s"
-
-
-class Watch:
-    """What waits for one program; half of it lives in the launcher, half in the intermediate.
-
-    *condition* is a `Condition` of `_readiness` or `Alive`; *by_default*: nobody has asked for it,
-    so that a program that speaks sd_notify(3) may say better. Paths are looked at in *cwd*. One
-    that is *supervised* has the supervisor watch it; the intermediate ends what that may leave.
+    Paths are looked at in *cwd*. One that is *supervised* has the supervisor watch it; the
+    intermediate ends what that may leave.
     """
 
-    def __init__(
-        self,
-        condition: Condition | Alive,
-        *,
-        cwd: str,
-        by_default: bool = False,
-        supervised: bool = False,
-    ) -> None:
+    def __init__(self, condition: Condition, *, cwd: str, supervised: bool = False) -> None:
+        self.condition = condition
         self.cwd = cwd
-        self._condition = condition
-        self._by_default = by_default
-        # Set by the launcher before it leaves: where the program's own words begin.
-        self.log: tuple[str, int, int] | None = None
-        # The daemon stays there to hear that READY has been taken.
+        # The daemon stays there to receive that READY has been taken.
         self.supervised = supervised
-        # Heard by the launcher: what the program lacked last.
-        self.missing = ""
-        self._said: dict[str, str] = {}
+        # Set by the launcher before it leaves: where the program writes to.
+        self.logs: Sequence[LogFile] = ()
+        # Received by the launcher: why the program was not ready at the last look.
+        self.not_ready_reason = ""
+        # What the program has reported (sd_notify(3)), and since when it is executed.
+        self.reported: dict[str, str] = {}
+        self.since = 0.0
         self._listener: Listener | None = None
         self._incoming = self._outgoing = -1
-        self._executed = 0.0
         self._ready = False
-
-    @property
-    def is_instant(self) -> bool:
-        """Whether execve(2) is all that is waited for."""
-        return isinstance(self._condition, Alive) and self._condition.seconds == 0
 
     # Launcher
 
-    def look_before(self) -> None:
-        """See that nobody else answers where the program will: a look cannot tell who does.
-
-        Raises:
-            OSError: somebody does.
-        """
-        condition = self._condition
-        if isinstance(condition, Alive) or not condition.text.startswith(_ADDRESSES):
-            return
-        if condition.missing(self) is None:
-            raise OSError(EADDRINUSE, os.strerror(EADDRINUSE))
-
     def hear(self, key: str, value: str) -> None:
-        """Take in what the intermediate says besides what every start says."""
+        """Take in a message of the intermediate that not every start sends."""
         if key == MISSING:
-            self.missing = value
+            self.not_ready_reason = value
 
     # Daemon
 
@@ -145,7 +89,7 @@ class Watch:
             return ()
         self._incoming, self._outgoing = os.pipe()
         plan.preserve.append(self._outgoing)
-        if self.is_instant:
+        if self.condition.is_instant:
             return self._incoming, self._outgoing
         from reborn import _sd_notify
 
@@ -174,27 +118,46 @@ class Watch:
     def _wait(self, pid: int, channel: Channel) -> tuple[int, int]:
         if not self._is_executed(channel):
             return self._end(pid)
-        self._executed = time.monotonic()
+        self.since = time.monotonic()
         handle = _process.open_process(pid)
-        tick, longest = _TICKS
-        while True:
-            self._listen(channel)
-            lacks = None if self._ready else self._lacks()
-            ended = os.waitpid(pid, os.WNOHANG)
-            if ended[0]:
-                return ended
-            if lacks is None and not self._ready:
-                channel.send(READY=1)
-                self._ready = True
-            elif lacks is not None and lacks != self.missing:
-                self.missing = lacks
-                channel.send(**{MISSING: lacks})
-            listener = None if self._listener is None else self._listener.fileno()
-            fd = None if handle is None else handle.fd
-            wait = None if self._ready and fd is not None else min(tick, self._rest())
-            if channel.incoming in _process.poll(channel.incoming, listener, fd, timeout=wait):
-                return self._end(pid)
-            tick = min(tick * 1.2, longest)
+        fd = None if handle is None else handle.fd
+        waiter = Waiter(self.condition, self, make_probe=_make_probe)
+        try:
+            while True:
+                self._listen(channel)
+                reason = None if self._ready else waiter.look()
+                ended = os.waitpid(pid, os.WNOHANG)
+                if ended[0]:
+                    return ended
+                if not self._ready:
+                    self._report(reason, channel)
+                if self._ready:
+                    waiter.close()
+                if self._await(waiter, fd, channel):
+                    return self._end(pid)
+        finally:
+            waiter.close()
+
+    def _report(self, reason: str | None, channel: Channel) -> None:
+        """Tell the launcher whether the program is ready, and why not."""
+        if reason is None:
+            channel.send(READY=1)
+            self._ready = True
+        elif reason != self.not_ready_reason:
+            self.not_ready_reason = reason
+            channel.send(**{MISSING: reason})
+
+    def _await(self, waiter: Waiter, fd: int | None, channel: Channel) -> bool:
+        """Wait until there is something to look at; tell whether nobody waits for READY any more.
+
+        *fd* can be read when the program has ended.
+        """
+        listener = None if self._listener is None else self._listener.fileno()
+        pause = None if self._ready else waiter.pause()
+        if fd is None:
+            pause = _TICK if pause is None else min(pause, _TICK)
+        fds = channel.incoming, listener, fd, waiter.fileno()
+        return channel.incoming in _process.poll(*fds, timeout=pause)
 
     def _is_executed(self, channel: Channel) -> bool:
         """Wait until the daemon has become the program; False: it has ended, or nobody waits."""
@@ -221,71 +184,29 @@ class Watch:
         _process.end([handle for handle in found if handle is not None], _GRACE)
 
     def _listen(self, channel: Channel) -> None:
-        """Hear what the program says, and pass on what is for people."""
+        """Receive what the program reports, and pass on its status."""
         if self._listener is None:
             return
         for key, value in self._listener.receive():
-            self._said[key] = value
+            self.reported[key] = value
             if key == "STATUS":
                 channel.send(STATUS=value[:_LONGEST_STATUS])
 
-    def _rest(self) -> float:
-        """Return for how long nothing can change by time alone."""
-        if isinstance(self._condition, Alive):
-            left = self._executed + self._condition.seconds - time.monotonic()
-            return max(left, 0.0) if left > 0 else _TICKS[1]
-        return _TICKS[1]
-
-    def _lacks(self) -> str | None:
-        """Return what is missing, or None if the program is ready."""
-        condition = self._condition
-        if not isinstance(condition, Alive):
-            # What was asked for is asked for; only it counts.
-            try:
-                return condition.missing(self)
-            except OSError as error:  # no more files or processes, say
-                return f"it cannot be looked at: {error}"
-        lived = time.monotonic() - self._executed
-        return condition.missing(self._said, lived=lived, by_default=self._by_default)
-
-    # What a condition may look at, see `_readiness.View`.
+    # What a condition may look at besides, see `_readiness.View`.
 
     @property
-    def has_said_ready(self) -> bool:
-        """Whether the program has said READY."""
-        return self._said.get("READY") == "1"
+    def is_reported_ready(self) -> bool:
+        """Whether the program has reported READY=1."""
+        return self.reported.get("READY") == "1"
 
-    def read_log(self) -> str:
-        """Return what the program has written to its log since this start."""
-        if self.log is None:
-            return ""
-        path, log_fd, start = self.log
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-            with open(fd, "rb") as file:
-                status = os.fstat(fd)
-                if not (stat.S_ISREG(status.st_mode) and os.path.sameopenfile(fd, log_fd)):
-                    return ""
-                file.seek(start if status.st_size >= start else 0)
-                return file.read().decode("utf-8", "backslashreplace")
-        except OSError:
-            return ""
+
+def _make_probe(condition: Condition, cwd: str, *, remember: bool) -> Prober:
+    from reborn._supervisor.probe import Probe  # late: not every condition takes one
+
+    return Probe(condition, cwd, remember=remember)
 
 
 def _adopt_orphans() -> None:
     from reborn import _proc  # late: a program that is ready at once can leave none
 
     _proc.adopt_orphans()
-
-
-def condition(text: str) -> Condition | Alive:
-    """Return the condition that *text* is.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if text.startswith("alive:"):
-        return Alive(text.removeprefix("alive:"))
-    from reborn import _readiness  # late: the grammar's patterns cost half an interpreter start-up
-
-    return _readiness.parse(text, besides="alive:SECONDS, ")
