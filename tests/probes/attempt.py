@@ -314,10 +314,7 @@ if __name__ == "__main__":
             break
         outcomes.append(outcome)
     else:
-        partial = f"{spec['report']}.partial"
-        with open(partial, "w") as file:
-            json.dump({**outcomes[-1], "before": before, "all": outcomes}, file)
-        os.rename(partial, spec["report"])
+        report.save(spec["report"], {**outcomes[-1], "before": before, "all": outcomes})
         sys.exit()
     try:
         do(spec["after"])

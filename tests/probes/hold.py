@@ -196,19 +196,17 @@ def spawn_worker(kind):
         os.read(reader, 1)
     else:
         # What it leaves there when it is killed goes with the test.
-        tempfile.tempdir = os.path.dirname(context.pidfile)
+        tempfile.tempdir = os.path.dirname(report.context.pidfile)
         multiprocessing.get_context(kind).Process(target=time.sleep, args=(3600,)).start()
 
 
 def fork_stopper(gate, stopped):
     """Fork a worker that waits at the gate, stops the daemon, and writes its own pid to a file."""
-    path = context.pidfile
+    path = report.context.pidfile
     if os.fork() == 0:
         wait_at(gate)
         reborn.DaemonContext(path).search().stop(1.0)
-        with open(f"{stopped}.partial", "w") as file:
-            file.write(str(os.getpid()))
-        os.rename(f"{stopped}.partial", stopped)
+        report.save(stopped, os.getpid())
         os._exit(0)
 
 
@@ -227,7 +225,7 @@ def recycle(pid):
 
 
 def inherit_lock():
-    os.set_inheritable(context._plan.pidfile.lock_fd, True)
+    os.set_inheritable(report.context._plan.pidfile.lock_fd, True)
 
 
 def without_care():
@@ -254,7 +252,7 @@ def by_path(directory):
 
 def forgetting_directories():
     """Remove by path what is called like the file that was locked."""
-    sabotage.put("remove a file", lambda *_, **__: os.unlink(context.pidfile) or True)
+    sabotage.put("remove a file", lambda *_, **__: os.unlink(report.context.pidfile) or True)
 
 
 def swap_at(count, directory, outside):
@@ -298,19 +296,11 @@ def do(actions):
 
 def run(spec):
     """Be the launcher and the daemon."""
-    global context  # noqa: PLW0603 - what *after* names uses it
     do(spec["before"])
-    context = reborn.DaemonContext(**{"wait_ready": True, **spec["options"]})
-    daemon = context.reborn()
-    if daemon is not None:
-        print(daemon.pid)
-        sys.exit()
-    try:
+    with report.started(**{"wait_ready": True, **spec["options"]}) as context:
         do(spec["after"])
         context.ready()
         idle()
-    finally:
-        context.release()
 
 
 if __name__ == "__main__":

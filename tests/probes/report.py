@@ -7,6 +7,7 @@ of a name and arguments: what happens before reborn(), in both processes under r
 in the daemon, before it is ready.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -209,23 +210,34 @@ def describe():
     }
 
 
-if __name__ == "__main__":
-    spec = json.loads(sys.argv[1])
-    do(spec["before"])
-    context = DaemonContext(**spec["options"])
+def save(path, facts):
+    """Write *facts* as JSON: whoever sees the file sees all of it."""
+    with open(f"{path}.partial", "w") as file:
+        json.dump(facts, file)
+    os.rename(f"{path}.partial", path)
+
+
+@contextlib.contextmanager
+def started(**options):
+    """Become the daemon, for a block; the launcher prints its pid and leaves."""
+    global context  # noqa: PLW0603 - what *after* names uses it
+    context = DaemonContext(**options)
     daemon = context.reborn()
     if daemon is not None:
         print(daemon.pid)
         sys.exit()
     try:
+        yield context
+    finally:
+        context.release()
+
+
+if __name__ == "__main__":
+    spec = json.loads(sys.argv[1])
+    do(spec["before"])
+    with started(**spec["options"]):
         do(spec["after"])
-        report = json.dumps(describe())
-        partial = f"{spec['report']}.partial"
-        with open(partial, "w") as file:
-            file.write(report)
-        os.rename(partial, spec["report"])
+        save(spec["report"], describe())
         if context.wait_ready:
             context.ready()
         hang()
-    finally:
-        context.release()

@@ -18,7 +18,7 @@ import time
 
 import report
 
-from reborn import DaemonContext, SignalServer
+from reborn import SignalServer
 
 LINES = 50_000
 TIMES = 200
@@ -106,9 +106,7 @@ def write_all(writers):
     finished.set()
     for thread in threads:
         thread.join()
-    with open(f"{spec['report']}.partial", "w") as file:
-        json.dump([written[place] for place in range(len(writers))], file)
-    os.rename(f"{spec['report']}.partial", spec["report"])
+    report.save(spec["report"], [written[place] for place in range(len(writers))])
     server.stop()
 
 
@@ -133,12 +131,7 @@ if __name__ == "__main__":
     spec = json.loads(sys.argv[1])
     sys.setswitchinterval(0.0001)  # or the thread that reopens waits for all the others
     do(spec["before"])
-    context = DaemonContext(**{"wait_ready": True, **spec["options"]})
-    daemon = context.reborn()
-    if daemon is not None:
-        print(daemon.pid)
-        sys.exit()
-    with context, server:
+    with report.started(**{"wait_ready": True, **spec["options"]}) as context, server:
         if spec["after"]:
             # Not the main thread, which serves the signals.
             threading.Thread(target=write_all, args=[spec["after"]]).start()

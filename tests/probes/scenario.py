@@ -5,8 +5,8 @@ report only where that code calls `tell`: a daemon in another root could not wri
 """
 
 import json
-import os
-import signal  # noqa: F401 - for the code of the tests
+import os  # noqa: F401 - for the code of the tests
+import signal  # noqa: F401
 import sys
 
 import report
@@ -16,10 +16,7 @@ from reborn import DaemonContext
 
 def tell(**notes):
     """Write the report, and what else there is to say."""
-    partial = f"{spec['report']}.partial"
-    with open(partial, "w") as file:
-        json.dump({**report.describe(), **notes}, file)
-    os.rename(partial, spec["report"])
+    report.save(spec["report"], {**report.describe(), **notes})
 
 
 if __name__ == "__main__":

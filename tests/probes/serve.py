@@ -15,7 +15,7 @@ import time
 
 import report
 
-from reborn import DaemonContext, SignalServer, StopServing
+from reborn import SignalServer, StopServing
 
 REAL_TIME = [signal.SIGRTMIN + place for place in range(3)]
 KINDS = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, *REAL_TIME]
@@ -123,9 +123,7 @@ def fork_worker(path, hook=True):
         note(number)
         if os.fork() == 0:
             try:
-                with open(f"{path}.partial", "w") as file:
-                    file.write(str(os.getpid()))
-                os.rename(f"{path}.partial", path)
+                report.save(path, os.getpid())
                 report.hang()
             finally:
                 os._exit(0)
@@ -145,15 +143,8 @@ if __name__ == "__main__":
     for kind in KINDS:
         server.set_handler(note, kind)
     do(spec["before"])
-    context = DaemonContext(**{"wait_ready": True, **spec["options"]})
-    daemon = context.reborn()
-    if daemon is not None:
-        print(daemon.pid)
-        sys.exit()
-    try:
-        do(spec["after"])
-    finally:
-        with open(f"{spec['report']}.partial", "w") as file:
-            json.dump(served, file)
-        os.rename(f"{spec['report']}.partial", spec["report"])
-        context.release()
+    with report.started(**{"wait_ready": True, **spec["options"]}) as context:
+        try:
+            do(spec["after"])
+        finally:
+            report.save(spec["report"], served)
