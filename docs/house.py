@@ -28,7 +28,14 @@ def _inside(package: str, *names: str) -> tuple[str, ...]:
 
 # The package's root comes last: it has the public names of the others, and none of them knows it.
 LAYERS = {
-    "the system": ("_inherited", "_signals", "_descriptors", "_privileges", "_status_line"),
+    "the system": (
+        "_inherited",
+        "_signals",
+        "_loops",
+        "_descriptors",
+        "_privileges",
+        "_status_line",
+    ),
     "failures": ("_errors", "exceptions"),
     "what is there": ("_proc", "_files", "_holder", "_pidfile", "_process"),
     "who is told": ("_handshake", "_sd_notify", "_manager", "_readiness"),
@@ -80,6 +87,7 @@ INSIDE = {
 TESTED = {
     "_inherited": "processes/mark processes/relaunch",
     "_signals": "processes/signals processes/terminal",
+    "_loops": "processes/loops",
     "_descriptors": "processes/descriptors processes/streams",
     "_privileges": "processes/privileges",
     "_status_line": "processes/status_line application/terminal cli/terminal",

@@ -310,15 +310,17 @@ class DaemonContext(_options.Options):
     def terminate(self, signal_number: int, stack_frame: "FrameType | None") -> None:  # noqa: ARG002 - a signal handler
         """Handle SIGTERM: end the program with exit status 0, since that was asked for.
 
+        A running loop of asyncio's or trio's ends in its own way: its tasks are cancelled.
+
         Raises:
-            SystemExit: at once, or in a running asyncio loop between two of its callbacks.
+            SystemExit: where no such loop runs.
         """
-        asyncio = sys.modules.get("asyncio")
-        loop = None if asyncio is None else asyncio._get_running_loop()  # noqa: SLF001 - documented
-        if loop is None:
-            raise SystemExit(0)
-        # Raised in the middle of the loop it could lose a callback, and the loop would never end.
-        loop.call_soon_threadsafe(_leave)
+        if "asyncio" in sys.modules or "trio" in sys.modules:
+            from reborn import _loops
+
+            if _loops.leave():
+                return
+        raise SystemExit(0)
 
     @property
     def is_open(self) -> bool:
@@ -499,10 +501,6 @@ class DaemonContext(_options.Options):
             message = f"{method}() belongs to the daemon, and the context is not open here"
             raise RuntimeError(message)
         return self._plan, self._notifier
-
-
-def _leave() -> None:
-    raise SystemExit(0)
 
 
 def was_reborn() -> bool:

@@ -353,11 +353,11 @@ class Watchdog:
             self._notifier.send(WATCHDOG=1)
 
     async def run(self) -> None:
-        """Ping from asyncio's loop, until the task is cancelled; return if nobody watches."""
+        """Ping from a task of asyncio's or trio's, for ever; return if nobody watches."""
         if self.interval is None:
             return
-        import asyncio
+        from reborn import _loops
 
         while True:
             self.ping()
-            await asyncio.sleep(self.interval)
+            await _loops.sleep(self.interval)

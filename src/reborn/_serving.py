@@ -25,7 +25,7 @@ from collections import deque
 from contextlib import contextmanager
 from types import MappingProxyType
 
-from reborn import _process, _signals
+from reborn import _loops, _process, _signals
 from reborn._signals import signal_name
 from reborn.exceptions import NotRunningError
 
@@ -186,7 +186,7 @@ class SignalServer:
                 _process.poll(self.fileno(), timeout=interval)
 
     async def serve_async(self, *, watchdog: Watchdog | None = None) -> None:
-        """Do what `serve` does, in a running asyncio event loop; await what handlers return.
+        """Do what `serve` does, in a task of asyncio's or trio's; await what handlers return.
 
         Raises:
             RuntimeError: this is not the main thread.
@@ -195,7 +195,8 @@ class SignalServer:
             while await self._handle_pending_async():
                 if watchdog is not None:
                     watchdog.ping()
-                await self._wait_async(None if watchdog is None else watchdog.interval)
+                interval = None if watchdog is None else watchdog.interval
+                await _loops.wait_readable(self.fileno(), timeout=interval)
 
     def handle_pending(self) -> bool:
         """Call the handlers of what has arrived; False when serving is over.
@@ -377,21 +378,6 @@ class SignalServer:
             logging.getLogger("reborn").exception(
                 "the handler of %s failed; serving goes on", signal_name(number)
             )
-
-    async def _wait_async(self, timeout: float | None) -> None:  # noqa: ASYNC109 - as poll has it
-        """Wait until something has arrived, or *timeout* seconds have passed."""
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        arrived = asyncio.Event()
-        loop.add_reader(self.fileno(), arrived.set)
-        try:
-            async with asyncio.timeout(timeout):
-                await arrived.wait()
-        except TimeoutError:
-            pass
-        finally:
-            loop.remove_reader(self.fileno())
 
 
 def _stop(number: int) -> None:  # noqa: ARG001 - a handler

@@ -212,7 +212,7 @@ def load_what_is_needed_later() -> None:
     `traceback` loads `ast` and `tokenize` only when it formats one.
     """
     standard = ("ast", "json", "select", "signal", "tokenize", "traceback")
-    ours = ("exceptions", "_holder", "_log", "_notifier", "_sd_notify")
+    ours = ("exceptions", "_holder", "_log", "_loops", "_notifier", "_sd_notify")
     for name in (*standard, *(f"reborn.{name}" for name in ours)):
         try:
             __import__(name)

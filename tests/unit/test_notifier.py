@@ -257,6 +257,21 @@ def test_watchdog_is_pinged_from_each_kind_of_loop(manager, watched):
     assert told == [b"WATCHDOG=1"] * 3
 
 
+def test_watchdog_is_pinged_from_a_task_of_trios(manager, watched):
+    trio = pytest.importorskip("trio", reason="NEEDS trio: pip install trio to see it")
+    sent = []
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watched.run)
+            await trio.sleep(0)
+            sent.append(await trio.to_thread.run_sync(manager.recv, 4096))
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert sent == [b"WATCHDOG=1"]
+
+
 def test_detached_daemon_has_nobody_to_tell_more_than_its_launcher():
     context = DaemonContext()
     for use in (

@@ -1,0 +1,157 @@
+"""The event loop that runs in this thread: asyncio's, or trio's (anyio's are one of the two).
+
+The rules:
+
+- A signal's handler runs between any two instructions of a loop. An exception that it raises there
+  loses a callback (asyncio), or breaks the loop for good (TrioInternalError). So the end of a
+  program is handed to its loop, which ends it where its tasks expect that.
+- asyncio: SystemExit is raised in a callback of its own. It leaves the loop, and asyncio.run()
+  cancels the tasks.
+- trio: the main task is cancelled, and all that it has started. The `Cancelled` that leaves
+  trio.run() in the end is the program's end, with exit status 0.
+- A library that is not imported does not run, so none is imported here to find out.
+
+Rejected: raising in a callback of trio's (run_sync_soon), which is a TrioInternalError, too; trio's
+own way for Ctrl-C, since programs do other things after KeyboardInterrupt than after SIGTERM, and
+its handler may be another's; sniffio, a dependency for two lines.
+"""
+
+import _thread
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any, NoReturn
+else:
+    import _signal
+
+# Of a trio that runs: for callbacks, in that one for the system's tasks, in that one for the main.
+_NURSERIES = 3
+# When the program is asked to end once more, if trio is ending already, in seconds.
+_AGAIN = 0.05
+
+
+def running() -> str | None:
+    """Return whose event loop runs in this thread, "trio" or "asyncio"; None: nobody's.
+
+    Trio can be a guest in another loop, and is what the program is written for, then.
+    """
+    if _trio() is not None:
+        return "trio"
+    return None if _asyncio_loop() is None else "asyncio"
+
+
+def leave() -> bool:
+    """Have the loop of this thread end the program with exit status 0; False: there is no loop.
+
+    For the handlers of signals.
+    """
+    trio = _trio()
+    if trio is not None:
+        try:
+            trio.lowlevel.current_trio_token().run_sync_soon(_cancel_main_task, idempotent=True)
+        except trio.RunFinishedError:
+            return False
+        return True
+    loop = _asyncio_loop()
+    if loop is None:
+        return False
+    loop.call_soon_threadsafe(_exit)
+    return True
+
+
+async def sleep(seconds: float) -> None:
+    """Sleep in the loop that the current task belongs to."""
+    if _is_trio_task():
+        await sys.modules["trio"].sleep(seconds)
+    else:
+        import asyncio
+
+        await asyncio.sleep(seconds)
+
+
+async def wait_readable(fd: int, *, timeout: float | None) -> None:  # noqa: ASYNC109 - as poll has it
+    """Wait until *fd* can be read, or *timeout* seconds have passed."""
+    if _is_trio_task():
+        trio = sys.modules["trio"]
+        with trio.move_on_after(float("inf") if timeout is None else timeout):
+            await trio.lowlevel.wait_readable(fd)
+        return
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(fd, readable.set)
+    try:
+        async with asyncio.timeout(timeout):
+            await readable.wait()
+    except TimeoutError:
+        pass
+    finally:
+        loop.remove_reader(fd)
+
+
+def _trio() -> "Any":  # noqa: ANN401 - it is looked for, and never imported
+    """Return trio, if it runs in this thread."""
+    trio: Any = sys.modules.get("trio")
+    try:
+        return None if trio is None or trio.lowlevel.current_root_task() is None else trio
+    except (AttributeError, RuntimeError):  # it is being imported; it does not run
+        return None
+
+
+def _asyncio_loop() -> "Any":  # noqa: ANN401
+    asyncio: Any = sys.modules.get("asyncio")
+    get = getattr(asyncio, "_get_running_loop", None)  # documented
+    return None if get is None else get()
+
+
+def _is_trio_task() -> bool:
+    trio: Any = sys.modules.get("trio")
+    try:
+        return trio is not None and trio.lowlevel.current_task() is not None
+    except RuntimeError:
+        return False
+
+
+def _exit() -> "NoReturn":
+    raise SystemExit(0)
+
+
+def _cancel_main_task() -> None:
+    """Cancel the task that trio.run() was called for; called by trio's loop."""
+    nurseries = sys.modules["trio"].lowlevel.current_root_task().child_nurseries
+    sys.excepthook = _ExitOfCancelled(sys.excepthook)
+    if len(nurseries) == _NURSERIES:
+        nurseries[-1].cancel_scope.cancel()
+    else:  # the main task is over; what comes after trio.run() is to end, too
+        _thread.start_new_thread(_terminate_again, ())
+
+
+def _terminate_again() -> None:
+    import time
+
+    time.sleep(_AGAIN)
+    os.kill(os.getpid(), _signal.SIGTERM)
+
+
+class _ExitOfCancelled:
+    """Exit with status 0 where nothing but the cancellation leaves the program."""
+
+    def __init__(self, previous: "Callable[..., object]") -> None:
+        self._previous = previous
+
+    def __call__(
+        self, kind: type[BaseException], error: BaseException, traceback: "TracebackType | None"
+    ) -> None:
+        cancelled = sys.modules["trio"].Cancelled
+        rest = error
+        if isinstance(error, BaseExceptionGroup):
+            rest = error.split(cancelled)[1]
+        if rest is None or isinstance(rest, cancelled):
+            raise SystemExit(0)
+        self._previous(kind, error, traceback)
