@@ -20,6 +20,7 @@ SEAMS = {
     "install signals": "_signals:install",
     "block all signals": "_signals:block_all",
     "end the program": "_signals:end_program",
+    "leave the loop": "_loops:leave",
     "is open": "_descriptors:is_open",
     "open descriptors": "_descriptors:open_descriptors",
     "system of descriptors": "_descriptors:os",

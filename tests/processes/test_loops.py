@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import sabotage
 from harness import PATIENCE, eventually
 
 HEAD = """
@@ -13,7 +14,7 @@ import sys
 sys.path[:0] = {path!r}
 import gc, os, signal
 from reborn import DaemonContext, SignalServer, StopServing
-{sabotage}
+{instead}
 settings = {settings!r}
 """
 # Each has tasks that are always in the middle of something, and a main task that waits.
@@ -104,10 +105,10 @@ SERVERS = {
     "anyio on asyncio": SERVED.format(library="anyio", run="anyio.run(main, context)"),
 }
 # As it was: raised between any two instructions of the loop.
-RAISE_AT_ONCE = "from reborn import _loops; _loops.leave = lambda: False"
+RAISE_AT_ONCE = sabotage.code("leave the loop", "lambda: False")
 
 
-def write(sandbox, text, *, sabotage="", **options):
+def write(sandbox, text, *, instead="", **options):
     settings = {
         "pidfile": str(sandbox.pidfile),
         "log_file": str(sandbox.log),
@@ -116,7 +117,7 @@ def write(sandbox, text, *, sabotage="", **options):
         **options,
     }
     path = sandbox.directory / "app.py"
-    head = HEAD.format(path=sys.path, settings=settings, sabotage=sabotage)
+    head = HEAD.format(path=sys.path, settings=settings, instead=instead)
     path.write_text(head + text)
     # Their own warnings are not what is tested here.
     return [sys.executable, "-W", "ignore", str(path)]
@@ -158,7 +159,7 @@ def test_stop_ends_trio_in_order_control(sandbox):
     logs = []
     for _ in range(20):
         sandbox.log.unlink(missing_ok=True)
-        sandbox.stop(start(sandbox, TRIO, sabotage=RAISE_AT_ONCE))
+        sandbox.stop(start(sandbox, TRIO, instead=RAISE_AT_ONCE))
         logs.append(sandbox.log_text())
         if "TrioInternalError" in logs[-1]:
             return
