@@ -40,8 +40,8 @@ LAYERS = {
     "what is there": ("_proc", "_files", "_holder", "_pidfile", "_process"),
     "who is told": ("_handshake", "_sd_notify", "_manager", "_readiness"),
     "a start": (
-        *("_options", "_notifier", "_log", "_steps", "_attempt", "_reexec", "_detach", "_launcher"),
-        "_init",
+        *("_options", "_notifier", "_log", "_steps", "_attempt", "_claim", "_reexec", "_detach"),
+        *("_launcher", "_init"),
     ),
     "the class": ("_export", "_context", "_serving"),
     "command lines": _inside("_verbs", "keywords", "values", "terminal", "status", "control"),
@@ -107,6 +107,7 @@ TESTED = {
     "_log": "processes/streams processes/rotation processes/disks",
     "_steps": "processes/surroundings processes/faults",
     "_attempt": "processes/readiness processes/launcher processes/suspend",
+    "_claim": "processes/mark processes/relaunch",
     "_reexec": "processes/relaunch processes/mark processes/interpreters",
     "_detach": "processes/terminal processes/threads processes/faults",
     "_launcher": "processes/launcher processes/threads processes/budget",

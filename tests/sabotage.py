@@ -73,7 +73,7 @@ SEAMS = {
     "spawn through the shell": "_reexec:spawn_shell",
     "fork": "_detach:_fork_unwarned",
     "lead the session": "_detach:lead",
-    "prepare the start": "_launcher:Launcher._prepare",
+    "prepare the start": "_launcher:Launcher._open",
     "undo the start": "_launcher:Launcher._undo",
     "end of a block": "_context:DaemonContext._end",
     # The fixtures.

@@ -84,7 +84,10 @@ _HOMES = {
 
 if sys.platform != "win32":
     # Now, since the program may change what this looks at.
-    from reborn import _inherited as _inherited
+    from reborn import _inherited
+
+    if _inherited.mark is not None:
+        from reborn import _claim as _claim
 
 
 if not TYPE_CHECKING:

@@ -1,14 +1,14 @@
 """The one class that a program needs: `DaemonContext`.
 
-It holds the options, and puts the road of a start together: `_options` resolves, `_detach` leaves
-the launcher, `_steps` makes the daemon, `_handshake` says so.
+It holds the options, and puts the road of a start together: `_options` resolves, `_launcher` starts
+the daemon and waits, `_steps` makes it one, `_handshake` says so.
 """
 
 import atexit
 import os
 import sys
 
-from reborn import _options
+from reborn import _inherited, _options
 from reborn._errors import StartError, Step, loading
 
 TYPE_CHECKING = False
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
     from typing import Any, Literal, NoReturn, Self
 
-    from reborn._detach import Beginning
-    from reborn._handshake import Report
+    from reborn._inherited import OwnProcess
     from reborn._launcher import Launcher
     from reborn._manager import Supervisor
-    from reborn._notifier import Notifier, ServiceManager
+    from reborn._notifier import ServiceManager
     from reborn._options import File, Handler, ManagerName, Path, Plan
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
+    from reborn._steps import Setup
 
 
 class DaemonContext(_options.Options):
@@ -70,10 +70,8 @@ class DaemonContext(_options.Options):
     __slots__ = (
         "__weakref__",
         "_manager",
-        "_notifier",
-        "_null",
-        "_pid",
-        "_plan",
+        "_process",
+        "_setup",
         "_supervisor",
         "_unreleased",
     )
@@ -104,15 +102,13 @@ class DaemonContext(_options.Options):
         wait_ready: bool = False,
         ready_timeout: float = 30.0,
     ) -> None:
-        # The process in which the context is open; a worker that it forks is not one.
-        self._pid: int | None = None
+        # The process in which the context is open.
+        self._process: OwnProcess | None = None
         # Emptied by the one thread that releases the context. No lock, as a fork would copy it.
-        self._unreleased: list[int] = []
-        self._plan: Plan | None = None
-        self._notifier: Report | Notifier | None = None
+        self._unreleased: list[Setup] = []
+        self._setup: Setup | None = None
         self._supervisor: Supervisor | None = None
         self._manager: ServiceManager | None = None
-        self._null: int | None = None
         given = locals()
         for name in _options.NAMES:
             setattr(self, name, given[name])
@@ -145,26 +141,26 @@ class DaemonContext(_options.Options):
         if self.is_open:
             message = "the context is open already; close() it before reborn()"
             raise RuntimeError(message)
-        with loading():
-            from reborn import _detach
         plan = _options.resolve(self)
         try:
-            begun = _detach.resume(plan)
-            if begun is None:
-                with loading("launcher"):
-                    from reborn import _launcher
-                supervisor = None if self.detach_process else self.supervisor
-                if self.detach_process is False or supervisor is not None:
-                    self._stay(plan, supervisor)
-                else:
-                    begun = _launcher.detach(plan, launcher=self._launcher(plan))
+            return self._start(plan)
         except (StartError, KeyboardInterrupt) as error:
             # The message says it all; a dozen frames of ours would only hide it.
             raise error.with_traceback(None) from None
-        if not isinstance(begun, _detach.Beginning):
-            return begun
-        self._carry_on(plan, begun)
-        return None
+
+    def _start(self, plan: "Plan") -> "Daemon | None":
+        if _inherited.is_second_life:
+            from reborn import _claim
+
+            if _claim.is_unfinished():
+                return _claim.resume(plan, self._become_daemon)
+        with loading("launcher"):
+            from reborn import _launcher
+        supervisor = None if self.detach_process else self.supervisor
+        if self.detach_process is False or supervisor is not None:
+            self._stay(plan, supervisor)
+            return None
+        return _launcher.detach(plan, self._become_daemon, launcher=self._launcher(plan))
 
     def release(self) -> None:
         """Let go of what the daemon holds: the pid file is removed, the lock is free.
@@ -219,15 +215,16 @@ class DaemonContext(_options.Options):
                 daemon has to go; the context is released.
             RuntimeError: the context is not open.
         """
-        plan, notifier = self._opened("ready")
+        setup = self._opened("ready")
+        from reborn import _steps
         from reborn._handshake import LauncherGoneError
 
         try:
-            first = notifier.ready(message)
+            first = setup.report.ready(message)
         except LauncherGoneError:
             self._go_away()
         if first:
-            self._forget_errors(plan)
+            _steps.forget_errors(setup)
 
     def status(self, message: str) -> None:
         """Say what the daemon is doing, in one line.
@@ -239,11 +236,11 @@ class DaemonContext(_options.Options):
             SystemExit: the launcher has given up, as in `ready`.
             RuntimeError: the context is not open.
         """
-        _, notifier = self._opened("status")
+        setup = self._opened("status")
         from reborn._handshake import LauncherGoneError
 
         try:
-            notifier.status(message)
+            setup.report.status(message)
         except LauncherGoneError:
             self._go_away()
 
@@ -262,14 +259,14 @@ class DaemonContext(_options.Options):
             UnsafeFileError, OSError: it cannot be opened; the old file stays in use.
             RuntimeError: the context is not open.
         """
-        plan, _ = self._opened("reopen_log")
+        setup = self._opened("reopen_log")
         from reborn import _log
 
-        if plan.log_file is None:
+        if setup.log_file is None:
             message = "there is no log_file to reopen"
             raise ValueError(message)
-        own = [fd is not None for fd in plan.streams[1:]]
-        _log.reopen(plan.log_file, mode=plan.log_file_mode, root=plan.chroot_directory, own=own)
+        own = [fd is not None for fd in setup.streams[1:]]
+        _log.reopen(setup.log_file, mode=setup.log_file_mode, root=setup.chroot_directory, own=own)
 
     def open(self) -> None:
         """Become a daemon, as PEP 3143 has it: the launcher leaves here.
@@ -325,7 +322,7 @@ class DaemonContext(_options.Options):
     @property
     def is_open(self) -> bool:
         """Whether this process is the daemon (or foreground program) of this context."""
-        return getattr(self, "_pid", None) == os.getpid()
+        return bool(getattr(self, "_process", None))
 
     @property
     def supervisor(self) -> "Supervisor | None":
@@ -359,7 +356,7 @@ class DaemonContext(_options.Options):
         if self._manager is None or not self.is_open:
             from reborn import _notifier
 
-            self._manager = _notifier.service_manager(None, pid=self._pid)
+            self._manager = _notifier.service_manager(None, process=self._process)
         return self._manager
 
     def export(
@@ -398,23 +395,18 @@ class DaemonContext(_options.Options):
         """Return the launcher, where it is to be one that does more."""
         return None
 
-    def _carry_on(self, plan: "Plan", begun: "Beginning") -> None:
-        """Be the daemon: take the steps; on failure tell the launcher, and leave nothing."""
-        from reborn import _detach, _signals, _steps  # all there, since _detach was
+    def _become_daemon(self, setup: "Setup") -> None:
+        """Daemon: take the steps, and say READY. All signals are blocked when this is over."""
+        from reborn import _signals, _steps
 
-        with _detach.Start(begun.report, plan.pidfile):
-            with Step("streams", "open the null device", role="daemon"):
-                stage = _steps.detached_stage(plan, begun)
-            _steps.run(stage)
-            self._enter(plan, begun.report)
-            self._null = stage.null
-            # A signal finds a daemon that is ready or one that is not, and nothing between.
-            with Step("ready", "block the signals", role="daemon"):
-                mask = _signals.block_all()
-            if not plan.wait_ready:
-                begun.report.ready()
-                self._forget_errors(plan)
-        _signals.restore_mask(mask)
+        _steps.run(setup)
+        self._enter(setup)
+        # A signal finds a daemon that is ready or one that is not, and nothing between.
+        with Step("ready", "block the signals", role="daemon"):
+            setup.mask = _signals.block_all()
+        if not setup.wait_ready:
+            setup.report.ready()
+            _steps.forget_errors(setup)
 
     def _go_away(self) -> "NoReturn":
         """End a daemon whose launcher has given up, in whichever thread that is noticed."""
@@ -427,14 +419,6 @@ class DaemonContext(_options.Options):
             _signals.end_program()
         text = "nobody waits for this daemon any more, so it goes away"
         raise SystemExit(text) from None
-
-    def _forget_errors(self, plan: "Plan") -> None:
-        """Leave the file that took stderr until READY."""
-        null, self._null = self._null, None
-        if null is not None:
-            from reborn import _steps
-
-            _steps.forget_errors(plan, null)
 
     def _stay(self, plan: "Plan", supervisor: "Supervisor | None") -> None:
         """Take the steps in the foreground; streams and descriptors are the supervisor's affair."""
@@ -451,8 +435,10 @@ class DaemonContext(_options.Options):
             _launcher.lock_pidfile(plan)
             locked = True
             opened = _launcher.open_log(plan)
-            _steps.run(_steps.foreground_stage(plan, None if opened is None else opened[0]))
-            self._enter(plan, notifier)
+            setup = _steps.foreground_setup(plan, None if opened is None else opened[0])
+            setup.report = notifier
+            _steps.run(setup)
+            self._enter(setup)
         except BaseException as error:
             if locked and plan.pidfile is not None:
                 plan.pidfile.release()
@@ -460,17 +446,17 @@ class DaemonContext(_options.Options):
             notifier.close()
             raise
         self._supervisor = supervisor
-        self._manager = _notifier.service_manager(notifier, pid=self._pid)
+        self._manager = _notifier.service_manager(notifier, process=self._process)
         if not plan.wait_ready:
             self.ready()
 
-    def _enter(self, plan: "Plan", notifier: "Report | Notifier") -> None:
+    def _enter(self, setup: "Setup") -> None:
         """Open the context in this process."""
-        if plan.guard is not None:
-            plan.guard.__enter__()
-        self._plan, self._notifier, self._manager = plan, notifier, None
-        self._pid = os.getpid()
-        self._unreleased = [self._pid]
+        if setup.guard is not None:
+            setup.guard.__enter__()
+        self._setup, self._manager = setup, None
+        self._process = _inherited.OwnProcess()
+        self._unreleased = [setup]
         atexit.register(self.release)
 
     def _end(
@@ -479,28 +465,27 @@ class DaemonContext(_options.Options):
         error: BaseException | None,
         traceback: "TracebackType | None",
     ) -> None:
-        plan, notifier = self._plan, self._notifier
-        if not self.is_open or plan is None or notifier is None:
+        if not self.is_open:
             return
         try:
-            self._unreleased.pop()
+            setup = self._unreleased.pop()
         except IndexError:
             return  # another thread does it, or what a signal's handler has interrupted
         try:
-            self._pid = self._manager = None
-            notifier.stopping(error)
-            if plan.guard is not None:
-                plan.guard.__exit__(kind, error, traceback)
+            self._process = self._manager = None
+            setup.report.stopping(error)
+            if setup.guard is not None:
+                setup.guard.__exit__(kind, error, traceback)
         finally:
-            if plan.pidfile is not None:
-                plan.pidfile.release()
+            if setup.pidfile is not None:
+                setup.pidfile.release()
             atexit.unregister(self.release)
 
-    def _opened(self, method: str) -> "tuple[Plan, Report | Notifier]":
-        if not self.is_open or self._plan is None or self._notifier is None:
+    def _opened(self, method: str) -> "Setup":
+        if not self.is_open or self._setup is None:
             message = f"{method}() belongs to the daemon, and the context is not open here"
             raise RuntimeError(message)
-        return self._plan, self._notifier
+        return self._setup
 
 
 def was_reborn() -> bool:
@@ -509,11 +494,7 @@ def was_reborn() -> bool:
     False in the launcher, and in what the daemon forks or starts. With ``strategy="reexec"`` it is
     True from the first line of the program on.
     """
-    if sys.platform == "win32":
-        return False
-    from reborn import _detach
-
-    return _detach.was_reborn()
+    return bool(_inherited.daemon)
 
 
 def _require_posix() -> None:

@@ -127,6 +127,11 @@ def is_open(fd: int) -> bool:
     return True
 
 
+def is_trusted(status: os.stat_result) -> bool:
+    """Tell whether an open file is ours or root's, so that what is in it may be believed."""
+    return status.st_uid in (0, os.geteuid())
+
+
 def close_inherited(opened: "Sequence[int]", *, keep: "Iterable[int]", null: int) -> None:
     """Close every one of the *opened* descriptors (in order) above 2 that is not in *keep*.
 

@@ -161,5 +161,5 @@ def loading(role: str | None = None) -> Step:
     if role is None:
         from reborn import _inherited
 
-        role = "launcher" if _inherited.launch is None else "daemon"
+        role = "daemon" if _inherited.is_second_life else "launcher"
     return Step("load", "load the rest of reborn", role=role, errors=(Exception,))

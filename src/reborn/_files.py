@@ -11,7 +11,6 @@ import stat
 from errno import ELOOP, EMLINK, ENXIO, EOPNOTSUPP
 
 from reborn import _descriptors
-from reborn._inherited import is_trusted
 
 # Enough to pass through a directory that we may search but not list; macOS has no such flag.
 _SEARCH = getattr(os, "O_PATH", os.O_RDONLY)
@@ -130,7 +129,8 @@ def is_kind_refusal(error: OSError) -> bool:
 
 def others_can_write(status: os.stat_result) -> bool:
     """Tell whether a directory lets somebody besides its owner (or root) put files into it."""
-    return bool(status.st_mode & (stat.S_IWOTH | stat.S_IWGRP)) or not is_trusted(status.st_uid)
+    writable = status.st_mode & (stat.S_IWOTH | stat.S_IWGRP)
+    return bool(writable) or not _descriptors.is_trusted(status)
 
 
 def check(
@@ -149,7 +149,7 @@ def check(
         reason = "it is not a regular file"
     elif status.st_nlink > 1:
         reason = "it has a second name (a hard link)"
-    elif shared and not is_trusted(status.st_uid) and status.st_uid != owner:
+    elif shared and not _descriptors.is_trusted(status) and status.st_uid != owner:
         reason = f"it belongs to user {status.st_uid} in a directory that others can write"
     else:
         return status

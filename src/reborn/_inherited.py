@@ -1,8 +1,12 @@
-"""What the program was started with and may have changed by the time `reborn()` is called.
+"""This process: how it was started, and whether it is the daemon or a worker that was forked.
 
-Looked at once, when `reborn` is imported: the directory in which a relative script was found, the
-signals that the shell had ignored, whether the program may do more than who started it, and whether
-a launcher did (the mark is taken out of the environment before the program can pass it on).
+What the program may have changed by the time `reborn()` is called is looked at once, when `reborn`
+is imported: the directory in which a relative script was found, the signals that the shell had
+ignored, whether the program may do more than who started it, and the mark of a launcher, which is
+taken out of the environment before the program can pass it on (`_claim` says whether it is ours).
+
+A fork copies every object, so what belongs to one process has to know which. Rejected: resetting it
+after each fork by `os.register_at_fork`, which a fork in C does not call.
 """
 
 import os
@@ -11,8 +15,6 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-
-    from reborn._reexec import Launch
 else:
     import _signal
 
@@ -41,17 +43,14 @@ def ignored_signals() -> frozenset[int]:
     return frozenset(n for n in every if _signal.getsignal(n) == _signal.SIG_IGN)
 
 
-def is_trusted(uid: int) -> bool:
-    """Tell whether what *uid* owns may be believed: ours, or root's."""
-    return uid in (0, os.geteuid())
-
-
 def _has_gained_privileges() -> bool:
     """Tell whether this program may do what those who started it may not.
 
     That is so after set-user-id, set-group-id and file capabilities (AT_SECURE in getauxval(3)).
     Its environment and its descriptors are then a stranger's word.
     """
+    if sys.platform == "win32":
+        return False
     if (os.getuid(), os.getgid()) != (os.geteuid(), os.getegid()):
         return True
     if sys.platform != "linux":
@@ -73,16 +72,33 @@ def _has_gained_privileges() -> bool:
     return bool(dict(zip(words[::2], words[1::2], strict=True)).get(_AT_SECURE))
 
 
-def _claim() -> "Launch | None":
-    mark = os.environ.pop(MARK, None)
-    if mark is None or privileged:
-        return None
-    from reborn import _reexec  # late: only a program that is started again needs it
+def _take_mark(*, believed: bool) -> str | None:
+    """Take the mark of a launcher out of the environment, in any case; return it if *believed*."""
+    value = os.environ.pop(MARK, None)
+    return value if believed else None
 
-    return _reexec.claim(mark)
+
+class OwnProcess:
+    """The process that made this object; in the workers that it forks the object is false."""
+
+    __slots__ = ("pid",)
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+
+    def __bool__(self) -> bool:
+        return self.pid == os.getpid()
 
 
 directory = current_directory()
 ignored = ignored_signals()
 privileged = _has_gained_privileges()
-launch = _claim()
+mark = _take_mark(believed=not privileged)
+# Set by `_claim`: a launcher has started this program again, and the mark was meant for us.
+is_second_life = False
+# The open files that the launcher was to preserve, under the same numbers.
+preserved: "tuple[int, ...]" = ()
+# Set where the process is born, or claimed: it is the daemon.
+daemon: OwnProcess | None = None
+# Set by `_init`: the program, where process 1 is what it was started as.
+below_init: OwnProcess | None = None

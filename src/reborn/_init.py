@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 
-from reborn import _descriptors, _detach, _manager, _signals
+from reborn import _descriptors, _detach, _inherited, _launcher, _signals
 from reborn.exceptions import ForkUnsafeError
 
 TYPE_CHECKING = False
@@ -35,7 +35,7 @@ def go_below() -> None:
     if os.getpid() != 1 or len(sys._current_frames()) > 1:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         return
     try:
-        _detach.refuse_unsafe_fork()
+        _launcher.refuse_unsafe_fork()
     except ForkUnsafeError:
         return
     _descriptors.flush()
@@ -46,7 +46,7 @@ def go_below() -> None:
         _serve(pid)
     _signals.install(reaper)
     _signals.restore_mask(mask)
-    _manager.below_init = os.getpid()
+    _inherited.below_init = _inherited.OwnProcess()
     for name in _MEANT:
         if os.environ.get(name) == "1":
             os.environ[name] = str(os.getpid())

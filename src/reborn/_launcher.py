@@ -1,22 +1,31 @@
 """The launcher's own work: everything that can be refused while the user still looks.
 
-It locks the pid file and opens the log, leaves by `_detach`, waits by `_attempt`, and undoes what
-it did if there is no daemon in the end.
+It refuses what cannot become a daemon, locks the pid file, opens the log, leaves by `_detach`,
+waits by `_attempt`, and undoes what it did if there is no daemon in the end.
+
+fork(2) returns in the daemon where it was called, and the program goes on there when `reborn()`
+returns. So the daemon's continuation is handed down and runs where the daemon is born, in
+`_detach`. It comes back with all signals blocked, so that no handler can raise on the way up, and
+not at all if it has failed; the frames in between pass on None, and undo nothing.
+
+Rejected: an object for the daemon as the result, which every frame has to tell from the launcher's;
+an exception that carries it up to `reborn()`, through each `except` and `finally` on the way.
 """
 
 import os
 import sys
 from _weakref import ref  # weakref itself is Python code that a bare program has not loaded
 
-from reborn import _descriptors, _detach, _manager, _signals, _steps
-from reborn._detach import Beginning
+from reborn import _descriptors, _detach, _inherited, _manager, _process, _signals, _steps
 from reborn._errors import Step, loading
-from reborn._process import Daemon, running_daemon
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from reborn._attempt import Watch
+    from collections.abc import Callable, Sequence
+
+    from reborn._attempt import Attempt, Watch
     from reborn._options import Plan
+    from reborn._process import Daemon
 
 # How much of the daemon's stderr a message about its end shows.
 _LAST_BYTES = 4096
@@ -24,9 +33,13 @@ _LAST_LINES = 10
 
 
 def detach(
-    plan: "Plan", *, cautious: bool = True, launcher: "Launcher | None" = None
-) -> Daemon | Beginning:
-    """Start a daemon: a `Daemon` in the launcher once it is ready, a `Beginning` in the daemon.
+    plan: "Plan",
+    daemon: "Callable[[_steps.Setup], None]",
+    *,
+    cautious: bool = True,
+    launcher: "Launcher | None" = None,
+) -> "Daemon | None":
+    """Start a daemon. Launcher: return it once it is ready. Daemon: run *daemon*, return None.
 
     *cautious*: refuse to fork where the copy cannot work like the original.
 
@@ -35,25 +48,33 @@ def detach(
         KeyboardInterrupt: the user gave up, and nothing is left either.
     """
     _manager.report_to_spawner(X_REBORN_LAUNCHER=os.getpid())
-    filled = _descriptors.fill_standard()
-    mine = True  # in the daemon the streams take their place
-    try:
-        result = (launcher or Launcher(plan)).start(cautious=cautious)
-        mine = not isinstance(result, Beginning)
-    finally:
-        if mine:
-            _descriptors.close(*filled)
-    return result
+    launcher = launcher or Launcher(plan)
+    with launcher:
+        launcher.prepare(cautious=cautious)
+        attempt = launcher.leave(daemon)
+        if attempt is not None:
+            return launcher.wait(attempt)
+    # The daemon. Whatever a handler raises from here on, it raises in the program.
+    _signals.restore_mask(launcher.setup.mask)
+    return None
 
 
 class Launcher:
-    """What the launcher holds until the daemon is ready."""
+    """What the launcher holds until the daemon is ready; as a context manager it undoes a failure.
+
+    The daemon leaves the block without an error, and so as it is.
+    """
 
     # What waits in the intermediate for a daemon that becomes another program.
     watch: "Watch | None" = None
+    setup: _steps.Setup
 
     def __init__(self, plan: "Plan") -> None:
         self.plan = plan
+        # The command that starts the program again; None: it is forked.
+        self.argv: list[str] | None = None
+        # Those of 0, 1 and 2 that were closed.
+        self.filled: list[int] = []
         self.null: int | None = None
         self.log_fd: int | None = None
         self.log_made = False
@@ -61,49 +82,59 @@ class Launcher:
         # Takes the stderr of a daemon without a log until it is ready: its last words.
         self.capture: int | None = None
 
-    def start(self, *, cautious: bool) -> Daemon | Beginning:
-        """Prepare, detach, wait; undo everything if one of them fails."""
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            self._undo()
+
+    def prepare(self, *, cautious: bool) -> None:
+        """Refuse what cannot be, lock the pid file, open the log."""
         plan = self.plan
-        argv = None
         if plan.strategy == "reexec":
-            argv = _detach.relaunch_command(plan.args)
+            self.argv = relaunch_command(plan.args)
         else:
             if cautious:
-                _detach.refuse_unsafe_fork()
-            _detach.warn_of_threads()
+                refuse_unsafe_fork()
+            warn_of_threads()
+        # Ctrl-C waits until what is made is noted, to be undone.
+        with Step("lock", "block the signals", role="launcher"):
+            mask = _signals.block_all()
         try:
-            # Ctrl-C waits until what is made is noted, to be undone.
-            with Step("lock", "block the signals", role="launcher"):
-                mask = _signals.block_all()
-            try:
-                streams = self._prepare()
-            finally:
-                _signals.restore_mask(mask)
-            if argv is None:
-                with Step("fork", "fork the intermediate", role="launcher"):
-                    attempt = _detach.by_fork(
-                        plan, streams, spare=self._descriptors(), watch=self.watch
-                    )
-            else:
-                with Step("exec", f"start {argv[0]!r} again", role="launcher"):
-                    attempt = _detach.by_reexec(argv, plan, streams)
-        except BaseException:
-            self._undo()
-            raise
-        if isinstance(attempt, Beginning):
-            return attempt
+            with Step("streams", "open the null device", role="launcher"):
+                self.filled = _descriptors.fill_standard()
+            self.setup = _steps.Setup(
+                plan,
+                sources=self._open(),
+                spare=[fd for fd in (self.log_fd, self.capture) if fd is not None],
+                null=self.null,
+                captured=self.capture is not None,
+            )
+        finally:
+            _signals.restore_mask(mask)
+
+    def leave(self, daemon: "Callable[[_steps.Setup], None]") -> "Attempt | None":
+        """Fork, or start the program again. Launcher: return the attempt. Daemon: None."""
+        if self.argv is None:
+            with Step("fork", "fork the intermediate", role="launcher"):
+                return _detach.by_fork(self.setup, daemon, self.watch)
+        with Step("exec", f"start {self.argv[0]!r} again", role="launcher"):
+            return _detach.by_reexec(self.argv, self.setup)
+
+    def wait(self, attempt: "Attempt") -> "Daemon":
+        """Return the daemon when it is ready; stop what there is of it if it will not be."""
         try:
             with Step("wait", "wait until the daemon is ready", role="launcher"):
-                handle = attempt.wait_ready(plan.ready_timeout, self._last_lines)
+                handle = attempt.wait_ready(self.plan.ready_timeout, self._last_lines)
         except BaseException:
             attempt.abandon()
-            self._undo()
             raise
         self._leave_to_daemon()
         _detach.started.append((handle.pid, ref(handle)))
-        return running_daemon(handle.pid, handle, pidfile=plan.pidfile)
+        return _process.running_daemon(handle.pid, handle, pidfile=self.plan.pidfile)
 
-    def _prepare(self) -> list[int]:
+    def _open(self) -> list[int | None]:
         """Lock the pid file and open the log; return what the daemon's 0, 1 and 2 are to be."""
         plan = self.plan
         lock_pidfile(plan)
@@ -119,9 +150,6 @@ class Launcher:
                 errors = self.capture = _unnamed_file()
         own = zip(plan.streams, (self.null, log, errors), strict=True)
         return [default if fd is None else fd for fd, default in own]
-
-    def _descriptors(self) -> list[int]:
-        return [fd for fd in (self.null, self.log_fd, self.capture) if fd is not None]
 
     def _last_lines(self) -> str:
         """Return the end of what the daemon has written to its stderr."""
@@ -148,8 +176,9 @@ class Launcher:
         """Close what is the daemon's from now on."""
         if self.plan.pidfile is not None:
             self.plan.pidfile.leave()
-        _descriptors.close(*self._descriptors())
+        _descriptors.close(self.null, self.log_fd, self.capture, *self.filled)
         self.null = self.log_fd = self.capture = None
+        self.filled = []
 
     def _undo(self) -> None:
         """Leave nothing behind: no lock, no pid file, no log that nobody wrote to."""
@@ -160,6 +189,97 @@ class Launcher:
         if self.plan.pidfile is not None:
             self.plan.pidfile.release()
         self._leave_to_daemon()
+
+
+def refuse_unsafe_fork() -> None:
+    """Refuse where a copy of this process cannot work like the original.
+
+    Raises:
+        ForkUnsafeError: an event loop is running, or this is not the main thread.
+    """
+    thread = _other_thread()
+    if thread is not None:
+        # Its end would be no end of the program: no atexit, no flush, or none at all.
+        from reborn.exceptions import ForkUnsafeError
+
+        raise ForkUnsafeError(
+            reason=f"in thread {thread!r}, whose end would not end the daemon",
+            remedy="call reborn() in the main thread",
+        )
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented
+        from reborn.exceptions import ForkUnsafeError
+
+        raise ForkUnsafeError(reason="while an asyncio event loop is running")
+
+
+def warn_of_threads() -> None:
+    """Warn where other threads run, which a copy of this process does not have."""
+    others = len(sys._current_frames()) - 1  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    if others < 1:
+        return
+    import threading
+    import warnings
+
+    from reborn.exceptions import ForkWithThreadsWarning
+
+    me = threading.current_thread()
+    # Those that were not started through threading have no name.
+    names = [repr(thread.name) for thread in threading.enumerate() if thread is not me] or ["?"]
+    count = "another thread runs" if others == 1 else f"{others} other threads run"
+    warnings.warn(
+        f"forking while {count} ({', '.join(names)}), which the daemon will not have; "
+        "call reborn() earlier or use strategy='reexec'",
+        ForkWithThreadsWarning,
+        stacklevel=_frames_of_ours(),
+    )
+
+
+def _other_thread() -> str | None:
+    """Return the name of the current thread, unless it is the main thread."""
+    threading = sys.modules.get("threading")
+    if threading is None or threading.current_thread() is threading.main_thread():
+        return None
+    name: str = threading.current_thread().name
+    return name
+
+
+def _frames_of_ours() -> int:
+    """Return how many frames a warning must go up to reach the program's own code."""
+    frame, level = sys._getframe(1), 1  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("reborn."):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def relaunch_command(args: "Sequence[str] | None") -> list[str]:
+    """Return the command that starts this program again, with *args* as its arguments.
+
+    Raises:
+        RelaunchError: that cannot be done.
+    """
+    with loading("launcher"):
+        from reborn import _reexec
+
+    if _inherited.daemon or _inherited.is_second_life:
+        raise _reexec.relaunch_error(
+            reason="this process comes from such a start already, and would repeat it for ever",
+            remedy="use strategy='fork', or start another program with subprocess",
+        )
+    if _inherited.privileged:
+        raise _reexec.relaunch_error(
+            reason="it may do more than those who started it (set-user-id or file capabilities), "
+            "and its next life could not tell a launcher from a forger"
+        )
+    thread = _other_thread()
+    if thread is not None:
+        raise _reexec.relaunch_error(
+            reason=f"thread {thread!r} calls reborn(), and only the main thread handles signals",
+            remedy="call it in the main thread",
+        )
+    if _inherited.directory is None or not os.path.isdir(_inherited.directory):
+        raise _reexec.relaunch_error(reason="the directory it was started in is gone")
+    return _reexec.command(args)
 
 
 def lock_pidfile(plan: "Plan") -> None:

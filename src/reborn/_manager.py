@@ -33,9 +33,6 @@ _INITS = {
 # How long systemd may take to answer, in seconds; it takes 10 ms.
 _PATIENCE = 10.0
 
-# The program's pid, where process 1 is what it was started as; see `_init`.
-below_init: int | None = None
-
 
 class Supervisor:
     """A manager that started this process and expects it to stay in the foreground."""
@@ -56,7 +53,7 @@ class Supervisor:
 def detect() -> Supervisor | None:
     """Return the manager that runs this process and expects it to stay, or None."""
     pid = os.getpid()
-    if pid == below_init:
+    if _inherited.below_init:
         return Supervisor("a container", "process 1 is its own, and ends with it")
     # Of a program that may do more than who started it, the environment is a stranger's word.
     environment: Mapping[str, str] = {} if _inherited.privileged else os.environ

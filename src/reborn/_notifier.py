@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
 
+    from reborn._inherited import OwnProcess
     from reborn._options import File
 
 _LONGEST_NAME = 255
@@ -163,8 +164,7 @@ def received() -> "tuple[dict[str, socket.socket], dict[str, int]]":
     would close it under each other.
     """
     if not _received:
-        launch = _inherited.launch
-        names = _names([] if launch is None else launch.preserved)
+        names = _names(_inherited.preserved)
         found = _by_kind(names)
         if _received.setdefault("all", found) is not found:  # another thread was first
             for duplicate in found[0].values():
@@ -217,7 +217,7 @@ class ServiceManager:
     """
 
     _notifier: Notifier | None
-    _pid: int | None
+    _process: "OwnProcess | None"
     _watchdog: "Watchdog"
 
     def __init__(self) -> None:
@@ -289,16 +289,16 @@ class ServiceManager:
         return received()[1]
 
     def _opened(self, method: str) -> Notifier | None:
-        if self._pid != os.getpid():
+        if not self._process:
             message = f"{method}() belongs to the daemon, and the context is not open here"
             raise RuntimeError(message)
         return self._notifier
 
 
-def service_manager(notifier: Notifier | None, *, pid: int | None) -> ServiceManager:
-    """Return what *notifier* makes of the manager; *pid*: the process that has the context open."""
+def service_manager(notifier: Notifier | None, *, process: "OwnProcess | None") -> ServiceManager:
+    """Return what *notifier* makes of the manager; *process* has the context open."""
     manager = ServiceManager.__new__(ServiceManager)
-    manager._notifier, manager._pid = notifier, pid  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    manager._notifier, manager._process = notifier, process  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     manager._watchdog = Watchdog(notifier)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     return manager
 

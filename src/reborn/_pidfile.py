@@ -32,6 +32,7 @@ from _thread import allocate_lock
 
 from reborn import _descriptors, _files
 from reborn._errors import StartError
+from reborn._inherited import OwnProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class LockedFile:
         self.mode = mode
         self._fd: int | None = None
         self._directory: int | None = None
-        self._owner: int | None = None
+        self._owner: OwnProcess | None = None
 
     def __str__(self) -> str:
         return f"pid file {self.path!r}"
@@ -83,7 +84,7 @@ class LockedFile:
             _descriptors.close(directory)
             raise
         self._directory = directory
-        self._owner = os.getpid()
+        self._owner = OwnProcess()
 
     def _lock(self, name: str, directory: int) -> int:
         """Return a locked descriptor of the file that the path means."""
@@ -145,11 +146,11 @@ class LockedFile:
             raise
         self._fd = fd
         self._directory = directory
-        self._owner = os.getpid()
+        self._owner = OwnProcess()
 
     def own(self) -> None:
         """Release the file for the current process from now on; it was acquired before a fork."""
-        self._owner = os.getpid()
+        self._owner = OwnProcess()
 
     def release(self) -> None:
         """Remove the file and unlock it, if this process owns it.
@@ -158,7 +159,7 @@ class LockedFile:
         directory cannot be written any more, as after a change of user, the file is emptied; where
         the file system is read-only or gone by now, it is left, and blocks nobody.
         """
-        if self._fd is not None and self._owner == os.getpid():
+        if self._fd is not None and self._owner:
             name, directory = os.path.basename(self.path), self._directory
             try:
                 if directory is None or not _files.remove(name, self._fd, directory=directory):
@@ -260,9 +261,9 @@ class LockedPidFile(LockedFile):
         if self._fd is None:
             message = f"pid file {self.path!r} is not acquired"
             raise RuntimeError(message)
-        self._owner = os.getpid()
+        self._owner = OwnProcess()
         os.ftruncate(self._fd, 0)
-        text = b"%d\n" % self._owner
+        text = b"%d\n" % self._owner.pid
         if os.pwrite(self._fd, text, 0) < len(text):
             os.pwrite(self._fd, text, 0)  # a full disk answers the second attempt with ENOSPC
         if not self._hooked:

@@ -1,12 +1,12 @@
-"""Start the same program again, as go-daemon does: the command, the mark, the fresh program.
+"""The launcher's half of a start by reexec: the command, the mark, the intermediate.
 
-Nothing is forked in a program that has threads or an event loop; the fresh program reaches
-`reborn()` by itself and carries on as the daemon. Three processes take part:
+As in go-daemon, nothing is forked in a program that has threads or an event loop; the fresh program
+reaches `reborn()` by itself and carries on as the daemon. Three processes take part:
 
     launcher      posix_spawn(3): a shell, which leads the new session and costs 1 ms. A fork would
                   copy the page tables (70 ms for 4 GB), an interpreter takes 7 ms to start.
     intermediate  the shell; it runs the fresh program, waits, and ends with its status.
-    daemon        the fresh program; it finds the mark when it imports reborn.
+    daemon        the fresh program; it finds the mark when it imports reborn (see `_claim`).
 
 The mark is a variable of the environment that names the two pipes of the channel (by number and
 inode), a nonce that the launcher repeats as the first line in the pipe, and the intermediate. It is
@@ -17,19 +17,17 @@ capabilities), since they could forge all of this. Nothing that the launcher say
 a user: the fresh program has its own options.
 """
 
-import fcntl
 import os
-import stat
 import sys
 
 from reborn import _descriptors, _signals
-from reborn._handshake import Channel, LauncherGoneError, Report
-from reborn._inherited import MARK, is_trusted
+from reborn._inherited import MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from reborn._handshake import Channel
     from reborn._options import Plan
     from reborn._process import ProcessHandle
     from reborn.exceptions import RelaunchError
@@ -50,36 +48,7 @@ _SHELL_REDIRECTS = range(3, 10)
 # What is written before anybody reads must fit into a pipe: 64 KiB, 16 KiB on some systems.
 _LONGEST_LIST = 10000
 _LONGEST_VALUE = 1000
-_NOT_HANDED_OVER = (
-    "a descriptor that the launcher handed to this program is not there; "
-    "import reborn before anything closes descriptors"
-)
 _READ_ONCE = ("/dev/fd/", "/proc/self/fd/")
-
-
-class Launch:
-    """What the launcher handed to this fresh program."""
-
-    def __init__(self, report: Report, hello: "Mapping[str, str]") -> None:
-        """Take what *hello* says.
-
-        Raises:
-            KeyError, ValueError: it is not what a launcher says, or a descriptor is not there.
-        """
-        self.report = report
-        self.pid = os.getpid()
-        self.pending = True
-        self.lock_fd = int(hello["LOCK"]) if hello["LOCK"] else None
-        self.preserved = [int(fd) for fd in hello["PRESERVED"].split()]
-        # The daemons that reborn() gave to the launcher before this start: pid and pidfd. The fresh
-        # program comes past those calls, too.
-        pairs = [word.split(":") for word in hello["EARLIER"].split()]
-        self.earlier = [(int(pid), int(pidfd) if pidfd else None) for pid, pidfd in pairs]
-        handed = [self.lock_fd, *self.preserved, *(pidfd for _, pidfd in self.earlier)]
-        self.handed = [fd for fd in handed if fd is not None]
-        if not all(fd > 2 and _descriptors.is_open(fd) for fd in self.handed):
-            raise ValueError
-        _restore_last_argument(hello)
 
 
 def relaunch_error(*, reason: str, remedy: str = "use strategy='fork'") -> "RelaunchError":
@@ -142,8 +111,8 @@ def _is_read_once(program: str) -> bool:
 
 def announce(
     plan: "Plan",
-    ours: Channel,
-    theirs: Channel,
+    ours: "Channel",
+    theirs: "Channel",
     started: "Sequence[tuple[int, ProcessHandle | None]]",
 ) -> dict[str, str]:
     """Tell the fresh program what it is handed; return its environment, with the mark."""
@@ -167,7 +136,7 @@ def announce(
 
 
 def handed_over(
-    plan: "Plan", theirs: Channel, started: "Sequence[tuple[int, ProcessHandle | None]]"
+    plan: "Plan", theirs: "Channel", started: "Sequence[tuple[int, ProcessHandle | None]]"
 ) -> list[int]:
     """Return the descriptors above 2 that the fresh program gets, under the same numbers."""
     lock_fd = None if plan.pidfile is None else plan.pidfile.lock_fd
@@ -176,7 +145,7 @@ def handed_over(
     return [fd for fd in fds if fd is not None and fd > 2]
 
 
-def make_mark(daemon_end: Channel, nonce: str, length: int) -> str:
+def make_mark(daemon_end: "Channel", nonce: str, length: int) -> str:
     """Return the mark for the program that is given *daemon_end*, with *length* bytes to read.
 
     The intermediate appends its own pid.
@@ -185,80 +154,12 @@ def make_mark(daemon_end: Channel, nonce: str, length: int) -> str:
     return ":".join([*pipes, nonce, str(length)])
 
 
-def claim(mark: str) -> Launch | None:
-    """Return what the launcher says, if *mark* is meant for this process; else None.
-
-    Raises:
-        SystemExit: it is, but the launcher has gone away, or what it handed over has.
-    """
-    try:
-        incoming, outgoing, nonce, length, leader = mark.split(":")
-        # The intermediate is our parent and leads the session. What we start has other parents.
-        if not os.getppid() == os.getsid(0) == int(leader):
-            return None
-        channel = Channel(
-            _marked_pipe(*incoming.split("."), access=os.O_RDONLY),
-            _marked_pipe(*outgoing.split("."), access=os.O_WRONLY),
-        )
-        if not 0 < _waiting(channel.incoming) == int(length):
-            return None
-        hello = dict(channel.receive() or ())
-        if hello["NONCE"] != nonce:
-            return None
-    except (ValueError, TypeError, KeyError, OSError, OverflowError):
-        return None
-    try:
-        launch = Launch(Report(channel), hello)
-    except (ValueError, KeyError):
-        # Not ignored: the program would start itself again, and so would that one.
-        raise SystemExit(_NOT_HANDED_OVER) from None
-    for fd in (channel.incoming, channel.outgoing, *launch.handed):
-        os.set_inheritable(fd, False)
-    try:
-        launch.report.begin()
-    except LauncherGoneError:
-        raise SystemExit(1) from None
-    return launch
-
-
-def _marked_pipe(number: str, inode: str, *, access: int) -> int:
-    """Return the descriptor, if it is that end of that pipe and was made by us or root.
-
-    Raises:
-        ValueError: it is something else.
-        OSError: it is closed.
-    """
-    fd = int(number)
-    status = os.fstat(fd)
-    trusted = is_trusted(status.st_uid)
-    end = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == access
-    if not (stat.S_ISFIFO(status.st_mode) and status.st_ino == int(inode) and trusted and end):
-        raise ValueError
-    return fd
-
-
-def _waiting(fd: int) -> int:
-    """Return how many bytes can be read at once; a stranger's pipe is left as it is."""
-    import termios
-
-    count = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))  # an int
-    return int.from_bytes(count, sys.byteorder)
-
-
 def _last_argument(env: "Mapping[str, str]") -> dict[str, str]:
     """Return how to undo the one change that a shell such as bash cannot be kept from."""
     value = os.fsencode(env.get("_", ""))
     if len(value) > _LONGEST_VALUE:
         return {}
     return {"LAST_ARGUMENT": value.hex() if "_" in env else "-"}
-
-
-def _restore_last_argument(hello: "Mapping[str, str]") -> None:
-    value = hello.get("LAST_ARGUMENT")
-    if value == "-":
-        os.environ.pop("_", None)
-    elif value is not None:
-        os.environb[b"_"] = bytes.fromhex(value)
 
 
 def _passes_a_shell(name: str, value: str) -> bool:

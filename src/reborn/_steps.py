@@ -17,119 +17,116 @@ import sys
 
 from reborn import _descriptors, _inherited, _signals
 from reborn._errors import Step
+from reborn._options import Plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from reborn._detach import Beginning
-    from reborn._options import Plan
+    from reborn._handshake import Report
+    from reborn._notifier import Notifier
 
 
-class Stage:
-    """The plan, and the descriptors that the start has brought along.
+class Setup(Plan):
+    """The plan being carried out: with the channel and the descriptors that the start has opened.
 
-    *streams* become 0, 1 and 2 (None: stay), *spare* are closed then. A daemon has the null device
-    open as *null*, which a new root may lack; a forked one closes what is *inherited* less *keep*.
+    What is not resolved before the process is there: `sources` become 0, 1 and 2 (None: stay);
+    `spare` are closed when they are connected; `null` is the null device, which a new root may
+    lack. Of what is `inherited` a forked daemon closes all but `keep`. `captured`: stderr goes to a
+    file until READY. `mask`: the signals that stay blocked when the program goes on;
+    until the set-up says otherwise, those that the launcher had blocked.
     """
+
+    if TYPE_CHECKING:
+        # To the launcher; of a program that stays in the foreground, to its manager.
+        report: Report | Notifier
 
     def __init__(
         self,
-        plan: "Plan",
+        plan: Plan,
         *,
-        streams: "Sequence[int | None]",
+        sources: "Sequence[int | None]",
         spare: "Sequence[int]" = (),
         null: int | None = None,
-        inherited: "Sequence[int]" = (),
-        keep: "Sequence[int]" = (),
+        captured: bool = False,
     ) -> None:
-        self.plan = plan
-        self.streams = streams
+        vars(self).update(vars(plan))
+        self.sources = sources
         self.spare = spare
         self.null = null
-        self.inherited = inherited
-        self.keep = keep
+        self.captured = captured
+        self.inherited: Sequence[int] = ()
+        self.keep: Sequence[int] = ()
+        self.mask: set[int] = set()
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors that the steps need."""
+        return [fd for fd in (*self.sources, *self.spare, self.null) if fd is not None]
 
 
-def detached_stage(plan: "Plan", begun: "Beginning") -> Stage:
-    """Return the stage of a daemon."""
-    null = _descriptors.open_null()
-    if not begun.forked:
-        # Started again, a program has only what it was handed and what it has opened itself.
-        return Stage(plan, streams=begun.streams, null=null)
-    return Stage(
-        plan,
-        streams=begun.streams,
-        spare=begun.spare,
-        null=null,
-        inherited=_descriptors.many_open() or _descriptors.open_descriptors(),
-        keep=[*kept(plan), *begun.report.descriptors()],
-    )
-
-
-def kept(plan: "Plan") -> list[int]:
+def kept(plan: Plan) -> list[int]:
     """Return the descriptors that a forked daemon keeps, besides its way to the launcher."""
     streams = [fd for fd in (*plan.streams, _descriptors.fileno(plan.guard)) if fd is not None]
     lock = [] if plan.pidfile is None else plan.pidfile.descriptors()
     return [*plan.preserve, *streams, *lock, *_descriptors.logging_descriptors()]
 
 
-def foreground_stage(plan: "Plan", log_fd: int | None) -> Stage:
-    """Return the stage of a program that stays: what the supervisor has set up is left alone."""
+def foreground_setup(plan: Plan, log_fd: int | None) -> Setup:
+    """Return the set-up of a program that stays: what the supervisor has set up is left alone."""
     fallback = (None, log_fd, log_fd)
     streams = [fd if own is None else own for own, fd in zip(plan.streams, fallback, strict=True)]
-    return Stage(plan, streams=streams, spare=[] if log_fd is None else [log_fd])
+    return Setup(plan, sources=streams, spare=[] if log_fd is None else [log_fd])
 
 
-def reset_signals(stage: Stage) -> None:  # noqa: ARG001 - every step takes the stage
+def reset_signals(setup: Setup) -> None:  # noqa: ARG001 - every step takes the set-up
     """Undo what the shell or a manager had ignored or blocked."""
     _signals.reset(_inherited.ignored)
 
 
-def forbid_core(stage: Stage) -> None:
+def forbid_core(setup: Setup) -> None:
     """Make a crash leave no memory image, which could hold secrets (setrlimit(2))."""
-    if stage.plan.prevent_core:
+    if setup.prevent_core:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def set_umask(stage: Stage) -> None:
+def set_umask(setup: Setup) -> None:
     """Set the file mode creation mask (APUE 13.3, rule 1)."""
-    os.umask(stage.plan.umask)
+    os.umask(setup.umask)
 
 
-def change_root(stage: Stage) -> None:
+def change_root(setup: Setup) -> None:
     """Confine the process; inside of the new root first, or "." would stay outside (chroot(2))."""
-    path = stage.plan.chroot_directory
+    path = setup.chroot_directory
     if path is None:
         return
     load_what_is_needed_later()
     os.chdir(path)
     os.chroot(path)
     os.chdir("/")
-    if stage.plan.pidfile is not None:
+    if setup.pidfile is not None:
         # An open directory outside of the root is a way out of it.
-        stage.plan.pidfile.leave_directory()
+        setup.pidfile.leave_directory()
 
 
-def change_directory(stage: Stage) -> None:
+def change_directory(setup: Setup) -> None:
     """Leave the launcher's directory, whose file system may be unmounted (APUE 13.3, rule 4)."""
-    if stage.plan.working_directory is not None:
-        os.chdir(stage.plan.working_directory)
+    if setup.working_directory is not None:
+        os.chdir(setup.working_directory)
 
 
-def write_pid(stage: Stage) -> None:
+def write_pid(setup: Setup) -> None:
     """Write this process's id into the pid file that is locked since the launcher."""
-    if stage.plan.pidfile is not None:
-        stage.plan.pidfile.write()
+    if setup.pidfile is not None:
+        setup.pidfile.write()
 
 
-def connect_streams(stage: Stage) -> None:
+def connect_streams(setup: Setup) -> None:
     """Point 0, 1 and 2 away from the terminal and the caller's pipes (APUE 13.3, rule 6)."""
     # What the launcher could not write (to a closed pipe, say) is not the daemon's to write.
-    _descriptors.redirect(stage.streams, unwritten=stage.null if stage.inherited else None)
-    _descriptors.close(*stage.spare)
+    _descriptors.redirect(setup.sources, unwritten=setup.null if setup.inherited else None)
+    _descriptors.close(*setup.spare)
     name_streams()
-    if stage.plan.log_file is not None:
+    if setup.log_file is not None:
         _descriptors.flush_each_line()
 
 
@@ -141,27 +138,27 @@ def name_streams() -> None:
             setattr(sys, name, file)
 
 
-def close_inherited(stage: Stage) -> None:
+def close_inherited(setup: Setup) -> None:
     """Close what nobody asked to keep (APUE 13.3, rule 5)."""
-    if stage.null is not None:
-        _descriptors.close_inherited(stage.inherited, keep=stage.keep, null=stage.null)
+    if setup.null is not None:
+        _descriptors.close_inherited(setup.inherited, keep=setup.keep, null=setup.null)
 
 
-def drop_privileges(stage: Stage) -> None:
+def drop_privileges(setup: Setup) -> None:
     """Become the user and group asked for, for good (credentials(7))."""
-    if stage.plan.identity is not None:
+    if setup.identity is not None:
         from reborn import _privileges
 
         load_what_is_needed_later()
-        _privileges.drop(stage.plan.identity)
+        _privileges.drop(setup.identity)
 
 
-def install_handlers(stage: Stage) -> None:
+def install_handlers(setup: Setup) -> None:
     """Install the signal map (PEP 3143)."""
-    _signals.install(stage.plan.handlers)
+    _signals.install(setup.handlers)
 
 
-STEPS: "tuple[tuple[str, str, Callable[[Stage], None]], ...]" = (
+STEPS: "tuple[tuple[str, str, Callable[[Setup], None]], ...]" = (
     ("signals", "reset the signals", reset_signals),
     ("core", "forbid core files", forbid_core),
     ("umask", "set the umask to {umask:#05o}", set_umask),
@@ -175,34 +172,32 @@ STEPS: "tuple[tuple[str, str, Callable[[Stage], None]], ...]" = (
 )
 
 
-def run(stage: Stage) -> None:
+def run(setup: Setup) -> None:
     """Run the table.
 
     Raises:
         StepError: a step failed.
     """
-    options = vars(stage.plan)
+    options = vars(setup)
     for name, action, step in STEPS:
         with Step(name, action.format(**options), role="daemon"):
-            step(stage)
+            step(setup)
 
 
-def captures_errors(plan: "Plan") -> bool:
+def captures_errors(plan: Plan) -> bool:
     """Tell whether a file takes the daemon's stderr until it is ready, for want of a log."""
     silent = plan.log_file is None and plan.streams[2] is None
     return silent and (plan.wait_ready or plan.strategy == "reexec")
 
 
-def forget_errors(plan: "Plan", null: int) -> None:
-    """Daemon: once it is ready, nobody reads the file that took its stderr.
-
-    The null device *null* has been opened in time, since a new root may have none; it is closed.
-    """
-    if captures_errors(plan):
+def forget_errors(setup: Setup) -> None:
+    """Daemon: once it is ready, leave the file that took its stderr: nobody reads it."""
+    null, setup.null = setup.null, None
+    if null is not None and setup.captured:
         try:
             os.dup2(null, 2)
         except OSError:
-            pass  # what it prints goes on into that file; it has been reported ready
+            pass  # it prints on into that file; it has been reported ready
     _descriptors.close(null)
 
 

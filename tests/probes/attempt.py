@@ -63,7 +63,7 @@ def show_progress(count):
 def send(text):
     """Write to the launcher what a daemon would not say."""
     data = text.encode("utf-8", "surrogateescape")
-    assert os.write(context._notifier._channel.outgoing, data) == len(data)
+    assert os.write(context._setup.report._channel.outgoing, data) == len(data)
 
 
 def flood(size):

@@ -225,7 +225,7 @@ def recycle(pid):
 
 
 def inherit_lock():
-    os.set_inheritable(report.context._plan.pidfile.lock_fd, True)
+    os.set_inheritable(report.context._setup.pidfile.lock_fd, True)
 
 
 def without_care():

@@ -63,7 +63,7 @@ def supervise(context, pidfile):
     try:
         return supervisor.run()
     except StartError as error:
-        context._notifier.failed(error)
+        context._setup.report.failed(error)
         os._exit(1)
 
 

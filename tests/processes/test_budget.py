@@ -16,7 +16,7 @@ LAUNCHER = {
 }
 PIDFILE_AND_LOG = {"fcntl", "reborn._files", "reborn._log", "reborn._pidfile"}
 # The program in its second life finds out that it is meant, and by whom it was started.
-SECOND_LIFE = {"fcntl", "reborn._reexec", "termios"}
+SECOND_LIFE = {"fcntl", "reborn._claim", "termios"}
 PROGRAM = """
 import os, sys
 sys.path[:0] = {path!r}
@@ -80,8 +80,8 @@ def test_pid_file_and_log_add_four_modules(fork_sandbox):
 @pytest.mark.unmeasured
 def test_second_life_loads_nothing_of_the_launcher(fork_sandbox):
     launcher, daemon = loaded(fork_sandbox, strategy="reexec")
-    assert launcher == CONTEXT | DAEMON | LAUNCHER | {"fcntl", "reborn._reexec"}
-    assert daemon == CONTEXT | DAEMON | SECOND_LIFE
+    assert launcher == CONTEXT | DAEMON | LAUNCHER | {"reborn._reexec"}
+    assert daemon == CONTEXT | DAEMON - {"reborn._detach"} | SECOND_LIFE
 
 
 @pytest.mark.unmeasured

@@ -216,7 +216,7 @@ def test_missing_directory_is_told_at_the_terminal(sandbox, option, action, step
 def test_failing_step_is_told_and_leaves_nothing(sandbox, step):
     before = """
 from errno import EPERM
-def fail(stage):
+def fail(setup):
     raise PermissionError(EPERM, "no")
 """ + sabotage.code(
         "steps", f"[(name, 'act', fail if name == {step!r} else do) for name, _, do in whole]"

@@ -8,9 +8,15 @@ import weakref
 import pytest
 
 import reborn
-from reborn import DaemonContext, PidFile, _options
+from reborn import DaemonContext, PidFile, _options, _steps
 from reborn._manager import Supervisor
 from reborn._notifier import Notifier
+
+
+def enter(context, plan, notifier):
+    setup = _steps.foreground_setup(plan, None)
+    setup.report = notifier
+    context._enter(setup)
 
 
 @pytest.fixture
@@ -21,7 +27,7 @@ def opened(path):
     plan.pidfile.acquire()
     plan.pidfile.write()
     supervisor = Supervisor("systemd", "the test says so", notify=str(path.with_name("gone")))
-    context._enter(plan, Notifier(supervisor))
+    enter(context, plan, Notifier(supervisor))
     yield context
     context.release()
 
@@ -106,7 +112,7 @@ class Guard:
 def test_guard_is_entered_and_told_how_the_block_ended():
     guard = Guard()
     context = DaemonContext(guard)
-    context._enter(_options.resolve(context), Notifier(None))
+    enter(context, _options.resolve(context), Notifier(None))
     error = RuntimeError("no")
     context.__exit__(RuntimeError, error, None)
     context.release()

@@ -178,7 +178,7 @@ def test_process_1_is_recognised_and_what_it_has_started_as_its_program(environm
         "a container runs this process, since it is process 1, whose end is the container's end"
     )
     assert found.notify == "/run/notify"
-    monkeypatch.setattr(_manager, "below_init", os.getpid())
+    monkeypatch.setattr(_inherited, "below_init", _inherited.OwnProcess())
     assert str(_manager.detect()) == (
         "a container runs this process, since process 1 is its own, and ends with it"
     )

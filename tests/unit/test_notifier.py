@@ -43,7 +43,7 @@ def notifier(manager, address):
 @pytest.fixture
 def service(notifier):
     """What a program has as `context.manager`."""
-    return _notifier.service_manager(notifier, pid=os.getpid())
+    return _notifier.service_manager(notifier, process=_inherited.OwnProcess())
 
 
 def silent(manager):
@@ -142,7 +142,8 @@ def test_socket_that_was_only_inherited_is_not_written_to(
     notifier = _notifier.notifier_for(supervisor)
     notifier.ready()
     notifier.status("x")
-    assert _notifier.service_manager(notifier, pid=os.getpid()).store("x", 0) is False
+    service_manager = _notifier.service_manager(notifier, process=_inherited.OwnProcess())
+    assert service_manager.store("x", 0) is False
     notifier.stopping(None)
     assert silent(manager)
 
@@ -283,14 +284,13 @@ def test_detached_daemon_has_nobody_to_tell_more_than_its_launcher():
     ):
         with pytest.raises(RuntimeError, match="the context is not open here"):
             use()
-    context._notifier, context._plan, context._pid = Notifier(None), object(), os.getpid()
-    context._manager = None
+    context._process, context._manager = _inherited.OwnProcess(), None
     assert context.manager.watchdog.interval is None
     with context.manager.reloading():
         context.manager.extend_timeout(1)
     assert context.manager.store("x", 0) is False
     context.manager.unstore("x")
-    context._pid = None
+    context._process = None
 
 
 @pytest.fixture

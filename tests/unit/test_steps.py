@@ -11,7 +11,7 @@ NAMES = [name for name, _, _ in _steps.STEPS]
 
 
 @pytest.fixture
-def stage():
+def setup():
     plan = _options.resolve(
         DaemonContext(
             "/run/app.pid",
@@ -22,7 +22,7 @@ def stage():
             gid=0,
         )
     )
-    return _steps.Stage(plan, streams=(None, None, None))
+    return _steps.Setup(plan, sources=[None] * 3)
 
 
 def test_order_of_the_steps_has_its_reasons():
@@ -53,12 +53,12 @@ def test_every_step_says_what_it_is_for(name, _action, step):
         "handlers": "install the signal handlers",
     }.items(),
 )
-def test_failing_step_is_named_and_ends_the_loop(stage, monkeypatch, failing, action):
+def test_failing_step_is_named_and_ends_the_loop(setup, monkeypatch, failing, action):
     done = []
 
     def take(name):
         def step(given):
-            assert given is stage
+            assert given is setup
             done.append(name)
             if name == failing:
                 os.stat("/no/such/file")
@@ -67,9 +67,9 @@ def test_failing_step_is_named_and_ends_the_loop(stage, monkeypatch, failing, ac
 
     table = tuple((name, action, take(name)) for name, action, _ in _steps.STEPS)
     monkeypatch.setattr(_steps, "STEPS", table)
-    monkeypatch.setattr(stage.plan.identity, "uid", 65534)
+    monkeypatch.setattr(setup.identity, "uid", 65534)
     with pytest.raises(StepError) as caught:
-        _steps.run(stage)
+        _steps.run(setup)
     assert done == NAMES[: NAMES.index(failing) + 1]
     assert str(caught.value) == (
         f"cannot {action}: No such file or directory [ENOENT] (step {failing!r}, in the daemon)"
@@ -78,18 +78,18 @@ def test_failing_step_is_named_and_ends_the_loop(stage, monkeypatch, failing, ac
 
 def test_step_that_nobody_asked_for_does_nothing(monkeypatch):
     options = DaemonContext(working_directory=None, prevent_core=False, signal_map={})
-    stage = _steps.Stage(_options.resolve(options), streams=(None, None, None))
+    setup = _steps.Setup(_options.resolve(options), sources=[None] * 3)
     before = os.getcwd(), os.listdir("/dev/fd"), [os.fstat(fd) for fd in range(3)]
     for _, _, step in _steps.STEPS:
         if step not in (_steps.reset_signals, _steps.set_umask):
-            step(stage)
+            step(setup)
     assert (os.getcwd(), os.listdir("/dev/fd"), [os.fstat(fd) for fd in range(3)]) == before
 
 
 def test_umask_of_zero_is_set(monkeypatch):
     before = os.umask(0o077)
     try:
-        _steps.set_umask(_steps.Stage(_options.resolve(DaemonContext(umask=0)), streams=()))
+        _steps.set_umask(_steps.Setup(_options.resolve(DaemonContext(umask=0)), sources=[]))
         assert os.umask(0) == 0
     finally:
         os.umask(before)

@@ -14,12 +14,12 @@ from __future__ import annotations
 import os
 import time
 
-from reborn import _detach, _launcher
+from reborn import _launcher
 from reborn._command import registry
 from reborn._command.foreign_pidfile import foreign_pid_file
 from reborn._context import DaemonContext
 from reborn._errors import Step
-from reborn._handshake import Report
+from reborn._handshake import Report, ReportFailure
 from reborn._pidfile import as_pid_file
 from reborn._readiness import LogFile
 from reborn._supervisor.watch import ReadinessWatch
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from reborn._attempt import Attempt
     from reborn._command.spec import Spec
-    from reborn._detach import Beginning
     from reborn._options import Plan
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
@@ -100,10 +100,10 @@ class ProgramContext(DaemonContext):
 
     def carry_on(self) -> NoReturn:
         """Daemon: become the program, or its supervisor."""
-        plan, report = self._opened("carry_on")
-        start = self.start
+        setup, start = self._opened("carry_on"), self.start
+        report = setup.report
         assert isinstance(report, Report)  # noqa: S101 - a daemon has a launcher
-        with _detach.Start(report, plan.pidfile):
+        with ReportFailure(report, setup.pidfile):
             if start.spec.supervised:
                 start.report = report
                 os._exit(supervise(self, start))
@@ -123,10 +123,9 @@ class ProgramLauncher(_launcher.Launcher):
         self._start = start
         self._record = start.spec.paths.record
         self._before: tuple[bytes | None] | None = None
-        self._output = ""
 
-    def start(self, *, cautious: bool) -> Daemon | Beginning:
-        """Start as every launcher does; failures are reported in the words of the command.
+    def wait(self, attempt: Attempt) -> Daemon:
+        """Wait as every launcher does; failures are reported in the words of the command.
 
         Raises:
             SpawnError: it has ended, or was not ready in time.
@@ -135,14 +134,14 @@ class ProgramLauncher(_launcher.Launcher):
 
         command, watch = str(self._start.program), self._start.watch
         try:
-            return super().start(cautious=cautious)
+            return super().wait(attempt)
         except NotReadyError as error:
             raise SpawnError(
                 command=command,
                 pid=error.pid,
                 missing=watch.not_ready_reason,
                 timeout=error.timeout,
-                output=self._output,
+                output=self._last_lines(),
             ) from None
         except EarlyExitError as error:
             raise SpawnError(
@@ -153,9 +152,9 @@ class ProgramLauncher(_launcher.Launcher):
                 output=error.output,
             ) from None
 
-    def _prepare(self) -> list[int]:
+    def _open(self) -> list[int | None]:
         start, spec = self._start, self._start.spec
-        streams = super()._prepare()
+        streams = super()._open()
         with Step("ready", f"wait for {spec.options.get('ready')}", role="launcher"):
             start.watch.condition.remember(start.watch.cwd)
         if spec.supervised:
@@ -175,7 +174,6 @@ class ProgramLauncher(_launcher.Launcher):
         return streams
 
     def _undo(self) -> None:
-        self._output = self._last_lines()
         if self._before is not None:
             try:
                 registry.put(self._record, self._before[0])

@@ -18,10 +18,10 @@ import signal
 import stat
 import sys
 
-from reborn import _context, _descriptors, _detach, _launcher, _options, _privileges, _signals
+from reborn import _context, _descriptors, _launcher, _options, _privileges, _signals
 from reborn import _steps as _core_steps
-from reborn._detach import Beginning
 from reborn._handshake import LauncherGoneError
+from reborn._inherited import OwnProcess
 from reborn._privileges import Identity
 from reborn.exceptions import StartError, StepError
 from reborn.pep3143._raised import RaisedError
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import FrameType, TracebackType
     from typing import Any, NoReturn, Self
+
+    from reborn._steps import Setup
 
     Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -108,13 +110,13 @@ class DaemonContext:
         self.signal_map: Mapping[Any, Any] = (
             make_default_signal_map() if signal_map is None else signal_map
         )
-        # The process in which the context is open; a worker that it forks is not one.
-        self._pid: int | None = None
+        # The process in which the context is open.
+        self._process: OwnProcess | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether this process is the daemon of this context."""
-        return self._pid == os.getpid()
+        return bool(self._process)
 
     def open(self) -> None:
         """Become a daemon; nothing happens if the context is open.
@@ -133,29 +135,28 @@ class DaemonContext:
             _descriptors.fill_standard()
             self._take_steps(None)
             return
-        mask = _current_mask()
-        self._become_daemon(_leave_launcher(), mask)
+        _leave_launcher(self._become_daemon)
 
-    def _become_daemon(self, begun: Beginning, mask: set[int]) -> None:
-        """Be the daemon: take the steps, say READY; what is raised, the launcher raises again."""
-        with _detach.Start(begun.report, None):
-            try:
-                self._take_steps(begun, mask)
-                mask = _signals.block_all()
-                begun.report.ready()
-            except BaseException as error:
-                self.close()
-                if isinstance(error, LauncherGoneError):
-                    raise
-                raise RaisedError.of(error) from error
-        _signals.restore_mask(mask)
+    def _become_daemon(self, setup: Setup) -> None:
+        """Daemon: take the steps, say READY; what is raised here, the launcher raises again."""
+        try:
+            self._take_steps(setup)
+            setup.mask = _signals.block_all()
+            setup.report.ready()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, LauncherGoneError):
+                raise
+            raise RaisedError.of(error) from error
 
-    def _take_steps(self, begun: Beginning | None, mask: set[int] | None = None) -> None:
+    def _take_steps(self, setup: Setup | None) -> None:
         """Do what makes a daemon, in python-daemon's order.
 
-        A daemon of the core's has *begun*, with all signals blocked; in the end *mask* is.
+        A daemon of the core's has a *setup*, and all signals blocked until there are handlers.
         """
-        null = _descriptors.open_null()
+        null = None if setup is None else setup.null
+        if null is None:
+            null = _descriptors.open_null()
         if self.chroot_directory is not None or (self.uid, self.gid) != _real_ids():
             _core_steps.load_what_is_needed_later()
         if self.chroot_directory is not None:
@@ -165,23 +166,22 @@ class DaemonContext:
         change_file_creation_mask(self.umask)
         change_working_directory(self.working_directory)
         change_process_owner(self.uid, self.gid, self.initgroups)
-        if begun is None and self.detach_process:
+        if setup is None and self.detach_process:
             detach_process_context()
         handlers = {number: self._handler(target) for number, target in self.signal_map.items()}
         set_signal_handlers(handlers)
-        if mask is not None:
-            _signals.restore_mask(mask)
+        if setup is not None:
+            _signals.restore_mask(setup.mask)
         kept = {null, *self._preserved(), *_descriptors.logging_descriptors()}
-        if begun is not None:
-            kept.update(begun.report.descriptors())
-            for fd in begun.spare:
-                os.close(fd)
+        if setup is not None:
+            kept.update(setup.keep)
+            _descriptors.close(*setup.spare)
         close_all_open_files(exclude=kept)
         self._redirect_streams(null)
         os.close(null)
         if self.pidfile is not None:
             self.pidfile.__enter__()
-        self._pid = os.getpid()
+        self._process = OwnProcess()
         register_atexit_function(self.close)
 
     def _handler(self, target: Any) -> Any:
@@ -213,7 +213,7 @@ class DaemonContext:
             return
         if self.pidfile is not None:
             self.pidfile.__exit__(None, None, None)
-        self._pid = None
+        self._process = None
 
     def __enter__(self) -> Self:
         """Call `open`; the block runs in the daemon."""
@@ -249,20 +249,19 @@ class _Descriptor:
         return self._fd
 
 
-def _leave_launcher() -> Beginning:
-    """Leave for the daemon; the launcher ends in here, or raises what went wrong."""
+def _leave_launcher(daemon: Callable[[Setup], None]) -> None:
+    """Run *daemon* in the daemon; the launcher ends in here, or raises what went wrong."""
     plan = _options.resolve(_context.DaemonContext(ready_timeout=float("inf")))
     plan.dies_with_launcher = True
     try:
-        begun = _launcher.detach(plan, cautious=False)
+        launcher = _launcher.detach(plan, daemon, cautious=False) is not None
     except RaisedError as error:
         raise _again(error) from None
     except StartError as error:
         raise DaemonProcessDetachError(_detach_message(error)) from None
-    if isinstance(begun, Beginning):
-        return begun
-    _descriptors.flush()
-    os._exit(0)
+    if launcher:
+        _descriptors.flush()
+        os._exit(0)
 
 
 def _again(told: RaisedError) -> BaseException:
@@ -280,10 +279,6 @@ def _detach_message(error: StartError) -> str:
     if isinstance(error, StepError) and error.step in which:
         return f"Failed {which[error.step]} fork: [{error.errno}] {error.strerror}"
     return str(error)
-
-
-def _current_mask() -> set[int]:
-    return set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 
 
 def _real_ids() -> tuple[int, int]:
@@ -376,17 +371,13 @@ def detach_process_context() -> None:
     Raises:
         DaemonProcessDetachError: no process can be made.
     """
-    mask = _current_mask()
-    _be_daemon(_leave_launcher(), mask)
+    _leave_launcher(_only_detach)
 
 
-def _be_daemon(begun: Beginning, mask: set[int]) -> None:
-    """Be a daemon that has only been detached: say READY, and be as the launcher was."""
-    with _detach.Start(begun.report, None):
-        for fd in begun.spare:
-            os.close(fd)
-        begun.report.ready()
-    _signals.restore_mask(mask)
+def _only_detach(setup: Setup) -> None:
+    """Daemon: say READY, and be as the launcher was."""
+    _descriptors.close(setup.null, *setup.spare)
+    setup.report.ready()
 
 
 # Where a program has put its own in this place, nobody waits for the daemon.
