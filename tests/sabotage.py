@@ -49,7 +49,8 @@ SEAMS = {
     "leave the directory": "_pidfile:LockedFile.leave_directory",
     "give the log": "_log:_give",
     "open a pidfd": "_process:_open_pidfd",
-    "send to all": "_process:_send_all",
+    "kill a family": "_proc:Ending.kill",
+    "signal a family": "_proc:Ending._signal",
     "descendants": "_process:_descendants",
     "stop": "_process:Daemon.stop",
     # A start.

@@ -133,10 +133,7 @@ class Attempt:
         if self._leader is None:  # it could not be opened
             self._leader = _process.open_process(self._intermediate)
         roots = [each for each in (self._leader, self._daemon) if each and not each.has_ended()]
-        try:
-            _process.end(roots, _GRACE)
-        except PermissionError:
-            pass  # a set-user-id program; it is told by the closing channel
+        _process.end(roots, _GRACE)  # a set-user-id program is told by the closing channel
         if not self._reaped:
             try:
                 # Who was orphaned before we looked, but stayed in the group.

@@ -103,12 +103,10 @@ def _exists(pid: int) -> bool:
 
 
 def _is_zombie(pid: int) -> bool:
-    """Tell whether process *pid* is known to have ended (proc(5): the state follows the name)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b") ")[2][:1] in (b"Z", b"X")
-    except OSError:
-        return False
+    """Tell whether process *pid* is known to have ended."""
+    from reborn import _proc  # late: most processes show their files
+
+    return _proc.state(pid)[0] == "Z"
 
 
 def _is_ours(line: bytes) -> bool:

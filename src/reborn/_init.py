@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 
-from reborn import _descriptors, _detach, _inherited, _launcher, _signals
+from reborn import _descriptors, _detach, _inherited, _launcher, _proc, _signals
 from reborn.exceptions import ForkUnsafeError
 
 TYPE_CHECKING = False
@@ -71,10 +71,6 @@ def _serve(program: int) -> "NoReturn":
 
 def _reap(program: int) -> None:
     """Reap all that have ended; end as the program has ended."""
-    while True:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid == program:
-            code = os.waitstatus_to_exitcode(status)
-            os._exit(code if code >= 0 else 128 - code)
-        if pid == 0:
-            return
+    code = _proc.reap()[0].get(program)
+    if code is not None:
+        os._exit(code if code >= 0 else 128 - code)

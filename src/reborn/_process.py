@@ -26,6 +26,8 @@ else:
 _open_pidfd = getattr(os, "pidfd_open", None)
 # How often a process without a pidfd is looked at, in seconds.
 _TICK = 0.02
+# What belongs to another user cannot be ended, and may end by itself when the others have.
+_FOREIGN_TIMEOUT = 1.0
 # How long is waited in one go: a signal that comes just before poll(2) begins, such as Ctrl-C, is
 # handled only after it.
 _GLANCE = 1.0
@@ -183,16 +185,35 @@ class Daemon:
             UnsafeFileError: as in `send_signal`.
         """
         deadline = time.monotonic() + timeout
-        roots = [] if self._handle is None or not self._is_still_it() else [self._handle]
-        if roots:
+        if self._handle is not None and self._is_still_it():
             self._refuse_if_doubtful(_signal.SIGTERM)
-        if not end(roots, timeout, mixed=mixed):
-            raise self._timeout(timeout, "it does not end, even by SIGKILL")
+            self._end(self._handle, timeout, mixed=mixed)
         # Without a pidfd, one whose pid file is gone gets no signal; it may be about to end.
         if not self.wait(max(0.0, deadline - time.monotonic())):
             raise self._timeout(timeout, "its pid file no longer proves who it is")
         if self._pidfile is not None and not self._wait_unlocked(deadline):
             raise self._timeout(timeout, f"pid file {self._pidfile.path!r} is still locked")
+
+    def _end(self, handle: ProcessHandle, timeout: float, *, mixed: bool) -> None:
+        """End the daemon and its descendants.
+
+        Raises:
+            PermissionError: the daemon belongs to another user; nobody is sent anything.
+            StopTimeoutError: one of them is still there.
+        """
+        try:
+            handle.send(0)
+        except ProcessLookupError:
+            pass
+        left = end([handle], timeout, mixed=mixed)
+        if left.alive:
+            others = [pid for pid in left.alive if pid != self.pid]
+            which = "it does" if self.pid in left.alive else f"descendants {others} of it do"
+            raise self._timeout(timeout, f"{which} not end, even by SIGKILL")
+        if left.foreign:
+            pids = " ".join(map(str, left.foreign))
+            remains = f"it has ended, but descendants of it belong to another user: {pids}"
+            raise self._timeout(timeout, remains, remedy=f"end them as that user: sudo kill {pids}")
 
     @property
     def process(self) -> "psutil.Process":
@@ -225,10 +246,12 @@ class Daemon:
         if self._holder is not None and os.geteuid() == 0 and self.is_running():
             self._holder.refuse_if_doubtful(number)
 
-    def _timeout(self, timeout: float, remains: str) -> "StopTimeoutError":
+    def _timeout(
+        self, timeout: float, remains: str, *, remedy: str | None = None
+    ) -> "StopTimeoutError":
         from reborn.exceptions import StopTimeoutError
 
-        return StopTimeoutError(pid=self.pid, timeout=timeout, remains=remains)
+        return StopTimeoutError(pid=self.pid, timeout=timeout, remains=remains, remedy=remedy)
 
     def _wait_unlocked(self, deadline: float) -> bool:
         """Wait until the daemon does not hold the pid file; another daemon may hold it by then."""
@@ -273,76 +296,67 @@ def open_process(pid: int) -> ProcessHandle | None:
         return None
 
 
-def end(roots: list[ProcessHandle], timeout: float, *, mixed: bool = False) -> bool:
-    """End *roots* and their descendants: SIGTERM, *timeout* seconds, SIGKILL; tell if all are gone.
+class Remaining:
+    """Who is left after `end`: *alive* outlived SIGKILL, *foreign* belong to another user."""
 
-    *mixed*: SIGTERM is for the *roots* alone.
+    def __init__(self, alive: "Iterable[int]" = (), foreign: "Iterable[int]" = ()) -> None:
+        self.alive = [*alive]
+        self.foreign = [*foreign]
 
-    Raises:
-        PermissionError: one of them belongs to another user.
+    def __bool__(self) -> bool:
+        return bool(self.alive or self.foreign)
+
+
+def end(roots: "Iterable[ProcessHandle]", timeout: float, *, mixed: bool = False) -> Remaining:
+    """End *roots* and their descendants: SIGTERM, *timeout* seconds, SIGKILL; return who is left.
+
+    *mixed*: SIGTERM is for the *roots* alone. One that belongs to another user is left alone, and
+    the others are ended all the same. The caller itself is spared: a worker that stops its own
+    daemon has to see it through.
     """
-    family = [*roots, *(handle for root in roots for handle in _descendants(root))]
-    told = roots if mixed else family
-    _send_all(told, _signal.SIGTERM)
-    _send_all(told, _signal.SIGCONT)  # one that is suspended takes SIGTERM when it goes on
-    if _wait_all(family, time.monotonic() + timeout):
-        return True
-    # What they started while they were stopping belongs to them, too.
-    family += [late for handle in tuple(family) for late in _descendants(handle)]
-    _send_all(family, _signal.SIGKILL)
-    # SIGKILL cannot be refused, but a process in an uninterruptible call can delay it.
-    return _wait_all(family, time.monotonic() + max(timeout, 1.0))
+    from reborn import _proc  # late, as below: no start ends anybody
+
+    first = {root.pid: root for root in roots}
+    family = {**first, **_descendants(first.values())}
+    ending = _proc.Ending(lambda pid, number: family[pid].send(number))
+    deadline = time.monotonic() + timeout
+    ending.terminate(first if mixed else family)
+    if not _wait_all(family, ending.refused, deadline):
+        # What they started while they were stopping belongs to them, too.
+        family.update(_descendants(family.values()))
+        ending.kill(pid for pid, handle in family.items() if not handle.has_ended())
+        # SIGKILL cannot be refused, but a process in an uninterruptible call can delay it.
+        _wait_all(family, ending.refused, time.monotonic() + max(timeout, 1.0))
+    left = [pid for pid, handle in family.items() if not handle.has_ended()]
+    foreign = ending.refused.intersection(left)
+    return Remaining([pid for pid in left if pid not in foreign], sorted(foreign))
 
 
-def _descendants(handle: ProcessHandle) -> list[ProcessHandle]:
-    """Open the descendants of *handle*, those in other sessions included."""
-    found: list[ProcessHandle] = []
-    if _is_childless(handle.pid) and not handle.has_ended():
-        return found
-    try:
-        import psutil  # late: 17 ms that neither a start nor a look needs
-    except (ImportError, OSError):
-        return found  # as another user, or in another root, its files cannot be read any more
-    try:
-        process = psutil.Process(handle.pid)
-        if handle.has_ended():
-            return found
-        children = process.children(recursive=True)
-    except (psutil.Error, OSError):
-        return found  # it has ended, or no more files can be opened
-    for child in children:
-        if child.pid == os.getpid():
-            continue  # a worker that stops its own daemon has to see it through
-        try:
-            kept = ProcessHandle(child.pid)
-            if child.is_running():  # still the one whose parent psutil saw
-                found.append(kept)
-        except (psutil.Error, OSError):
+def _descendants(roots: "Iterable[ProcessHandle]") -> dict[int, ProcessHandle]:
+    """Open the descendants of *roots*, those in other sessions included."""
+    from reborn import _proc
+
+    found: dict[int, ProcessHandle] = {}
+    for root in tuple(roots):
+        if _proc.is_childless(root.pid):
             continue
+        family = _proc.family(root.pid)
+        if root.has_ended():
+            continue  # they may be those of a later process
+        for pid, start in family:
+            handle = None if pid == os.getpid() else open_process(pid)
+            # Opened now, and still the one whose parents were seen.
+            if handle is not None and _proc.is_still(pid, start):
+                found.setdefault(pid, handle)
     return found
 
 
-def _is_childless(pid: int) -> bool:
-    """Tell whether Linux shows that process *pid* has no children, as most daemons have none.
-
-    Of several threads one may end meanwhile, and its children go to another (proc(5)).
-    """
-    try:
-        if os.listdir(f"/proc/{pid}/task") != [str(pid)]:
+def _wait_all(family: dict[int, ProcessHandle], refused: set[int], deadline: float) -> bool:
+    """Wait for the end of all but the *refused*, which get a moment to end with the others."""
+    for pid, handle in family.items():
+        if pid not in refused and not handle.wait(max(0.0, deadline - time.monotonic())):
             return False
-        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
-            return not file.read()
-    except OSError:
-        return False
-
-
-def _send_all(family: "Iterable[ProcessHandle]", number: int) -> None:
-    for handle in family:
-        try:
-            handle.send(number)
-        except ProcessLookupError:
-            continue
-
-
-def _wait_all(family: "Iterable[ProcessHandle]", deadline: float) -> bool:
-    return all(handle.wait(max(0.0, deadline - time.monotonic())) for handle in family)
+    deadline = min(deadline, time.monotonic() + _FOREIGN_TIMEOUT)
+    for pid in refused:
+        family[pid].wait(max(0.0, deadline - time.monotonic()))
+    return True

@@ -232,11 +232,12 @@ class StopTimeoutError(RebornError, TimeoutError):
     pid: int
     timeout: float
     remains: str
+    remedy: str | None = None
 
     def __str__(self) -> str:
         return (
             f"cannot stop daemon {self.pid} within {self.timeout} s: {self.remains}; "
-            "call stop() again with a longer timeout"
+            f"{self.remedy or 'call stop() again with a longer timeout'}"
         )
 
 

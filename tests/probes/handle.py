@@ -46,15 +46,13 @@ if "without_proc" in switches:
     # Before the built-in one.
     sabotage.seam("process exists")[0].open = refuse_to_open
 if "without_sigkill" in switches:
-    send_all = sabotage.whole("send to all")
-    sabotage.put(
-        "send to all",
-        lambda family, number: number == signal.SIGKILL or send_all(family, number),
-    )
+    sabotage.put("kill a family", lambda *_: None)
 if "believing_anybody" in switches:
     sabotage.put("doubt a holder", lambda *_: None)
 if "without_family" in switches:
-    sabotage.put("descendants", lambda _: [])
+    sabotage.put("descendants", lambda _: {})
+if "without_indulgence" in switches:
+    sabotage.put("signal a family", lambda ending, pids, n: [ending._send(p, n) for p in pids])
 
 
 def search():

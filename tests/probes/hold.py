@@ -11,6 +11,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import pwd
 import random
 import select
 import shutil
@@ -198,6 +199,14 @@ def spawn_worker(kind):
         # What it leaves there when it is killed goes with the test.
         tempfile.tempdir = os.path.dirname(report.context.pidfile)
         multiprocessing.get_context(kind).Process(target=time.sleep, args=(3600,)).start()
+
+
+def become(user):
+    """Change the user at once, as the daemon may do itself."""
+    entry = pwd.getpwnam(user)
+    os.setgroups([])
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
 
 
 def fork_stopper(gate, stopped):

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import sabotage
 
 # Each costs a bare program about 1 % of its own start; see docs/performance.md.
 CONTEXT = {"reborn", "reborn._context", "reborn._options", "reborn._inherited", "reborn._errors"}
@@ -42,6 +43,7 @@ if daemon is None:
     {child}
     context.ready()
     time.sleep(60)
+{sabotage}
 daemon.stop()
 print("psutil" in sys.modules)
 """
@@ -91,11 +93,13 @@ def test_budget_control(fork_sandbox):
 
 
 @pytest.mark.unmeasured
-@pytest.mark.parametrize("child", ["pass", "os.fork()"], ids=["promise", "control"])
-def test_stop_loads_psutil_only_for_a_daemon_with_children(fork_sandbox, child):
+@pytest.mark.parametrize("child", ["pass", "os.fork()"])
+@pytest.mark.parametrize("proc", ["/proc", "/nowhere"], ids=["promise", "control"])
+def test_stop_loads_psutil_only_where_no_process_table_is_shown(fork_sandbox, child, proc):
     program = fork_sandbox.directory / "program.py"
-    program.write_text(
-        STOPPED.format(path=sys.path, pidfile=str(fork_sandbox.pidfile), child=child)
-    )
+    table = sabotage.code("process table", repr(proc))
+    places = {"path": sys.path, "pidfile": str(fork_sandbox.pidfile)}
+    program.write_text(STOPPED.format(**places, child=child, sabotage=table))
     result = fork_sandbox.run([sys.executable, "-I", "-S", str(program)])
-    assert (result.stdout, result.stderr) == (f"{child != 'pass'}\n", "")
+    needed = proc != "/proc"
+    assert (result.stdout, result.stderr) == (f"{needed}\n", "")

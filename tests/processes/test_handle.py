@@ -200,6 +200,43 @@ def test_stop_takes_the_descendants_along_control(sandbox):
     assert len(survivors()) == 3
 
 
+MIXED_FAMILY = [["spawn_worker", "exec"], ["become", "nobody"], ["spawn_worker", "exec"]]
+
+
+@pytest.fixture
+def mixed_family(public_sandbox):
+    """A daemon of nobody's, a child of root's, one of nobody's, and who may stop some of them."""
+
+    @contextlib.contextmanager
+    def enter(*switches):
+        with daemon_and_remote(public_sandbox, *switches, after=MIXED_FAMILY) as (pid, remote):
+            first, second = psutil.Process(pid).children()
+            assert (first.username(), second.username()) == ("root", "nobody")
+            remote("become", "nobody")
+            yield pid, first.pid, second.pid, remote
+            public_sandbox.stop(first.pid, signal.SIGKILL)
+
+    return enter
+
+
+@pytest.mark.root
+def test_descendant_of_another_user_is_named_and_the_others_are_stopped(mixed_family, switches):
+    with mixed_family(*switches) as (pid, roots, own, remote):
+        with pytest.raises(RemoteError, match=f"StopTimeoutError.*sudo kill {roots}'") as caught:
+            remote("stop", PATIENCE)
+        assert caught.value.args[2]["remains"].endswith(f"belong to another user: {roots}")
+        assert [is_alive(each) for each in (pid, own, roots)] == [False, False, True]
+
+
+@pytest.mark.root
+def test_descendant_of_another_user_is_named_and_the_others_are_stopped_control(mixed_family):
+    with mixed_family("without_indulgence") as (_, _, own, remote):
+        with pytest.raises(RemoteError, match="PermissionError"):
+            remote("stop", PATIENCE)
+        assert is_alive(own)
+        psutil.Process(own).kill()
+
+
 @pytest.mark.parametrize("mixed", [True, False])
 def test_mixed_stop_is_told_to_the_daemon_alone(sandbox, switches, mixed):
     with daemon_and_remote(sandbox, *switches, after=[["spawn_worker", "exec"]]) as (pid, remote):

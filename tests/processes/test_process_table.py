@@ -60,6 +60,32 @@ def test_child_that_has_ended_counts_until_it_is_waited_for(child, listed):
     assert _proc.own_children()[-1] == child
 
 
+def test_family_is_found_by_one_look_and_known_again(child):
+    found = dict(_proc.family(os.getpid()))
+    assert child in found
+    assert _proc.is_still(child, found[child])
+    assert not _proc.is_still(child, dict(_proc.family(os.getppid()))[os.getpid()])
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert not _proc.is_still(child, found[child])
+
+
+def test_all_that_have_ended_are_reaped_with_their_codes():
+    ended = subprocess.Popen(["false"])
+    killed = subprocess.Popen(["sleep", "60"])
+    killed.kill()
+    for process in (ended, killed):
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    running = subprocess.Popen(["sleep", "60"])
+    assert _proc.reap() == ({ended.pid: 1, killed.pid: -signal.SIGKILL}, True)
+    assert _proc.reap() == ({}, True)
+    running.kill()
+    os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+    assert _proc.reap() == ({running.pid: -signal.SIGKILL}, False)
+    for process in (ended, killed, running):
+        process.returncode = 0
+
+
 def test_suspended_process_is_terminated(child):
     os.kill(child, signal.SIGSTOP)
     _proc.terminate([child])

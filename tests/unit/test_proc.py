@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -27,3 +28,53 @@ def test_signal_that_is_caught_or_blocked_is_handled():
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     assert not _proc.handles(os.getpid(), number)
     assert _proc.handles(2**22 + 1, number), "where nothing is shown, it is for the user to know"
+
+
+def test_start_of_a_process(monkeypatch):
+    began = _proc.start_time(os.getpid())
+    assert 0 <= time.time() - began < 3600 * 24
+    monkeypatch.setattr(_proc, "_PROC", "/nowhere")
+    assert _proc.start_time(os.getpid()) == pytest.approx(began, abs=2)
+
+
+@pytest.mark.parametrize("proc", ["/proc", "/nowhere"])
+def test_process_that_is_not_there_has_no_start(monkeypatch, proc):
+    monkeypatch.setattr(_proc, "_PROC", proc)
+    assert _proc.start_time(2**30) is None
+
+
+class Signals:
+    """Takes what is sent, and refuses it for some."""
+
+    def __init__(self, **refusals):
+        self.sent = []
+        self.refusals = refusals
+
+    def __call__(self, pid, number):
+        self.sent.append((pid, signal.Signals(number).name))
+        if f"p{pid}" in self.refusals:
+            raise self.refusals[f"p{pid}"]
+
+
+def test_each_of_a_family_is_terminated_once_and_killed_as_often_as_it_takes():
+    signals = Signals()
+    ending = _proc.Ending(signals)
+    ending.terminate([1, 2])
+    ending.terminate([2, 3])
+    assert signals.sent == [
+        *[(pid, name) for name in ("SIGTERM", "SIGCONT") for pid in (1, 2)],
+        *[(3, name) for name in ("SIGTERM", "SIGCONT")],
+    ]
+    signals.sent.clear()
+    ending.kill([2])
+    ending.kill([2, 4])
+    assert signals.sent == [(2, "SIGKILL"), (2, "SIGKILL"), (4, "SIGKILL")]
+    assert (ending.killed, ending.refused) == ([2], set())
+
+
+def test_one_that_may_not_be_signalled_does_not_spare_the_others():
+    signals = Signals(p1=PermissionError(), p2=ProcessLookupError())
+    ending = _proc.Ending(signals)
+    ending.terminate([1, 2, 3])
+    assert (3, "SIGTERM") in signals.sent
+    assert ending.refused == {1}

@@ -10,7 +10,7 @@ import sys
 import psutil
 import pytest
 
-from reborn import _process
+from reborn import _proc, _process
 from reborn._pidfile import PidFile
 from reborn._process import Daemon, ProcessHandle, running_daemon
 
@@ -131,19 +131,27 @@ def test_poll_waits_a_second_at_a_time(monkeypatch, timeout, found, waits):
     assert clock.waits == waits
 
 
-def test_without_psutil_there_are_no_descendants_to_end(monkeypatch):
+@pytest.fixture(params=["/proc", "/nowhere"])
+def proc(request, monkeypatch):
+    monkeypatch.setattr(_proc, "_PROC", request.param)
+    return request.param
+
+
+def test_where_nothing_shows_processes_there_are_no_descendants_to_end(monkeypatch):
+    monkeypatch.setattr(_proc, "_PROC", "/nowhere")
     monkeypatch.setitem(sys.modules, "psutil", None)
-    assert _process._descendants(ProcessHandle(os.getpid())) == []
+    assert _process._descendants([ProcessHandle(os.getpid())]) == {}
 
 
-def test_where_no_more_files_can_be_opened_there_are_no_descendants_to_end(monkeypatch):
+def test_where_no_more_files_can_be_opened_there_are_no_descendants_to_end(proc, monkeypatch):
     def full(_):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     handle = ProcessHandle(os.getpid())
     monkeypatch.setattr(psutil, "Process", full)
-    assert _process._descendants(handle) == []
+    monkeypatch.setattr(os, "listdir", full)
+    assert _process._descendants([handle]) == {}
 
 
 def test_ending_nobody_is_quick():
-    assert _process.end([], 0.0)
+    assert not _process.end([], 0.0)

@@ -10,9 +10,9 @@ with.
 from __future__ import annotations
 
 import os
-import sys
 import time
 
+from reborn import _proc
 from reborn._pidfile import LockedPidFile, PidFile, as_pid_file
 
 # By how much a process may seem younger than the text it wrote itself: clocks tick.
@@ -39,35 +39,10 @@ def owner_by_text(fd: int, status: os.stat_result) -> int | None:
     pid = _pid(line.strip())
     if pid is None or not (end or time.time() - status.st_mtime > _QUIET):
         return None
-    begun = started(pid)
+    begun = _proc.start_time(pid)
     return None if begun is None or begun > status.st_mtime + _SLACK else pid
 
 
 def _pid(text: bytes) -> int | None:
     plain = text.isdigit() and not text.startswith(b"0") and len(text) <= _LONGEST_PID
     return int(text) if plain else None
-
-
-def started(pid: int) -> float | None:
-    """Return when process *pid* was started, in seconds since 1970; None: it has ended."""
-    if sys.platform != "linux":
-        return _started_elsewhere(pid)
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
-    except OSError:
-        return None
-    if fields[0] in (b"Z", b"X"):
-        return None
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return time.time() - age
-
-
-def _started_elsewhere(pid: int) -> float | None:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.Error:
-        return None

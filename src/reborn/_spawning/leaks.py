@@ -51,10 +51,8 @@ class LeakDetector:
     def _stop(self, found: list[int]) -> list[str]:
         texts = [f"{pid} {_proc.command_line(pid)}" for pid in found]
         handles = [each for each in map(_process.open_process, found) if each is not None]
-        try:
-            _process.end(handles, _STOP_TIMEOUT)
-        except PermissionError as error:
-            texts.append(f"some of it cannot be stopped ({error})")
+        for pid in _process.end(handles, _STOP_TIMEOUT).foreign:
+            texts.append(f"{pid} belongs to another user, and is left alone")  # noqa: PERF401
         for pid in found:
             try:
                 os.waitpid(pid, os.WNOHANG)

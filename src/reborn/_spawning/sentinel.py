@@ -76,14 +76,8 @@ def main() -> NoReturn:
 def _reap(children: keeper.ChildSignal, keepers: set[int]) -> None:
     """Reap keepers that have ended; kill the descendants of one that was killed."""
     children.drain()
-    try:
-        while True:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            keepers.discard(pid)
-    except ChildProcessError:
-        return
+    ended, _ = _proc.reap()
+    keepers.difference_update(ended)
     orphans = [pid for pid in _proc.children(os.getpid()) if pid not in keepers]
     family = [pid for orphan in orphans for pid in _proc.descendants(orphan)]
     _proc.send([*orphans, *family], signal.SIGKILL)

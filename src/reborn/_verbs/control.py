@@ -97,7 +97,8 @@ class DaemonVerbs:
         except UnsafeFileError as error:
             return Outcome(FAILED, f"{self.name}: {error}")
         except StopTimeoutError as error:
-            why = f"within {timeout} s: {error.remains}; try again with a longer timeout"
+            remedy = error.remedy or "try again with a longer timeout"
+            why = f"within {timeout} s: {error.remains}; {remedy}"
             return Outcome(FAILED, f"{self.name}: cannot {what} {why}")
         except KeyboardInterrupt:
             why = f"interrupted; process {daemon.pid} was sent SIGTERM, and may still end"
