@@ -21,10 +21,29 @@ from reborn._options import Plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Protocol, TypeVar
 
     from reborn._handshake import Report
     from reborn._notifier import Notifier
+    from reborn._privileges import Identity
+
+    S = TypeVar("S")
+
+    class Surroundings(Protocol):
+        """What is changed alike for a daemon and for a program that a process becomes."""
+
+        chroot_directory: str | None
+        working_directory: str | None
+        identity: Identity | None
+
+        # The modules it has to load besides, before their files are out of reach.
+        @property
+        def needed_later(self) -> Sequence[str]: ...
+
+        def leave_root(self) -> None:
+            """Close the open directories: each is a way out of the new root."""
+            ...
 
 
 class Setup(Plan):
@@ -36,6 +55,8 @@ class Setup(Plan):
     file until READY. `mask`: the signals that stay blocked when the program goes on;
     until the set-up says otherwise, those that the launcher had blocked.
     """
+
+    needed_later = ()
 
     if TYPE_CHECKING:
         # To the launcher; of a program that stays in the foreground, to its manager.
@@ -62,6 +83,11 @@ class Setup(Plan):
     def descriptors(self) -> list[int]:
         """Return the descriptors that the steps need."""
         return [fd for fd in (*self.sources, *self.spare, self.null) if fd is not None]
+
+    def leave_root(self) -> None:
+        """Close the directory of the pid file, which would be a way out of the new root."""
+        if self.pidfile is not None:
+            self.pidfile.leave_directory()
 
 
 def kept(plan: Plan) -> list[int]:
@@ -94,24 +120,24 @@ def set_umask(setup: Setup) -> None:
     os.umask(setup.umask)
 
 
-def change_root(setup: Setup) -> None:
+def change_root(surroundings: "Surroundings") -> None:
     """Confine the process; inside of the new root first, or "." would stay outside (chroot(2))."""
-    path = setup.chroot_directory
+    path = surroundings.chroot_directory
     if path is None:
         return
-    load_what_is_needed_later()
+    load_what_is_needed_later(*surroundings.needed_later)
+    if surroundings.identity is not None:
+        load_accounts()
     os.chdir(path)
     os.chroot(path)
     os.chdir("/")
-    if setup.pidfile is not None:
-        # An open directory outside of the root is a way out of it.
-        setup.pidfile.leave_directory()
+    surroundings.leave_root()
 
 
-def change_directory(setup: Setup) -> None:
+def change_directory(surroundings: "Surroundings") -> None:
     """Leave the launcher's directory, whose file system may be unmounted (APUE 13.3, rule 4)."""
-    if setup.working_directory is not None:
-        os.chdir(setup.working_directory)
+    if surroundings.working_directory is not None:
+        os.chdir(surroundings.working_directory)
 
 
 def write_pid(setup: Setup) -> None:
@@ -144,13 +170,13 @@ def close_inherited(setup: Setup) -> None:
         _descriptors.close_inherited(setup.inherited, keep=setup.keep, null=setup.null)
 
 
-def drop_privileges(setup: Setup) -> None:
+def drop_privileges(surroundings: "Surroundings") -> None:
     """Become the user and group asked for, for good (credentials(7))."""
-    if setup.identity is not None:
+    if surroundings.identity is not None:
         from reborn import _privileges
 
-        load_what_is_needed_later()
-        _privileges.drop(setup.identity)
+        load_what_is_needed_later(*surroundings.needed_later)
+        _privileges.drop(surroundings.identity)
 
 
 def install_handlers(setup: Setup) -> None:
@@ -158,30 +184,42 @@ def install_handlers(setup: Setup) -> None:
     _signals.install(setup.handlers)
 
 
+# The rows that the daemon shares with a program that a process becomes by execve(2).
+ROOT = ("chroot", "change the root directory to {chroot_directory!r}", change_root)
+DIRECTORY = ("chdir", "change directory to {working_directory!r}", change_directory)
+PRIVILEGES = ("privileges", "become {identity}", drop_privileges)
 STEPS: "tuple[tuple[str, str, Callable[[Setup], None]], ...]" = (
     ("signals", "reset the signals", reset_signals),
     ("core", "forbid core files", forbid_core),
     ("umask", "set the umask to {umask:#05o}", set_umask),
-    ("chroot", "change the root directory to {chroot_directory!r}", change_root),
-    ("chdir", "change directory to {working_directory!r}", change_directory),
+    ROOT,
+    DIRECTORY,
     ("pid file", "write {pidfile}", write_pid),
     ("streams", "connect stdin, stdout and stderr", connect_streams),
     ("descriptors", "close inherited descriptors", close_inherited),
-    ("privileges", "become {identity}", drop_privileges),
+    PRIVILEGES,
     ("handlers", "install the signal handlers", install_handlers),
 )
 
 
 def run(setup: Setup) -> None:
-    """Run the table.
+    """Take the daemon's steps.
 
     Raises:
         StepError: a step failed.
     """
-    options = vars(setup)
-    for name, action, step in STEPS:
-        with Step(name, action.format(**options), role="daemon"):
-            step(setup)
+    take(STEPS, setup)
+
+
+def take(steps: "Iterable[tuple[str, str, Callable[[S], None]]]", subject: "S") -> None:
+    """Take each of *steps* with *subject*, whose attributes their actions name.
+
+    Raises:
+        StepError: a step failed.
+    """
+    for name, action, step in steps:
+        with Step(name, action.format(**vars(subject)), role="daemon"):
+            step(subject)
 
 
 def captures_errors(plan: Plan) -> bool:
@@ -201,15 +239,26 @@ def forget_errors(setup: Setup) -> None:
     _descriptors.close(null)
 
 
-def load_what_is_needed_later() -> None:
-    """Import what a later failure is told with, and the log opened anew, while it can be read.
+def load_what_is_needed_later(*more: str) -> None:
+    """Import what a later failure is reported with, and the log opened anew, while it can be read.
 
     `traceback` loads `ast` and `tokenize` only when it formats one.
     """
     standard = ("ast", "json", "select", "signal", "tokenize", "traceback")
     ours = ("exceptions", "_holder", "_log", "_loops", "_notifier", "_sd_notify")
-    for name in (*standard, *(f"reborn.{name}" for name in ours)):
+    for name in (*standard, *(f"reborn.{name}" for name in ours), *more):
         try:
             __import__(name)
         except ImportError:
             continue  # it can be read no more, which stops nobody from becoming a daemon
+
+
+def load_accounts() -> None:
+    """Load how to become a user, since initgroups(3) itself loads what a new root lacks."""
+    import pwd
+
+    __import__("reborn._privileges")
+    try:
+        pwd.getpwuid(0)
+    except KeyError:
+        pass

@@ -207,8 +207,8 @@ class Spec:
         return Program(
             self.command,
             path=os.path.join(self.directory, command) if relative else None,
-            directory=None if self._stays else self._working_directory() or None,
-            root=chroot,
+            working_directory=None if self._stays else self._working_directory() or None,
+            chroot_directory=chroot,
             identity=identity,
             inherited=self.surroundings.environment,
             env={**account, **dict(options.get("env", ()))},

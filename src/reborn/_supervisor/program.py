@@ -1,7 +1,7 @@
 """A program of somebody else's, and what makes a process become it.
 
 The process is a daemon already (see `_steps`), or a child that the supervisor has forked; umask and
-streams are there. The rest is again a table, and the order has reasons:
+streams are there. The rest is again a table, with rows of the daemon's, and the order has reasons:
 
 - what needs rights (the root, a higher limit, a better priority) before the privileges go
 - the directory after the root, and as the user, who may see less of it, or more (NFS)
@@ -41,27 +41,16 @@ class Program:
     is added. *nice* is added to the niceness; *limits* are (resource, soft, hard) of setrlimit(2).
     """
 
-    __slots__ = (
-        "argv",
-        "clean",
-        "directory",
-        "env",
-        "identity",
-        "inherited",
-        "limits",
-        "nice",
-        "path",
-        "root",
-        "unset",
-    )
+    # What execve(2) may be refused with is looked up when the files may be out of reach.
+    needed_later = ("reborn._supervisor.executable",)
 
     def __init__(
         self,
         argv: "Sequence[str]",
         *,
         path: str | None = None,
-        directory: str | None = None,
-        root: str | None = None,
+        working_directory: str | None = None,
+        chroot_directory: str | None = None,
         identity: "Identity | None" = None,
         inherited: "Mapping[str, str] | None" = None,
         env: "Mapping[str, str] | None" = None,
@@ -72,8 +61,8 @@ class Program:
     ) -> None:
         self.argv = list(argv)
         self.path = path
-        self.directory = directory
-        self.root = root
+        self.working_directory = working_directory
+        self.chroot_directory = chroot_directory
         self.identity = identity
         self.inherited = inherited
         self.env = dict(env or {})
@@ -84,6 +73,9 @@ class Program:
 
     def __str__(self) -> str:
         return self.argv[0]
+
+    def leave_root(self) -> None:
+        """Do nothing: no open directory is inherited."""
 
     def environment(self, more: "Mapping[str, str] | None" = None) -> dict[str, str]:
         """Return the environment it gets, with *more* that nothing takes away."""
@@ -112,9 +104,7 @@ class Program:
         # A program that uses reborn itself need not go into the background once more.
         own = {_manager.STARTED: str(os.getpid())}
         environment = {**self.environment(more), **own}
-        for name, action, step in STEPS:
-            with Step(name, action.format(program=self), role="daemon"):
-                step(self)
+        _steps.take(STEPS, self)
         with Step("exec", f"run {self.argv[0]!r}", role="daemon"):
             if last is not None:
                 last()
@@ -216,14 +206,14 @@ class Program:
         Raises:
             StepError: its directory or the program is not there, or cannot be used.
         """
-        if self.root is not None:
+        if self.chroot_directory is not None:
             return
-        if self.directory is not None:
-            with Step("chdir", f"change directory to {self.directory!r}", role="launcher"):
-                os.stat(os.path.join(self.directory, "."))
+        if self.working_directory is not None:
+            with Step("chdir", f"change directory to {self.working_directory!r}", role="launcher"):
+                os.stat(os.path.join(self.working_directory, "."))
         from reborn._supervisor import executable
 
-        here = self.directory or ""  # of a PATH with relative directories
+        here = self.working_directory or ""  # of a PATH with relative directories
         try:
             paths = self._paths(self.environment())
             executable.find(os.path.join(here, path) for path in paths)
@@ -300,35 +290,6 @@ def reset_signals(program: Program) -> None:  # noqa: ARG001 - every step takes 
     _signals.restore_mask(set())
 
 
-def change_root(program: Program) -> None:
-    """Confine it (chroot(2)); open directories would be a way out, and none is inherited."""
-    if program.root is None:
-        return
-    load_what_is_needed_later()
-    if program.identity is not None:
-        __import__("reborn._privileges")  # the new root has no such file
-        load_accounts()
-    os.chdir(program.root)
-    os.chroot(program.root)
-    os.chdir("/")
-
-
-def load_what_is_needed_later() -> None:
-    """Load what the last steps may need, before it cannot be read any more."""
-    _steps.load_what_is_needed_later()
-    __import__("reborn._supervisor.executable")
-
-
-def load_accounts() -> None:
-    """Have the C library look up a user once, since initgroups(3) loads what a new root lacks."""
-    import pwd
-
-    try:
-        pwd.getpwuid(0)
-    except KeyError:
-        pass
-
-
 def renice(program: Program) -> None:
     """Change how nice it is to others (nice(2))."""
     if program.nice is not None:
@@ -356,27 +317,12 @@ def _set_limit(number: int, soft: int, hard: int) -> None:
         raise PermissionError(EPERM, str(error)) from None
 
 
-def drop_privileges(program: Program) -> None:
-    """Become the user and group asked for, for good (credentials(7))."""
-    if program.identity is not None:
-        from reborn import _privileges
-
-        load_what_is_needed_later()
-        _privileges.drop(program.identity)
-
-
-def change_directory(program: Program) -> None:
-    """Go where it is to run."""
-    if program.directory is not None:
-        os.chdir(program.directory)
-
-
 STEPS: "tuple[tuple[str, str, Callable[[Program], None]], ...]" = (
-    ("chroot", "change the root directory to {program.root!r}", change_root),
-    ("nice", "change the niceness by {program.nice}", renice),
-    ("limits", "raise the limits of {program}", raise_limits),
-    ("privileges", "become {program.identity}", drop_privileges),
-    ("chdir", "change directory to {program.directory!r}", change_directory),
+    _steps.ROOT,
+    ("nice", "change the niceness by {nice}", renice),
+    ("limits", "raise the limits of {argv[0]}", raise_limits),
+    _steps.PRIVILEGES,
+    _steps.DIRECTORY,
     ("signals", "reset the signals", reset_signals),
-    ("limits", "set the limits of {program}", set_limits),
+    ("limits", "set the limits of {argv[0]}", set_limits),
 )
