@@ -113,7 +113,7 @@ TESTED = {
     "_launcher": "processes/launcher processes/threads processes/budget",
     "_init": "managers/containers",
     "_export": "managers/export managers/pod cli/export",
-    "_export.service": "managers/scripts managers/export",
+    "_export.service": "managers/values managers/scripts managers/export",
     "_export.directories": "managers/scripts managers/export",
     "_export.files": "managers/export",
     "_export.systemd": "managers/export managers/systemd",

@@ -1,6 +1,7 @@
 """export: what a manager has to know of a program that reborn starts."""
 
 import json
+import os
 import shutil
 import subprocess
 
@@ -90,3 +91,17 @@ def test_init_of_a_container_is_said_to_be_needed(reborn):
     assert "or to be started by tini" in out
     assert json.dumps([SLEEP, "60"]) in out
     assert 'tcpSocket: {"port": 80}' in out
+
+
+def test_configuration_is_utf_8_in_every_locale(reborn):
+    words = ("export", "systemd", "web", "--env", "NAME=Łódź", "--", "sleep", "60")
+    status, out, err = reborn(*words, env={"PYTHONIOENCODING": "latin-1"}, encoding="utf-8")
+    assert (status, err) == (0, "")
+    assert 'Environment="NAME=Łódź"\n' in out
+
+
+@pytest.mark.parametrize("manager", grammar.MANAGERS)
+def test_argument_that_is_not_utf_8_is_refused(reborn, manager):
+    status, out, err = reborn("export", manager, "web", "--", "sleep", os.fsdecode(b"Caf\xe9"))
+    assert (status, out) == (2, "")
+    assert err.endswith(" cannot be written down for any manager: it is not UTF-8\n")

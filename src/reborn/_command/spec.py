@@ -7,7 +7,7 @@ To start a program as before (`Spec.again`) is to give it what it was given: com
 directory, and what it had inherited: environment, umask, limits. The shell in which a daemon is
 restarted adds nothing; options do, and they join the earlier ones: another variable (--env,
 --unset-env) or limit is added, anything else takes the place of its like. A new command is a new
-start, with the options and the surroundings of whoever gives it.
+start, with the options and all that is inherited from whoever gives it.
 
 Rejected: the environment of whoever restarts (cron has neither the token nor the PATH of a login,
 and the program that was stopped cannot be found); /proc/PID/environ of the running program (one
@@ -41,7 +41,7 @@ _LIVES = "alive:1"
 _NOT_EXPORTED = ("nice", "limit", "unset_env", "clean_env")
 
 
-class Surroundings:
+class Inherited:
     """What a program inherits unless its options differ: directory, environment, umask, limits."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Surroundings:
         self.limits = limits
 
     @classmethod
-    def of_process(cls, directory: str) -> Surroundings:
+    def of_process(cls, directory: str) -> Inherited:
         """Return those that this process has, which runs in *directory*."""
         limits = [(number, *resource.getrlimit(number)) for number in _resources()]
         return cls(directory, dict(os.environ), _inherited.current_umask(), limits)
@@ -102,22 +102,22 @@ def _shown(limit: int) -> str:
 
 
 class Spec:
-    """A command, the options it was given with, and the surroundings it was given in."""
+    """A command, the options it was given with, and what it inherits."""
 
     def __init__(
         self,
         paths: Paths,
         command: Sequence[str],
         options: dict[str, Any],
-        surroundings: Surroundings,
+        inherited: Inherited,
         *,
         log_file: str | None = None,
     ) -> None:
         self.paths = paths
         self.command = list(command)
         self.options = options
-        self.surroundings = surroundings
-        self.directory = surroundings.directory
+        self.inherited = inherited
+        self.directory = inherited.directory
         self.log_file: str = options.get("log_file") or log_file or paths.log_file
 
     @classmethod
@@ -134,16 +134,14 @@ class Spec:
             if not os.path.isabs(directory):
                 message = "the current directory is gone; give an absolute --directory"
                 raise ValueError(message) from None
-        return cls(paths, request.program, request.options, Surroundings.of_process(directory))
+        return cls(paths, request.program, request.options, Inherited.of_process(directory))
 
     @classmethod
     def again(cls, paths: Paths, record: Record, request: Request) -> Spec:
         """Return the spec of the start in the *record*, with the options of *request* added."""
-        surroundings = Surroundings(
-            record.directory, record.environment, record.umask, record.limits
-        )
+        inherited = Inherited(record.directory, record.environment, record.umask, record.limits)
         options = _added(record.options, request.options)
-        return cls(paths, record.command, options, surroundings, log_file=record.log_file)
+        return cls(paths, record.command, options, inherited, log_file=record.log_file)
 
     def make_directories(self) -> None:
         """Make the directories of our own that its files are in.
@@ -163,9 +161,9 @@ class Spec:
             options=self.options,
             log_file=self.options.get("log_file") if foreground else self.log_file,
             directory=self.directory,
-            environment={} if "clean_env" in self.options else dict(self.surroundings.environment),
-            umask=self.surroundings.umask,
-            limits=[list(limit) for limit in self.surroundings.limits],
+            environment={} if "clean_env" in self.options else dict(self.inherited.environment),
+            umask=self.inherited.umask,
+            limits=[list(limit) for limit in self.inherited.limits],
             foreground=foreground,
         )
 
@@ -210,7 +208,7 @@ class Spec:
             working_directory=None if self._stays else self._working_directory() or None,
             chroot_directory=chroot,
             identity=identity,
-            inherited=self.surroundings.environment,
+            inherited=self.inherited.environment,
             env={**account, **dict(options.get("env", ()))},
             # Our own manager is not the daemon's.
             unset=[*options.get("unset_env", ()), *(["NOTIFY_SOCKET"] if detached else ())],

@@ -61,7 +61,7 @@ class ProgramStart:
             log_file_mode=spec.options.get("log_mode", 0o640),
             # All else is as the launcher's caller has it, or the program's affair (`program`).
             working_directory=None,
-            umask=spec.options.get("umask", spec.surroundings.umask),
+            umask=spec.options.get("umask", spec.inherited.umask),
             prevent_core=False,
             signal_map={},
             detach_process=True,

@@ -157,7 +157,7 @@ class NamedDaemon(DaemonVerbs):
         if refusal is not None:
             return refusal
         # What cannot be started has not been stopped either.
-        for lower in spec.surroundings.take_on_limits():
+        for lower in spec.inherited.take_on_limits():
             terminal.say(f"{self.name}: {lower}, which only root can raise", error=True)
         stopped = self._stop(timeout)
         if stopped is not None and stopped.status != OK:

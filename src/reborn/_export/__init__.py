@@ -5,6 +5,11 @@
 A `Service` is a program as its manager sees it: `of_plan` makes it from the plan of a
 `DaemonContext`, `_command` makes its own for other programs. A manager is one function from a
 `Service` to a text. Each text is complete, and names in comments the limits of the manager.
+
+The program gets every word and every variable as it is, whatever the manager makes of quotes,
+dollars and percent signs. A value for which a manager has no spelling is refused (`refuse`):
+written in some other way, it would be wrong without a word, and often keep the manager itself from
+starting. The rules are those of each manager's own parser, which the tests run.
 """
 
 from __future__ import annotations

@@ -1,13 +1,20 @@
 """Configuration for containers: a Kubernetes deployment, and a file for docker compose.
 
 The program is process 1 of its container, and does what that has to do (`_init`). Both files are
-YAML, of which JSON is a part: so strings and lists are written as JSON.
+YAML, of which JSON is nearly a part: strings and lists are written as JSON, with other escapes for
+what YAML takes for a line break, or for half a character (`_yaml`).
+
+Both replace variables: $(NAME) in the words and values of Kubernetes, and in the commands of its
+probes, $NAME in all of compose. There $$ is a dollar, everywhere.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+
+from reborn._export.service import refuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +23,7 @@ if TYPE_CHECKING:
     from reborn._export.service import Service
 
 _NOBODY = 65534
+_LONGEST_LABEL = 63
 _LOOK = (
     "import sys; from reborn import DaemonContext; sys.exit(DaemonContext({!r}).search() is None)"
 )
@@ -121,20 +129,19 @@ def kubernetes(service: Service) -> str:
     directories = _directories(service)
     names = [f"writable-{number}" for number in range(len(directories))]
     mounts = (
-        f"\n            - name: {name}\n              mountPath: {json.dumps(path)}"
+        f"\n            - name: {name}\n              mountPath: {_yaml(path)}"
         for name, path in zip(names, directories, strict=True)
     )
     volumes = (f"\n        - name: {name}\n          emptyDir: {{}}" for name in names)
     return _KUBERNETES.format(
         name=service.name,
         init=_INITS[service.foreign],
-        label=json.dumps(service.name.lower().replace("_", "-").replace(".", "-")),
-        image=json.dumps(f"{service.name}:latest"),
-        # $(NAME) would be a variable.
-        command=json.dumps([word.replace("$(", "$$(") for word in service.command]),
-        directory=json.dumps(service.directory),
-        environment=json.dumps(
-            [{"name": key, "value": value} for key, value in service.environment.items()]
+        label=_label(service.name),
+        image=_yaml(f"{service.name.lower()}:latest"),
+        command=_dollars(_yaml(list(service.command))),
+        directory=_yaml(service.directory),
+        environment=_dollars(
+            _yaml([{"name": _key(k), "value": v} for k, v in service.environment.items()])
         ),
         user=user,
         group=group,
@@ -154,22 +161,22 @@ def compose(service: Service) -> str:
     if command is not None:
         health = (
             "    healthcheck:\n"
-            f"      test: {_dollars(json.dumps(['CMD', *command]))}\n"
+            f"      test: {_dollars(_yaml(['CMD', *command]))}\n"
             "      interval: 10s\n"
             "      timeout: 5s\n"
             f"      start_period: {service.start_timeout}s"
         )
     return _COMPOSE.format(
-        name=json.dumps(service.name),
+        name=_yaml(service.name),
         init=_COMPOSED_INITS[service.foreign],
-        image=json.dumps(f"{service.name}:latest"),
-        command=_dollars(json.dumps(list(service.command))),
-        directory=json.dumps(service.directory),
-        environment=_dollars(json.dumps(dict(service.environment))),
-        user=json.dumps(f"{user}:{group}"),
+        image=_yaml(f"{service.name.lower()}:latest"),
+        command=_dollars(_yaml(list(service.command))),
+        directory=_dollars(_yaml(service.directory)),
+        environment=_dollars(_yaml(dict(service.environment))),
+        user=_yaml(f"{user}:{group}"),
         stop_timeout=service.stop_timeout,
-        tmpfs=json.dumps(
-            [f"{path}:uid={user},gid={group},mode=0750" for path in _directories(service)]
+        tmpfs=_dollars(
+            _yaml([f"{path}:uid={user},gid={group},mode=0750" for path in _directories(service)])
         ),
         health=health,
         hidden=_hidden(service, indent=4),
@@ -183,9 +190,18 @@ def _account(service: Service) -> tuple[int, int]:
 
 
 def _directories(service: Service) -> list[str]:
-    """Return the directories that are writable in the container, and empty at first."""
+    """Return the directories that are writable in the container, and empty at first.
+
+    Raises:
+        ValueError: there is a colon in a path.
+    """
     wanted = {"/tmp", *service.written}  # noqa: S108 - the container's own
-    return sorted(path for path in wanted if not _holds_program(service, path))
+    found = sorted(path for path in wanted if not _holds_program(service, path))
+    for path in found:
+        if ":" in path:
+            why = "it has a colon in it, which ends a path there"
+            refuse("path", path, "a container", why)
+    return found
 
 
 def _holds_program(service: Service, directory: str) -> bool:
@@ -197,7 +213,7 @@ def _hidden(service: Service, *, indent: int) -> str:
     """Say in comments what cannot be writable, since an empty directory would hide the program."""
     margin = " " * indent
     return "".join(
-        f"\n{margin}# It also writes to {json.dumps(path)}, where the program itself is, which is\n"
+        f"\n{margin}# It also writes to {_yaml(path)}, where the program itself is, which is\n"
         f"{margin}# read-only: give it a pidfile, log_file and working_directory elsewhere."
         for path in service.written
         if _holds_program(service, path)
@@ -205,8 +221,36 @@ def _hidden(service: Service, *, indent: int) -> str:
 
 
 def _dollars(text: str) -> str:
-    """Return *text* for compose, which puts in variables."""
+    """Return *text* with dollars that mean themselves."""
     return text.replace("$", "$$")
+
+
+def _yaml(value: object) -> str:
+    """Return *value* as JSON that is YAML, too: one line, with nothing but printable characters."""
+    return "".join(map(_escaped, json.dumps(value, ensure_ascii=False)))
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    if letter.isprintable():
+        return letter
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def _key(name: str) -> str:
+    """Return the name of a variable, as the API of Kubernetes takes it."""
+    if not re.fullmatch(r"[-._a-zA-Z][-._a-zA-Z0-9]*", name):
+        refuse("variable", name, "kubernetes", "its name has other characters")
+    return name
+
+
+def _label(name: str) -> str:
+    """Return the name of deployment, container and label (RFC 1123)."""
+    label = name.lower().replace("_", "-").replace(".", "-")
+    if len(label) > _LONGEST_LABEL:
+        why = f"it has more than {_LONGEST_LABEL} characters"
+        refuse("name", name, "kubernetes", why)
+    return _yaml(label)
 
 
 def _check(service: Service) -> Sequence[str] | None:
@@ -246,10 +290,10 @@ def _probe(service: Service) -> str | None:
 
     kind, _, value = (service.ready or "").partition(":")
     if kind == "tcp":
-        return f"tcpSocket: {json.dumps({'port': int(value.rpartition(':')[2])})}"
+        return f"tcpSocket: {_yaml({'port': int(value.rpartition(':')[2])})}"
     if kind == "http":
         parts = urlsplit(service.ready or "")
         target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
-        return f"httpGet: {json.dumps({'path': target, 'port': parts.port or 80})}"
+        return f"httpGet: {_yaml({'path': target, 'port': parts.port or 80})}"
     command = _check(service)
-    return None if command is None else f"exec: {json.dumps({'command': list(command)})}"
+    return None if command is None else f"exec: {_dollars(_yaml({'command': list(command)}))}"

@@ -57,7 +57,9 @@ def runit(service: Service) -> str:
 
 
 def _run(service: Service) -> str:
-    assignments = [f"{key}={shlex.quote(value)}" for key, value in service.environment.items()]
+    odd = service.odd_variables()
+    plain = {name: value for name, value in service.environment.items() if name not in odd}
+    assignments = [f"{name}={shlex.quote(value)}" for name, value in plain.items()]
     lines = [
         "#!/bin/sh",
         "exec 2>&1",
@@ -72,7 +74,7 @@ def _run(service: Service) -> str:
             "# The program changes its user by itself (uid), when it has opened its files."
         )
     # "exec", or the shell would be the manager's process and not the program.
-    lines.append(f"exec {shlex.join(service.command)}")
+    lines.append(f"exec {shlex.join(service.started('a shell script'))}")
     return "\n".join(lines) + "\n"
 
 

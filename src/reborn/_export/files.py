@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import plistlib
+import re
 import shlex
+
+from reborn._export.service import refuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from reborn._export.service import Service
 
+_MANAGER = "supervisord"
 _SUPERVISORD = """\
 ; {name}.conf, for supervisord: put it where [include] of supervisord.conf looks, then
 ;     supervisorctl update
@@ -39,15 +43,14 @@ def supervisord(service: Service) -> str:
     """Return a section for supervisord's configuration.
 
     Raises:
-        ValueError: a word of the command cannot be written there.
+        ValueError: a word or a variable cannot be written there.
     """
-    pairs = (f'{key}="{value}"' for key, value in service.environment.items())
-    environment = ",".join(pairs)
+    pairs = ",".join(f"{_key(k)}={_quoted(k, v)}" for k, v in service.environment.items())
     text = _SUPERVISORD.format(
         name=service.name,
         command=_value("command", shlex.join(service.command)),
         directory=_value("directory", service.directory),
-        environment=_value("environment", f"environment={environment}" if environment else ""),
+        environment=_value("environment", f"environment={pairs}" if pairs else ""),
         umask=service.umask,
         stop_timeout=service.stop_timeout,
         user=_user(service),
@@ -55,11 +58,37 @@ def supervisord(service: Service) -> str:
     return text.replace("\n\nautostart", "\nautostart")
 
 
-def _value(name: str, text: str) -> str:
-    if "\n" in text or " ;" in text or " #" in text:
-        message = f"{name} {text!r} cannot be written down for supervisord: it has a comment in it"
-        raise ValueError(message)
+def _value(kind: str, text: str) -> str:
+    """Return *text* as it stands after the equals sign (configparser, and then the operator %)."""
+    why = None
+    if any(letter < " " and letter != "\t" for letter in text):
+        why = "it has a newline or another control character in it"
+    elif re.search(r"\s[;#]", text):
+        why = "it has a comment in it"
+    elif "%(here)s" in text:
+        why = "supervisord replaces %(here)s, also where the percent sign is doubled"
+    elif text != text.strip():
+        why = "it begins or ends with white space"
+    if why is not None:
+        refuse(kind, text, _MANAGER, why)
     return text.replace("%", "%%")
+
+
+def _key(name: str) -> str:
+    """Return the name of a variable, which is a word of `shlex.shlex` with some more letters."""
+    if not re.fullmatch(r"[A-Za-z0-9_/.+():-]+", name):
+        refuse("variable", name, _MANAGER, "its name has other characters")
+    return name
+
+
+def _quoted(name: str, value: str) -> str:
+    """Return a value in quotes; there are two kinds, and no way to escape either."""
+    assignment = f"{name}={value}"
+    if value != value.strip("'\""):
+        refuse("variable", assignment, _MANAGER, "its value begins or ends with a quote")
+    if "'" in value and '"' in value:
+        refuse("variable", assignment, _MANAGER, "its value has both kinds of quotes")
+    return f"'{value}'" if '"' in value else f'"{value}"'
 
 
 def _user(service: Service) -> str:
@@ -71,7 +100,21 @@ def _user(service: Service) -> str:
 
 
 def launchd(service: Service) -> str:
-    """Return the property list of a launchd job."""
+    """Return the property list of a launchd job.
+
+    Raises:
+        ValueError: a word or a variable cannot be written there.
+    """
+    texts = (
+        *service.command,
+        service.directory,
+        *service.environment,
+        *service.environment.values(),
+    )
+    for text in texts:
+        if re.search(r"[\0-\x08\x0b-\x1f\ufffe\uffff]", text):
+            why = "it has a control character in it, which XML has not"
+            refuse("text", text, "launchd", why)
     job: dict[str, object] = {
         "Label": service.name,
         "ProgramArguments": list(service.command),
@@ -93,9 +136,10 @@ def launchd(service: Service) -> str:
 
         job["UserName"] = pwd.getpwuid(service.user).pw_name
     head, kind, body = plistlib.dumps(job, sort_keys=False).decode().partition("<plist")
+    file = f"{_comment(service.name)}.plist"
     comment = (
-        f"<!-- {_comment(service.name)}.plist, for /Library/LaunchDaemons (owned by root, mode "
-        f"644), then\n     launchctl bootstrap system /Library/LaunchDaemons/{service.name}.plist\n"
+        f"<!-- {file}, for /Library/LaunchDaemons (owned by root, mode 644), then\n"
+        f"     launchctl bootstrap system /Library/LaunchDaemons/{file}\n"
         "     KeepAlive: it is restarted when it fails, but not when it ends by itself.\n"
         "     launchd is not told when it is ready. What it prints goes to the path below,\n"
         "     which newsyslog(8) can rotate. -->\n"

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import NoReturn
 
     from reborn._options import Plan
 
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 
 
@@ -62,6 +64,33 @@ class Service:
         if not self.command:
             message = "command is empty, and there is nothing to run"
             raise ValueError(message)
+        for kind, text in self._texts():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                refuse(kind, text, "any manager", "it is not UTF-8")
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        yield from (("argument", word) for word in self.command)
+        for name, value in self.environment.items():
+            yield "variable", f"{name}={value}"
+        yield from (("path", path) for path in self.paths)
+
+    def odd_variables(self) -> dict[str, str]:
+        """Return the variables whose names shells cannot set, and old versions of systemd."""
+        return {k: v for k, v in self.environment.items() if not _IDENTIFIER.fullmatch(k)}
+
+    def started(self, manager: str) -> list[str]:
+        """Return the command, with env(1) in front of it where there are odd variables.
+
+        Raises:
+            ValueError: env(1) would take the program for a variable.
+        """
+        odd = [f"{name}={value}" for name, value in self.odd_variables().items()]
+        if odd and "=" in self.command[0]:
+            why = f"it would be a variable to env(1), which sets {odd[0]!r}"
+            refuse("program", self.command[0], manager, why)
+        return [*(["/usr/bin/env", *odd] if odd else []), *self.command]
 
     @property
     def paths(self) -> list[str]:
@@ -86,6 +115,16 @@ class Service:
     def start_timeout(self) -> int:
         """How many seconds it may take to start."""
         return max(1, round(self.ready_timeout))
+
+
+def refuse(kind: str, text: str, manager: str, why: str) -> NoReturn:
+    """Refuse a *text* that the configuration of *manager* cannot hold.
+
+    Raises:
+        ValueError: always.
+    """
+    message = f"{kind} {text!r} cannot be written down for {manager}: {why}"
+    raise ValueError(message) from None
 
 
 def of_plan(

@@ -7,13 +7,17 @@ known of it allows: `systemd-analyze security` shows what is left.
 from __future__ import annotations
 
 import os
+import re
+
+from reborn._export.service import refuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from reborn._export.service import Service
 
+_MANAGER = "systemd"
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@+=:,./_-")
 # What systemd makes for a service, and removes, or keeps, as it should be.
 _OWN = (
@@ -97,12 +101,10 @@ def unit(service: Service) -> str:
     text = _UNIT.format(
         name=service.name,
         kind=_kind(service),
-        command=" ".join(map(_word, service.command)),
+        command=_command(service.started(_MANAGER)),
         reload=_reload(service),
         directory=_path(service.directory),
-        environment="\n".join(
-            f"Environment={_quoted(f'{key}={value}')}" for key, value in service.environment.items()
-        ),
+        environment="\n".join(_environment(service)),
         user=_user(service, drops=drops),
         more="" if service.foreign else _MORE,
         compiles=_COMPILES if service.foreign else "",
@@ -204,7 +206,7 @@ def _files(service: Service) -> Iterable[str]:
             yield f"ReadWritePaths={_quoted(path)}"
         else:
             setting, name = own
-            yield f"{setting}={_path(name)}"
+            yield f"{setting}={_quoted(name)}"
     if _any_below(service, "/home", "/root", "/run/user"):
         yield "# Parts of it are in somebody's home."
         yield "ProtectHome=read-only"
@@ -222,7 +224,38 @@ def _any_below(service: Service, *directories: str) -> bool:
 
 
 def _path(text: str) -> str:
+    """Return a path of a setting that takes the rest of the line as it is.
+
+    Raises:
+        ValueError: the line would not be the path.
+    """
+    if not text.isprintable() or text != text.strip() or text.endswith("\\"):
+        why = "it has a control character in it, or white space or a backslash at its end"
+        refuse("path", text, _MANAGER, why)
     return text.replace("%", "%%")
+
+
+def _environment(service: Service) -> Iterable[str]:
+    """Yield the settings of the variables.
+
+    Raises:
+        ValueError: systemd ignores such a value.
+    """
+    odd = service.odd_variables()
+    for name, value in service.environment.items():
+        if re.search(r"[\0-\x08\x0b-\x1f\x7f]", value):
+            why = "it has a control character in it"
+            refuse("variable", f"{name}={value}", _MANAGER, why)
+        if name not in odd:
+            yield f"Environment={_quoted(f'{name}={value}')}"
+
+
+def _command(words: Sequence[str]) -> str:
+    """Return a command line; in the path of the program, other than in its name, $ is plain."""
+    program, *arguments = map(_word, words)
+    if "$" in words[0]:
+        program = f"@{_quoted(words[0])} {program}"
+    return " ".join([program, *arguments])
 
 
 def _word(text: str) -> str:
@@ -236,4 +269,5 @@ def _quoted(text: str) -> str:
     if text and set(text) <= _PLAIN:
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{_path(escaped)}"'
+    escaped = re.sub(r"[\0-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", escaped)
+    return f'"{escaped.replace("%", "%%")}"'
