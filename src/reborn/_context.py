@@ -57,7 +57,7 @@ class DaemonContext(_options.Options):
             to stays open in any case.
         signal_map: What each signal does: None ignores it, a string names a method of the context,
             a callable is the handler. By default SIGTERM calls `terminate`, and the terminal's
-            stops are ignored.
+            stops are ignored, unless the program has set handlers of its own.
         detach_process: True detaches, False stays in the foreground, None stays if a supervisor
             runs this process (`supervisor` says which and why).
         strategy: "fork" is the double fork. "reexec" starts the program again, with the command

@@ -1,21 +1,40 @@
 """Which descriptors a daemon keeps, and where its 0, 1 and 2 point.
 
-APUE 13.3 closes every descriptor it does not need. Three things that one learns later are done
-here: descriptors 0 to 2 are never left closed (the next file opened would become stdout), what
-`logging` writes to stays open, and a number that a Python object of the launcher may still close
-one day is kept occupied, so that it never becomes somebody else's file under that object.
+APUE 13.3 closes every descriptor that is not needed. The rules, each from a fault that this caused:
+
+- 0 to 2 are never left closed: the next file opened would become stdout.
+- The number of a closed descriptor stays taken, whoever opened it. A Python object, SQLite, LMDB or
+  an event loop in C may still use the number one day. If the number were free, that use would hit
+  the next file opened (SQLite's "How To Corrupt An SQLite Database File", 2.6).
+- Every use of such a number fails. An O_PATH descriptor does that (EBADF from read, write, fsync,
+  fcntl locks, poll, epoll, ioctl, mmap). Where there is none, the end of a pipe without a reader
+  does (EPIPE or EBADF), for all that transfers data.
+- Files that the program prints or logs to stay open, however deep in a wrapper.
+- Except if such a file is the caller's own pipe, socket or terminal: a copy of it would keep the
+  caller waiting, so it becomes a copy of the daemon's own stream.
+
+Rejected: the null device as the placeholder, which accepted writes and lost them; closing what is
+inheritable and replacing the rest, because C libraries open inheritable descriptors, too; closing
+all at once above some number of descriptors (19,900 placeholders take 6 ms, close_range(2) takes
+2 ms); keeping everything, with the caller's pipes among it.
 """
 
 import os
+import stat
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    import signal as _signal
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+else:
+    import _signal
 
 STANDARD = (0, 1, 2)
-# More of them than that are closed at once, without a placeholder each.
-_PLACEHOLDERS = 4096
+# From this number on, listing /proc/self/fd takes longer than trying the numbers.
+_MANY = 500
+# How far an object that writes can be from the file that it writes to: handler, console, wrapper.
+_DEPTH = 3
 
 
 def fill_standard() -> list[int]:
@@ -95,6 +114,9 @@ def open_descriptors() -> list[int]:
     Some systems list only 0 to 2 in /dev/fd (FreeBSD without fdescfs), and a limit can be 2**30,
     so the last resort tries the numbers up to a bound that no sane program reaches.
     """
+    count = _count()
+    if count > _MANY:
+        return _numbers(count)
     for folder in ("/proc/self/fd", "/dev/fd"):
         try:
             listed = sorted(int(name) for name in os.listdir(folder))
@@ -106,16 +128,36 @@ def open_descriptors() -> list[int]:
     return [fd for fd in range(limit) if is_open(fd)]
 
 
-def many_open() -> range:
-    """Return all that can be open where they are too many to look at each; else nothing."""
+def _count() -> int:
+    """Return how many descriptors are open; 0 where that is unknown."""
     try:
-        if os.stat("/proc/self/fd").st_size > _PLACEHOLDERS:  # their number, since Linux 6.2
-            with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-                table = next(line for line in file if line.startswith("FDSize:"))
-            return range(int(table.split()[1]))
-    except (OSError, StopIteration):
-        pass
-    return range(0)
+        return os.stat("/proc/self/fd").st_size  # since Linux 6.2, and 0 before
+    except OSError:
+        return 0
+
+
+def _numbers(count: int) -> list[int]:
+    """Return the *count* open descriptors, without listing /proc/self/fd."""
+    try:
+        # open(2) takes the lowest free number, so everything below it is open.
+        free = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        free = 0
+    close(free or None)
+    found = [*range(free)]
+    if len(found) < count:
+        found += (fd for fd in range(free, _table_size()) if is_open(fd))
+    return found
+
+
+def _table_size() -> int:
+    """Return the end of the numbers that can be open: a limit may have been lowered since."""
+    try:
+        with open("/proc/self/status", "rb", buffering=0) as file:
+            _, _, rest = file.read(8192).partition(b"\nFDSize:\t")
+            return int(rest.partition(b"\n")[0])
+    except (OSError, ValueError):
+        return 65536  # a table that is full, or another /proc
 
 
 def is_open(fd: int) -> bool:
@@ -132,48 +174,211 @@ def is_trusted(status: os.stat_result) -> bool:
     return status.st_uid in (0, os.geteuid())
 
 
-def close_inherited(opened: "Sequence[int]", *, keep: "Iterable[int]", null: int) -> None:
-    """Close every one of the *opened* descriptors (in order) above 2 that is not in *keep*.
+def open_placeholder() -> int:
+    """Open a descriptor that takes a number and refuses every use.
 
-    What came from the program that started the launcher is closed. What the launcher opened itself
-    (it is closed on exec, as PEP 446 has it) gives way to *null*, the null device.
+    Raises:
+        OSError: there is no free descriptor.
     """
-    kept = {*STANDARD, null, *keep}
-    if len(opened) > _PLACEHOLDERS:
-        low = STANDARD[-1] + 1
-        for fd in (*sorted(fd for fd in kept if fd >= low), opened[-1] + 1):
-            if low < fd:  # CPython takes an empty range for an endless one
-                os.closerange(low, fd)
-            low = fd + 1
-        return
-    for fd in opened:
-        if fd in kept or not is_open(fd):
-            continue
-        if os.get_inheritable(fd):
-            close(fd)
-        else:
-            os.dup2(null, fd, inheritable=False)
+    if hasattr(os, "O_PATH"):
+        try:
+            # Of no directory: those can be entered, and looked up in.
+            return os.open(os.devnull, os.O_PATH | os.O_CLOEXEC)
+        except FileNotFoundError:
+            pass  # in a root directory without devices
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
 
 
-def logging_descriptors() -> list[int]:
-    """Return the descriptors that handlers of `logging` write to."""
+def close_inherited(
+    opened: "Iterable[int]", *, keep: "Iterable[int]", placeholder: int | None = None
+) -> None:
+    """Close every one of the *opened* descriptors above 2 that is not in *keep*.
+
+    Their numbers stay taken by copies of the *placeholder*, which is closed itself. The copies are
+    closed on exec.
+    """
+    kept = {*STANDARD, placeholder, *keep}
+    closed = [fd for fd in opened if fd not in kept and is_open(fd)]
+    if placeholder is None and closed:
+        close(closed[0])  # the table may be full
+        placeholder = open_placeholder()
+    for fd in closed:
+        if placeholder is not None and fd != placeholder:
+            os.dup2(placeholder, fd, inheritable=False)
+    if placeholder not in closed:
+        close(placeholder)
+
+
+class Inheritance:
+    """The descriptors that a forked daemon has from the launcher.
+
+    It is made in the launcher, where 0 to 2 and the controlling terminal are the caller's. In the
+    daemon `look` comes before a new root, and `close` when the streams are the daemon's.
+    """
+
+    def __init__(self, keep: "Iterable[int]") -> None:
+        """Note what the program writes to, and what it wants to *keep*."""
+        writers = of_writers()
+        self.keep = {*keep}
+        self._copies = {fd: n for fd, n in of_caller(writers).items() if fd not in self.keep}
+        self.keep.update(writers, of_wakeup())
+        self._opened: list[int] | None = None
+        self._placeholder: int | None = None
+        # Copying them all at a fork takes noticeable time.
+        self.are_many = _count() > _MANY
+
+    def close_most(self, needed: "Iterable[int]") -> None:
+        """Intermediate: close all but what is *needed* for the start, before the second fork."""
+        close_inherited(open_descriptors(), keep={*self.keep, *needed})
+        self._opened = [*needed]
+
+    def look(self, needed: "Iterable[int]") -> None:
+        """Daemon: see what is open, and keep what is *needed* until READY.
+
+        Raises:
+            OSError: there is no free descriptor.
+        """
+        self.keep.update(needed)
+        self._placeholder = open_placeholder()
+        if self._opened is None:
+            self._opened = open_descriptors()
+
+    def redirect_copies(self) -> None:
+        """Daemon: have what was a copy of the caller's stream write to the daemon's own."""
+        replace(self._copies)
+
+    def close(self) -> None:
+        """Daemon: close what nobody asked to keep."""
+        close_inherited(self._opened or (), keep=self.keep, placeholder=self._placeholder)
+
+
+def of_writers() -> dict[int, int]:
+    """Return the descriptors above 2 that the program prints and logs to.
+
+    The value is the standard descriptor that is used for the same purpose. The writers are
+    `sys.stdout`, `sys.stderr` (and `sys.stdin`, which reads), the handlers of `logging`, whether
+    a logger knows them or not, and the sinks of loguru.
+    """
+    found: dict[int, int] = {}
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        _add_descriptors(found, number, getattr(sys, name))
+    for handler in _handlers():
+        _add_descriptors(found, 2, handler)
+    return found
+
+
+def _add_descriptors(found: dict[int, int], number: int, writer: object) -> None:
+    for fd in _descriptors_of(writer, _DEPTH, set()):
+        if fd > STANDARD[-1]:
+            found.setdefault(fd, number)
+
+
+def _handlers() -> "Iterator[object]":
+    """Yield every handler of `logging`, and every sink of loguru."""
     logging = sys.modules.get("logging")
-    if logging is None:
-        return []
-    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
-    handlers = [handler for logger in loggers for handler in getattr(logger, "handlers", ())]
-    return [fd for handler in handlers for fd in _handler_descriptors(handler)]
+    if logging is not None:
+        # Each handler is on this list from its making on, since logging.shutdown() needs them.
+        for reference in [*getattr(logging, "_handlerList", ())]:
+            yield reference()
+        # Those that have been made without Handler.__init__.
+        for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+            yield from getattr(logger, "handlers", ())
+    loguru = getattr(sys.modules.get("loguru"), "logger", None)
+    sinks = getattr(getattr(loguru, "_core", None), "handlers", None)
+    if isinstance(sinks, dict):
+        yield from sinks.values()
 
 
-def _handler_descriptors(handler: object) -> "Iterator[int]":
-    # stream: files; sock and socket: the network and syslog handlers; target: MemoryHandler.
-    for name in ("stream", "sock", "socket"):
-        fd = fileno(getattr(handler, name, None))
+def _descriptors_of(writer: object, depth: int, seen: set[int]) -> "Iterator[int]":
+    """Yield the descriptors of the open files in *writer* and its attributes."""
+    if id(writer) in seen or isinstance(writer, (int, str, bytes, type, type(sys), type(None))):
+        return
+    seen.add(id(writer))
+    # Of the class, since some proxies answer to every name, over the network.
+    if hasattr(type(writer), "fileno"):
+        fd = fileno(writer)
         if fd is not None:
             yield fd
-    target = getattr(handler, "target", None)
-    if target is not None:
-        yield from _handler_descriptors(target)
+    if depth == 0:
+        return
+    parts = writer if isinstance(writer, (list, tuple)) else getattr(writer, "__dict__", {})
+    for part in [*(parts.values() if isinstance(parts, dict) else parts)]:
+        yield from _descriptors_of(part, depth - 1, seen)
+
+
+def of_wakeup() -> set[int]:
+    """Return the descriptor that signal numbers are written to, and its other end.
+
+    A pipe shows which descriptors are its ends; of a pair of sockets the other has the number
+    before or after.
+    """
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+    try:
+        fd = _signal.set_wakeup_fd(-1)
+        if fd < 0:
+            return set()
+        _signal.set_wakeup_fd(fd)
+    except ValueError:  # in another thread than the main one, or closed
+        return set()
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+    ends = copies(dict.fromkeys(open_descriptors(), fd), [fd])
+    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+        neighbours = [other for other in (fd - 1, fd + 1) if is_open(other)]
+        ends |= {other: fd for other in neighbours if stat.S_ISSOCK(os.fstat(other).st_mode)}
+    return {*ends}
+
+
+def of_caller(writers: "Mapping[int, int]") -> dict[int, int]:
+    """Return those of the *writers* that would keep the caller's pipe, socket or terminal open.
+
+    They are to become copies of the standard descriptors that are the values. To be called before
+    the daemon has a session and streams of its own.
+    """
+    waited_for = {fd: number for fd, number in writers.items() if _has_other_end(fd)}
+    found = copies(waited_for, STANDARD)
+    for fd, number in waited_for.items():
+        if fd not in found and _is_controlling_terminal(fd):
+            found[fd] = number
+    return found
+
+
+def copies(writers: "Mapping[int, int]", originals: "Iterable[int]") -> dict[int, int]:
+    """Return those of the *writers* that have the same file open as an original, and which."""
+    found = {}
+    for fd, number in writers.items():
+        try:
+            same = [other for other in originals if os.path.sameopenfile(other, fd)]
+        except OSError:
+            continue
+        if same:
+            found[fd] = number if number in same else same[-1]
+    return found
+
+
+def _has_other_end(fd: int) -> bool:
+    """Tell whether somebody may wait for the end of *fd*: of a pipe, a socket, or a terminal."""
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)
+
+
+def _is_controlling_terminal(fd: int) -> bool:
+    try:
+        os.tcgetpgrp(fd)
+    except OSError:
+        return False
+    return True
+
+
+def replace(copies: "Mapping[int, int]") -> None:
+    """Make each descriptor a copy of the one that is its value."""
+    for fd, number in copies.items():
+        os.dup2(number, fd, os.get_inheritable(fd))
 
 
 def fileno(file: object) -> int | None:

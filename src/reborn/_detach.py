@@ -44,15 +44,15 @@ def by_fork(
     with loading("launcher"):
         from reborn._attempt import Attempt  # late: the next life of a program has no use for it
     _descriptors.flush()
-    many = _descriptors.many_open()
+    inherited = setup.inherited = _descriptors.Inheritance(_steps.kept(setup))
     ours, theirs = _handshake.open_channel()
 
     def start() -> int:
         watched: Sequence[int] = () if watch is None else watch.prepare(setup)
-        if many:
+        if inherited.are_many:
             # Here already: otherwise the fork copies them, and the intermediate ends slowly.
-            keep = [*_steps.kept(setup), *setup.descriptors(), *watched, theirs.outgoing]
-            _descriptors.close_inherited(many, keep=keep, null=theirs.incoming)
+            channel = (theirs.incoming, theirs.outgoing)
+            inherited.close_most([*_steps.kept(setup), *setup.descriptors(), *watched, *channel])
         return os.fork()
 
     try:
@@ -78,8 +78,10 @@ def _live(setup: "Setup", report: Report, daemon: "Callable[[Setup], None]") -> 
     with ReportFailure(report, setup.pidfile):
         if setup.dies_with_launcher:  # otherwise it is ready sooner than there is anything to see
             report.begin()
-        setup.inherited = _descriptors.many_open() or _descriptors.open_descriptors()
-        setup.keep = [*_steps.kept(setup), *report.descriptors()]
+        setup.channel = report.descriptors()
+        if setup.inherited is not None:
+            null = [] if setup.null is None else [setup.null]
+            setup.inherited.look([*_steps.kept(setup), *setup.channel, *null])
         daemon(setup)
 
 

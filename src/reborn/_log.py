@@ -6,6 +6,9 @@ The rules:
 - Like the pid file it is judged on the open descriptor (see `_files`). Unlike the pid file it may
   be a device, and a symbolic link in a directory that nobody else can write: /dev/null and the
   links of container images are good logs.
+- A name of an open descriptor (/dev/stdout, /dev/fd/3, a link to one) is that descriptor. One of
+  another process (/proc/1/fd/1) is followed if that process belongs to us or to root: any other
+  could choose the file.
 - It is opened by the launcher, as the user who can open it, and given to the daemon's user, so that
   the daemon can open it again. reopen() needs no privilege that the daemon has given up.
 
@@ -16,6 +19,7 @@ dup2(2), so that no writer in any thread ever finds them closed.
 
 import os
 import stat
+from errno import EBADF
 
 from reborn import _descriptors, _files
 from reborn._errors import StartError
@@ -24,7 +28,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Opening these by name fails where they are sockets; a copy has to be made of them instead.
+    from reborn.exceptions import UnsafeFileError
+
+# Opening these by name fails for sockets and changes their offset; a copy has to be made instead.
 _OWN_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 
 
@@ -34,52 +40,136 @@ def open_to_append(
     """Open the log *path* for append; return its descriptor, and whether this call created it.
 
     A new log is given to *owner*, a user and a group, so that the daemon can open it again. A link
-    is followed only where nobody else could have put it. `/dev/stdout` and `/dev/stderr` are the
-    caller's own streams, whatever they are connected to.
+    is followed only where nobody else could have put it. A name of one of the caller's own streams
+    (/dev/stdout, /dev/fd/3, or a link to one) is that stream, whatever it is connected to.
 
     Raises:
         UnsafeFileError: it is a link or a file that another user could have planted.
         OSError: it cannot be opened.
     """
-    if path in _OWN_STREAMS:
-        return os.dup(_OWN_STREAMS[path]), False
     target = path
     for _ in range(_files.LINKS):
+        own = own_descriptor(target)
+        if own is not None:
+            return _duplicate(own), False
         directory, name = _files.open_directory(target, kind="log file")
         try:
-            flags = os.O_WRONLY | os.O_APPEND
-            fd, made = _files.open_or_create(name, flags, mode=mode, directory=directory)
-            try:
-                _check(fd, path=path, directory=directory, owner=owner[0])
-                os.set_blocking(fd, True)
-                if made:
-                    _give(fd, *owner)
-            except BaseException:
-                if made:
-                    _files.remove(name, fd, directory=directory)
-                _descriptors.close(fd)
-                raise
-            return fd, made
+            return _open_in(directory, name, path=path, mode=mode, owner=owner)
         except OSError as error:
-            if _files.is_kind_refusal(error):
-                reason = "it is not a regular file"
-                from reborn.exceptions import UnsafeFileError
-
-                raise UnsafeFileError(kind="log file", path=path, reason=reason) from None
             if not _files.is_link_refusal(error):
                 raise
             if _files.others_can_write(os.fstat(directory)):
-                reason = "it is a symbolic link in a directory that others can write"
-                from reborn.exceptions import UnsafeFileError
-
-                raise UnsafeFileError(kind="log file", path=path, reason=reason) from None
+                raise _unsafe(
+                    path, "it is a symbolic link in a directory that others can write"
+                ) from None
+            if _is_descriptor_of_a_process(directory):
+                return _open_followed(directory, name, path=path), False
             target = os.path.join(os.path.dirname(target), os.readlink(name, dir_fd=directory))
         finally:
             _descriptors.close(directory)
-    reason = "it is a loop of symbolic links"
+    raise _unsafe(path, "it is a loop of symbolic links")
+
+
+def own_descriptor(path: str) -> int | None:
+    """Return the number of the descriptor of this process that *path* names; None: it names none.
+
+    Such a path means something else to every process.
+    """
+    if path in _OWN_STREAMS:
+        return _OWN_STREAMS[path]
+    folder, _, number = path.rpartition("/")
+    own = folder in ("/dev/fd", "/proc/self/fd", f"/proc/{os.getpid()}/fd")
+    return int(number) if own and number.isascii() and number.isdigit() else None
+
+
+def is_own_stream(path: str) -> bool:
+    """Tell whether *path* is, or is a link to, a name of one of this process's own descriptors."""
+    for _ in range(_files.LINKS):
+        if own_descriptor(path) is not None:
+            return True
+        try:
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
+        except OSError:
+            break
+    return False
+
+
+def _duplicate(fd: int) -> int:
+    """Return a copy of *fd*, which must be open for writing."""
+    import fcntl
+
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise OSError(EBADF, os.strerror(EBADF))
+    return _descriptors.duplicate(fd)
+
+
+def _open_in(
+    directory: int,
+    name: str,
+    *,
+    path: str,
+    mode: int,
+    owner: tuple[int | None, int | None],
+) -> tuple[int, bool]:
+    """Open or create the file *name*, and check it.
+
+    Raises:
+        UnsafeFileError: another user could have planted it.
+        OSError: it cannot be opened, or is a link.
+    """
+    try:
+        flags = os.O_WRONLY | os.O_APPEND
+        fd, made = _files.open_or_create(name, flags, mode=mode, directory=directory)
+    except OSError as error:
+        if _files.is_kind_refusal(error):
+            raise _unsafe(path, "it is not a regular file") from None
+        raise
+    try:
+        _check(fd, path=path, directory=directory, owner=owner[0])
+        os.set_blocking(fd, True)
+        if made:
+            _give(fd, *owner)
+    except BaseException:
+        if made:
+            _files.remove(name, fd, directory=directory)
+        _descriptors.close(fd)
+        raise
+    return fd, made
+
+
+def _is_descriptor_of_a_process(directory: int) -> bool:
+    """Tell whether the open *directory* is in /proc, where links are descriptors of processes."""
+    try:
+        return os.path.ismount("/proc") and os.fstat(directory).st_dev == os.stat("/proc").st_dev
+    except OSError:
+        return False
+
+
+def _open_followed(directory: int, name: str, *, path: str) -> int:
+    """Open a descriptor of another process (proc(5)), such as the pipe of a container's process 1.
+
+    The process belongs to us or to root, as its directory does.
+
+    Raises:
+        UnsafeFileError: it cannot be written to by name.
+        OSError: it cannot be opened.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, dir_fd=directory)
+    except OSError as error:
+        if _files.is_kind_refusal(error):
+            reason = "it is a socket, or a pipe that nobody reads"
+            raise _unsafe(path, reason) from None
+        raise
+    os.set_blocking(fd, True)
+    return fd
+
+
+def _unsafe(path: str, reason: str) -> "UnsafeFileError":
     from reborn.exceptions import UnsafeFileError
 
-    raise UnsafeFileError(kind="log file", path=path, reason=reason)
+    return UnsafeFileError(kind="log file", path=path, reason=reason)
 
 
 def _check(fd: int, *, path: str, directory: int, owner: int | None) -> None:
@@ -106,6 +196,8 @@ def _give(fd: int, uid: int | None, gid: int | None) -> None:
 def reopen(path: str, *, mode: int, root: str | None, own: "Sequence[bool]") -> None:
     """Daemon: open the log *path* again, and redirect stdout and stderr to it.
 
+    Handlers of `logging` that have a copy of one of these go along.
+
     *own*: whether stdout, and stderr, go to a file of the program instead, and stay as they are.
     *root* is the daemon's root directory, in which the path has to be.
 
@@ -121,7 +213,10 @@ def reopen(path: str, *, mode: int, root: str | None, own: "Sequence[bool]") -> 
     fd, _ = open_to_append(path, mode=mode)
     try:
         _descriptors.flush()  # into the old file, where the line began
+        replaced = [number for number, stays in zip((1, 2), own, strict=True) if not stays]
+        copies = _descriptors.copies(_descriptors.of_writers(), replaced)
         _descriptors.redirect((None, *(None if stays else fd for stays in own)))
+        _descriptors.replace(copies)
     finally:
         _descriptors.close(fd)
 

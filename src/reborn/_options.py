@@ -183,9 +183,21 @@ def _handlers(options: "Options") -> "dict[int, Any]":
     """Return what to install for each signal."""
     chosen = options.signal_map
     if chosen is None:
-        stops = {getattr(_signal, name): _signal.SIG_IGN for name in _TERMINAL_STOPS}
-        return {**stops, _signal.SIGTERM: options.terminate}
+        return _default_handlers(options)
     return {int(number): _handler(options, target) for number, target in chosen.items()}
+
+
+def _default_handlers(options: "Options") -> "dict[int, Any]":
+    """Return the default map, less the signals for which the program has a handler of its own."""
+    from reborn import _inherited, _signals
+
+    default: dict[int, Any] = {getattr(_signal, name): _signal.SIG_IGN for name in _TERMINAL_STOPS}
+    default[_signal.SIGTERM] = options.terminate
+    ours = getattr(type(options), "terminate", None)
+    free = _signals.untouched(_inherited.ignored)
+    # An earlier context's handler is not the program's.
+    free |= {n for n in default if getattr(_signal.getsignal(n), "__func__", None) is ours}
+    return {number: default[number] for number in default if number in free}
 
 
 def _handler(options: "Options", target: object) -> object:

@@ -5,7 +5,8 @@ The rules:
 - What a shell, nohup or a manager ignored or blocked is reset: a daemon must not depend on how it
   was started. A signal counts as inherited if it was ignored when `reborn` was imported
   (`_inherited`).
-- What the program arranged before `reborn()` stays: its handlers, and what it ignored later.
+- What the program arranged before `reborn()` stays: its handlers, what it ignored later, and the
+  handlers of libraries in C. The default map is for signals that have none of these.
 - From the fork until the mask is restored all signals are blocked, so that no handler of the
   program runs in a process that is only half a daemon.
 
@@ -91,6 +92,28 @@ def reset(inherited: frozenset[int]) -> None:
             python = _signal.default_int_handler if number == _signal.SIGINT else _signal.SIG_DFL
             _signal.signal(number, python)
     restore_mask(set())
+
+
+def untouched(inherited: frozenset[int]) -> set[int]:
+    """Return the signals for which the program has set nothing: no handler, no disposition."""
+    caught = _caught()
+    found = set()
+    for number in numbers():
+        handler = _signal.getsignal(number)
+        reset = handler == _signal.SIG_IGN and number in inherited
+        if reset or (handler == _signal.SIG_DFL and not caught >> (number - 1) & 1):
+            found.add(number)
+    return found
+
+
+def _caught() -> int:
+    """Return the mask of the signals with a handler, those of C libraries included; 0: unknown."""
+    try:
+        with open("/proc/self/status", "rb", buffering=0) as file:
+            _, _, rest = file.read(8192).partition(b"\nSigCgt:\t")
+    except OSError:
+        return 0
+    return int(rest.partition(b"\n")[0] or b"0", 16)
 
 
 def install(handlers: "Mapping[int, Any]") -> None:

@@ -51,9 +51,10 @@ class Setup(Plan):
 
     What is not resolved before the process is there: `sources` become 0, 1 and 2 (None: stay);
     `spare` are closed when they are connected; `null` is the null device, which a new root may
-    lack. Of what is `inherited` a forked daemon closes all but `keep`. `captured`: stderr goes to a
-    file until READY. `mask`: the signals that stay blocked when the program goes on;
-    until the set-up says otherwise, those that the launcher had blocked.
+    lack. `inherited`: what a forked daemon has from the launcher; `channel`: the descriptors of its
+    report, until READY. `captured`: stderr goes to a file until READY. `mask`: the signals that
+    stay blocked when the program goes on; until the set-up says otherwise, those that the launcher
+    had blocked.
     """
 
     needed_later = ()
@@ -76,8 +77,8 @@ class Setup(Plan):
         self.spare = spare
         self.null = null
         self.captured = captured
-        self.inherited: Sequence[int] = ()
-        self.keep: Sequence[int] = ()
+        self.inherited: _descriptors.Inheritance | None = None
+        self.channel: Sequence[int] = ()
         self.mask: set[int] = set()
 
     def descriptors(self) -> list[int]:
@@ -91,10 +92,10 @@ class Setup(Plan):
 
 
 def kept(plan: Plan) -> list[int]:
-    """Return the descriptors that a forked daemon keeps, besides its way to the launcher."""
+    """Return the descriptors that a forked daemon was asked to keep."""
     streams = [fd for fd in (*plan.streams, _descriptors.fileno(plan.guard)) if fd is not None]
     lock = [] if plan.pidfile is None else plan.pidfile.descriptors()
-    return [*plan.preserve, *streams, *lock, *_descriptors.logging_descriptors()]
+    return [*plan.preserve, *streams, *lock]
 
 
 def foreground_setup(plan: Plan, log_fd: int | None) -> Setup:
@@ -149,7 +150,10 @@ def write_pid(setup: Setup) -> None:
 def connect_streams(setup: Setup) -> None:
     """Point 0, 1 and 2 away from the terminal and the caller's pipes (APUE 13.3, rule 6)."""
     # What the launcher could not write (to a closed pipe, say) is not the daemon's to write.
-    _descriptors.redirect(setup.sources, unwritten=setup.null if setup.inherited else None)
+    inherited = setup.inherited
+    _descriptors.redirect(setup.sources, unwritten=None if inherited is None else setup.null)
+    if inherited is not None:
+        inherited.redirect_copies()
     _descriptors.close(*setup.spare)
     name_streams()
     if setup.log_file is not None:
@@ -166,8 +170,8 @@ def name_streams() -> None:
 
 def close_inherited(setup: Setup) -> None:
     """Close what nobody asked to keep (APUE 13.3, rule 5)."""
-    if setup.null is not None:
-        _descriptors.close_inherited(setup.inherited, keep=setup.keep, null=setup.null)
+    if setup.inherited is not None:
+        setup.inherited.close()
 
 
 def drop_privileges(surroundings: "Surroundings") -> None:

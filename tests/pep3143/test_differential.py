@@ -209,7 +209,7 @@ def placeholders(place, theirs, ours, _old, _new):
     if place == "/files/err/text":  # said by objects whose number was taken from them (3.13)
         return "Bad file descriptor" in theirs and ours == ""
     return place.startswith("/notes/daemon/descriptors/") and (
-        (theirs is ABSENT and ours == NULL) or (ours is ABSENT and theirs == NULL)
+        (theirs is ABSENT and ours == "placeholder") or (ours is ABSENT and theirs == NULL)
     )
 
 
@@ -388,7 +388,9 @@ class Own(daemon.DaemonContext):
 
 CASES = {
     "defaults": runs(),
-    "on a terminal": runs(on_terminal=True),
+    "on a terminal": runs(
+        "daemon.DaemonContext()", TELL, "descriptors that are not preserved", on_terminal=True
+    ),
     "never closed": runs(
         f"Open({LOCK.format('')})",
         "tell()",
@@ -464,7 +466,12 @@ CASES = {
         "daemon.DaemonContext(files_preserve=(open('kept', 'w'),))",
         shows={"other iterables in `files_preserve`"},
     ),
-    "inherited file": runs(before=OPEN.format(True)),
+    "inherited file": runs(
+        "daemon.DaemonContext()",
+        TELL,
+        "descriptors that are not preserved",
+        before=OPEN.format(True),
+    ),
     "no descriptor to preserve": fails("daemon.DaemonContext(files_preserve=['text'])"),
     "stream without a descriptor": fails(
         "daemon.DaemonContext(stdout=io.StringIO())", before="import io"

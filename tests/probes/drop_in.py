@@ -7,6 +7,7 @@ block below it. Each line of the report is a place in the program and what was s
 sees the names of this module; `daemon` and `pidfile` are the modules of either side.
 """
 
+import fcntl
 import json
 import os
 import resource
@@ -73,9 +74,11 @@ def descriptors():
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
-            found[name] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:
+            path = os.readlink(f"/proc/self/fd/{name}")
+            refuses = fcntl.fcntl(int(name), fcntl.F_GETFL) & os.O_PATH
+        except OSError:
             continue  # the listing's own
+        found[name] = "placeholder" if refuses and path == os.devnull else path
     return found
 
 

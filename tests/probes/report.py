@@ -8,6 +8,7 @@ in the daemon, before it is ready.
 """
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -160,9 +161,11 @@ def descriptors():
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
-            found[name] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:
+            path = os.readlink(f"/proc/self/fd/{name}")
+            refuses = fcntl.fcntl(int(name), fcntl.F_GETFL) & os.O_PATH
+        except OSError:
             continue  # the listing's own
+        found[name] = "placeholder" if refuses and path == os.devnull else path
     return found
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import sqlite3
 from signal import SIGKILL
 
 import psutil
@@ -22,9 +23,10 @@ for file in fresh:
         file.close()
 """
 NO_PLACEHOLDERS = """
-def close_inherited(opened, *, keep, null):
+def close_inherited(opened, *, keep, placeholder):
+    os.close(placeholder)
     for fd in opened:
-        if fd > 2 and fd not in (null, *keep) and report.is_open(fd):
+        if fd > 2 and fd not in keep and report.is_open(fd):
             os.close(fd)
 """ + sabotage.code("close what is inherited", "close_inherited")
 
@@ -188,10 +190,119 @@ def test_handlers_of_logging_keep_their_files(sandbox, receivers):
 
 
 def test_handlers_of_logging_control(fork_sandbox, receivers):
-    forget = sabotage.code("descriptors of logging", "list")
+    forget = sabotage.code("descriptors of writers", "dict")
     result = start(fork_sandbox, receivers[2] + forget, "tell(kept=look() == before)")
     assert not result.report["kept"]
     fork_sandbox.stop(result.pid)
+
+
+# As LMDB has it: a library in C knows the number, which it has not opened to be closed on exec.
+LIBRARY = """
+fd = os.open("library", os.O_RDWR | os.O_CREAT)
+os.set_inheritable(fd, {inheritable})
+"""
+WRITE = """
+fresh = [open(name, "w+") for name in ("first", "second")]
+try:
+    said = os.pwrite(fd, b"a page", 0)
+except OSError as error:
+    said = error.strerror
+tell(said=said, fresh=[file.read() for file in fresh])
+"""
+
+
+@pytest.mark.parametrize("inheritable", [True, False])
+def test_write_to_a_number_that_was_closed_fails_and_reaches_no_other_file(
+    fork_sandbox, inheritable
+):
+    before = LIBRARY.format(inheritable=inheritable)
+    result = start(fork_sandbox, before, WRITE, working_directory=str(fork_sandbox.directory))
+    assert result.report["said"] == "Bad file descriptor"
+    assert result.report["fresh"] == ["", ""]
+    fork_sandbox.stop(result.pid)
+
+
+def test_write_to_a_number_that_was_closed_control(fork_sandbox):
+    before = LIBRARY.format(inheritable=True) + NO_PLACEHOLDERS
+    result = start(fork_sandbox, before, WRITE, working_directory=str(fork_sandbox.directory))
+    assert result.report["said"] == len("a page")
+    assert "a page" in result.report["fresh"]
+    fork_sandbox.stop(result.pid)
+
+
+DATABASE = """
+import sqlite3
+db = sqlite3.connect("db", isolation_level=None, timeout=0)
+db.executescript("PRAGMA synchronous=NORMAL; INSERT INTO jobs VALUES (1); SELECT * FROM jobs;")
+{forget}
+"""
+OPEN_NULL = sabotage.expression("open the null device")
+COMMIT = """
+said = "committed"
+try:
+    for _ in range(10):
+        db.execute("INSERT INTO jobs VALUES (2)")
+except sqlite3.Error as error:
+    said = str(error)
+tell(said=said)
+"""
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["promise", "control"])
+def test_database_of_the_launcher_fails_in_the_daemon_and_stays_whole(fork_sandbox, whole):
+    """A connection in WAL mode that was carried across a fork; others have the file open."""
+    other = sqlite3.connect(fork_sandbox.directory / "db", isolation_level=None, timeout=1)
+    other.executescript("PRAGMA journal_mode=WAL; CREATE TABLE jobs (n);")
+    with contextlib.closing(other):
+        forget = "" if whole else sabotage.code("open a placeholder", OPEN_NULL)
+        result = start(fork_sandbox, DATABASE.format(forget=forget), COMMIT)
+        fork_sandbox.stop(result.pid, SIGKILL)
+        committed = result.report["said"] == "committed"
+        try:
+            rows = other.execute("SELECT count(*) FROM jobs WHERE n = 2").fetchone()[0]
+            other.execute("INSERT INTO jobs VALUES (3)")
+        except sqlite3.Error:
+            rows = None
+        assert (not committed and rows == 0) is whole
+
+
+QUEUED = """
+import logging, logging.handlers, queue
+records = queue.SimpleQueue()
+logging.basicConfig(level="INFO", handlers=[logging.handlers.QueueHandler(records)])
+listener = logging.handlers.QueueListener(records, logging.FileHandler("queued.txt"))
+"""
+CONFIGURED = """
+import logging.config
+logging.config.dictConfig({
+    "version": 1,
+    "handlers": {
+        "file": {"class": "logging.FileHandler", "filename": "queued.txt"},
+        "buffer": {"class": "logging.handlers.MemoryHandler", "capacity": 1, "target": "file"},
+    },
+    "root": {"level": "INFO", "handlers": ["buffer"]},
+})
+class Listener:
+    start = stop = lambda self: None
+listener = Listener()
+"""
+
+
+@pytest.mark.parametrize("before", [QUEUED, CONFIGURED], ids=["queue", "configuration"])
+def test_handlers_that_no_logger_knows_keep_their_files(sandbox, before):
+    after = "listener.start()\nlogging.info('in the daemon')\nlistener.stop()\ntell()"
+    result = start(sandbox, before, after)
+    assert (sandbox.directory / "queued.txt").read_text().endswith("in the daemon\n")
+    sandbox.stop(result.pid)
+
+
+def test_handlers_that_no_logger_knows_control(fork_sandbox):
+    forget = sabotage.code("handlers there are", "tuple")
+    after = "listener.start()\nlogging.info('in the daemon')\nlistener.stop()\ntell()"
+    result = start(fork_sandbox, QUEUED + forget, after, log_file=str(fork_sandbox.log))
+    assert (fork_sandbox.directory / "queued.txt").read_text() == ""
+    fork_sandbox.stop(result.pid)
+    assert "Bad file descriptor" in fork_sandbox.log_text()  # and not in silence
 
 
 def test_object_of_the_launcher_closes_nobody_elses_file(sandbox):
@@ -228,7 +339,7 @@ def test_huge_limit_of_descriptors_costs_nothing(sandbox, slow, few):
 
 
 @pytest.mark.parametrize("inheritable", [False, True])
-@pytest.mark.parametrize("count", [5000, 19_900])  # more than get a placeholder each
+@pytest.mark.parametrize("count", [600, 19_900])  # more than are listed
 def test_thousands_of_descriptors_are_closed(sandbox, count, inheritable):
     hard = psutil.Process().rlimit(psutil.RLIMIT_NOFILE)[1]
     if 0 < hard < count + 50:
@@ -240,18 +351,20 @@ if not reborn.was_reborn():
         os.set_inheritable(fd, {inheritable})
 """
     result = start(sandbox, before, log_file=str(sandbox.log), wait_ready=True)
-    assert "/" not in result.report["fds"].values()
-    assert len(result.report["fds"]) < 100
+    paths = list(result.report["fds"].values())
+    assert "/" not in paths
+    assert paths.count("placeholder") == (count if sandbox.strategy == "fork" else 0)
+    assert len(paths) - paths.count("placeholder") < 100
     assert PidFile(sandbox.pidfile).holder() == result.pid
     sandbox.stop(result.pid)
 
 
 def test_thousands_of_descriptors_control(fork_sandbox):
     before = f"""{MANY}{sabotage.code("close what is inherited", "lambda *_, **__: None")}
-opened = [os.open("/", os.O_RDONLY) for _ in range(5000)]
+opened = [os.open("/", os.O_RDONLY) for _ in range(600)]
 """
     result = start(fork_sandbox, before)
-    assert len(result.report["fds"]) > 5000
+    assert list(result.report["fds"].values()).count("/") == 600
     fork_sandbox.stop(result.pid)
 
 

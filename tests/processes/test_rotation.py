@@ -5,6 +5,7 @@ import shutil
 from signal import SIGHUP, SIGUSR1
 
 import pytest
+import sabotage
 from harness import eventually, exit_code, is_alive
 
 pytestmark = pytest.mark.many
@@ -173,6 +174,27 @@ context.signal_map = {signal.SIGHUP: "reopen_log", signal.SIGTERM: "terminate"}
     rotate(sandbox, result.pid, "app.log.1")
     sandbox.stop(result.pid)
     assert not sandbox.pidfile.exists()
+
+
+@pytest.mark.parametrize("follows", [True, False], ids=["promise", "control"])
+def test_handler_on_a_copy_of_a_stream_goes_on_in_the_new_log(sandbox, follows):
+    before = """
+import logging
+logging.getLogger().addHandler(logging.StreamHandler(os.fdopen(os.dup(2), "w")))
+"""
+    stays = "" if follows else sabotage.code("replace by copies", "lambda copies: None")
+    after = f"""
+{stays}
+os.rename({str(sandbox.log)!r}, {str(sandbox.log)!r} + ".1")
+context.reopen_log()
+logging.warning("said")
+tell()
+"""
+    result = sandbox.start(
+        program="scenario.py", before=before, after=after, log_file=str(sandbox.log)
+    )
+    assert ("said" in sandbox.log_text()) is follows
+    sandbox.stop(result.pid)
 
 
 def test_without_a_log_there_is_nothing_to_reopen(sandbox):

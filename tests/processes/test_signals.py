@@ -98,6 +98,55 @@ def test_signal_map_control(sandbox, before, number):
     assert end(sandbox, result.pid, number) == (-number, True)
 
 
+OWN_SIGTERM = """
+def finish(*_):
+    print("finished", flush=True)
+    os._exit(7)
+signal.signal(signal.SIGTERM, finish)
+signal.signal(signal.SIGTSTP, lambda *_: print("paused", flush=True))
+"""
+
+
+def test_programs_own_handlers_stay_and_the_default_map_is_for_the_others(sandbox):
+    result = start(sandbox, OWN_SIGTERM)
+    assert {SIGTTIN, SIGTTOU} <= set(result.report["ignored"])
+    assert SIGTSTP in result.report["caught"]
+    assert end(sandbox, result.pid) == (7, True)
+    assert sandbox.log_text() == "finished\n"
+
+
+def test_programs_own_handlers_control(sandbox):
+    """A map that is given has the last word."""
+    chosen = "context.signal_map = {signal.SIGTERM: 'terminate', signal.SIGTSTP: None}"
+    result = start(sandbox, OWN_SIGTERM + chosen)
+    assert SIGTSTP in result.report["ignored"]
+    assert end(sandbox, result.pid) == (0, False)
+
+
+def test_what_else_is_arranged_for_signals_stays(sandbox):
+    """Handlers in C, whether calls are taken up again, and where the numbers are written."""
+    before = """
+import faulthandler
+faulthandler.register(signal.SIGUSR2, file=2)
+signal.signal(signal.SIGUSR1, lambda *_: None)
+signal.siginterrupt(signal.SIGUSR1, False)
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+signal.set_wakeup_fd(writer)
+"""
+    after = """
+os.kill(os.getpid(), signal.SIGUSR1)
+tell(woken=list(os.read(reader, 9)), reset=signal.set_wakeup_fd(-1) == writer)
+"""
+    result = sandbox.start(
+        program="scenario.py", before=before, after=after, log_file=str(sandbox.log)
+    )
+    assert (result.report["woken"], result.report["reset"]) == ([SIGUSR1], True)
+    os.kill(result.pid, SIGUSR2)
+    sandbox.wait_log("most recent call first")
+    sandbox.stop(result.pid)
+
+
 @pytest.mark.parametrize("wait_ready", [False, True])
 def test_sigterm_in_the_moment_of_readiness_is_a_success(sandbox, wait_ready):
     before = """

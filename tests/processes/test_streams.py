@@ -6,6 +6,7 @@ import json
 import os
 import select
 import socket
+import subprocess
 from signal import SIGKILL
 
 import psutil
@@ -164,6 +165,76 @@ def leave():
     assert (ended == [str(result.pid)]) is kept
 
 
+COPIES = {
+    "a handler of logging": "logging.getLogger().addHandler(logging.StreamHandler(copy))",
+    "another stdout": "sys.stdout = copy",
+    "a wrapper in place of stdout": "sys.stdout = Wrapper(copy)",
+}
+COPY = """
+import logging
+class Wrapper:
+    def __init__(self, file):
+        self.file = file
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+copy = os.fdopen(os.dup({number}), "w")
+{use}
+"""
+SAY = """
+logging.warning("said")
+print("said", flush=True)
+tell()
+"""
+
+
+@pytest.mark.parametrize("use", COPIES)
+@pytest.mark.parametrize("number", [1, 2])
+def test_copy_of_the_callers_stream_does_not_keep_it_and_writes_to_the_log(sandbox, use, number):
+    result = start(sandbox, COPY.format(number=number, use=COPIES[use]), SAY)
+    # It has come back, so nobody holds its pipes.
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
+    assert sandbox.log_text().count("said") == 2
+    sandbox.stop(result.pid)
+
+
+def test_copy_of_the_callers_stream_control(fork_sandbox):
+    before = COPY.format(number=1, use=COPIES["a handler of logging"])
+    before += sabotage.code("copies of the caller's streams", "lambda writers: {}")
+    process, path = fork_sandbox.popen(program="scenario.py", before=before, after="tell()")
+    with process:
+        assert process.wait(PATIENCE) == 0
+        report = fork_sandbox.read_report(path)
+        assert select.select([process.stdout], [], [], 0)[0] == []
+        fork_sandbox.stop(report["pid"])
+
+
+def test_file_in_place_of_stdout_is_written_to(sandbox):
+    before = 'sys.stdout = open("out.txt", "w", buffering=1)\n'
+    result = start(sandbox, before, 'print("said")\ntell()')
+    assert (sandbox.directory / "out.txt").read_text() == "said\n"
+    assert sandbox.log_text() == ""
+    sandbox.stop(result.pid)
+
+
+def test_file_in_place_of_stdout_control(fork_sandbox):
+    before = 'sys.stdout = open("out.txt", "w", buffering=1)\n'
+    before += sabotage.code("descriptors of writers", "dict")
+    after = 'try:\n    print("said")\nexcept OSError as error:\n    tell(said=error.strerror)'
+    result = start(fork_sandbox, before, after)
+    assert result.report["said"] == "Bad file descriptor"
+    fork_sandbox.stop(result.pid)
+
+
+def test_redirection_of_contextlib_lasts_into_the_daemon(sandbox):
+    before = """
+import contextlib
+contextlib.redirect_stdout(open("out.txt", "w", buffering=1)).__enter__()
+"""
+    result = start(sandbox, before, 'print("said")\ntell()')
+    assert (sandbox.directory / "out.txt").read_text() == "said\n"
+    sandbox.stop(result.pid)
+
+
 @pytest.mark.parametrize("kept", [True, False], ids=["promise", "control"])
 def test_open_files_are_used_as_streams(sandbox, kept):
     before = """
@@ -221,3 +292,64 @@ def test_daemon_without_a_log_is_silent(sandbox, wait_ready):
     assert [result.report["fds"][number] for number in "012"] == [os.devnull] * 3
     assert (result.stdout, result.stderr) == ("", "")
     sandbox.stop(result.pid)
+
+
+LINKED = """
+os.symlink("/dev/stdout", "linked.log")
+context.log_file = "linked.log"
+"""
+
+
+def test_log_that_is_a_link_to_stdout_is_the_callers_pipe(fork_sandbox):
+    """As container images have it; the daemon keeps the pipe, since it was told to."""
+    process, path = fork_sandbox.popen(
+        program="scenario.py", before=LINKED, after="print('said', flush=True)\ntell()"
+    )
+    with process:
+        report = fork_sandbox.read_report(path)
+        assert process.stdout.readline() == "said\n"
+        fork_sandbox.stop(report["pid"])
+
+
+@pytest.fixture
+def other():
+    """Another process, with something in place of its stdout."""
+    with contextlib.ExitStack() as stack:
+
+        def start(stdout, **options):
+            pipe = subprocess.PIPE
+            child = subprocess.Popen(["cat"], stdin=pipe, stdout=stdout, **options)
+            stack.enter_context(child)
+            stack.callback(child.stdin.close)
+            return child
+
+        yield start
+
+
+def test_pipe_of_another_process_of_ours_is_a_good_log(sandbox, other):
+    child = other(subprocess.PIPE)
+    result = start(sandbox, log_file=f"/proc/{child.pid}/fd/1")
+    assert child.stdout.readline() == b"out\n"
+    sandbox.stop(result.pid)
+
+
+@pytest.mark.root
+def test_file_of_another_users_process_is_refused(sandbox, other):
+    """That user could have opened any file that root may write."""
+    precious = sandbox.directory / "precious"
+    precious.touch(0o644)
+    with precious.open("rb") as file:
+        child = other(file, user=65534)
+    result = sandbox.start(program="scenario.py", log_file=f"/proc/{child.pid}/fd/1")
+    assert result.returncode == 1
+    assert "symbolic link in a directory that others can write" in result.message
+    assert precious.stat().st_size == 0
+
+
+def test_socket_of_another_process_is_refused_with_the_reason(sandbox, other):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = other(theirs)
+        result = sandbox.start(program="scenario.py", log_file=f"/proc/{child.pid}/fd/1")
+        assert result.returncode == 1
+        assert "it is a socket, or a pipe that nobody reads" in result.message

@@ -137,3 +137,36 @@ def test_daemon_ignores_sigpipe_control(sandbox):
     report = start(sandbox, before=before)
     assert SIGPIPE not in report["ignored"]
     sandbox.stop(report["pid"], SIGKILL)
+
+
+TERMINALS = {
+    "by its own name": "open(os.ttyname(0), 'w')",
+    "as the controlling one": "open('/dev/tty', 'w')",
+    "by the name in /proc": "open('/proc/self/fd/2', 'w')",
+}
+HANDLE = """
+import logging
+logging.getLogger().addHandler(logging.StreamHandler({terminal}))
+{redirect}
+{keep}
+"""
+REDIRECT = """
+for number in (0, 1, 2):
+    os.dup2(os.open("out", os.O_RDWR | os.O_CREAT), number)
+"""
+KEEP_TERMINAL = sabotage.code("copies of the caller's streams", "lambda writers: {}")
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["promise", "control"])
+@pytest.mark.parametrize("terminal", TERMINALS)
+@pytest.mark.parametrize("redirect", ["", REDIRECT], ids=["", "redirected"])
+def test_terminal_that_a_handler_has_open_is_not_kept(fork_sandbox, terminal, redirect, kept):
+    before = HANDLE.format(
+        terminal=TERMINALS[terminal], redirect=redirect, keep=KEEP_TERMINAL if kept else ""
+    )
+    after = "logging.warning('said')\ntell()"
+    report = start(fork_sandbox, before=before, after=after, log_file=str(fork_sandbox.log))
+    paths = report["fds"].values()
+    assert any(path.startswith(("/dev/pts", "/dev/tty")) for path in paths) is kept
+    assert ("said" in fork_sandbox.log_text()) is not kept
+    fork_sandbox.stop(report["pid"], SIGKILL)

@@ -1,10 +1,19 @@
 """Which descriptors survive, and where 0, 1 and 2 point."""
 
+import concurrent.futures
+import errno
+import fcntl
 import logging
 import logging.handlers
+import mmap
 import os
+import queue
+import select
+import signal
 import socket
+import sys
 import tempfile
+import types
 
 import pytest
 
@@ -46,6 +55,13 @@ def is_null(fd):
 
 
 NULL = os.open(os.devnull, os.O_RDONLY)  # to compare with
+
+
+@pytest.fixture(params=[True, False], ids=["O_PATH", "pipe"])
+def placeholders(request, monkeypatch):
+    """As on Linux, and as where there is no O_PATH."""
+    if not request.param:
+        monkeypatch.delattr(os, "O_PATH")
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -108,27 +124,113 @@ def test_partial_listing_is_not_believed(monkeypatch, pipe):
     assert set(pipe) <= set(_descriptors.open_descriptors())
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("full", [False, True])
+def test_many_descriptors_are_found_without_a_listing(monkeypatch, pipe, sparse, full):
+    listed = _descriptors.open_descriptors()
+    if full:
+        monkeypatch.setattr(os, "open", failing)
+    if sparse:
+        os.dup2(pipe[0], 200)
+        listed.append(200)
+    monkeypatch.setattr(_descriptors, "_MANY", 0)
+    monkeypatch.setattr(os, "listdir", failing)
+    try:
+        assert _descriptors.open_descriptors() == listed
+    finally:
+        if sparse:
+            os.close(200)
+
+
+def failing(*_, **__):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
 def close(fds):
     """Close *fds* by keeping everything else; return what was kept."""
     opened = _descriptors.open_descriptors()
     keep = set(opened) - set(fds)
-    _descriptors.close_inherited(opened, keep=keep, null=NULL)
+    _descriptors.close_inherited(opened, keep=keep)
     return keep
 
 
-def test_inherited_descriptor_is_closed_and_own_one_gives_way_to_the_null_device(spare):
-    inheritable, private = spare
+USES = {
+    "write": lambda fd: os.write(fd, b"lost"),
+    "read": lambda fd: os.read(fd, 1),
+    "write at a place": lambda fd: os.pwrite(fd, b"lost", 0),
+    "read at a place": lambda fd: os.pread(fd, 1, 0),
+    "truncate": lambda fd: os.ftruncate(fd, 0),
+    "write to the disk": os.fsync,
+    "map": lambda fd: mmap.mmap(fd, 4096),
+    "enter": os.fchdir,
+}
+# A pipe cannot refuse these; they are harmless there.
+MORE_USES = {
+    "lock": lambda fd: fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB),
+    "wait": lambda fd: select.epoll().register(fd),
+    "look up": lambda fd: os.open("null", os.O_RDONLY, dir_fd=fd),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_number_of_a_closed_descriptor_refuses_every_use(placeholders, spare, use):
     close(spare)
-    assert not _descriptors.is_open(inheritable)
-    assert is_null(private)
-    assert not os.get_inheritable(private)
+    for fd in spare:
+        assert not os.get_inheritable(fd)
+        with pytest.raises((OSError, ValueError)):
+            USES[use](fd)
+    assert min(os.pipe()) > max(spare)  # they stay taken
 
 
-def test_too_many_descriptors_are_closed_at_once_and_no_other(spare, monkeypatch):
-    monkeypatch.setattr(_descriptors, "_PLACEHOLDERS", 1)
-    kept = close(spare)
-    assert not any(_descriptors.is_open(fd) for fd in spare)
-    assert all(_descriptors.is_open(fd) for fd in kept)
+@pytest.mark.parametrize("use", MORE_USES)
+def test_placeholder_can_be_neither_locked_nor_waited_for(spare, use):
+    close(spare)
+    for fd in spare:
+        with pytest.raises(OSError, match=r"Bad file descriptor|Not a directory"):
+            MORE_USES[use](fd)
+
+
+def test_who_waits_for_a_placeholder_does_not_wait(spare):
+    close(spare)
+    poll = select.poll()
+    poll.register(spare[0], select.POLLIN)
+    assert poll.poll() == [(spare[0], select.POLLNVAL)]
+    assert select.select([spare[0]], [], [])[0] == [spare[0]]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_uses_of_a_descriptor_control(tmp_path, use):
+    with open(tmp_path / "file", "wb+") as file:
+        file.write(b"x" * 4096)
+        file.flush()
+        if use == "enter":
+            with pytest.raises(NotADirectoryError):
+                os.fchdir(file.fileno())
+        else:
+            USES[use](file.fileno())
+
+
+def test_descriptors_are_closed_in_a_full_table(spare, monkeypatch):
+    """There is no free number for a placeholder but one that is closed."""
+    opened = os.open
+
+    def open_in_full_table(path, flags, *more, **options):
+        assert not all(_descriptors.is_open(fd) for fd in spare)
+        return opened(path, flags, *more, **options)
+
+    monkeypatch.setattr(os, "open", open_in_full_table)
+    _descriptors.close_inherited(spare, keep=())
+    monkeypatch.undo()
+    for fd in spare:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.write(fd, b"lost")
+
+
+def test_placeholder_that_is_given_is_used_and_closed(spare):
+    placeholder = _descriptors.open_placeholder()
+    _descriptors.close_inherited(spare, keep=(), placeholder=placeholder)
+    assert not _descriptors.is_open(placeholder)
+    assert all(_descriptors.is_open(fd) for fd in spare)
 
 
 def test_kept_descriptor_stays(spare):
@@ -146,22 +248,145 @@ def logger():
         handler.close()
 
 
-def test_descriptors_of_logging_handlers_are_found(logger, tmp_path):
-    logger.addHandler(file := logging.FileHandler(tmp_path / "log"))
-    memory = logging.handlers.MemoryHandler(1, target=logging.FileHandler(tmp_path / "log-2"))
-    logger.addHandler(memory)
-    logger.addHandler(logging.NullHandler())
-    found = _descriptors.logging_descriptors()
-    assert file.stream.fileno() in found
-    assert memory.target.stream.fileno() in found
-    memory.target.close()
+@pytest.fixture
+def file(tmp_path):
+    with open(tmp_path / "file", "w") as file:
+        yield file
+
+
+class Tee:
+    """What people write to print to two files."""
+
+    def __init__(self, *files):
+        self.files = files
+
+    def fileno(self):
+        return self.files[0].fileno()
+
+
+class Proxy:
+    """Knows every name, as proxies of remote objects do; asking costs."""
+
+    def __getattr__(self, name):
+        raise AssertionError(name)
+
+
+class Wrapper:
+    """As those of colorama and rich: what it wraps is an attribute of a name of its own."""
+
+    def __init__(self, wrapped):
+        self._Wrapper__wrapped = wrapped
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__["_Wrapper__wrapped"], name)
+
+
+WRITERS = {
+    "a handler of no logger": logging.StreamHandler,
+    "behind a queue": lambda file: logging.handlers.QueueListener(
+        queue.SimpleQueue(), logging.StreamHandler(file)
+    ),
+    "behind a buffer": lambda file: logging.handlers.MemoryHandler(
+        9, target=logging.StreamHandler(file)
+    ),
+    "a wrapped file": lambda file: logging.StreamHandler(Wrapper(file)),
+    "one of two files": lambda file: logging.StreamHandler(Tee(sys.__stderr__, file)),
+    "a console": lambda file: attributed(logging.NullHandler(), console=Wrapper(Wrapper(file))),
+    "a lock beside it": lambda file: attributed(logging.NullHandler(), stream_lock=file),
+}
+
+
+def attributed(owner, **attributes):
+    vars(owner).update(attributes)
+    return owner
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_descriptors_of_all_handlers_are_found(file, kind):
+    assert file.fileno() not in _descriptors.of_writers()
+    writer = WRITERS[kind](file)
+    assert _descriptors.of_writers()[file.fileno()] == 2
+    del writer
+
+
+def test_descriptor_of_a_handler_that_logging_has_not_made_is_found(logger, file):
+    class Handler:
+        level = 0
+        close = print
+
+        def __init__(self):
+            self.stream = file
+
+    logger.addHandler(Handler())
+    assert file.fileno() in _descriptors.of_writers()
+
+
+def test_nothing_is_asked_of_what_knows_every_name(logger):
+    logger.addHandler(attributed(logging.NullHandler(), proxy=Proxy()))
+    _descriptors.of_writers()
 
 
 def test_socket_of_a_logging_handler_is_found(logger, tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "log"))
         logger.addHandler(handler := logging.handlers.SysLogHandler(str(tmp_path / "log")))
-        assert handler.socket.fileno() in _descriptors.logging_descriptors()
+        assert handler.socket.fileno() in _descriptors.of_writers()
+
+
+@pytest.mark.parametrize(("number", "name"), [(0, "stdin"), (1, "stdout"), (2, "stderr")])
+def test_files_in_place_of_the_standard_ones_are_found(monkeypatch, file, number, name):
+    monkeypatch.setattr(sys, name, Tee(file))
+    assert _descriptors.of_writers()[file.fileno()] == number
+
+
+def test_sinks_of_loguru_are_found(monkeypatch, file):
+    sink = attributed(Wrapper(file), name="as loguru.Handler")
+    core = types.SimpleNamespace(handlers={1: sink})
+    loguru = types.SimpleNamespace(logger=types.SimpleNamespace(_core=core))
+    monkeypatch.setitem(sys.modules, "loguru", loguru)
+    assert file.fileno() in _descriptors.of_writers()
+
+
+@pytest.mark.parametrize("make", [os.pipe, lambda: [end.detach() for end in socket.socketpair()]])
+def test_both_ends_of_what_signals_are_written_to_are_found(make):
+    reader, writer = make()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer)
+    try:
+        assert {reader, writer} <= _descriptors.of_wakeup()
+        assert signal.set_wakeup_fd(writer) == writer
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reader)
+        os.close(writer)
+
+
+def test_nothing_is_found_where_signals_are_written_to_nothing():
+    before = signal.set_wakeup_fd(-1)
+    assert _descriptors.of_wakeup() == set()
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # where it cannot be asked for
+        assert pool.submit(_descriptors.of_wakeup).result() == set()
+    signal.set_wakeup_fd(before)
+
+
+def test_copies_of_the_callers_pipe_are_told_from_files(standard, pipe, file, monkeypatch):
+    os.dup2(pipe[1], 1)
+    other = os.pipe()
+    writers = {pipe[1]: 2, file.fileno(): 2, other[1]: 2, 999: 2}
+    # It is 1 that it is a copy of, whatever is meant.
+    assert _descriptors.of_caller(writers) == {pipe[1]: 1}
+    os.dup2(pipe[1], 2)
+    assert _descriptors.of_caller(writers) == {pipe[1]: 2}
+    for fd in other:
+        os.close(fd)
+
+
+def test_copy_is_replaced_and_passed_on_as_before(pipe, file):
+    for inheritable in (False, True):
+        os.set_inheritable(pipe[1], inheritable)
+        _descriptors.replace({pipe[1]: file.fileno()})
+        assert os.path.sameopenfile(pipe[1], file.fileno())
+        assert os.get_inheritable(pipe[1]) is inheritable
 
 
 def test_descriptor_of_a_file_or_a_number_or_of_nothing(pipe):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -70,6 +71,68 @@ def test_link_in_a_directory_of_ours_is_followed(tmp_path, exists, hops):
         name = f"link-{hop}"
     assert append(tmp_path / name) is not exists
     assert target.read_bytes() == b"line\n"
+
+
+@pytest.fixture
+def standard():
+    """Put 1 back as it was."""
+    kept = os.dup(1)
+    yield
+    os.dup2(kept, 1)
+    os.close(kept)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/proc/thread-self/fd/1", "/proc/{}/fd/1"],
+)
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("kind", ["pipe", "file", "socket"])
+def test_name_of_an_open_descriptor_is_that_descriptor(tmp_path, standard, name, linked, kind):
+    path = name.format(os.getpid())
+    if kind == "socket" and "thread-self" in path:
+        pytest.skip("a socket cannot be opened by name")
+    if linked:
+        (tmp_path / "log").symlink_to(path)
+        path = tmp_path / "log"
+    reader, writer = {"pipe": os.pipe, "file": lambda: opened(tmp_path), "socket": paired}[kind]()
+    os.dup2(writer, 1)
+    os.close(writer)
+    try:
+        assert not append(path)
+        assert os.read(reader, 100) == b"line\n"
+    finally:
+        os.close(reader)
+
+
+def opened(directory):
+    path = directory / "out"
+    path.touch()
+    return os.open(path, os.O_RDONLY), os.open(path, os.O_WRONLY)
+
+
+def paired():
+    return [end.detach() for end in socket.socketpair()]
+
+
+def test_descriptor_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with open(tmp_path / "file") as file, pytest.raises(OSError, match="Bad file descriptor"):
+        append(f"/dev/fd/{file.fileno()}")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        append("/dev/fd/999")
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_name_that_is_another_files_for_every_reader_is_known(tmp_path, linked):
+    path = "/dev/stdout"
+    if linked:
+        (tmp_path / "log").symlink_to(path)
+        path = str(tmp_path / "log")
+    assert _log.is_own_stream(path)
+    (tmp_path / "other").symlink_to("file")
+    assert not _log.is_own_stream(str(tmp_path / "other"))
+    assert not _log.is_own_stream("/dev/null")
 
 
 def reason(path):

@@ -1,6 +1,7 @@
 """What was ignored or blocked for us is undone; what the program arranged stays."""
 
 import errno
+import faulthandler
 import os
 import signal
 
@@ -87,6 +88,54 @@ def test_reset_unblocks_everything():
     _signals.block_all()
     _signals.reset(frozenset())
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+@pytest.mark.parametrize(
+    ("disposition", "inherited", "untouched"),
+    [
+        (signal.SIG_DFL, False, True),
+        (signal.SIG_IGN, True, True),
+        (signal.SIG_IGN, False, False),
+        (handler, True, False),
+    ],
+)
+def test_signal_is_untouched_unless_the_program_has_set_something(
+    disposition, inherited, untouched
+):
+    signal.signal(signal.SIGUSR1, disposition)
+    ignored = frozenset({signal.SIGUSR1} if inherited else ())
+    assert (signal.SIGUSR1 in _signals.untouched(ignored)) is untouched
+
+
+def test_handler_of_a_library_in_c_counts(monkeypatch):
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    faulthandler.register(signal.SIGUSR1)
+    try:
+        assert signal.SIGUSR1 not in _signals.untouched(frozenset())
+        monkeypatch.setattr("builtins.open", failing)  # where /proc does not say so
+        assert signal.SIGUSR1 in _signals.untouched(frozenset())
+    finally:
+        faulthandler.unregister(signal.SIGUSR1)
+
+
+def failing(*_, **__):
+    raise OSError
+
+
+def test_default_map_is_for_signals_that_the_program_has_not_set():
+    context = DaemonContext()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGTERM, handler)
+        assert signal.SIGTERM not in _options.resolve(context).handlers
+        # That of an earlier context is not the program's.
+        signal.signal(signal.SIGTERM, DaemonContext().terminate)
+        assert _options.resolve(context).handlers[signal.SIGTERM] == context.terminate
+        signal.signal(signal.SIGTERM, handler)
+        context.signal_map = {signal.SIGTERM: "terminate"}
+        assert _options.resolve(context).handlers == {signal.SIGTERM: context.terminate}
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_handlers_are_installed_however_the_user_wrote_them():

@@ -75,6 +75,9 @@ class DaemonContext:
             context, everything else is the handler itself.
     """
 
+    # Made in the launcher, when the context is opened.
+    _inherited: _descriptors.Inheritance
+
     def __init__(
         self,
         chroot_directory: Path | None = None,
@@ -131,6 +134,8 @@ class DaemonContext:
         """
         if self.is_open:
             return
+        preserved = [item for item in self._preserved() if isinstance(item, int)]
+        self._inherited = _descriptors.Inheritance(preserved)
         if not self.detach_process or detach_process_context is not _detach_by_the_core:
             _descriptors.fill_standard()
             self._take_steps(None)
@@ -172,12 +177,13 @@ class DaemonContext:
         set_signal_handlers(handlers)
         if setup is not None:
             _signals.restore_mask(setup.mask)
-        kept = {null, *self._preserved(), *_descriptors.logging_descriptors()}
+        kept = {null, *self._preserved(), *self._inherited.keep}
         if setup is not None:
-            kept.update(setup.keep)
+            kept.update(setup.channel)
             _descriptors.close(*setup.spare)
         close_all_open_files(exclude=kept)
         self._redirect_streams(null)
+        self._inherited.redirect_copies()
         os.close(null)
         if self.pidfile is not None:
             self.pidfile.__enter__()
@@ -253,6 +259,8 @@ def _leave_launcher(daemon: Callable[[Setup], None]) -> None:
     """Run *daemon* in the daemon; the launcher ends in here, or raises what went wrong."""
     plan = _options.resolve(_context.DaemonContext(ready_timeout=float("inf")))
     plan.dies_with_launcher = True
+    # What is to be closed is python-daemon's to say, later.
+    plan.preserve = _descriptors.open_descriptors()
     try:
         launcher = _launcher.detach(plan, daemon, cautious=False) is not None
     except RaisedError as error:
@@ -458,8 +466,8 @@ def close_file_descriptor_if_open(fd: int) -> None:
 def close_all_open_files(exclude: Collection[int] | None = None) -> None:
     """Close every descriptor that is not in *exclude*.
 
-    Where a Python object of this program may still close its number one day, the number is the null
-    device from now on, so that it never becomes somebody else's file under that object.
+    Their numbers above 2 stay taken, by a descriptor that refuses every use with EBADF, as a closed
+    one does: so a number never becomes another file under an object that still uses it.
 
     Raises:
         TypeError: *exclude* holds something that is no descriptor.
@@ -471,22 +479,10 @@ def close_all_open_files(exclude: Collection[int] | None = None) -> None:
             raise TypeError(message)
     limit = get_maximum_file_descriptors()
     opened = [fd for fd in _descriptors.open_descriptors() if fd < limit]
-    place = _placeholder()
-    _descriptors.close_inherited(opened, keep=kept, null=place)
-    os.close(place)
+    _descriptors.close_inherited(opened, keep=kept)
     for fd in _descriptors.STANDARD:
         if fd not in kept:
             close_file_descriptor_if_open(fd)
-
-
-def _placeholder() -> int:
-    """Open the null device, or what else does no harm where there is none."""
-    try:
-        return _descriptors.open_null()
-    except OSError:
-        end, other_end = os.pipe()
-        os.close(other_end)
-        return end
 
 
 def redirect_stream(system_stream: Any, target_stream: Any) -> None:
