@@ -79,9 +79,6 @@ def _live(setup: "Setup", report: Report, daemon: "Callable[[Setup], None]") -> 
         if setup.dies_with_launcher:  # otherwise it is ready sooner than there is anything to see
             report.begin()
         setup.channel = report.descriptors()
-        if setup.inherited is not None:
-            null = [] if setup.null is None else [setup.null]
-            setup.inherited.look([*_steps.kept(setup), *setup.channel, *null])
         daemon(setup)
 
 
