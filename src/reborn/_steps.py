@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     S = TypeVar("S")
 
-    class Surroundings(Protocol):
+    class Placed(Protocol):
         """What is changed alike for a daemon and for a program that a process becomes."""
 
         chroot_directory: str | None
@@ -121,7 +121,7 @@ def set_umask(setup: Setup) -> None:
     os.umask(setup.umask)
 
 
-def change_root(surroundings: "Surroundings") -> None:
+def change_root(surroundings: "Placed") -> None:
     """Confine the process; inside of the new root first, or "." would stay outside (chroot(2))."""
     path = surroundings.chroot_directory
     if path is None:
@@ -135,7 +135,7 @@ def change_root(surroundings: "Surroundings") -> None:
     surroundings.leave_root()
 
 
-def change_directory(surroundings: "Surroundings") -> None:
+def change_directory(surroundings: "Placed") -> None:
     """Leave the launcher's directory, whose file system may be unmounted (APUE 13.3, rule 4)."""
     if surroundings.working_directory is not None:
         os.chdir(surroundings.working_directory)
@@ -174,7 +174,7 @@ def close_inherited(setup: Setup) -> None:
         setup.inherited.close()
 
 
-def drop_privileges(surroundings: "Surroundings") -> None:
+def drop_privileges(surroundings: "Placed") -> None:
     """Become the user and group asked for, for good (credentials(7))."""
     if surroundings.identity is not None:
         from reborn import _privileges
