@@ -9,6 +9,7 @@ spawns is loaded with the first fixture.
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ _HOMES = {
 _FIXTURES = frozenset(
     ("spawn_daemon", "spawn_daemon_module", "spawn_daemon_package", "spawn_daemon_session")
 )
+_LEAKS_OPTIONS = frozenset(("fail", "warn", "off"))
 _owner_key: pytest.StashKey[Owner] = pytest.StashKey()
 _rendezvous_key: pytest.StashKey[Rendezvous] = pytest.StashKey()
 _detector_key: pytest.StashKey[LeakDetector | None] = pytest.StashKey()
@@ -80,6 +82,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="which tests show the logs of their daemons: the failed ones (default), all, or none",
     )
     parser.addini("reborn_leaks", "the same as --reborn-leaks", default="")
+    parser.addini(
+        "reborn_leaks_ignore",
+        "processes that are no leaks: regular expressions, one a line, for their command lines",
+        type="linelist",
+        default=[],
+    )
 
 
 @pytest.fixture
@@ -158,7 +166,19 @@ def _warn(message: str) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Meet the other workers of a parallel session."""
+    """Check the settings, and join the other workers of a parallel session."""
+    config.addinivalue_line(
+        "markers",
+        "reborn_leaks(what): fail, warn or off: the same as --reborn-leaks, for this test",
+    )
+    if config.getini("reborn_leaks"):
+        _check_leaks_option(config.getini("reborn_leaks"))
+    for pattern in config.getini("reborn_leaks_ignore"):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            message = f"reborn_leaks_ignore has {pattern!r}, which is no pattern: {error}"
+            raise pytest.UsageError(message) from None
     place = getattr(config, "workerinput", {}).get("reborn_rendezvous")
     if place is not None:
         from reborn._spawning.rendezvous import Rendezvous
@@ -200,11 +220,25 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         owner.close()
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse a marker that says nothing."""
+    for item in session.items:
+        marker = item.get_closest_marker("reborn_leaks")
+        if marker is not None:
+            _check_leaks_option(*marker.args)
+
+
+def _check_leaks_option(option: str = "") -> None:
+    if option not in _LEAKS_OPTIONS:
+        raise pytest.UsageError(f"reborn_leaks is {option!r}, and must be fail, warn or off")
+
+
 def _leaks_option(item: pytest.Item) -> str:
     """Return what becomes of leaks of *item*."""
+    marker = item.get_closest_marker("reborn_leaks")
+    if marker is not None:
+        return str(marker.args[0])
     option: str = item.config.getoption("--reborn-leaks") or item.config.getini("reborn_leaks")
-    if option not in {"", "fail", "warn", "off"}:
-        raise pytest.UsageError(f"reborn_leaks is {option!r}, and must be fail, warn or off")
     if option:
         return option
     return "off" if _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) else "fail"
@@ -219,7 +253,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     if _leaks_option(item) != "off":
         from reborn._spawning.leaks import LeakDetector
 
-        item.config.stash[_detector_key] = LeakDetector()
+        ignored = item.config.getini("reborn_leaks_ignore")
+        item.config.stash[_detector_key] = LeakDetector(ignored)
     return (yield)
 
 
@@ -281,7 +316,10 @@ def _end_leaks(item: pytest.Item) -> list[str]:
 def _judge(item: pytest.Item, found: list[str]) -> None:
     if not found:
         return
-    message = f"{item.nodeid} left running, and now stopped: {'; '.join(found)}"
+    message = (
+        f"{item.nodeid} left running, and now stopped: {', '.join(found)}; "
+        "stop it in the test, or list it in reborn_leaks_ignore"
+    )
     if _leaks_option(item) == "fail":
         pytest.fail(message, pytrace=False)
     warnings.warn(LeakWarning(message), stacklevel=1)

@@ -16,7 +16,10 @@ def test_nothing(spawn_daemon):
     spawn_daemon(SLEEP, ready="log:up")
     subprocess.run(["true"])
 """
-LEFT = r"left running, and now stopped: \d+ .*sleep 600(?: &)?$"
+LEFT = (
+    r"left running, and now stopped: \d+ .*sleep 600(?: &)?; "
+    "stop it in the test, or list it in reborn_leaks_ignore$"
+)
 
 
 def test_leak_is_stopped_and_fails_the_test(session):
@@ -87,3 +90,127 @@ def test_second(spawn_daemon, server):
 """
     )
     assert outcome.counts() == {"passed": 2}, outcome
+
+
+KEPT = {
+    "executor": """
+from concurrent.futures import ProcessPoolExecutor
+pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(METHOD))
+def use(): return {pool.submit(os.getpid).result() for _ in range(8)}
+""",
+    "pool": """
+@functools.cache
+def pool(): return multiprocessing.get_context(METHOD).Pool(1)
+def use(): return set(pool().map(worker, range(4)))
+""",
+    "manager": """
+@functools.cache
+def manager(): return multiprocessing.get_context(METHOD).Manager()
+def use(): return {manager()._process.pid} if manager().list() is not None else set()
+""",
+    "joblib": """
+joblib = pytest.importorskip("joblib", reason="NEEDS joblib")
+def use():
+    return set(joblib.Parallel(n_jobs=2)(joblib.delayed(worker)(0.1) for _ in range(4)))
+""",
+}
+USE = """
+import functools, multiprocessing
+def worker(seconds=0):
+    time.sleep(seconds if seconds < 1 else 0)
+    return os.getpid()
+@pytest.mark.parametrize("round", [1, 2])
+def test_round(spawn_daemon, round):
+    spawn_daemon(SLEEP, ready="log:up")
+    global seen
+    if round == 1:
+        seen = use()
+    else:
+        assert all(map(psutil.pid_exists, seen))
+        assert seen & use()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("kind", sorted(KEPT))
+def test_pool_that_a_library_keeps_is_let_be(session, kind, method):
+    code = f"{USE}\nMETHOD = {method!r}\n{KEPT[kind]}"
+    outcome = session.run(code, "-p", "no:randomly", "-Wdefault")
+    assert outcome.status == 0, outcome
+    assert outcome.counts().get("passed", 0) == 2 or "NEEDS" in outcome.output, outcome
+
+
+def test_process_that_is_forgotten_is_a_leak_control(session):
+    """Of the same library, and kept by nothing."""
+    outcome = session.run(
+        """
+import multiprocessing
+def test_it(spawn_daemon):
+    global process
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    process.start()
+""",
+        "-Wdefault",
+    )
+    assert outcome.counts()["error"] == 1, outcome
+
+
+def test_listed_processes_are_let_be(session, pytester):
+    pytester.makeini("[pytest]\nreborn_leaks_ignore =\n  nothing like it\n  ^sleep 60+$")
+    outcome = session.run(
+        """
+@pytest.mark.parametrize("seconds", ["600", "59"])
+def test_it(spawn_daemon, seconds):
+    children.append(subprocess.Popen(["sleep", seconds]))
+def test_later():
+    alive = sum(child.poll() is None for child in children)
+    for child in children:
+        child.kill()
+        child.wait()
+    assert alive == 1
+children = []
+""",
+        "-p",
+        "no:randomly",
+    )
+    assert outcome.counts() == {"passed": 3, "error": 1}, outcome
+
+
+def test_marker_decides_for_its_test(session):
+    outcome = session.run(
+        """
+@pytest.mark.reborn_leaks("off")
+def test_off(spawn_daemon):
+    global child
+    child = subprocess.Popen(["sleep", "600"])
+def test_off_later():
+    alive = child.poll() is None
+    child.kill()
+    child.wait()
+    assert alive
+@pytest.mark.reborn_leaks("fail")
+def test_without_a_fixture():
+    global other
+    other = subprocess.Popen(["sleep", "600"])
+""",
+        "-p",
+        "no:randomly",
+        "--strict-markers",
+        "-Wdefault",
+    )
+    assert outcome.counts() == {"passed": 3, "error": 1}, outcome
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [("'perhaps'", "reborn_leaks is 'perhaps'"), ("", "reborn_leaks is ''")]
+)
+def test_wrong_marker_is_refused(session, arguments, said):
+    outcome = session.run(f"@pytest.mark.reborn_leaks({arguments})\ndef test_it(): pass")
+    assert outcome.status == pytest.ExitCode.USAGE_ERROR
+    assert f"{said}, and must be fail, warn or off" in outcome.output
+
+
+def test_wrong_pattern_is_refused(session, pytester):
+    pytester.makeini("[pytest]\nreborn_leaks_ignore = (")
+    outcome = session.run("def test_it(spawn_daemon): pass")
+    assert "reborn_leaks_ignore has '(', which is no pattern" in outcome.output

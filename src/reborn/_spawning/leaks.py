@@ -1,19 +1,33 @@
 """Leaks: processes that a test has started without `spawn_daemon`, and left running.
 
 Found are the descendants of this process, and orphans that were started with its mark in their
-environment (/proc shows the environment at the start, whatever has become of it since). A process
-that was there before the test, or was started by a fixture of a wider scope, is not a leak.
+environment (/proc shows the environment at the start, whatever has become of it since). No leak is
 
-Rejected: this process as a subreaper, which would find all orphans. A process that the test stops
-would then stay a zombie, and look alive to the test.
+- a process that was there before the test, or was started by a fixture of a wider scope
+- a process that a library keeps for its next use, and ends at the end of the interpreter: the
+  workers of a process pool that still exists (concurrent.futures, joblib and loky, multiprocessing)
+  and the server of a multiprocessing manager, the resource trackers, the fork server
+- what the user lists in `reborn_leaks_ignore`
+
+Rejected:
+
+- this process as a subreaper, which would find all orphans. A process that the test stops would
+  then stay a zombie, and look alive to the test.
+- to let all children of multiprocessing be. A `Process` that a test has started and forgotten is as
+  much a leak as a `Popen`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 from reborn import _proc, _process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 _VARIABLE = "REBORN_TEST"
 # How long leaks have to end after SIGTERM, in seconds.
@@ -25,7 +39,9 @@ _ROUNDS = 3
 class LeakDetector:
     """Finds the processes that were not there before a test."""
 
-    def __init__(self) -> None:
+    def __init__(self, ignored: Sequence[str] = ()) -> None:
+        """Note the processes of now; never find one whose command line matches one of *ignored*."""
+        self._ignored = [re.compile(pattern) for pattern in ignored]
         value = os.environ.get(_VARIABLE, "")
         if not value.startswith(
             f"{os.getpid()}."
@@ -62,20 +78,41 @@ class LeakDetector:
 
     def _new(self, ours: set[int]) -> list[int]:
         descendants = _proc.descendants(os.getpid())
-        others = {*_proc.processes(), *descendants} - self._known - ours - _helpers()
+        others = {*_proc.processes(), *descendants} - self._known - ours - _kept()
         orphans = [pid for pid, _ in _proc.marked(self._mark, among=others.difference(descendants))]
-        return [pid for pid in (*descendants, *orphans) if pid in others]
+        found = [pid for pid in (*descendants, *orphans) if pid in others]
+        return [pid for pid in found if not self._is_ignored(pid)]
+
+    def _is_ignored(self, pid: int) -> bool:
+        if not self._ignored:
+            return False
+        command = _proc.command_line(pid)
+        return any(pattern.search(command) for pattern in self._ignored)
 
 
-def _helpers() -> set[int]:
-    """Return the processes that the standard library starts once and keeps as long as we live."""
-    found: set[int] = set()
-    for module, attribute, field in (
-        ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
-        ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"),
-    ):
-        helper = getattr(sys.modules.get(module), attribute, None)
-        pid = getattr(helper, field, None)
-        if isinstance(pid, int):
-            found |= {pid, *_proc.descendants(pid)}
-    return found
+def _kept() -> set[int]:
+    """Return the processes that libraries keep for their next use, and the descendants of these."""
+    roots = {pid for pid in (*_helpers(), *_pool_workers()) if isinstance(pid, int)}
+    return {*roots, *(pid for root in roots for pid in _proc.descendants(root))}
+
+
+def _helpers() -> Iterator[object]:
+    """Yield the pids of trackers and fork servers: multiprocessing's, and those of its copies."""
+    for name, module in [*sys.modules.items()]:
+        if name.endswith(".resource_tracker"):
+            yield getattr(getattr(module, "_resource_tracker", None), "_pid", None)
+        elif name.endswith(".forkserver"):
+            yield getattr(getattr(module, "_forkserver", None), "_forkserver_pid", None)
+
+
+def _pool_workers() -> Iterator[object]:
+    """Yield the pids of workers of pools, and of servers of managers, that still exist."""
+    for name, module in [*sys.modules.items()]:
+        if name.endswith((".futures.process", ".process_executor")):
+            # The thread of each executor, and the processes that it manages by pid.
+            for thread in [*getattr(module, "_threads_wakeups", ())]:
+                yield from [*(getattr(thread, "processes", None) or ())]
+    process = sys.modules.get("multiprocessing.process")
+    for child in process.active_children() if process is not None else ():
+        if "PoolWorker" in child.name or re.fullmatch(r"\w*Manager-[\d:]+", child.name):
+            yield child.pid
