@@ -18,6 +18,7 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from pathlib import Path
     from typing import Any, TextIO
 
     from reborn._spawning.daemon import SpawnedDaemon
@@ -42,6 +43,7 @@ _owner_key: pytest.StashKey[Owner] = pytest.StashKey()
 _rendezvous_key: pytest.StashKey[Rendezvous] = pytest.StashKey()
 _detector_key: pytest.StashKey[LeakDetector | None] = pytest.StashKey()
 _streams_key: pytest.StashKey[list[TextIO]] = pytest.StashKey()
+_ends_key: pytest.StashKey[list[str]] = pytest.StashKey()
 _first_key: pytest.StashKey[int] = pytest.StashKey()
 
 
@@ -142,23 +144,30 @@ def _owner(config: pytest.Config) -> Owner:
         from reborn.exceptions import NotSupportedError
 
         raise NotSupportedError(platform=sys.platform)
-    if _owner_key not in config.stash:
-        import tempfile
-        from pathlib import Path
+    owner = config.stash.get(_owner_key, None)
+    if owner is None or not owner.process:  # none yet, or that of the process that has forked us
+        from functools import partial
 
         from reborn._spawning.owner import Owner
 
-        def directory() -> Path:
-            factory: pytest.TempPathFactory | None = getattr(config, "_tmp_path_factory", None)
-            if factory is None:  # -p no:tmpdir
-                return Path(tempfile.mkdtemp(prefix="reborn-"))
-            return factory.mktemp("daemons")
-
         rendezvous = config.stash.get(_rendezvous_key, None)
         controller = None if rendezvous is None else rendezvous.controller
-        owner = config.stash[_owner_key] = Owner(directory, warn=_warn, controller=controller)
+        owner = config.stash[_owner_key] = Owner(
+            partial(_directory, config, "daemons"), warn=_warn, controller=controller
+        )
         owner.streams = config.stash[_streams_key]
     return config.stash[_owner_key]
+
+
+def _directory(config: pytest.Config, name: str) -> Path:
+    """Return a new directory for this session."""
+    factory: pytest.TempPathFactory | None = getattr(config, "_tmp_path_factory", None)
+    if factory is None:  # -p no:tmpdir
+        import tempfile
+        from pathlib import Path
+
+        return Path(tempfile.mkdtemp(prefix="reborn-"))
+    return factory.mktemp(name)
 
 
 def _warn(message: str) -> None:
@@ -201,17 +210,28 @@ def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist may not be
     node.workerinput["reborn_rendezvous"] = (rendezvous.directory, rendezvous.controller)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
-    """After Ctrl-C, do not wait long for daemons that do not end; fixtures are still there."""
-    owner = session.config.stash.get(_owner_key, None)
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(
+    session: pytest.Session, exitstatus: int | pytest.ExitCode
+) -> Generator[None, object, object]:
+    """End the daemons that all workers share, when fixtures and workers are gone.
+
+    After Ctrl-C, do not wait long for any that does not end.
+    """
+    stash = session.config.stash
+    owner = stash.get(_owner_key, None)
     if owner is not None:
         owner.is_interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
+    result = yield
+    rendezvous = stash.get(_rendezvous_key, None)
+    if rendezvous is not None:
+        stash[_ends_key] = rendezvous.close()
+    return result
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End what is left: the sentinel, and in the controller the daemons of all workers."""
+    """End the sentinel, and all that an error in the end of the session has left."""
     owner = config.stash.get(_owner_key, None)
     rendezvous = config.stash.get(_rendezvous_key, None)
     if rendezvous is not None:
@@ -221,8 +241,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Refuse a marker that says nothing."""
+    """Refuse a marker that says nothing; prepare for tests that are run in forked copies of us."""
+    stash = session.config.stash
     for item in session.items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "spawn_daemon_session" in fixtures and _rendezvous_key not in stash:
+            from reborn._spawning.rendezvous import Rendezvous
+
+            stash[_rendezvous_key] = Rendezvous.create(str(_directory(session.config, "shared")))
         marker = item.get_closest_marker("reborn_leaks")
         if marker is not None:
             _check_leaks_option(*marker.args)
@@ -352,7 +378,9 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401
-    """Show the logs of tests that have passed, if that is asked for."""
+    """Name shared daemons that had to be killed; show the logs of all tests on request."""
+    for message in config.stash.get(_ends_key, []):
+        terminalreporter.write_line(f"reborn: {message}", yellow=True)
     if config.getoption("--reborn-show-logs") != "all":
         return
     for report in terminalreporter.getreports("") + terminalreporter.getreports("passed"):

@@ -1,6 +1,9 @@
-"""One daemon for all workers of pytest-xdist."""
+"""One daemon under one name: in a session, for all workers of pytest-xdist, for forked tests."""
 
-from harness import eventually, is_alive
+import re
+
+import pytest
+from harness import PATIENCE, eventually, is_alive
 
 CODE = """
 def number(daemon):
@@ -105,3 +108,180 @@ def test_refused(spawn_daemon_session, arguments, text):
 """
     )
     assert outcome.counts() == {"passed": 3}, outcome
+
+
+TWO_FIXTURES = """
+@pytest.fixture(scope="session")
+def pages(spawn_daemon_session):
+    return spawn_daemon_session(SLEEP, ready="log:up", name="web", shared=True)
+@pytest.fixture(scope="session")
+def api(spawn_daemon_session):
+    return spawn_daemon_session(SLEEP, ready="log:up", name="web", shared=True)
+def test_same(pages, api):
+    assert pages.pid == api.pid
+    assert pages.is_running()
+def test_other(spawn_daemon_session, pages):
+    assert spawn_daemon_session(SLEEP, name="db", shared=True).pid != pages.pid
+def test_port(spawn_daemon_session):
+    one, two, other = (spawn_daemon_session.free_port(shared=name) for name in ("a", "a", "b"))
+    assert one == two != other
+def test_threads(spawn_daemon_session, pages):
+    from concurrent.futures import ThreadPoolExecutor
+    def spawn(name):
+        return name, spawn_daemon_session(SLEEP, ready="log:up", name=name, shared=True).pid
+    with ThreadPoolExecutor(6) as pool:
+        found = set(pool.map(spawn, ["t1", "t2", "t1", "t2", "t1", "web"]))
+    assert len(found) == 3
+    assert ("web", pages.pid) in found
+"""
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "0"), ("-n", "2"), ("-p", "no:tmpdir")])
+def test_one_name_is_one_daemon(session, arguments):
+    assert session.run(TWO_FIXTURES, *arguments).counts() == {"passed": 4}
+
+
+def test_one_name_is_one_daemon_without_xdist(session):
+    session.write(TWO_FIXTURES)
+    with session.start(session.command()) as process:
+        output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output
+    session.assert_gone(output)
+
+
+def test_shared_daemon_that_has_ended_is_said(session):
+    outcome = session.run(
+        """
+def test_it(spawn_daemon_session):
+    for _ in range(2):
+        code = "echo up; until [ -e go ]; do sleep 0.01; done"
+        daemon = spawn_daemon_session(["sh", "-c", code], ready="log:up", name="db", shared=True)
+        pathlib.Path("go").touch()
+        daemon.wait(20)
+"""
+    )
+    assert outcome.counts() == {"failed": 1}, outcome
+    assert "'db' has been started before in this session, and has ended" in outcome.output
+
+
+# As pytest-forked, and others, do it: each test in a process of its own, which is forked from the
+# one that has collected them.
+FORKING = """
+import pickle
+from _pytest.runner import runtestprotocol
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
+    if item.get_closest_marker("here"):
+        return None
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        reports = runtestprotocol(item, log=False)
+        data = [item.config.hook.pytest_report_to_serializable(config=item.config, report=report)
+                for report in reports]
+        with open(writer, "wb") as file:
+            pickle.dump(data, file)
+        os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        data = file.read()
+    os.waitpid(pid, 0)
+    for each in pickle.loads(data):
+        report = item.config.hook.pytest_report_from_serializable(config=item.config, data=each)
+        item.ihook.pytest_runtest_logreport(report=report)
+    return True
+def pytest_configure(config):
+    config.addinivalue_line("markers", "here: not in a process of its own")
+"""
+FORKED = """
+@pytest.fixture(scope="session")
+def web(spawn_daemon_session):
+    port = spawn_daemon_session.free_port(shared="web")
+    return spawn_daemon_session(
+        [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)],
+        ready=f"tcp:{port}", name="web", shared=True,
+    )
+def note(daemon):
+    with open("seen", "a") as file:
+        file.write(f"{os.getpid()} {daemon.pid}\\n")
+@pytest.mark.parametrize("round", range(4))
+def test_round(web, spawn_daemon, round):
+    own = spawn_daemon(SLEEP, ready="log:up")
+    own.restart()
+    assert web.is_running() and own.is_running()
+    note(web)
+"""
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "2")])
+def test_forked_tests_share_one_daemon(session, pytester, arguments):
+    session.write(FORKING, name="conftest")
+    outcome = session.run(FORKED, *arguments)
+    assert outcome.counts() == {"passed": 4}, outcome
+    lines = (pytester.path / "seen").read_text().splitlines()
+    testers, daemons = zip(*map(str.split, lines), strict=True)
+    assert len(set(testers)) == 4
+    assert len(set(daemons)) == 1
+
+
+def test_forked_tests_have_the_daemon_of_the_process_that_forks(session, pytester):
+    session.write(FORKING, name="conftest")
+    code = """
+@pytest.mark.here
+def test_before(web):
+    note(web)
+def test_forked(web):
+    assert web.is_running()
+    assert not web.wait(0.01)
+    assert web.exit_code is None
+    for stop in (web.stop, web.restart):
+        with pytest.raises(RuntimeError, match="which alone can stop it|is shared with other"):
+            stop()
+    note(web)
+@pytest.mark.here
+def test_after(web):
+    first = web.pid
+    assert web.is_running()
+    note(web)
+    web.restart()
+    assert web.is_running()
+    assert first != web.pid
+def test_forked_again(web):
+    assert web.is_running()
+"""
+    outcome = session.run(FORKED.partition("@pytest.mark.parametrize")[0] + code)
+    assert outcome.counts() == {"passed": 4}, outcome
+    lines = (pytester.path / "seen").read_text().splitlines()
+    assert len({line.split()[1] for line in lines}) == 1
+
+
+SLOW = """
+import signal, sys, time
+def stop(*_):
+    time.sleep(1.2)
+    open("in-order", "w").close()
+    sys.exit()
+signal.signal(signal.SIGTERM, stop)
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("stop_timeout", "is_killed"), [(10, False), (0.1, True), (0, None)], ids=str
+)
+def test_shared_daemon_gets_its_time_at_the_end(session, pytester, stop_timeout, is_killed):
+    outcome = session.run(
+        f"""
+def test_it(spawn_daemon_session):
+    spawn_daemon_session([sys.executable, "-S", "-c", {SLOW!r}], ready="log:up", name="db",
+                         shared=True, stop_timeout={stop_timeout})
+""",
+        "-n",
+        "1",
+    )
+    assert outcome.counts() == {"passed": 1}, outcome
+    assert (pytester.path / "in-order").exists() is (is_killed is False)
+    said = re.search(r"^reborn: daemon 'db' did not end within 0.1 s", outcome.output, re.MULTILINE)
+    assert (said is not None) is (is_killed is True), outcome

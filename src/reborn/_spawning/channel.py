@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from importlib.util import find_spec
 
@@ -34,6 +35,7 @@ class Sentinel:
         self._owners = owners
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._lock = threading.Lock()  # tests may run in threads
         self.has_shared = False
 
     @property
@@ -43,10 +45,11 @@ class Sentinel:
 
     def call_keeper(self, theirs: socket.socket, log: int) -> None:
         """Give the next keeper its end of the channel, and the *log* for its program."""
-        if self._control is None or self._process is None or self._process.poll() is not None:
-            self._start()
-        assert self._control is not None  # noqa: S101 - it has been started
-        socket.send_fds(self._control, [b"k"], [theirs.fileno(), log])
+        with self._lock:
+            if self._control is None or self._process is None or self._process.poll() is not None:
+                self._start()
+            assert self._control is not None  # noqa: S101 - it has been started
+            socket.send_fds(self._control, [b"k"], [theirs.fileno(), log])
 
     def _start(self) -> None:
         if self._control is not None:
@@ -117,6 +120,8 @@ class KeeperChannel:
 
     def receive(self, timeout: float | None) -> None:
         """Take note of the next reports of the keeper; wait *timeout* seconds at most."""
+        if self._channel.fileno() < 0:
+            self.left = self.left or []  # of a daemon of the process that has forked this one
         if self.left is not None or not _process.poll(self.fileno(), timeout=timeout):
             return
         try:
@@ -151,9 +156,9 @@ class KeeperChannel:
         while not self.has_ended:
             self.receive(None)
 
-    def settle(self, pid: int) -> int:
+    def settle(self, pid: int, stop_timeout: float) -> int:
         """Propose *pid* as the daemon's final pid; return the one that the keeper accepts."""
-        self.send(do="settle", pid=pid)
+        self.send(do="settle", pid=pid, stop_timeout=stop_timeout)
         while self.settled is None and not self.has_ended:
             self.receive(None)
         self.main = self.settled or self.main or pid

@@ -15,6 +15,7 @@ it sends to it is right, and was not written for us; who wants errors has `-W er
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -46,11 +47,24 @@ _STOPPED = {*(-number for number in _STOPS), *(128 + number for number in _STOPS
 class SpawnedDaemon:
     """A daemon that a test has started."""
 
-    def __init__(self, owner: Owner, spec: SpawnSpec, *, shared: str | None = None) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        spec: SpawnSpec,
+        *,
+        shared: str | None = None,
+        record: Path | None = None,
+    ) -> None:
+        """Make the handle of a daemon that is not started yet.
+
+        *shared*: the directory in which all workers of a session find it, who stop it together.
+        *record*: the file in which the others find what they need for a handle of it.
+        """
         self.name: str = spec.name
         self._owner = owner
         self._spec = spec
         self._shared = shared
+        self._record = record
         own = None if spec.log is None else Path(spec.log)
         self._log = DaemonLog(owner.new_log(self.name), own)
         self._offsets = [0, 0]
@@ -134,13 +148,14 @@ class SpawnedDaemon:
         Raises:
             StopTimeoutError: something is still there.
         """
-        if self._shared is not None:
-            raise RuntimeError(f"{self.name} is shared with other workers and is not stopped here")
+        self._refuse_elsewhere()
         self._is_end_known = True
         self._end(timeout)
 
     def _end(self, timeout: float) -> list[int]:
         """End it and its descendants; return the pids of those that had to be killed."""
+        if self._record is not None:
+            self._record.unlink(missing_ok=True)
         left: list[int] = []
         killed: list[int] = []
         for program in (*self._crashed, self._program):
@@ -162,6 +177,7 @@ class SpawnedDaemon:
         Raises:
             SpawnError: it is not ready in time, or has ended before.
         """
+        self._refuse_elsewhere()
         if self.is_alive():
             self._stop_in_time()
         self.start()
@@ -232,6 +248,10 @@ class SpawnedDaemon:
     def _settle(self, program: SpawnedProgram) -> None:
         self._pid = program.settle()
         self._handle = _process.open_process(self._pid)
+        if self._record is not None:
+            new = self._record.with_suffix(".new")
+            new.write_text(json.dumps(self._description()), encoding="utf-8")
+            new.replace(self._record)  # others read it
 
     def close(self) -> None:
         """Stop it and its descendants; a shared one lives on.
@@ -286,27 +306,44 @@ class SpawnedDaemon:
     def _title(self) -> str:
         return f"daemon {self.name!r} ({self._pid})"
 
-    def describe(self) -> dict[str, object]:
+    def _refuse_elsewhere(self) -> None:
+        if self._shared is not None:
+            raise RuntimeError(f"{self.name} is shared with other workers and is not stopped here")
+        if not self._owner.process:
+            pid = self._owner.process.pid
+            raise RuntimeError(f"{self.name} was started by process {pid}, which alone can stop it")
+
+    def _description(self) -> dict[str, object]:
         """Return the data from which another worker can make its handle of this daemon."""
         own = None if self._log.own is None else str(self._log.own)
-        return {"pid": self.pid, "logs": [str(self._log.captured), own], "offsets": self._offsets}
+        return {
+            "pid": self.pid,
+            "stop_timeout": self._spec.stop_timeout,
+            "logs": [str(self._log.captured), own],
+            "offsets": self._offsets,
+        }
 
-    def attach(self, description: dict[str, Any]) -> None:
-        """Become the handle of a daemon that another worker has started and described.
-
-        Raises:
-            SpawnError: it has ended.
-        """
+    def attach(self) -> None:
+        """Become the handle of a daemon that another worker has started and recorded."""
+        assert self._record is not None  # noqa: S101 - the caller has found it
+        description: dict[str, Any] = json.loads(self._record.read_text(encoding="utf-8"))
         captured, own = description["logs"]
         self._log = DaemonLog(Path(captured), None if own is None else Path(own))
         self._offsets = description["offsets"]
         self._pid = description["pid"]
         self._handle = _process.open_process(self.pid)
+
+    def refuse_if_ended(self) -> None:
+        """See that a second caller gets a daemon that runs.
+
+        Raises:
+            SpawnError: it has ended.
+        """
         if not self.is_running():
             raise SpawnError(
                 command=str(self._spec),
                 pid=self._pid,
-                reason="another worker has started it, and it has ended",
+                reason=f"{self.name!r} has been started before in this session, and has ended",
                 output=self._log.last_lines(self._offsets),
             )
 

@@ -135,7 +135,8 @@ class Keeper:
     ) -> None:
         """Serve the other end of *channel* until one of the *owners*, which are pidfds, has ended.
 
-        The end of the channel does not end a *shared* daemon.
+        The end of the channel does not end a *shared* daemon; its owner is a lifeline, see
+        `rendezvous`.
         """
         self._channel = channel
         self._children = children
@@ -147,7 +148,10 @@ class Keeper:
         self._main = 0
         self._settled = False
         self._terminated: set[int] = set()
-        self._killed: list[int] = []
+        # For a daemon that is shared, at the end of the session.
+        self.stop_timeout = 0.0
+        self.ends_in_order = False
+        self.killed: list[int] = []
 
     def descriptors(self) -> set[int]:
         """Return the descriptors that `loop` uses."""
@@ -217,11 +221,12 @@ class Keeper:
             readable = _process.poll(*(fd for fd in fds if fd >= 0), timeout=tick)
             self._collect()
             if not set(self._owners).isdisjoint(readable):
-                timeout = _ORPHANED_TIMEOUT
+                self.ends_in_order = self._shared and _has_data(self._owners[0])
+                timeout = self.stop_timeout if self.ends_in_order else _ORPHANED_TIMEOUT
             elif self._channel.fileno() in readable:
                 timeout = self._receive()
         left = self._end(timeout)
-        send_message(self._channel, left=left, killed=self._killed)
+        send_message(self._channel, left=left, killed=self.killed)
 
     def _receive(self) -> float | None:
         """Obey the owner; return the timeout of the end if it is to come now."""
@@ -238,6 +243,7 @@ class Keeper:
             order: dict[str, Any] = json.loads(line)
             if order["do"] == "end":
                 return float(order["timeout"])
+            self.stop_timeout = float(order["stop_timeout"])
             self._settle(order["pid"])
         return None
 
@@ -308,12 +314,21 @@ class Keeper:
                 _proc.terminate(pid for pid in family if pid not in self._terminated)
                 self._terminated.update(family)
             else:
-                self._killed = self._killed or family
+                self.killed = self.killed or family
                 _proc.send(family, signal.SIGKILL)
             pause = _INTERVAL if left <= 0 or not self._adopts else min(left, 0.2)
             if family:
                 _process.poll(self._children.reader, timeout=pause)
         return []
+
+
+def _has_data(fifo: int) -> bool:
+    """Tell whether something has been written to *fifo* and not been read."""
+    import fcntl  # late: only at the end of a session with shared daemons
+    import termios
+
+    size = fcntl.ioctl(fifo, termios.FIONREAD, bytes(4))
+    return bool(int.from_bytes(size, sys.byteorder))
 
 
 def _find(program: str, env: dict[str, str]) -> str:

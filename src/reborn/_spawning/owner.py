@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 
-from reborn import _proc
+from reborn import _inherited, _proc
 from reborn._spawning.channel import Sentinel
 
 TYPE_CHECKING = False
@@ -47,7 +48,12 @@ class Owner:
         controller: int | None = None,
     ) -> None:
         """Put logs into *directory*(); end all daemons if the *controller* of xdist ends."""
-        self.pids: list[int] = [os.getpid()] if controller is None else [os.getpid(), controller]
+        # A process that this one forks (pytest-forked) gets a copy, and must not end our daemons.
+        self.process = _inherited.OwnProcess()
+        self._lock = threading.Lock()  # tests may run in threads
+        self.pids: list[int] = [os.getpid()]
+        if controller not in {None, os.getpid()}:
+            self.pids.append(controller)
         self.is_interrupted = False  # by Ctrl-C: then nobody waits long for a daemon
         self._warn = warn
         self._reports: list[str] = []
@@ -64,16 +70,18 @@ class Owner:
 
     def new_log(self, name: str) -> Path:
         """Return the path of a new log, named after *name*."""
-        if self._directory is None:
-            self._directory = self._make_directory()
         stem = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
-        number = self._names[stem] = self._names.get(stem, 0) + 1
+        with self._lock:
+            if self._directory is None:
+                self._directory = self._make_directory()
+            number = self._names[stem] = self._names.get(stem, 0) + 1
         return self._directory / f"{stem}{'' if number == 1 else f'-{number}'}.log"
 
     def new_mark(self) -> str:
         """Return a mark for the environment of the next program."""
-        self._count += 1
-        return f"{self._token}.{self._count}"
+        with self._lock:
+            self._count += 1
+            return f"{self._token}.{self._count}"
 
     def family(self) -> set[int]:
         """Return the pids of the sentinel, the keepers and their descendants."""
@@ -91,6 +99,7 @@ class Owner:
 
     def close(self) -> None:
         """Stop the daemons that are left, and the sentinel."""
-        for daemon in reversed(self.daemons):
-            daemon.close()
-        self.sentinel.close()
+        if self.process:
+            for daemon in reversed(self.daemons):
+                daemon.close()
+            self.sentinel.close()

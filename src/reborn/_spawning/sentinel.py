@@ -132,7 +132,7 @@ def _keep(
     shared = job["shared"]
     if shared is not None:  # a directory, see `rendezvous`: the daemon belongs to all workers
         owners = [os.open(f"{shared}/lifeline", os.O_RDONLY | os.O_NONBLOCK)]
-        os.open(f"{shared}/kept", os.O_WRONLY | os.O_NONBLOCK)  # closed when we exit
+        kept = os.open(f"{shared}/kept", os.O_WRONLY | os.O_NONBLOCK)  # closed when we exit
     keeper.redirect_stdio(output=log)
     own = keeper.Keeper(
         channel, children, mark=job["mark"], owners=owners, shared=shared is not None
@@ -142,6 +142,9 @@ def _keep(
     os.close(log)
     if started:
         own.loop()
+    if own.ends_in_order and own.killed and own.stop_timeout:
+        report = {"name": job["name"], "timeout": own.stop_timeout}
+        os.write(kept, json.dumps(report).encode() + b"\n")
     if shared is not None and _process.poll(*owners, timeout=0):
         import shutil  # late: only at the end of a session whose controller may have been killed
 

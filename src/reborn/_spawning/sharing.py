@@ -1,12 +1,19 @@
-"""What the fixture of a session gives: it can share a daemon between workers, see `rendezvous`.
+"""What the fixture of a session gives: it can share a daemon under a name.
 
-The worker that comes first starts the daemon, under a `filelock.FileLock`, and records its pid and
-its logs; the others read the record.
+In a session without workers, one name is one daemon of this process, which may stop and restart it.
+Between workers (see `rendezvous`) the one that comes first starts the daemon, under a
+`filelock.FileLock`, and records its pid and its logs; the others read the record, and nobody stops
+it before the end of the session.
+
+A controller whose tests run in forked copies of it (pytest-forked) is both: what it starts itself
+is its own, and is recorded for the copies that it forks.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
+import threading
 from pathlib import Path
 
 from reborn._spawning.spawner import SpawnDaemon
@@ -16,6 +23,7 @@ __tracebackhide__ = True  # pytest shows its users their own lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Unpack
 
     from reborn._spawning.daemon import SpawnedDaemon
@@ -30,49 +38,82 @@ class SpawnDaemonSession(SpawnDaemon):
     def __init__(self, owner: Owner, rendezvous: Rendezvous | None) -> None:
         super().__init__(owner)
         self._rendezvous = rendezvous
+        self._shared: dict[str, SpawnedDaemon] = {}
+        self._shared_ports: dict[str, int] = {}
+        self._lock = threading.RLock()  # tests may run in threads
 
     def __call__(
         self, command: SpawnCommand, *, shared: bool = False, **options: Unpack[SpawnOptions]
     ) -> SpawnedDaemon:
         """Start a daemon as `spawn_daemon` does; it lives until the session is over.
 
-        *shared*: all workers of pytest-xdist get the same daemon, known by its *name*. The first
-        one starts it, with its command; it is stopped after the last. Without workers nothing is
-        different.
+        *shared*: all that call for it in the session, in any worker, get the same daemon, known by
+        its *name*. The first call starts it, with its command and options; it is stopped after the
+        last worker.
 
         Raises:
             SpawnError: it was not ready in time, or ended before; nothing of it is left.
         """
         spec = SpawnSpec(command, **options)
-        if shared and options.get("name") is None:
-            raise ValueError("a shared daemon needs a name, by which the workers know it")
-        if shared and spec.function is not None:
-            raise ValueError("a shared daemon outlives its worker, and cannot be a function of it")
-        if not shared or self._rendezvous is None:
+        if not shared:
             return self._start(spec)
-        return self._share(self._rendezvous.directory, spec)
+        if options.get("name") is None:
+            raise ValueError("a shared daemon needs a name, by which the workers know it")
+        if spec.function is not None:
+            raise ValueError("a shared daemon outlives its worker, and cannot be a function of it")
+        with self._locked(spec.name):
+            daemon = self._shared.get(spec.name)
+            if daemon is None:
+                daemon = self._shared[spec.name] = self._start_or_attach(spec)
+            daemon.refuse_if_ended()
+            return daemon
 
     def free_port(self, host: str = "127.0.0.1", *, shared: str | None = None) -> int:
-        """Return a free TCP port as `spawn_daemon` does; all workers get that called *shared*."""
-        if shared is None or self._rendezvous is None:
+        """Return a free TCP port as `spawn_daemon` does; one name *shared* is one port for all."""
+        if shared is None:
             return super().free_port(host)
-        from filelock import FileLock
+        with self._locked(shared):
+            if shared not in self._shared_ports:
+                path = self._record(shared, "port")
+                if path is None or not path.exists():
+                    port = super().free_port(host)
+                    if path is not None:
+                        path.write_text(str(port), encoding="ascii")
+                else:
+                    port = int(path.read_text(encoding="ascii"))
+                self._shared_ports[shared] = port
+            return self._shared_ports[shared]
 
-        path = Path(self._rendezvous.directory, f"{shared.encode().hex()}.port")
-        with FileLock(f"{path}.lock"):
-            if not path.exists():
-                path.write_text(str(super().free_port(host)), encoding="ascii")
-            return int(path.read_text(encoding="ascii"))
+    def _record(self, name: str, kind: str) -> Path | None:
+        """Return the file that tells other workers of *name*; None: there are no others."""
+        if self._rendezvous is None:
+            return None
+        return Path(self._rendezvous.directory, f"{name.encode().hex()}.{kind}")
 
-    def _share(self, directory: str, spec: SpawnSpec) -> SpawnedDaemon:
-        from filelock import FileLock
+    @contextlib.contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Let one thread of one worker at a time look for *name*."""
+        with self._lock:
+            path = self._record(name, "lock")
+            if path is None:
+                yield
+                return
+            from filelock import FileLock  # late: 36 ms
 
-        daemon = self._add(spec, shared=directory)
-        path = Path(directory, f"{spec.name.encode().hex()}.json")
-        with FileLock(f"{path}.lock"):
-            if path.exists():
-                daemon.attach(json.loads(path.read_text(encoding="utf-8")))
-            else:
-                daemon.start()
-                path.write_text(json.dumps(daemon.describe()), encoding="utf-8")
+            with FileLock(path):
+                yield
+
+    def _start_or_attach(self, spec: SpawnSpec) -> SpawnedDaemon:
+        rendezvous = self._rendezvous
+        is_worker = rendezvous is not None and rendezvous.controller != os.getpid()
+        record = self._record(spec.name, "json")
+        is_recorded = record is not None and record.exists()
+        shared = (
+            rendezvous.directory if rendezvous is not None and (is_worker or is_recorded) else None
+        )
+        daemon = self._add(spec, shared=shared, record=record)
+        if is_recorded:
+            daemon.attach()
+        else:
+            daemon.start()
         return daemon

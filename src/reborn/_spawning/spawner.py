@@ -12,6 +12,7 @@ __tracebackhide__ = True  # pytest shows its users their own lines
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from typing import Unpack
 
     from reborn._spawning.owner import Owner
@@ -82,6 +83,8 @@ class SpawnDaemon:
         Raises:
             StopTimeoutError: one of them, or a descendant, is still there.
         """
+        if not self._owner.process:
+            return
         errors: list[StopTimeoutError] = []
         for daemon in reversed(self._daemons):
             try:
@@ -97,7 +100,9 @@ class SpawnDaemon:
         daemon.start()
         return daemon
 
-    def _add(self, spec: SpawnSpec, *, shared: str | None = None) -> SpawnedDaemon:
-        daemon = SpawnedDaemon(self._owner, spec, shared=shared)
+    def _add(
+        self, spec: SpawnSpec, *, shared: str | None = None, record: Path | None = None
+    ) -> SpawnedDaemon:
+        daemon = SpawnedDaemon(self._owner, spec, shared=shared, record=record)
         self._daemons.append(daemon)
         return daemon

@@ -181,7 +181,12 @@ class SpawnedProgram:
         with self._keeper.theirs as theirs:
             sentinel.call_keeper(theirs, log)
         self._keeper.send(
-            argv=self._spec.argv, env=env, cwd=self._spec.cwd, mark=mark, shared=self._shared
+            argv=self._spec.argv,
+            env=env,
+            cwd=self._spec.cwd,
+            name=self._spec.name,
+            mark=mark,
+            shared=self._shared,
         )
 
     def _start_function(self, env: dict[str, str], mark: str, log: int) -> None:
@@ -246,7 +251,7 @@ class SpawnedProgram:
         reported = self._reported.get("MAINPID", "")
         if reported.isdigit() and int(reported) in _proc.descendants(self._keeper.keeper_pid):
             pid = int(reported)
-        return self._keeper.settle(pid)
+        return self._keeper.settle(pid, self._spec.stop_timeout)
 
     def is_detaching(self) -> bool:
         """Tell whether a launcher is still at work, so that the pid of the daemon is not known."""
