@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # How much of the daemon's stderr a message about its end shows.
 _LAST_BYTES = 4096
 _LAST_LINES = 10
+# sd_listen_fds(3): SD_LISTEN_FDS_START.
+_FIRST_SOCKET = 3
 
 
 def detach(
@@ -98,6 +100,8 @@ class Launcher:
             if cautious:
                 refuse_unsafe_fork()
             warn_of_threads()
+        if cautious:
+            warn_of_sockets(plan)
         # Ctrl-C waits until what is made is noted, to be undone.
         with Step("lock", "block the signals", role="launcher"):
             mask = _signals.block_all()
@@ -231,6 +235,20 @@ def warn_of_threads() -> None:
         f"forking while {count} ({', '.join(names)}), which the daemon will not have; "
         "call reborn() earlier or use strategy='reexec'",
         ForkWithThreadsWarning,
+        stacklevel=_frames_of_ours(),
+    )
+
+
+def warn_of_sockets(plan: "Plan") -> None:
+    """Warn where this process was handed sockets that the daemon will not have."""
+    if not _manager.was_handed_sockets() or _FIRST_SOCKET in plan.preserve:
+        return
+    import warnings
+
+    warnings.warn(
+        "detaching from whoever has handed over sockets (LISTEN_FDS), which the daemon will not "
+        "have; use detach_process=False, or put them into files_preserve",
+        RuntimeWarning,
         stacklevel=_frames_of_ours(),
     )
 

@@ -3,7 +3,9 @@
 Only the process that the manager itself started counts: variables of the environment are inherited
 by every descendant, and a parent of 1 only says that the first one is gone. So each manager is
 known by what cannot be inherited: systemd by the pid in SYSTEMD_EXEC_PID and by its own answer,
-the others by being our parent, a container's init by being the parent of its first child.
+who hands over sockets by the pid in LISTEN_PID, the others by being our parent, a container's init
+by being the parent of its first child. What runs the lines of a Procfile gives them to a shell,
+which then is our parent and their child.
 
 Where it cannot be known, nobody runs us, and the program detaches. That is so for a program with
 the parent 0: in a container whose pid namespace is shared, what the container was made for looks
@@ -25,8 +27,23 @@ SPAWNED = "REBORN_SPAWNED"
 STARTED = "REBORN_EXEC_PID"
 # Names of parents, and whose they are. None of them is ever given orphans to adopt.
 _PARENTS = {"runsv": "runit", "s6-supervise": "s6", "supervise": "daemontools"}
-# These may be process 1 of a container, and so the parent of orphans.
-_SCRIPTS = {"circusd": "circus", "supervisord": "supervisord"}
+# These may be process 1 of a container, and so the parent of orphans, but what they start has a
+# group of its own. An interpreter's arguments name them, or their own process title.
+_SCRIPTS = {
+    "circusd": "circus",
+    "honcho": "honcho",
+    "pm2": "pm2",
+    "pm2-runtime": "pm2",
+    "supervisord": "supervisord",
+}
+# These start what they run in their own group.
+_FOREMEN = {"foreman": "foreman", "nf": "foreman"}
+# Which of them start a shell for each line of their file.
+_PROCFILE = {"honcho", *_FOREMEN}
+_INTERPRETERS = ("python", "node", "ruby")
+_SHELLS = {"bash", "busybox", "dash", "ksh", "sh", "zsh"}
+# Variables of theirs, for where processes have no name to be had for nothing. They prove nothing.
+_HINTS = ("HONCHO_PROCESS_NAME", "PM2_HOME", "SUPERVISOR_ENABLED")
 _INITS = {
     *("bwrap", "catatonit", "docker-init", "dumb-init", "podman-init", "tini", "tini-static"),
 }
@@ -68,7 +85,15 @@ def detect() -> Supervisor | None:
     if environment.get(STARTED) == str(pid):
         reason = f"{STARTED} is {pid}, its own pid"
         return Supervisor("reborn", reason, notify=environment.get("NOTIFY_SOCKET"))
+    if was_handed_sockets():
+        # systemd-socket-activate(1) and its like become the program that they hand the sockets to.
+        return Supervisor("a socket activator", f"LISTEN_PID is {pid}, its own pid")
     return _by_parent(pid, os.getppid(), environment)
+
+
+def was_handed_sockets() -> bool:
+    """Tell whether somebody has handed sockets to this very process (sd_listen_fds(3))."""
+    return not _inherited.privileged and os.environ.get("LISTEN_PID") == str(os.getpid())
 
 
 def _by_parent(pid: int, parent: int, environment: "Mapping[str, str]") -> Supervisor | None:
@@ -77,13 +102,28 @@ def _by_parent(pid: int, parent: int, environment: "Mapping[str, str]") -> Super
         return Supervisor(_PARENTS[name], f"{name} is its parent")
     if parent == 1 and name in _INITS and _first_child(1) == pid:
         return Supervisor(name, f"it is the first child of process 1, which is {name}")
-    if name.startswith("python") or (not name and "SUPERVISOR_ENABLED" in environment):
-        name = _script(parent)
-    # Only what they have started has a group of its own; an orphan that they adopted has not.
-    if name in _SCRIPTS and os.getpgrp() == pid:
-        return Supervisor(_SCRIPTS[name], f"{name} is its parent")
-    if sys.platform == "darwin" and parent == 1:
+    found = _by_script(pid, parent, environment)
+    if found is None and sys.platform == "darwin" and parent == 1:
         return _launchd(environment)
+    return found
+
+
+def _by_script(pid: int, parent: int, environment: "Mapping[str, str]") -> Supervisor | None:
+    leaders, reason = {pid}, "is its parent"
+    script = _script(parent, environment)
+    if not script and _is_shell_for_one_line(parent):
+        from reborn import _proc
+
+        leaders, reason = {pid, parent}, "is the parent of its shell"
+        parent = next(iter(_proc.ancestors(parent)), 0)
+        script = _script(parent, environment)
+        if script not in _PROCFILE:
+            return None
+    # An orphan that they adopted as process 1 is in another's group.
+    if script in _SCRIPTS and os.getpgrp() in leaders:
+        return Supervisor(_SCRIPTS[script], f"{script} {reason}")
+    if script in _FOREMEN and parent != 1:
+        return Supervisor(_FOREMEN[script], f"{script} {reason}")
     return None
 
 
@@ -164,18 +204,34 @@ def _name(pid: int) -> str:
     return _read(f"/proc/{pid}/comm").rstrip("\n")
 
 
-def _script(pid: int) -> str:
-    """Return the manager that a Python interpreter runs as its script or module, or ""."""
-    words = _read(f"/proc/{pid}/cmdline").split("\0")
-    if sys.platform != "linux":
-        import psutil
+def _script(pid: int, environment: "Mapping[str, str]") -> str:
+    """Return which of the programs known here a process is, as an interpreter's script, or ""."""
+    name = _name(pid)
+    known = {**_SCRIPTS, **_FOREMEN}
+    if name in known:
+        return name
+    if name.startswith("PM2 v"):
+        return "pm2"
+    if name.startswith(_INTERPRETERS) or (not name and any(map(environment.__contains__, _HINTS))):
+        names = (word.rpartition("/")[2].rpartition(".")[2] for word in _command_line(pid)[1:5])
+        return next((name for name in names if name in known), "")
+    return ""
 
-        try:
-            words = psutil.Process(pid).cmdline()
-        except psutil.Error:
-            return ""
-    names = (word.rpartition("/")[2].rpartition(".")[2] for word in words[1:5])
-    return next((name for name in names if name in _SCRIPTS), "")
+
+def _is_shell_for_one_line(pid: int) -> bool:
+    return _name(pid) in _SHELLS and _command_line(pid)[1:2] == ["-c"]
+
+
+def _command_line(pid: int) -> list[str]:
+    """Return the arguments of a process, none where they cannot be known."""
+    if sys.platform == "linux":
+        return _read(f"/proc/{pid}/cmdline").split("\0")
+    import psutil
+
+    try:
+        return psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return []
 
 
 def _first_child(pid: int) -> int | None:

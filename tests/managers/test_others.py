@@ -97,6 +97,15 @@ def s6(directory, script):
     return [needed("s6-supervise"), service(directory, script)]
 
 
+def honcho(directory, script):
+    (directory / "Procfile").write_text(f"app: {script}\n")
+    return [needed("honcho"), "start"]
+
+
+def foreman(directory, script):
+    return [needed("foreman"), *honcho(directory, script)[1:]]
+
+
 MANAGERS = {
     "supervisord": (supervisord, "supervisord runs this process, since supervisord is its parent"),
     "supervisord as module": (
@@ -104,6 +113,8 @@ MANAGERS = {
         "supervisord runs this process, since supervisord is its parent",
     ),
     "circus": (circus, "circus runs this process, since circusd is its parent"),
+    "honcho": (honcho, "honcho runs this process, since honcho is the parent of its shell"),
+    "foreman": (foreman, "foreman runs this process, since foreman is its parent"),
     "runit": (runit, "runit runs this process, since runsv is its parent"),
     "s6": (s6, "s6 runs this process, since s6-supervise is its parent"),
 }

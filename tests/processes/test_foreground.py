@@ -184,3 +184,53 @@ def test_sockets_of_systemd_are_had_by_name(sandbox, notify, mine):
         ):
             assert report["web"] == ("hello" if mine else None)
             assert report["names"] == (["web"] if mine else [])
+
+
+# As systemd-socket-activate(1): the sockets, the variables, and then the program in its own place.
+ACTIVATE = """
+import os, socket, sys
+server = socket.create_server(("127.0.0.1", 0))
+with open("port", "w") as file: file.write(str(server.getsockname()[1]))
+os.dup2(server.fileno(), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="web", LISTEN_PID=str(os.getpid()))
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+ANSWER = """
+guest, _ = context.sockets["web"].accept()
+guest.sendall(b"hello")
+guest.close()
+notes["supervisor"] = str(context.supervisor)
+"""
+
+
+def activated(sandbox, **arguments):
+    return [sys.executable, "-c", ACTIVATE, str(sandbox.write_program(**arguments))]
+
+
+def port_in(path):
+    assert path.exists()
+    assert path.read_text()
+    return int(path.read_text())
+
+
+def test_program_that_is_handed_sockets_stays_and_serves_them(sandbox):
+    command = activated(sandbox, after=ANSWER)
+    with subprocess.Popen(command, cwd=sandbox.directory) as process:
+        port = eventually(lambda: port_in(sandbox.directory / "port"))
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as guest:
+            guest.settimeout(PATIENCE)
+            assert guest.recv(10) == b"hello"
+        report = sandbox.logged_report()
+        assert not report["was_reborn"]
+        assert report["pid"] == process.pid
+        assert report["notes"]["supervisor"].startswith("a socket activator runs this process")
+        process.terminate()
+
+
+@pytest.mark.parametrize("kept", [None, [3]], ids=["promise", "control"])
+def test_program_that_detaches_from_its_sockets_warns(sandbox, kept):
+    command = activated(sandbox, detach_process=True, files_preserve=kept)
+    result = sandbox.launch(command, env={**os.environ, "PYTHONWARNINGS": "always"})
+    assert result.returncode == 0, result
+    assert ("sockets (LISTEN_FDS), which the daemon will not have" in result.stderr) is (not kept)
+    sandbox.stop(result.pid)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from reborn import _inherited, _manager
+from reborn import _inherited, _manager, _proc
 
 PID = "its own pid"
 UNIT = "app.service"
@@ -13,7 +13,9 @@ UNIT = "app.service"
 
 @pytest.fixture
 def environment(monkeypatch):
-    for name in ("SYSTEMD_EXEC_PID", "NOTIFY_SOCKET", "SUPERVISOR_ENABLED", "REBORN_EXEC_PID"):
+    for name in ("SYSTEMD_EXEC_PID", "NOTIFY_SOCKET", "REBORN_EXEC_PID", "LISTEN_PID"):
+        monkeypatch.delenv(name, raising=False)
+    for name in _manager._HINTS:
         monkeypatch.delenv(name, raising=False)
 
     def set_all(**variables):
@@ -52,6 +54,8 @@ def proc(monkeypatch):
         {"NOTIFY_SOCKET": "/run/systemd/notify", "SYSTEMD_EXEC_PID": "garbage"},
         {"SUPERVISOR_ENABLED": "1", "SUPERVISOR_PROCESS_NAME": "app"},
         {"REBORN_EXEC_PID": "1"},
+        {"LISTEN_PID": "1", "LISTEN_FDS": "1"},
+        {"HONCHO_PROCESS_NAME": "web.1", "PM2_HOME": "/home/me/.pm2"},
     ],
     ids=lambda variables: "+".join(variables) or "nothing",
 )
@@ -75,6 +79,15 @@ def test_program_of_the_command_is_recognised(environment):
     found = _manager.detect()
     assert (found.name, found.notify) == ("reborn", "@reborn")
     assert found.reason == f"REBORN_EXEC_PID is {os.getpid()}, its own pid"
+
+
+def test_who_hands_over_sockets_is_recognised(environment):
+    environment(LISTEN_PID=PID, LISTEN_FDS="1")
+    found = _manager.detect()
+    assert str(found) == (
+        f"a socket activator runs this process, since LISTEN_PID is {os.getpid()}, its own pid"
+    )
+    assert found.notify is None
 
 
 def test_service_that_nobody_listens_to_says_why_it_detaches(systemd, monkeypatch):
@@ -133,6 +146,13 @@ def test_unit_is_that_of_the_control_group(proc, text, unit):
         ("python3.12: /v/python\0/v/bin/supervisord\0-n", "supervisord"),
         ("python3.12: python\0-m\0circus.circusd\0--daemon", "circus"),
         ("python3.12: python\0app.py\0supervisor", None),
+        ("honcho", "honcho"),
+        ("python3.12: python\0-m\0honcho\0start", "honcho"),
+        ("PM2 v7.0.4: God: PM2", "pm2"),
+        ("node: node\0/v/bin/pm2-runtime\0start", "pm2"),
+        ("node: node\0/v/bin/nf\0start", "foreman"),
+        ("foreman: foreman: master", "foreman"),
+        ("node: node\0server.js", None),
         ("bash: bash\0supervisord", None),
         ("tini", None),
         ("", None),
@@ -141,14 +161,48 @@ def test_unit_is_that_of_the_control_group(proc, text, unit):
 @pytest.mark.parametrize("group", ["own", "another's"])
 @pytest.mark.usefixtures("environment")
 def test_parent_is_known_by_its_name(proc, monkeypatch, said, name, group):
-    comm, _, cmdline = said.partition(": ")
+    comm, _, cmdline = said.rpartition(": ") if said.startswith("PM2") else said.partition(": ")
     parent = os.getppid()
     proc.update({f"/proc/{parent}/comm": f"{comm}\n", f"/proc/{parent}/cmdline": cmdline})
     monkeypatch.setattr(os, "getpgrp", os.getpid if group == "own" else os.getppid)
-    if group != "own" and name in ("circus", "supervisord"):
+    if group != "own" and name in ("circus", "honcho", "pm2", "supervisord"):
         name = None  # an orphan, which it has adopted as process 1
     found = _manager.detect()
     assert (found and found.name) == name
+
+
+@pytest.mark.parametrize(
+    ("shell", "runner", "group", "name"),
+    [
+        ("sh: sh\0-c\0python app.py", "honcho", "shell's", "honcho"),
+        ("bash: bash\0-c\0python app.py", "foreman", "another's", "foreman"),
+        ("sh: sh\0-c\0python app.py", "node: node\0/v/bin/nf\0start", "another's", "foreman"),
+        ("sh: sh\0-c\0python app.py", "honcho", "another's", None),
+        ("sh: sh\0start.sh", "honcho", "shell's", None),
+        ("sh: sh\0-c\0python app.py", "supervisord", "shell's", None),
+        ("sh: sh\0-c\0python app.py", "bash", "shell's", None),
+        ("make: make\0-c\0app", "foreman", "another's", None),
+    ],
+)
+@pytest.mark.usefixtures("environment")
+def test_line_of_a_procfile_is_started_by_a_shell(  # noqa: PLR0917 - pytest passes keywords
+    proc, monkeypatch, shell, runner, group, name
+):
+    parent = os.getppid()
+    for pid, text in ((parent, shell), (4711, runner)):
+        comm, _, cmdline = text.partition(": ")
+        proc.update({f"/proc/{pid}/comm": f"{comm}\n", f"/proc/{pid}/cmdline": cmdline})
+    monkeypatch.setattr(_proc, "ancestors", lambda pid: [4711, 1] if pid == parent else [])
+    monkeypatch.setattr(os, "getpgrp", lambda: parent if group == "shell's" else 1)
+    found = _manager.detect()
+    assert (found and found.name) == name
+
+
+def test_orphan_that_a_foreman_has_adopted_is_nobodys(environment, proc, monkeypatch):
+    environment()
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    proc["/proc/1/comm"] = "foreman\n"
+    assert _manager.detect() is None
 
 
 @pytest.mark.parametrize("label", ["org.example.app", "0", "application.com.apple.Terminal.1"])
