@@ -233,5 +233,6 @@ def test_program_that_detaches_from_its_sockets_warns(sandbox, kept):
     command = activated(sandbox, detach_process=True, files_preserve=kept)
     result = sandbox.launch(command, env={**os.environ, "PYTHONWARNINGS": "always"})
     assert result.returncode == 0, result
-    assert ("sockets (LISTEN_FDS), which the daemon will not have" in result.stderr) is (kept is None)
+    warned = "sockets (LISTEN_FDS), which the daemon will not have" in result.stderr
+    assert warned is (kept is None)
     sandbox.stop(result.pid)
