@@ -31,6 +31,7 @@ from reborn.exceptions import NotRunningError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Callable, Generator, Iterator, Mapping
     from types import FrameType
     from typing import Any, Self, TypeVar
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
     SignalHandler = Callable[[int], Any]
     Decorated = TypeVar("Decorated", bound=SignalHandler)
+else:
+    import _signal  # its getsignal does not look for an enum first
 
 # What a pipe holds, at the least; a full one may have refused something.
 _CAPACITY = 65536
@@ -304,7 +307,7 @@ class SignalServer:
 
     def _has(self, number: int) -> bool:
         """Tell whether *number* comes to us, and not to a handler installed since."""
-        return signal.getsignal(number) == self._note
+        return bool(_signal.getsignal(number) == self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._pipe is not None:
@@ -360,7 +363,8 @@ class SignalServer:
         finally:
             _signals.restore_mask(mask)
         missed = () if complete and len(data) < _CAPACITY else sorted(noted.difference(data))
-        ours = {number for number in self._handlers if self._has(number)}
+        # Only for what has arrived: all sixty signals of a supervisor would cost it 3 ms each time.
+        ours = {number for number in {*data, *missed} & {*self._handlers} if self._has(number)}
         return [number for number in (*data, *missed) if number in ours]
 
     @contextmanager

@@ -369,3 +369,30 @@ def test_server_is_not_closed_under_a_thread_that_stops_it(monkeypatch, promise)
     closed.set()
     thread.join()
     assert failed == ([] if promise else [errno.EBADF])
+
+
+@pytest.fixture
+def count_looks(monkeypatch):
+    """Count how often the handler of a signal is looked up."""
+    looks = []
+    has = SignalServer._has
+
+    def count(self, number):
+        looks.append(number)
+        return has(self, number)
+
+    monkeypatch.setattr(SignalServer, "_has", count)
+    return looks
+
+
+def test_look_costs_what_has_arrived_and_not_what_could(server, served, count_looks):
+    numbers = [SIGUSR1, SIGUSR2, signal.SIGWINCH, SIGHUP]
+    server.set_handler(served.append, *numbers)
+    with server:
+        server.handle_pending()
+        assert count_looks == []
+        send(SIGUSR1, SIGUSR1, SIGHUP)
+        server.handle_pending()
+        assert sorted(count_looks) == sorted({SIGUSR1, SIGHUP})
+        count_looks.clear()
+    assert served == [SIGUSR1, SIGUSR1, SIGHUP]
