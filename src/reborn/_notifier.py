@@ -182,13 +182,12 @@ def _names(preserved: "Iterable[int]") -> dict[int, str]:
     descriptor.
     """
     names = {fd: str(fd) for fd in preserved}
-    if _sd_notify.is_ours("LISTEN_PID"):
-        count = int(os.environ.get("LISTEN_FDS", "0"))
-        given = os.environ.get("LISTEN_FDNAMES", "").split(":")
-        given += [""] * (count - len(given))
-        for index, name in enumerate(given[:count]):
-            again = given[:index].count(name)
-            names[3 + index] = f"{name or 'unknown'}{f'.{again}' if again else ''}"
+    given = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    for index, fd in enumerate(_sd_notify.handed_over()):
+        given += [""] * (index >= len(given))
+        name = given[index]
+        again = given[:index].count(name)
+        names[fd] = f"{name or 'unknown'}{f'.{again}' if again else ''}"
     return names
 
 

@@ -83,6 +83,14 @@ def is_ours(name: str) -> bool:
     )
 
 
+def handed_over() -> range:
+    """Return the descriptors that systemd has handed to this process (sd_listen_fds(3))."""
+    count = os.environ.get("LISTEN_FDS", "")
+    if not (is_ours("LISTEN_PID") and count.isascii() and count.isdigit()):
+        return range(0)
+    return range(3, 3 + int(count))
+
+
 def send(address: str, assignments: dict[str, object]) -> None:
     """Send a message of sd_notify(3) to *address*; nobody may be there any more."""
     try:

@@ -17,6 +17,12 @@ def test_text_that_is_no_number_of_seconds(text):
         values.seconds(text)
 
 
-@pytest.mark.parametrize(("text", "number"), [("1", 1.0), ("0.5", 0.5), ("inf", float("inf"))])
+@pytest.mark.parametrize("text", ["inf", "1e300", "1000000001"])
+def test_text_that_is_no_time_to_wait_for(text):
+    with pytest.raises(ValueError, match="is more than 1e9 seconds, which are 31 years"):
+        values.seconds(text)
+
+
+@pytest.mark.parametrize(("text", "number"), [("1", 1.0), ("0.5", 0.5), ("1e9", 1e9)])
 def test_text_that_is_a_number_of_seconds(text, number):
     assert values.seconds(text) == number

@@ -157,6 +157,7 @@ class ProgramLauncher(_launcher.Launcher):
         streams = super()._open()
         with Step("ready", f"wait for {spec.options.get('ready')}", role="launcher"):
             start.watch.condition.remember(start.watch.cwd)
+        self.plan.preserve += start.program.handed_over
         if spec.supervised:
             with Step("lock", f"lock {start.pidfile}", role="launcher"):
                 start.pidfile.acquire()

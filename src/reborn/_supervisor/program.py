@@ -70,6 +70,9 @@ class Program:
         self.clean = clean
         self.nice = nice
         self.limits = tuple(limits)
+        # What a manager has handed to this process is for the program, whatever its pid will be.
+        self.handed_over = _handed_over()
+        self._addressee = str(os.getpid())
 
     def __str__(self) -> str:
         return self.argv[0]
@@ -99,11 +102,13 @@ class Program:
         Raises:
             StepError: it cannot be; the steps before have been taken.
         """
-        for fd in inherit:
+        for fd in (*inherit, *self.handed_over):
             os.set_inheritable(fd, True)
+        environment = self.environment(more)
         # A program that uses reborn itself need not go into the background once more.
-        own = {_manager.STARTED: str(os.getpid())}
-        environment = {**self.environment(more), **own}
+        environment[_manager.STARTED] = str(os.getpid())
+        if environment.get("LISTEN_PID") == self._addressee:
+            environment["LISTEN_PID"] = str(os.getpid())
         _steps.take(STEPS, self)
         with Step("exec", f"run {self.argv[0]!r}", role="daemon"):
             if last is not None:
@@ -261,6 +266,18 @@ class Execution:
         """Listen no more."""
         _descriptors.close(self._incoming)
         self._incoming = None
+
+
+def _handed_over() -> "Sequence[int]":
+    """Return the descriptors that a manager has handed to this process, which keeps them."""
+    if "LISTEN_PID" not in os.environ:
+        return ()
+    from reborn import _sd_notify
+
+    fds = _sd_notify.handed_over()
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return fds
 
 
 def status_of(error: StepError) -> int | None:

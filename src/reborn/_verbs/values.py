@@ -5,6 +5,8 @@ Each function returns the value of a text, or raises a ValueError that says why 
 
 from __future__ import annotations
 
+_LONGEST = 1e9
+
 
 def path(text: str) -> str:
     """Return *text* if it can be the path of a file.
@@ -30,5 +32,8 @@ def seconds(text: str) -> float:
         number = 0.0
     if not number > 0:  # written so that NaN is refused, too
         message = f"{text!r} is not a number of seconds above 0"
+        raise ValueError(message)
+    if number > _LONGEST:  # no clock shows when it ends, and JSON has no name for infinity
+        message = f"{text!r} is more than 1e9 seconds, which are 31 years; give less"
         raise ValueError(message)
     return number
