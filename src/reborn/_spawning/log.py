@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 from reborn._readiness import LogFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+# How much of a file is looked at for its last lines: they may be of any length.
+_LONGEST_END = 2**18
 
 
 class DaemonLog:
@@ -51,5 +57,18 @@ class DaemonLog:
         return "".join(texts)
 
     def last_lines(self, offsets: list[int], count: int = 30) -> str:
-        """Return the last *count* lines of the text from *offsets* on."""
-        return "\n".join(self.read(offsets).splitlines()[-count:])
+        """Return the last *count* lines of the text from *offsets* on, or the end of them."""
+        ends: list[str] = []
+        for path, offset in zip((self.captured, self.own), offsets, strict=True):
+            if path is not None:
+                try:
+                    ends.append(_end_of(path, offset))
+                except OSError:
+                    continue
+        return "\n".join("".join(ends).splitlines()[-count:])
+
+
+def _end_of(path: Path, offset: int) -> str:
+    with path.open("rb") as file:
+        file.seek(max(offset, file.seek(0, os.SEEK_END) - _LONGEST_END))
+        return file.read(_LONGEST_END).decode("utf-8", "backslashreplace")

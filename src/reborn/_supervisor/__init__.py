@@ -1,4 +1,17 @@
 """Start a program again when it ends: what `reborn start --restart` and `reborn run` do.
 
-The supervisor knows no command line; `_command` makes one from what it has read there.
+    program      what is run, and what makes a process become it (`executable`: why it cannot)
+    probe        a process that looks whether the program is ready
+    watch        the wait for a program without a supervisor, in the intermediate
+    output       what the program writes, on its way to the log
+    run          one run of the program: from before its start until nothing of it is left
+    policy       after which ends it is started again, and after which delays: arithmetic
+    supervisor   the table of states and events, and the loop that reads it
+
+It knows no command line: `_command` hands over values. And as it lives for years, it loads little,
+sleeps in one poll(2), and polls nothing but a log in which a line is waited for.
+
+Rejected: to have the launcher's DaemonContext restart its program (a supervisor has to survive
+what it supervises, and so is a process of its own); one supervisor for all programs (its end would
+be the end of all, and its rights would be the sum of theirs).
 """

@@ -2,6 +2,7 @@
 
 import time
 
+from reborn import _proc
 from reborn._readiness import Waiter
 from reborn._supervisor.probe import Probe
 
@@ -31,8 +32,8 @@ class Run:
         self.reported: dict[str, str] = {}
         # An end by one of these was requested.
         self.signals_sent: set[int] = set()
-        # What it has left behind, and has been sent SIGTERM.
-        self.terminated: set[int] = set()
+        # Of what it leaves behind.
+        self.ending = _proc.Ending()
         self.refusal: StepError | None = None
         self.not_ready_reason = ""
         self.last_lines = ""

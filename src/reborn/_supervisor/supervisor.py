@@ -299,15 +299,11 @@ class ProgramSupervisor:
 
         Of orphans this is the parent by now.
         """
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return False
-            if pid == 0:
-                return True
+        codes, is_any_left = _proc.reap()
+        for pid, code in codes.items():
             if self._run is not None:
-                self._run.note_end(pid, os.waitstatus_to_exitcode(status))
+                self._run.note_end(pid, code)
+        return is_any_left
 
     def _receive(self) -> None:
         """Take in what the program reports (sd_notify(3))."""
@@ -456,6 +452,7 @@ class ProgramSupervisor:
         if not self._is_killed:
             self._kill_in_time()
         else:
+            self._name_what_is_left()
             self._judge(number)
 
     def _force_quit(self, number: int) -> None:
@@ -463,7 +460,16 @@ class ProgramSupervisor:
         if not self._is_killed:
             self._kill_in_time()
         else:
+            self._name_what_is_left()
             self._finish_stop(number)
+
+    def _name_what_is_left(self) -> None:
+        """Say which processes of the program's cannot be ended."""
+        refused = set() if self._run is None else self._run.ending.refused
+        for pid in _proc.descendants(os.getpid()):
+            if pid not in self._older_children:
+                why = "belongs to another user" if pid in refused else "outlives SIGKILL"
+                self._output.say(f"{self._name} has left process {pid} behind, which {why}")
 
     def _kill_in_time(self) -> None:
         self._kill()
@@ -550,10 +556,9 @@ class ProgramSupervisor:
         if not left and self._older_children:
             return True
         if self._is_killed:
-            _proc.send(left, _signal.SIGKILL)  # what was forked while we looked
+            run.ending.kill(left)  # what was forked while we looked
         # The nearest first: a shell is told before the end of what it waits for ends it, too.
-        _proc.terminate(pid for pid in left if pid not in run.terminated)
-        run.terminated.update(left)
+        run.ending.terminate(left)
         return False
 
     def _kill(self) -> None:

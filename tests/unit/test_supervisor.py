@@ -1,0 +1,48 @@
+"""The table of the supervisor: what each event does in each state, without a process."""
+
+import pytest
+
+from reborn._supervisor.supervisor import EVENTS, ProgramSupervisor
+
+STATES = ("starting", "running", "stopping", "clearing", "leaving", "waiting", "over")
+
+
+def cell(state, event):
+    return ProgramSupervisor.TABLE[state][EVENTS.index(event)].__name__
+
+
+def test_each_state_has_a_cell_for_each_event():
+    assert tuple(ProgramSupervisor.TABLE) == STATES
+    assert {len(cells) for cells in ProgramSupervisor.TABLE.values()} == {len(EVENTS)}
+
+
+@pytest.mark.parametrize(
+    ("state", "does"),
+    [
+        ("starting", "_stop"),  # the program is sent it
+        ("running", "_stop"),
+        ("stopping", "_repeat"),  # again, and its time is not extended
+        ("clearing", "_leave"),  # no next run when nothing is left
+        ("leaving", "_no"),
+        ("waiting", "_quit"),  # there is nobody to wait for
+        ("over", "_no"),
+    ],
+)
+def test_what_sigterm_does_is_a_cell(state, does):
+    assert cell(state, "stop") == does
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_signals_are_passed_on_to_a_program_that_runs_and_to_nobody_else(state):
+    runs = state in ("starting", "running", "stopping")
+    assert (cell(state, "signal") == "_pass_on") == runs
+    assert (cell(state, "end") != "_no") == runs
+
+
+def test_program_is_started_again_in_one_state_only():
+    assert [state for state in STATES if cell(state, "alarm") == "_begin"] == ["waiting"]
+
+
+def test_time_is_up_only_where_something_is_waited_for():
+    idle = [state for state in STATES if cell(state, "alarm") == "_no"]
+    assert idle == ["starting", "running", "over"]
