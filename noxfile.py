@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import nox
@@ -9,14 +12,34 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "package", "tests", "docs", "news"]
 nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-PYTHONS = ["3.11", "3.12", "3.13"]
-# One is enough to see what is covered, and measuring doubles the time of every start; so it is a
-# session of its own, and none of those that run by default.
-MEASURED = PYTHONS[-1]
-# And one for brute force, and for what has little to do with the version: that takes time, too.
-BRUTE = PYTHONS[1]
+# Which Pythons, and how: docs/platforms.md has this as a table, which a test compares with it. All
+# promises are kept on the oldest, one in the middle and the newest; on the others, what the version
+# has to do with. One is enough for brute force, and for what has little to do with the version.
+PYTHONS = {
+    "3.11": "all promises, with the oldest psutil and filelock that are allowed",
+    "3.12": "what depends on the version, with nothing installed but what reborn needs",
+    "3.13": "all promises, and brute force",
+    "3.14": "what depends on the version",
+    "3.15": "all promises, and the mark once more with lazy imports",
+}
+OLDEST = ("psutil==5.9.4", "filelock==3.30.0")
+BRUTE = "3.13"
+PARTS = (
+    "tests/unit",
+    "tests/typing",
+    "tests/processes",
+    "tests/cli/test_budget.py",
+    "tests/pep3143/test_surface.py",
+    "tests/plugin/test_reports.py",
+)
+LAZY = ("tests/processes/test_mark.py",)
+# Measuring doubles the time of every start; so it is a session of its own, and not run by default.
+MEASURED = "3.13"
+# As an ordinary user, in whose home nothing can be written, and who sees no process of others.
+USER = "3.14"
 WINDOWS_MODULES = ["__init__", "_context", "_options", "exceptions"]
 BUILD = Path("build").resolve()
 COVERAGE = BUILD / "coverage"
@@ -29,6 +52,31 @@ PYENV = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
 os.environ["PATH"] = os.pathsep.join(
     [*map(str, sorted(PYENV.glob("versions/3.1*/bin"))), os.environ["PATH"]]
 )
+
+
+def is_here(version: str) -> bool:
+    """Tell whether there is such a Python. Run, since a pyenv shim is found and may then refuse."""
+    with suppress(OSError):
+        return not subprocess.run(
+            [f"python{version}", "-c", ""], check=False, stderr=subprocess.DEVNULL
+        ).returncode
+    return False
+
+
+def here() -> list[str]:
+    """Return the Pythons that are here; the one that runs nox may have no name of its version."""
+    own = f"3.{sys.version_info.minor}"
+    if own in PYTHONS and not is_here(own):
+        (BUILD / "own").mkdir(parents=True, exist_ok=True)
+        link = BUILD / "own" / f"python{own}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.realpath(sys.executable))
+        os.environ["PATH"] += os.pathsep + str(link.parent)
+    return [version for version in PYTHONS if is_here(version)]
+
+
+# In CI a missing one is an error; so is a run for which there is none at all.
+HERE = list(PYTHONS) if "CI" in os.environ else here() or list(PYTHONS)
 
 
 def install(session: nox.Session, *what: str, groups: tuple[str, ...] = ()) -> None:
@@ -105,11 +153,28 @@ def package(session: nox.Session) -> None:
         session.run("pyright", "--ignoreexternal", "--verifytypes", "reborn", silent=True)
 
 
-@nox.session(python=PYTHONS, requires=["wheel"])
+@nox.session(python=HERE, requires=["wheel"])
 def tests(session: nox.Session) -> None:
     """Test the installed wheel; `-- ARGUMENTS` go to pytest (`-- -n 0`: one process)."""
-    install_wheel(session, groups=("test",))
+    how = PYTHONS[str(session.python)]
+    install_wheel(session, groups=("bare",) if "nothing installed" in how else ("test",))
+    if "oldest" in how:
+        install(session, *OLDEST)
+    session.log(f"{session.python}: {how}")
     session.run("python", *pytest_command(session, brute=session.python == BRUTE))
+    if "lazy imports" in how and not session.posargs:
+        session.run("python", "-m", "pytest", "--lazy-imports", *LAZY)
+    missing = [version for version in PYTHONS if version not in HERE]
+    if missing:
+        session.log(f"not here, and not tested: {', '.join(missing)}")
+
+
+@nox.session(python=USER, requires=["wheel"])
+def user(session: nox.Session) -> None:
+    """Run the tests as nobody: a home that is read-only, and the processes of others hidden."""
+    install_wheel(session, groups=("test",))
+    chosen = session.posargs or ("-m", "not brute and not many")
+    session.run("sh", ".ci/as-user", "python", "-m", "pytest", "-n", "4", *chosen, external=True)
 
 
 @nox.session(python=MEASURED, requires=["wheel"])
@@ -127,10 +192,14 @@ def coverage(session: nox.Session) -> None:
 
 
 def pytest_command(session: nox.Session, *, brute: bool) -> list[str]:
-    """Return how pytest is run: as asked for, or without what one Python is enough for."""
+    """Return how pytest is run: as requested, or what this Python is for."""
     # The daemons under test mostly wait, so there may be more of them than processors.
     command = ["-m", "pytest", "-n", "4", *session.posargs]
-    return command if brute or session.posargs else [*command, "-m", "not brute and not many"]
+    if session.posargs or brute:
+        return command
+    if PYTHONS[str(session.python)].startswith("what depends"):
+        command += PARTS
+    return [*command, "-m", "not brute and not many"]
 
 
 @nox.session(requires=["wheel"])
@@ -193,7 +262,7 @@ def soak(session: nox.Session) -> None:
     run_program(session, "tests/brute/soak.py")
 
 
-@nox.session(python=PYTHONS)
+@nox.session(python=HERE)
 def benchmark(session: nox.Session) -> None:
     """Compare a start with the peers and with the least possible (benchmarks/start.py)."""
     run_program(session, "benchmarks/start.py", groups=("benchmarks",))

@@ -68,12 +68,10 @@ PUBLIC = (
 # Handed out, and never made by a program; what makes them is ours.
 HANDED_OUT = {
     "Daemon",
-    "Predecessor",
     "ServiceManager",
     "SpawnDaemon",
     "SpawnDaemonSession",
     "SpawnedDaemon",
-    "Superseded",
     "Supervisor",
     "Watchdog",
 }

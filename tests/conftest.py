@@ -8,12 +8,17 @@ import harness
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "ran"]
 
 # No deadline, since the machine may be busy. `--hypothesis-profile=many --timeout=0` looks further.
 settings.register_profile("few", deadline=None)
 settings.register_profile("many", deadline=None, max_examples=5000)
 settings.load_profile("few")
+
+
+def pytest_addoption(parser):
+    text = "have the programs under test import everything lazily (PEP 810; CPython 3.15)"
+    parser.addoption("--lazy-imports", action="store_true", help=text)
 
 
 def pytest_configure():
@@ -30,9 +35,11 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def warnings_are_errors_in_probes():
+def warnings_are_errors_in_probes(request):
     """Be as strict with the programs under test as with the tests."""
     os.environ["PYTHONWARNINGS"] = "error"
+    if request.config.getoption("--lazy-imports"):
+        os.environ["PYTHON_LAZY_IMPORTS"] = "all"
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import psutil
 
-PROBES = Path(__file__).parent / "probes"
+TESTS = Path(__file__).parent
+PROBES = TESTS / "probes"
 _PR_SET_CHILD_SUBREAPER = 36
 # Generous, since the machine may be busy; no test waits that long unless it fails.
 PATIENCE = 20.0

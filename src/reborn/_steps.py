@@ -95,8 +95,7 @@ def kept(plan: Plan) -> list[int]:
     """Return the descriptors that a forked daemon was asked to keep."""
     streams = [fd for fd in (*plan.streams, _descriptors.fileno(plan.guard)) if fd is not None]
     lock = [] if plan.pidfile is None else plan.pidfile.descriptors()
-    granted = [] if plan.grant is None else plan.grant.descriptors()
-    return [*plan.preserve, *granted, *streams, *lock]
+    return [*plan.preserve, *streams, *lock]
 
 
 def foreground_setup(plan: Plan, log_fd: int | None) -> Setup:
@@ -143,11 +142,8 @@ def change_directory(surroundings: "Placed") -> None:
 
 
 def write_pid(setup: Setup) -> None:
-    """Write this process's id into the pid file that is locked since the launcher.
-
-    While a predecessor serves, the file names it until this process is ready.
-    """
-    if setup.pidfile is not None and (setup.grant is None or setup.grant.predecessor is None):
+    """Write this process's id into the pid file that is locked since the launcher."""
+    if setup.pidfile is not None:
         setup.pidfile.write()
 
 
@@ -255,7 +251,7 @@ def forget_errors(setup: Setup) -> None:
 def load_what_is_needed_later(*more: str) -> None:
     """Import what a later failure is reported with, and the log opened anew, while it can be read.
 
-    `traceback` loads `ast` and `tokenize` only when it formats one.
+    One traceback is formatted: what that loads differs from version to version of Python.
     """
     standard = ("ast", "json", "select", "signal", "tokenize", "traceback")
     ours = ("exceptions", "_holder", "_log", "_loops", "_notifier", "_sd_notify")
@@ -264,6 +260,12 @@ def load_what_is_needed_later(*more: str) -> None:
             __import__(name)
         except ImportError:
             continue  # it can be read no more, which stops nobody from becoming a daemon
+    try:
+        from reborn import _handshake
+
+        raise LookupError(name)  # noqa: TRY301 - only a raised one has a traceback
+    except LookupError as error:
+        _handshake.program_error(error)
 
 
 def load_accounts() -> None:

@@ -6,18 +6,24 @@ import sys
 import pytest
 import sabotage
 
+
+def files(*names):
+    """Return the names of those modules that are not built into this interpreter: these cost."""
+    return set(names) - set(sys.builtin_module_names)
+
+
 # Each costs a bare program about 1 % of its own start; see docs/performance.md.
 CONTEXT = {"reborn", "reborn._context", "reborn._options", "reborn._inherited", "reborn._errors"}
-DAEMON = {
+DAEMON = files(
     *("reborn._descriptors", "reborn._detach", "reborn._handshake", "reborn._signals"),
     *("reborn._steps", "resource"),
-}
-LAUNCHER = {
+)
+LAUNCHER = files(
     *("reborn._attempt", "reborn._launcher", "reborn._process", "reborn._manager", "select"),
-}
-PIDFILE_AND_LOG = {"fcntl", "reborn._files", "reborn._log", "reborn._pidfile"}
+)
+PIDFILE_AND_LOG = files("fcntl", "reborn._files", "reborn._log", "reborn._pidfile")
 # The program in its second life finds out that it is meant, and by whom it was started.
-SECOND_LIFE = {"fcntl", "reborn._claim", "termios"}
+SECOND_LIFE = files("fcntl", "reborn._claim", "termios")
 PROGRAM = """
 import os, sys
 sys.path[:0] = {path!r}

@@ -51,7 +51,7 @@ def test_what_only_root_may_do_comes_before_the_privileges_go():
 
 @pytest.mark.parametrize(
     ("hard", "raised"),
-    [(50, []), (100, []), (200, [(1, (10, 200))]), (resource.RLIM_INFINITY, [(1, (10, -1))])],
+    [(50, []), (100, []), *((hard, [(1, (10, hard))]) for hard in (200, resource.RLIM_INFINITY))],
 )
 def test_only_the_hard_limit_is_raised_first(monkeypatch, hard, raised):
     calls = []

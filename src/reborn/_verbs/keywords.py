@@ -36,5 +36,3 @@ class ContextOptions(TypedDict, total=False):
     env: Mapping[str, str] | None
     wait_ready: bool
     ready_timeout: float
-    upgradable: bool
-    drain_timeout: float
