@@ -175,6 +175,49 @@ def test_context_and_function_make_a_daemon(spawn, tmp_path):
     assert not (tmp_path / "app.pid").exists()
 
 
+LOOPS = {
+    "asyncio": "asyncio.run(main())",
+    "trio": "trio.run(main)",
+    "anyio on asyncio": "anyio.run(main, backend='asyncio')",
+    "anyio on trio": "anyio.run(main, backend='trio')",
+}
+
+
+@pytest.mark.parametrize(
+    ("loop", "inner"),
+    [
+        ("asyncio", "asyncio"),
+        ("trio", "trio"),
+        ("asyncio", "anyio on trio"),
+        ("anyio on trio", "anyio on asyncio"),
+        ("anyio on asyncio", "anyio on asyncio"),
+    ],
+)
+def test_function_of_a_coroutine_can_run_a_loop_of_its_own(session, loop, inner):
+    for name in f"{loop} {inner}".replace(" on ", " ").split():
+        pytest.importorskip(name)
+    names = ", ".join(
+        {*loop.replace(" on", ",").split(", "), *inner.replace(" on", ",").split(", ")}
+    )
+    outcome = session.run(
+        f"""
+import {names}
+def serve():
+    async def main():
+        print("in the loop")
+        signal.pause()
+    {LOOPS[inner]}
+def test_it(spawn_daemon):
+    async def main():
+        spawn_daemon(SLEEP, ready="log:up")
+        spawn_daemon(serve, ready="log:in the loop", timeout=5).stop(timeout=0)
+    {LOOPS[loop]}
+""",
+        "-Wdefault",
+    )
+    assert outcome.counts() == {"passed": 1}, outcome
+
+
 def test_error_in_a_context_is_told(spawn, tmp_path):
     def fail():
         raise LookupError("no such table")

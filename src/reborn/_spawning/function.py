@@ -8,6 +8,7 @@ be pickled, and could not use local variables of the test, which is its purpose.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import gc
 import os
 import signal
@@ -16,13 +17,13 @@ import threading
 import traceback
 import warnings
 
-from reborn import _descriptors
+from reborn import _descriptors, _loops
 from reborn._spawning import keeper, reset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import NoReturn, TextIO
 
     from reborn._spawning.spec import SpawnSpec
@@ -43,6 +44,35 @@ def fork_keeper(
     It ends with any of the *owners*.
     """
     pidfds = keeper.open_pidfds(owners)
+    former = [*streams, sys.stdout, sys.stderr]
+
+    def keep() -> None:
+        _keep(channel, spec, env, mark=mark, log=log, owners=pidfds, streams=former)
+
+    pid = _fork(lambda: keeper.run(channel, keep))
+    for fd in pidfds:
+        os.close(fd)
+    return pid
+
+
+def _fork(body: Callable[[], NoReturn]) -> int:
+    """Fork a process that calls *body*; return its pid."""
+    if _loops.running() is None:
+        return _fork_here(body)
+    # The test is a coroutine, and the loop that runs it is known to its thread and its context. In
+    # the copy nothing runs it; a function that starts a loop of its own must not find it.
+    pids: list[int] = []
+
+    def fork() -> None:
+        pids.append(contextvars.Context().run(_fork_here, body))
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+    return pids[0]
+
+
+def _fork_here(body: Callable[[], NoReturn]) -> int:
     with warnings.catch_warnings():
         # Python 3.12 warns of threads, such as the one that reads from xdist. The keeper is a loop
         # of system calls; the function is meant to run in a copy of this process.
@@ -51,13 +81,7 @@ def fork_keeper(
     if pid == 0:
         # Objects of the owner must not be finalized: their descriptors are not ours any more.
         gc.disable()
-        former = [*streams, sys.stdout, sys.stderr]
-        keeper.run(
-            channel,
-            lambda: _keep(channel, spec, env, mark=mark, log=log, owners=pidfds, streams=former),
-        )
-    for fd in pidfds:
-        os.close(fd)
+        body()
     return pid
 
 
