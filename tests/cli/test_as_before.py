@@ -142,3 +142,62 @@ def test_restart_from_inside_is_refused_where_the_supervisor_would_end_it(reborn
         eventually(told)
         assert reborn("status", "web", "-q")[0] == 0
         reborn.stopped("web")
+
+
+def test_program_has_itself_restarted(reborn):
+    """Without a supervisor, though what it calls has inherited its lock."""
+    command = " ".join(reborn.words("restart", "web"))
+    script = f"if mkdir once; then setsid {command} >said 2>&1; fi & exec sleep 60"
+    first = reborn.started("web", "--ready", "alive:0", "--", "sh", "-c", script)
+
+    def again():
+        status, data = reborn.data("status", "web")
+        assert (status, data["state"]) == (0, "running")
+        assert data["pid"] != first
+        assert (reborn.directory / "said").read_text().startswith("web restarted, pid ")
+
+    eventually(again)
+    reborn.stopped("web")
+
+
+@SUPERVISED
+def test_link_to_a_release_is_followed_anew(reborn, supervised):
+    """As the shell calls the directory; a deployment turns the link elsewhere."""
+    for release in ("one", "two"):
+        program = reborn.directory / release / "run"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\necho {release} in $(pwd -P); exec sleep 60\n")
+        program.chmod(0o755)
+    current = reborn.directory / "current"
+    current.symlink_to("one")
+    words = ("--ready", "log: in ", *supervised, "--", "./run")
+    assert reborn("start", "web", *words, cwd=current, env={"PWD": str(current)})[0] == 0
+    current.unlink()
+    current.symlink_to("two")
+    assert reborn("restart", "web")[0] == 0
+    said = [line for line in reborn.log("web").splitlines() if " in " in line]
+    assert said == [f"{name} in {reborn.directory}/{name}" for name in ("one", "two")]
+    reborn.stopped("web")
+
+
+def test_link_to_a_release_is_followed_by_a_supervisor(reborn):
+    for release in ("one", "two"):
+        (reborn.directory / release).mkdir()
+    current = reborn.directory / "current"
+    current.symlink_to("one")
+    words = ("--restart", "always", "--restart-delay", "0", "--ready", "log:in /")
+    script = ("--", "sh", "-c", "echo in $(pwd -P); exec sleep 60")
+    assert reborn("start", "web", *words, *script, cwd=current, env={"PWD": str(current)})[0] == 0
+    current.unlink()
+    current.symlink_to("two")
+    reborn.end(reborn.pid("web"))
+    reborn.wait_log("web", f"in {reborn.directory}/two\n")
+    reborn.stopped("web")
+
+
+def test_directory_that_the_shell_names_wrongly_is_not_believed(reborn):
+    (reborn.directory / "other").mkdir()
+    env = {"PWD": str(reborn.directory / "other")}
+    assert reborn("start", "web", *SLEEP, env=env)[0] == 0
+    assert reborn.data("status", "web")[1]["directory"] == str(reborn.directory)
+    reborn.stopped("web")

@@ -1,6 +1,7 @@
 """Completion of command lines by the shell, from the script that the command prints."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,32 @@ def script(reborn):
         return path
 
     return script
+
+
+@pytest.fixture
+def complete_line(reborn, script):
+    """Return what bash inserts at the end of a line with colons, at which it takes words apart."""
+    path = script("bash")
+
+    def complete_line(line):
+        words = [
+            part for word in line.split(" ") for part in re.split("(:)", word) if part or not word
+        ]
+        shell = subprocess.run(
+            ["bash", "--norc", "-c", READLINE, "bash", path, *words],
+            cwd=reborn.directory,
+            env={
+                **reborn.env,
+                "COMP_LINE": line,
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return shell.stdout.split()
+
+    return complete_line
 
 
 @pytest.fixture
@@ -86,6 +113,19 @@ def test_bash_completes_a_name_with_a_space_as_one_word(reborn, complete):
         assert complete("stop", "my\\ a") == ["my\\ app"]
         assert complete("stop", "web") == []
         reborn.stopped("my app")
+
+
+def test_bash_completes_a_name_with_colons(reborn, complete_line):
+    words = ("--ready", "alive:0", "--", "sleep", "60")
+    with reborn.running("a:b:c", *words), reborn.running("ab", *words):
+        assert complete_line("reborn stop a") == ["a:b:c", "ab"]
+        assert complete_line("reborn stop a:") == ["b:c"]
+        assert complete_line("reborn stop a:b") == ["b:c"]
+        assert complete_line("reborn logs -f a:b:") == ["c"]
+        assert complete_line("reborn stop b:") == []
+        assert complete_line("reborn stop a:b:c --time") == ["--timeout"]
+        reborn.stopped("a:b:c")
+        reborn.stopped("ab")
 
 
 def test_bash_completes_values(reborn, complete):

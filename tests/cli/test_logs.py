@@ -161,3 +161,16 @@ def test_output_of_the_reader_is_not_shown_as_the_programs(reborn):
 def test_line_for_programs_ends_at_a_newline_only(reborn):
     (reborn.home / "web.log").write_text("10 %\r20 %\x0c\u2028done\nnext\n")
     assert reborn.data("logs", "web")[1]["lines"] == ["10 %\r20 %\x0c\u2028done", "next"]
+
+
+@pytest.mark.root
+def test_log_is_not_looked_for_elsewhere_where_the_record_is_not_believed(reborn, echo):
+    """The record names the log; without it there is only a guess."""
+    echo("text\n")
+    record = reborn.home / "web.reborn.json"
+    os.chown(record, 65534, -1)
+    status, out, err = reborn("logs", "web")
+    assert (status, out) == (1, "")
+    assert "record" in err
+    assert "is refused because it could have been written by user 'nobody'" in err
+    os.chown(record, 0, -1)

@@ -132,7 +132,7 @@ FOREIGN = b"\x7fELF\2\1\1".ljust(16, b"\0") + (2).to_bytes(2, "little") + b"\x26
         ),
         (FOREIGN, 126, "which is built for another machine: Exec format error [ENOEXEC]"),
         (b"\0\1exec sleep 60\n", 126, "which is no program: Exec format error [ENOEXEC]"),
-        (b"", 126, "which may not be executed (chmod +x): Permission denied [EACCES]"),
+        (b"", 126, "which is not executable (chmod +x): Permission denied [EACCES]"),
         (None, 126, "which is a directory: Permission denied [EACCES]"),
     ],
 )
@@ -382,3 +382,22 @@ def test_program_that_uses_reborn_stays_and_says_when_it_is_ready(reborn, gate, 
     assert start.returncode == 0
     assert (reborn.directory / "own.pid").read_text() == (reborn.home / "web.pid").read_text()
     reborn.stopped("web")
+
+
+@pytest.mark.parametrize("supervised", [(), ("--restart", "always")])
+def test_start_that_is_stopped_is_told_so(reborn, supervised):
+    """By somebody else, while it waits: that is no program that has finished."""
+    words = reborn.words("start", "web", *supervised, "--ready", "file:there", "--", "sleep", "60")
+    with subprocess.Popen(
+        words, env=reborn.env, cwd=reborn.directory, stderr=subprocess.PIPE, text=True
+    ) as launcher:
+
+        def runs():
+            assert reborn("status", "web", "-q")[0] == 0
+
+        eventually(runs)
+        reborn("stop", "web")
+        _, err = launcher.communicate()
+    assert launcher.returncode == 1
+    assert re.match(r"web: daemon \d+ \(sleep\) was killed by SIGTERM before it was ready\n", err)
+    reborn.assert_nothing_left()

@@ -118,7 +118,10 @@ def constants(tree):
     for node in tree.body:
         target = getattr(node, "target", None) or getattr(node, "targets", [None])[0]
         if getattr(target, "id", None) == "STEPS":
-            yield from (text_of(row.elts[1]) for row in node.value.elts)
+            rows = [row for row in node.value.elts if isinstance(row, ast.Tuple)]
+            yield from (text_of(row.elts[1]) for row in rows)
+        elif getattr(target, "id", None) in {"ROOT", "DIRECTORY", "PRIVILEGES"}:
+            yield text_of(node.value.elts[1])  # rows that two tables share
         elif getattr(target, "id", None) == "_NOT_HANDED_OVER":
             yield text_of(node.value)
 

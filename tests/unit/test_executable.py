@@ -69,3 +69,11 @@ def test_reason_that_cannot_be_seen_is_none(tmp_path):
     assert [executable.reason(path, n) for n in (errno.ENOENT, errno.EACCES, errno.E2BIG)] == [
         ""
     ] * 3
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="NEEDS another user than root, who may do all")
+@pytest.mark.parametrize(
+    ("mode", "why"), [(0o644, "is not executable"), (0o011, "this user may not")]
+)
+def test_who_may_not_execute_is_told_apart(file, mode, why):
+    assert why in executable.reason(file("program", b"", mode), errno.EACCES)

@@ -177,11 +177,22 @@ def test_json_is_json(tree):
     assert json.loads(registry._as_json(tree)) == tree
 
 
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), 1e300])
+def test_time_without_an_end_can_be_read_again(number):
+    assert json.loads(registry._as_json({"ready_timeout": number})) == {"ready_timeout": number}
+
+
 def test_record_is_read_as_it_was_written(home, record):
     record.write(f"{home}/r")
     assert vars(Record.read(f"{home}/r")) == vars(record)
     assert os.listdir(home) == ["r"]
     assert os.stat(home / "r").st_mode & 0o777 == 0o600
+
+
+def test_record_of_a_large_environment_is_read_again(home, record):
+    record.environment = {f"A{number}": "ö" * 100_000 for number in range(20)}
+    record.write(f"{home}/r")
+    assert Record.read(f"{home}/r").environment == record.environment
 
 
 def test_record_takes_the_place_of_what_is_there(home, record):

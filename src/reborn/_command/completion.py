@@ -42,6 +42,24 @@ _reborn_names() {
 }
 _PROGRAM = {
     "bash": r"""
+# Bash takes a word apart at a colon, and inserts only what follows the last one (its FAQ, E13).
+_reborn_whole_words() {
+  local -a whole=()
+  local at current rest=$COMP_LINE word
+  for at in "${!COMP_WORDS[@]}"; do
+    word=${COMP_WORDS[at]}
+    if ((at)) && [[ $rest == ":"* || ( $rest == [![:blank:]]* && ${whole[-1]} == *: ) ]]; then
+      whole[-1]+=$word
+    else
+      rest=${rest#"${rest%%[![:blank:]]*}"}
+      whole+=("$word")
+    fi
+    rest=${rest#"$word"}
+    ((at != COMP_CWORD)) || current=$((${#whole[@]} - 1))
+  done
+  COMP_WORDS=("${whole[@]}")
+  COMP_CWORD=$current
+}
 _reborn() {
   local at
   for ((at = 1; at < COMP_CWORD; at++)); do
@@ -55,7 +73,14 @@ _reborn() {
     fi
     return
   done
+  if [[ $COMP_WORDBREAKS != *:* || $COMP_LINE != *:* ]]; then
+    _shtab_reborn "$@"
+    return
+  fi
+  _reborn_whole_words
+  local word=${COMP_WORDS[COMP_CWORD]}
   _shtab_reborn "$@"
+  COMPREPLY=("${COMPREPLY[@]#"${word%"${word##*:}"}"}")
 }
 complete -o bashdefault -o default -F _reborn reborn
 """,

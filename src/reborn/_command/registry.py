@@ -50,7 +50,8 @@ SUPERVISOR = ".supervisor"
 RECORD = ".reborn.json"
 LOG = ".log"
 _LONGEST_NAME = 200
-_LONGEST_RECORD = 2**20
+# An environment can have some MiB (execve(2)), and its letters six characters each in JSON.
+_LONGEST_RECORD = 2**26
 # It may hold passwords, among the variables of the environment.
 _RECORD_MODE = 0o600
 _PRIVATE = 0o700
@@ -199,7 +200,7 @@ def _as_json(value: Any) -> str:  # noqa: ANN401 - whatever a record is made of
         return f"{{{', '.join(pairs)}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_as_json, plain))}]"
-    return repr(value)
+    return repr(value).replace("inf", "Infinity")
 
 
 def put(path: str, data: bytes | None) -> None:
@@ -257,7 +258,7 @@ def get(path: str) -> bytes | None:
             from reborn.exceptions import UnsafeFileError
 
             raise UnsafeFileError(kind="record", path=path, reason=f"it {reason}")
-        return os.read(fd, _LONGEST_RECORD)
+        return os.read(fd, min(status.st_size, _LONGEST_RECORD))
     finally:
         _descriptors.close(fd)
 

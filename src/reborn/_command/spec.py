@@ -128,7 +128,7 @@ class Spec:
             ValueError: the current directory is gone.
         """
         try:
-            directory = os.getcwd()
+            directory = _current_directory()
         except FileNotFoundError:
             directory = request.get("directory", "")
             if not os.path.isabs(directory):
@@ -227,10 +227,17 @@ class Spec:
 
     @property
     def _stays(self) -> bool:
-        """Whether it runs where we are; then it need not be allowed to go there."""
+        """Whether it runs where we are; then it need not be allowed to go there.
+
+        A supervisor goes to a link each time, since it may lead elsewhere by then.
+        """
+        if {"directory", "chroot"} & {*self.options}:
+            return False
         try:
-            return not {"directory", "chroot"} & {*self.options} and os.getcwd() == self.directory
-        except FileNotFoundError:
+            if self.supervised:
+                return os.getcwd() == self.directory
+            return os.path.samefile(os.curdir, self.directory)
+        except OSError:
             return False
 
     def service(self) -> Service:
@@ -315,6 +322,22 @@ class Spec:
             return {}
         names = {"USER": entry.pw_name, "LOGNAME": entry.pw_name}
         return {"HOME": entry.pw_dir, "SHELL": entry.pw_shell, **names}
+
+
+def _current_directory() -> str:
+    """Return the current directory as the shell calls it (pwd -L), with the links on the way.
+
+    Releases are often changed by a link ("current"): a restart is to find the new one.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    physical, logical = os.getcwd(), os.environ.get("PWD", "")
+    try:
+        named = os.path.normpath(logical) == logical and os.path.isabs(logical)
+        return logical if named and os.path.samefile(logical, os.curdir) else physical
+    except OSError:
+        return physical
 
 
 def _added(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:

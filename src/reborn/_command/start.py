@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 
-from reborn import _launcher
+from reborn import _launcher, _signals
 from reborn._command import registry
 from reborn._command.foreign_pidfile import foreign_pid_file
 from reborn._context import DaemonContext
@@ -26,6 +26,7 @@ from reborn._supervisor.watch import ReadinessWatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Callable
     from typing import NoReturn
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from reborn._supervisor.policy import RestartPolicy
     from reborn._supervisor.program import Program
     from reborn._supervisor.supervisor import ProgramState
+else:
+    import _signal
 
 
 class ProgramStart:
@@ -49,6 +52,8 @@ class ProgramStart:
         self._begun = time.time()
         self.pidfile = foreign_pid_file(spec.paths.pidfile)
         self.watch = ReadinessWatch(spec.condition(), cwd=spec.root, supervised=spec.supervised)
+        # Whether the program was ready at any time; a supervisor's knowledge.
+        self.was_ready = False
         # The way to the launcher, in a supervisor that was started by one.
         self.report: Report | None = None
 
@@ -78,6 +83,7 @@ class ProgramStart:
 
     def remember(self, state: ProgramState) -> None:
         """Supervisor: put what is known into the record."""
+        self.was_ready |= state.ready
         record = self.spec.record(foreground=self.report is None)
         record.started = self._begun
         record.supervised = state.as_data()
@@ -106,7 +112,10 @@ class ProgramContext(DaemonContext):
         with ReportFailure(report, setup.pidfile):
             if start.spec.supervised:
                 start.report = report
-                os._exit(supervise(self, start))
+                status = supervise(self, start)
+                if status == 0 and not start.was_ready:
+                    _end_by_sigterm()
+                os._exit(status)
             watch = start.watch
             try:
                 become(start, last=watch.announce)
@@ -223,6 +232,14 @@ def run(spec: Spec, program: Program) -> int:
     finally:
         registry.put(spec.paths.record, None)
         context.release()
+
+
+def _end_by_sigterm() -> NoReturn:
+    """End as the program has: a stop before READY is not a program that has finished."""
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    os.kill(os.getpid(), _signal.SIGTERM)
+    _signals.restore_mask(set())
+    os._exit(1)
 
 
 def supervise(context: DaemonContext, start: ProgramStart) -> int:

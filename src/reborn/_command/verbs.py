@@ -156,6 +156,7 @@ class NamedDaemon(DaemonVerbs):
         refusal = self._refusal_from_inside()
         if refusal is not None:
             return refusal
+        self._close_inherited_lock()
         # What cannot be started has not been stopped either.
         for lower in spec.inherited.take_on_limits():
             terminal.say(f"{self.name}: {lower}, which only root can raise", error=True)
@@ -166,6 +167,20 @@ class NamedDaemon(DaemonVerbs):
         if stopped is not None and outcome.status != OK:
             outcome.text += f"\n{self.name} was stopped, and is not running now"
         return outcome
+
+    def _close_inherited_lock(self) -> None:
+        """Close the program's pid file, which this command has inherited if it is called inside."""
+        try:
+            status = os.stat(self.paths.pidfile)
+            fds = [int(name) for name in os.listdir("/dev/fd")]
+        except OSError:
+            return
+        for fd in fds:
+            try:
+                if fd > sys.stderr.fileno() and os.path.samestat(os.fstat(fd), status):
+                    os.close(fd)
+            except OSError:
+                continue  # that of the list
 
     def _refusal_from_inside(self) -> Outcome | None:
         """Return that a supervisor would end this command together with its program, if so."""
@@ -262,7 +277,10 @@ class NamedDaemon(DaemonVerbs):
 
         # Who reads as much as he likes (head) ends this as every filter.
         _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
-        record = self.record()
+        try:
+            record = Record.read(self.paths.record)
+        except PermissionError:
+            return self._answer(self._not_permitted("find its log"))
         path = self.paths.log_file if record is None else record.log_file
         if path is None:
             text = f"{self.name}: it has no log; it writes where it was started"
@@ -388,7 +406,9 @@ class NamedDaemon(DaemonVerbs):
             why = f"the name is taken by process {pid} ({terminal.quoted(record.command)})"
             return Outcome(FAILED, f"{self.name}: {why}; stop it or give another NAME")
         if daemon is None and supervisor is not None:
-            who = f"its supervisor, pid {supervisor.pid}, waits to start it again"
+            report = {} if record is None else record.supervised or {}
+            what = "waits to start it again" if report.get("phase") == "waiting" else "starts it"
+            who = f"its supervisor, pid {supervisor.pid}, {what}"
             return Outcome(OK, f"{self.name} is already started: {who}")
         return Outcome(OK, f"{self.name} is already running, pid {(daemon or error).pid}")
 

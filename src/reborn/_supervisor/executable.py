@@ -48,7 +48,10 @@ def _no_access(path: str, header: bytes) -> str:
     interpreter = _interpreter(header) if header.startswith(b"#!") else None
     if interpreter and os.access(path, os.X_OK) and not os.access(interpreter, os.X_OK):
         return f"whose interpreter {interpreter!r} may not be executed"
-    return "" if os.access(path, os.X_OK) else "which may not be executed (chmod +x)"
+    if os.access(path, os.X_OK):
+        return ""
+    nobody = not os.stat(path).st_mode & 0o111
+    return "which is not executable (chmod +x)" if nobody else "which this user may not execute"
 
 
 def find(paths: "Iterable[str]") -> str:
