@@ -102,7 +102,7 @@ TESTED = {
     "_sd_notify": "supervisor/start managers/systemd",
     "_manager": "managers/systemctl managers/systemd managers/others managers/containers",
     "_notifier": "processes/foreground managers/systemd",
-    "_readiness": "processes/conditions cli/conditions plugin/conditions",
+    "_readiness": "processes/conditions cli/conditions cli/mounts plugin/conditions",
     "_options": "processes/surroundings",
     "_log": "processes/streams processes/rotation processes/disks",
     "_steps": "processes/surroundings processes/faults",

@@ -176,9 +176,9 @@ class Report:
         """Report what the daemon is doing; nothing happens once READY is sent."""
         self._send_before_ready(STATUS=message)
 
-    def lacks(self, text: str) -> None:
+    def not_ready(self, reason: str) -> None:
         """Report why a program is not ready yet, for the message of a start that takes too long."""
-        self._send_before_ready(**{MISSING: text})
+        self._send_before_ready(**{MISSING: reason})
 
     def failed(self, error: BaseException) -> None:
         """Report why there will be no READY, if there is a launcher to receive it."""

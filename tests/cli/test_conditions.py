@@ -179,3 +179,32 @@ def test_condition_that_is_met_before_the_next_run_is_told_in_the_log(reborn):
     reborn.wait_log("web", "web is started again, but cannot wait for exec:test -e up: ")
     reborn.wait_log("web", "reborn: web started again, pid")
     reborn.stopped("web")
+
+
+def pipes(pid):
+    """Return the pipes that a process has open."""
+    found = (os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd"))
+    return {target for target in found if target.startswith("pipe:")}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are seen in /proc")
+def test_process_that_looks_has_no_part_in_the_channel(reborn):
+    """Or the kernel would end the program when the launcher closes its end."""
+    words = reborn.words("start", "web", "--ready", "file:never", "-q", "--", "sleep", "60")
+    with subprocess.Popen(words, env=reborn.env, stdout=subprocess.DEVNULL) as launcher:
+
+        def family():
+            found = psutil.Process(launcher.pid).children(recursive=True)
+            assert [child.name() == "sleep" for child in found].count(True) == 1
+            assert len(found) == 3
+            intermediate, *others = found
+            [probe] = [child for child in others if child.name() != "sleep"]
+            return intermediate.pid, probe.pid
+
+        intermediate, probe = eventually(family)
+        try:
+            assert pipes(launcher.pid) & pipes(intermediate)  # control: it does have a part
+            assert not pipes(launcher.pid) & pipes(probe)
+        finally:
+            launcher.send_signal(signal.SIGINT)
+    reborn.assert_nothing_left()

@@ -93,3 +93,10 @@ def test_daemon_may_have_to_live_for_a_while(spawn):
     with pytest.raises(SpawnError, match="because it has not lived for 5 s"):
         spawn(python("import os, time; time.sleep(0.2); os._exit(3)"), ready="alive:5")
     spawn(SLEEP, ready="alive:0.2")
+
+
+def test_crash_may_come_at_a_line_that_was_written_before_ready(spawn):
+    code = "import time; print('half of it'); print('ready', flush=True); time.sleep(600)"
+    daemon = spawn(python(code), ready="log:^ready$")
+    daemon.crash(at="log:^half of it$", timeout=5)
+    assert not daemon.is_running()

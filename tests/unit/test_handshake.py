@@ -326,7 +326,7 @@ def test_line_without_an_end_control(ends, monkeypatch):
     assert flood(launcher, daemon, 10) == 40_960
 
 
-@pytest.mark.parametrize("use", [lambda r: r.status("loading"), lambda r: r.lacks("a port")])
+@pytest.mark.parametrize("use", [lambda r: r.status("loading"), lambda r: r.not_ready("a port")])
 @pytest.mark.parametrize("promise", [True, False], ids=["promise", "control"])
 def test_nothing_is_sent_beside_ready_once_the_launcher_may_go(report, ends, use, promise):
     launcher, _ = ends

@@ -79,7 +79,7 @@ class ProgramStart:
     def report_not_ready(self, reason: str) -> None:
         """Supervisor: report why the program is not ready."""
         if self.report is not None:
-            self.report.lacks(reason)
+            self.report.not_ready(reason)
 
     def remember(self, state: ProgramState) -> None:
         """Supervisor: put what is known into the record."""

@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from reborn._readiness import View
+    from reborn._readiness import LogFile, View
     from reborn._spawning.log import DaemonLog
     from reborn._spawning.owner import Owner
     from reborn._spawning.spec import SpawnSpec
@@ -122,7 +122,7 @@ class SpawnedProgram:
         self._log = log
         self._shared = shared
         self.offsets = log.sizes()  # where its part of the log begins
-        self.logs = log.readers(self.offsets)
+        self.logs: list[LogFile] = []
         self.since = time.monotonic()
         # What it has reported (sd_notify(3)), and every status line.
         self._reported: dict[str, str] = {}
@@ -294,6 +294,7 @@ class SpawnedProgram:
 
     def _await(self, condition: Condition, timeout: float) -> None:
         """Wait until *condition* is met."""
+        self.logs = self._log.readers(self.offsets)  # each wait reads them from the start on
         waiter = _readiness.Waiter(condition, self)
         deadline = time.monotonic() + timeout
         try:

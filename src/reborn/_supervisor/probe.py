@@ -21,7 +21,7 @@ from reborn import _descriptors, _proc, _process, _readiness, _signals
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import NoReturn
 
     from reborn._readiness import Condition
@@ -39,10 +39,17 @@ _REFUSED = "!"
 class Probe:
     """A child of this process that looks; `fileno` can be read when it has seen something.
 
-    `refusal` says what was true before the start.
+    `refusal` says what was true before the start. The descriptors *leave* are closed in it.
     """
 
-    def __init__(self, condition: "Condition", cwd: str, *, remember: bool = False) -> None:
+    def __init__(
+        self,
+        condition: "Condition",
+        cwd: str,
+        *,
+        remember: bool = False,
+        leave: "Sequence[int]" = (),
+    ) -> None:
         self.refusal = ""
         self._reason: str | None = f"there was no time to look at {condition.text}"
         self._rest = b""
@@ -54,7 +61,8 @@ class Probe:
         try:
             self.pid = os.fork()
             if self.pid == 0:
-                _descriptors.close(incoming)  # or it would have a reader for ever
+                # Of its own pipe, or that would have a reader for ever.
+                _descriptors.close(incoming, *leave)
                 _look(condition, cwd, outgoing, remember=remember)
         except BaseException:
             _descriptors.close(incoming)

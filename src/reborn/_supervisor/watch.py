@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from reborn._handshake import Channel
     from reborn._options import Plan
-    from reborn._readiness import Condition, LogFile, Prober
+    from reborn._readiness import Condition, LogFile, MakeProbe, Prober
     from reborn._sd_notify import Listener
 else:
     import _signal
@@ -121,7 +121,7 @@ class ReadinessWatch:
         self.since = time.monotonic()
         handle = _process.open_process(pid)
         fd = None if handle is None else handle.fd
-        waiter = Waiter(self.condition, self, make_probe=_make_probe)
+        waiter = Waiter(self.condition, self, make_probe=_probe_without(channel))
         try:
             while True:
                 self._listen(channel)
@@ -200,10 +200,20 @@ class ReadinessWatch:
         return self.reported.get("READY") == "1"
 
 
-def _make_probe(condition: Condition, cwd: str, *, remember: bool) -> Prober:
-    from reborn._supervisor.probe import Probe  # late: not every condition takes one
+def _probe_without(channel: Channel) -> MakeProbe:
+    """Return what makes a process that looks and has no part in the *channel* to the launcher.
 
-    return Probe(condition, cwd, remember=remember)
+    The program was the channel's owner before its execve(2), and the kernel sends it SIGTERM when
+    the launcher closes it while somebody else still has it (F_SETSIG in fcntl(2)).
+    """
+
+    def make_probe(condition: Condition, cwd: str, *, remember: bool) -> Prober:
+        from reborn._supervisor.probe import Probe  # late: not every condition takes one
+
+        leave = (channel.incoming, channel.outgoing)
+        return Probe(condition, cwd, remember=remember, leave=leave)
+
+    return make_probe
 
 
 def _adopt_orphans() -> None:
