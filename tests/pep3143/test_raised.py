@@ -76,6 +76,34 @@ def test_exception_is_the_same_in_the_launcher(error):
         assert getattr(again, name, None) == getattr(error, name, None)
 
 
+def test_cause_is_the_same_in_the_launcher():
+    refusal = PermissionError(13, "Permission denied", "/srv")
+    error = DaemonOSEnvironmentError("Unable to change working directory")
+    error.__cause__ = refusal
+    refusal.__cause__ = KeyError("srv")
+    again = across(error).again()
+    assert repr(again.__cause__) == repr(refusal)
+    assert again.__cause__.filename == "/srv"
+    assert repr(again.__cause__.__cause__) == "KeyError('srv')"
+    assert again.__cause__.__cause__.__cause__ is None
+
+
+def test_cause_that_is_its_own_is_told_some_times():
+    error = KeyError("x")
+    error.__cause__ = OSError("y")
+    error.__cause__.__cause__ = error
+    again, depth = across(error).again(), 0
+    while again is not None:
+        again, depth = again.__cause__, depth + 1
+    assert 1 < depth < 10
+
+
+def test_cause_that_is_no_cause_makes_no_exception():
+    told = across(KeyError("x"))
+    told.cause = {"pid": "garbage"}
+    assert told.again() is None
+
+
 class LocalError(Exception):
     """Its class is not where it says."""
 

@@ -75,6 +75,53 @@ def test_methods_are_those_of_the_original():
     assert names | {"__enter__", "__exit__"} <= vars(ours.DaemonContext).keys()
 
 
+OVERRIDDEN = ["_get_exclude_file_descriptors", "_make_signal_handler", "_make_signal_handler_map"]
+
+
+@pytest.mark.parametrize("name", [*OVERRIDDEN, "__enter__", "__exit__"])
+def test_method_that_programs_override_or_call_by_hand_takes_what_the_original_takes(name):
+    one, other = (getattr(m.DaemonContext, name) for m in (ours, theirs))
+    assert parameters(one) == parameters(other)
+
+
+@pytest.mark.parametrize("module", [ours, theirs], ids=["ours", "theirs"])
+@pytest.mark.parametrize("name", OVERRIDDEN)
+def test_method_that_is_overridden_takes_effect(module, name, monkeypatch):
+    """Up to the step that it is for, since the steps would change this process."""
+
+    class StepError(Exception):
+        pass
+
+    def override(self, *arguments):
+        raise StepError
+
+    kind = type("Context", (module.DaemonContext,), {name: override})
+    for other in public(module):
+        if other.startswith(("change_", "prevent_", "redirect_", "set_", "close_all", "register_")):
+            monkeypatch.setattr(module, other, lambda *_, **__: None)
+    with pytest.raises(StepError):
+        kind(detach_process=False).open()
+
+
+STARS = """
+import json, sys
+if sys.argv[1] == "ours":
+    from reborn import pep3143
+    pep3143.register()
+before = {*globals(), "before"}
+from daemon import *
+first = {*globals()} - before - {"first"}
+from daemon.daemon import *
+second = {name for name in {*globals()} - before - {"first", "second"}
+    if not isinstance(globals()[name], type(sys))}
+print(json.dumps([sorted(first), sorted(second)]))
+"""
+
+
+def test_star_brings_what_it_brings_with_the_original():
+    assert fresh(STARS, "ours") == fresh(STARS, "theirs")
+
+
 @pytest.mark.parametrize("name", LOCKS)
 def test_lock_takes_what_the_original_takes(name):
     one, other = getattr(pidfile, name), getattr(original.pidfile, name)

@@ -18,7 +18,8 @@ from reborn.pep3143 import daemon as daemon  # a public submodule, as in python-
 from reborn.pep3143 import pidfile as pidfile
 from reborn.pep3143.daemon import DaemonContext
 
-__all__ = ["DaemonContext", "register"]
+# Also what ``from daemon import *`` binds, so nothing more than the original's.
+__all__ = ["DaemonContext"]
 
 
 def register() -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
 _PLAIN = (str, int, float, bool, type(None))
+# An exception can be in the chain of its own causes.
+_CAUSES = 5
 
 
 class RaisedError(StartError):
@@ -34,10 +36,13 @@ class RaisedError(StartError):
     module: str
     arguments: list[Any]
     attributes: dict[str, Any]
+    # The same of the exception that is its `__cause__`, if there is one.
+    cause: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, error: BaseException) -> Self:
-        """Return what is told of *error*."""
+    def of(cls, error: BaseException, *, causes: int = _CAUSES) -> Self:
+        """Return the data that make *error*, and its cause, and that one's, *causes* in all."""
+        cause = error.__cause__ if causes else None
         arguments = error.args
         if isinstance(error, OSError) and error.filename is not None:
             # The names of the files are not among its args, where it has an errno.
@@ -47,10 +52,11 @@ class RaisedError(StartError):
             module=type(error).__module__,
             arguments=[item if isinstance(item, _PLAIN) else str(item) for item in arguments],
             attributes={k: v for k, v in vars(error).items() if isinstance(v, _PLAIN)},
+            cause=None if cause is None else cls.of(cause, causes=causes - 1).as_data(),
         )
 
     def again(self) -> BaseException | None:
-        """Return the exception, or None if it cannot be made from what was told."""
+        """Return the exception, or None if the data are not enough to make it."""
         kind: Any = sys.modules.get(self.module)
         for name in self.exception.split("."):
             kind = getattr(kind, name, None)
@@ -62,6 +68,8 @@ class RaisedError(StartError):
             error: BaseException = builtin.__new__(kind, *self.arguments)
             builtin.__init__(error, *self.arguments)
             vars(error).update(self.attributes)
+            if self.cause is not None:
+                error.__cause__ = type(self).from_data(self.cause).again()
             return error if str(error) == self.message else None
-        except Exception:  # noqa: BLE001 - its __str__ may need what could not be told
+        except Exception:  # noqa: BLE001 - its __str__ may need what could not be sent
             return None

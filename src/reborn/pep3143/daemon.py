@@ -38,8 +38,38 @@ if TYPE_CHECKING:
 
     Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
+# What the original's module defines, and not what it imports.
+__all__ = [
+    "MAXFD",
+    "DaemonContext",
+    "DaemonError",
+    "DaemonOSEnvironmentError",
+    "DaemonProcessDetachError",
+    "change_file_creation_mask",
+    "change_process_owner",
+    "change_root_directory",
+    "change_working_directory",
+    "close_all_open_files",
+    "close_file_descriptor_if_open",
+    "detach_process_context",
+    "get_maximum_file_descriptors",
+    "get_stream_file_descriptors",
+    "get_username_for_uid",
+    "is_detach_process_context_required",
+    "is_process_started_by_init",
+    "is_process_started_by_superserver",
+    "is_socket",
+    "is_socket_file",
+    "make_default_signal_map",
+    "prevent_core_dump",
+    "redirect_stream",
+    "register_atexit_function",
+    "set_signal_handlers",
+]
+
 # The limit to assume where the system has none.
 MAXFD = 2048
+_FORKS = {"fork": "first", "second fork": "second"}
 _INIT = 1
 
 
@@ -134,7 +164,7 @@ class DaemonContext:
         """
         if self.is_open:
             return
-        preserved = [item for item in self._preserved() if isinstance(item, int)]
+        preserved = [item for item in self._get_exclude_file_descriptors() if isinstance(item, int)]
         self._inherited = _descriptors.Inheritance(preserved)
         if not self.detach_process or detach_process_context is not _detach_by_the_core:
             _descriptors.fill_standard()
@@ -173,11 +203,10 @@ class DaemonContext:
         change_process_owner(self.uid, self.gid, self.initgroups)
         if setup is None and self.detach_process:
             detach_process_context()
-        handlers = {number: self._handler(target) for number, target in self.signal_map.items()}
-        set_signal_handlers(handlers)
+        set_signal_handlers(self._make_signal_handler_map())
         if setup is not None:
             _signals.restore_mask(setup.mask)
-        kept = {null, *self._preserved(), *self._inherited.keep}
+        kept = {null, *self._get_exclude_file_descriptors(), *self._inherited.keep}
         if setup is not None:
             kept.update(setup.channel)
             _descriptors.close(*setup.spare)
@@ -190,12 +219,17 @@ class DaemonContext:
         self._process = OwnProcess()
         register_atexit_function(self.close)
 
-    def _handler(self, target: Any) -> Any:
+    # The next three have the names of the original's, since programs override them.
+
+    def _make_signal_handler_map(self) -> dict[Any, Any]:
+        return {number: self._make_signal_handler(t) for number, t in self.signal_map.items()}
+
+    def _make_signal_handler(self, target: Any) -> Any:
         if target is None:
             return signal.SIG_IGN
         return getattr(self, target) if isinstance(target, str) else target
 
-    def _preserved(self) -> set[Any]:
+    def _get_exclude_file_descriptors(self) -> set[Any]:
         """Return the descriptors that stay open, and what should have been one."""
         streams = [s for s in (self.stdin, self.stdout, self.stderr) if hasattr(s, "fileno")]
         items = [*(self.files_preserve or ()), *streams]
@@ -228,8 +262,8 @@ class DaemonContext:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         """Call `close`."""
@@ -264,29 +298,36 @@ def _leave_launcher(daemon: Callable[[Setup], None]) -> None:
     try:
         launcher = _launcher.detach(plan, daemon, cautious=False) is not None
     except RaisedError as error:
-        raise _again(error) from None
+        again = _again(error)
+        raise again from again.__cause__
     except StartError as error:
-        raise DaemonProcessDetachError(_detach_message(error)) from None
+        raise DaemonProcessDetachError(_detach_message(error)) from _refusal(error)
     if launcher:
         _descriptors.flush()
         os._exit(0)
 
 
-def _again(told: RaisedError) -> BaseException:
+def _again(raised: RaisedError) -> BaseException:
     """Return the exception that the daemon raised; one that nobody expects has its traceback."""
-    error = told.again()
+    error = raised.again()
     if error is None:
-        error = DaemonError(f"{told.exception}: {told.message}")
+        error = DaemonError(f"{raised.exception}: {raised.message}")
     if not isinstance(error, DaemonOSEnvironmentError | LockFileError | SystemExit):
-        error.add_note(f"In the daemon:\n{told.traceback.rstrip()}")
+        error.add_note(f"In the daemon:\n{raised.traceback.rstrip()}")
     return error
 
 
 def _detach_message(error: StartError) -> str:
-    which = {"fork": "first", "second fork": "second"}
-    if isinstance(error, StepError) and error.step in which:
-        return f"Failed {which[error.step]} fork: [{error.errno}] {error.strerror}"
+    if isinstance(error, StepError) and error.step in _FORKS:
+        return f"Failed {_FORKS[error.step]} fork: [{error.errno}] {error.strerror}"
     return str(error)
+
+
+def _refusal(error: StartError) -> OSError | None:
+    """Return what the system has refused, as the original chains it to its own error."""
+    if isinstance(error, StepError) and error.step in _FORKS:
+        return OSError(error.errno, error.strerror)
+    return None
 
 
 def _real_ids() -> tuple[int, int]:
