@@ -68,10 +68,12 @@ PUBLIC = (
 # Handed out, and never made by a program; what makes them is ours.
 HANDED_OUT = {
     "Daemon",
+    "Predecessor",
     "ServiceManager",
     "SpawnDaemon",
     "SpawnDaemonSession",
     "SpawnedDaemon",
+    "Superseded",
     "Supervisor",
     "Watchdog",
 }

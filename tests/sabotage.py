@@ -51,6 +51,7 @@ SEAMS = {
     "locks": "_pidfile:fcntl",
     "patience with lookers": "_pidfile:_PATIENCE",
     "refuse if locked": "_pidfile:LockedPidFile.refuse_if_locked",
+    "write the pid over another": "_pidfile:LockedPidFile.write_over",
     "leave the directory": "_pidfile:LockedFile.leave_directory",
     "give the log": "_log:_give",
     "open a pidfd": "_process:_open_pidfd",
@@ -59,6 +60,7 @@ SEAMS = {
     "descendants": "_process:_descendants",
     "stop": "_process:Daemon.stop",
     # A start.
+    "take over": "_upgrade.daemon:_ask",
     "longest line": "_handshake:_LONGEST_LINE",
     "channel": "_handshake:Channel",
     "close a channel": "_handshake:Channel.close",

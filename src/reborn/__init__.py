@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
     from reborn._serving import SignalServer, StopServing
+    from reborn._upgrade.daemon import Predecessor, Superseded
     from reborn.exceptions import (
         EarlyExitError,
         ForkUnsafeError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         StepError,
         StopTimeoutError,
         UnsafeFileError,
+        UpgradeError,
     )
 
 __version__ = "0.1.0"
@@ -54,6 +56,7 @@ __all__ = [
     "NotSupportedError",
     "PidFile",
     "PidFileLockedError",
+    "Predecessor",
     "ProgramError",
     "RebornError",
     "RelaunchError",
@@ -64,8 +67,10 @@ __all__ = [
     "StepError",
     "StopServing",
     "StopTimeoutError",
+    "Superseded",
     "Supervisor",
     "UnsafeFileError",
+    "UpgradeError",
     "Watchdog",
     "was_reborn",
 ]
@@ -74,9 +79,11 @@ _HOMES = {
     "Daemon": "reborn._process",
     "DaemonContext": "reborn._context",
     "PidFile": "reborn._pidfile",
+    "Predecessor": "reborn._upgrade.daemon",
     "ServiceManager": "reborn._notifier",
     "SignalServer": "reborn._serving",
     "StopServing": "reborn._serving",
+    "Superseded": "reborn._upgrade.daemon",
     "Supervisor": "reborn._manager",
     "Watchdog": "reborn._notifier",
     "was_reborn": "reborn._context",

@@ -9,7 +9,7 @@ import sys
 import time
 
 from reborn import _manager, _process, _signals
-from reborn._handshake import ERROR, number, rebuild
+from reborn._handshake import ERROR, SERVES, number, rebuild
 from reborn._process import ProcessHandle
 
 TYPE_CHECKING = False
@@ -83,6 +83,9 @@ class Attempt:
         self._error: StartError | None = None
         self._exit_code: int | None = None
         self._ready = False
+        # The daemon replaces another, and reports when that is done.
+        self.takes_over = False
+        self._serves = False
         self._status_line: StatusLine | None = None
 
     def wait_ready(self, timeout: float, last_lines: "Callable[[], str]") -> ProcessHandle:
@@ -117,14 +120,28 @@ class Attempt:
         self._dismiss_intermediate()
         if self._by_shell:
             self._reap()
+        self._acknowledge(last_lines)
+        self._reap()  # after the answer: it takes 0.4 ms, 30 ms with 4 GB to give back
+        self._channel.close()
+        return self._daemon
+
+    def _acknowledge(self, last_lines: "Callable[[], str]") -> None:
+        """Answer READY; of a daemon that replaces another, wait until it has."""
         if self._watch is None or self._watch.supervised:
             try:
                 self._channel.send(READY=1)
             except BrokenPipeError:
                 raise self._early_exit(last_lines()) from None
-        self._reap()  # after the answer: it takes 0.4 ms, 30 ms with 4 GB to give back
-        self._channel.close()
-        return self._daemon
+        if not self.takes_over:
+            return
+        while not self._serves:
+            _process.poll(self._channel.incoming, timeout=None)
+            if not self._take_in():
+                break
+        if self._error is not None:
+            raise self._error
+        if not self._serves:
+            raise self._early_exit(last_lines())
 
     def abandon(self) -> None:
         """Stop what has been started: SIGTERM, two seconds, SIGKILL; and wait until it is gone."""
@@ -172,6 +189,8 @@ class Attempt:
                 _manager.report_to_spawner(STATUS=value)
             elif (key, value) == ("READY", "1"):
                 self._ready = True
+            elif key == SERVES:
+                self._serves = True
             elif key == ERROR:
                 self._error = _rebuild(value)
             elif key == "EXIT_STATUS":

@@ -52,6 +52,7 @@ class Launch:
         self.handed = [fd for fd in handed if fd is not None]
         if not all(fd > 2 and _descriptors.is_open(fd) for fd in self.handed):
             raise ValueError
+        self.grant = hello["GRANT"]
         _restore_last_argument(hello)
 
 
@@ -77,7 +78,10 @@ def resume(plan: "Plan", daemon: "Callable[[Setup], None]") -> "Daemon | None":
             from reborn import _signals, _steps
         if plan.pidfile is not None:
             with Step("lock", f"take over pid file {plan.pidfile.path!r}", role="daemon"):
-                plan.pidfile.adopt(launch.lock_fd)
+                if not launch.grant:
+                    plan.pidfile.adopt(launch.lock_fd)
+                else:
+                    _share(plan, launch.lock_fd, launch.grant)
         # 0, 1 and 2 are the null device and the log since the start; own files go instead. The
         # program has no other descriptors than those it was handed and has opened itself.
         setup = _steps.Setup(plan, sources=plan.streams, captured=_steps.captures_errors(plan))
@@ -87,6 +91,18 @@ def resume(plan: "Plan", daemon: "Callable[[Setup], None]") -> "Daemon | None":
         daemon(setup)
     _signals.restore_mask(setup.mask)
     return None
+
+
+def _share(plan: "Plan", lock_fd: int | None, text: str) -> None:
+    """Take what a daemon that can be replaced is granted."""
+    from reborn._upgrade.grant import Grant
+
+    assert plan.pidfile is not None  # noqa: S101 - see `_options.resolve`
+    plan.grant = Grant.from_text(text)
+    if plan.grant.predecessor is None:
+        plan.pidfile.adopt(lock_fd)
+    else:
+        plan.pidfile.share(lock_fd)
 
 
 def _earlier_daemon(plan: "Plan", pid: int, pidfd: int | None) -> "Daemon":

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
     from reborn._steps import Setup
+    from reborn._upgrade.daemon import Generation, Predecessor, Superseded
 
 
 class DaemonContext(_options.Options):
@@ -65,10 +66,15 @@ class DaemonContext(_options.Options):
         args, env: With "reexec": what replaces ``sys.argv[1:]``, and the environment.
         wait_ready: Wait for the program's own `ready()`, not only for the end of the set-up.
         ready_timeout: How many seconds the launcher waits for the daemon to be ready.
+        upgradable: The daemon can be replaced while it serves, see `upgrade` and `listen`; that
+            needs the path of a pid file, and `wait_ready`.
+        drain_timeout: How many seconds a daemon that has been replaced gets to finish what it has
+            accepted, before SIGTERM.
     """
 
     __slots__ = (
         "__weakref__",
+        "_generation",
         "_manager",
         "_process",
         "_setup",
@@ -101,6 +107,8 @@ class DaemonContext(_options.Options):
         env: "Mapping[str, str] | None" = None,
         wait_ready: bool = False,
         ready_timeout: float = 30.0,
+        upgradable: bool = False,
+        drain_timeout: float = 30.0,
     ) -> None:
         # The process in which the context is open.
         self._process: OwnProcess | None = None
@@ -109,6 +117,8 @@ class DaemonContext(_options.Options):
         self._setup: Setup | None = None
         self._supervisor: Supervisor | None = None
         self._manager: ServiceManager | None = None
+        # Of a daemon that can be replaced.
+        self._generation: Generation | None = None
         given = locals()
         for name in _options.NAMES:
             setattr(self, name, given[name])
@@ -146,6 +156,37 @@ class DaemonContext(_options.Options):
             return self._start(plan)
         except (StartError, KeyboardInterrupt) as error:
             # The message says it all; a dozen frames of ours would only hide it.
+            raise error.with_traceback(None) from None
+
+    def upgrade(self) -> "Daemon | None":
+        """Replace the running daemon by a new generation of it, and lose no connection.
+
+        As `reborn`, but for a daemon that runs with `upgradable`: the new one has its lock and its
+        listening sockets (`listen`), and is the daemon when it calls `ready`. The launcher comes
+        back with it then, while the old one finishes what it has accepted.
+
+        Raises:
+            UpgradeError: nothing runs, it cannot be replaced, or not now.
+            StartError: the new generation did not become ready; the old one serves on.
+            TypeError, ValueError, RuntimeError, KeyboardInterrupt: as in `reborn`.
+        """
+        _require_posix()
+        if self.is_open:
+            message = "upgrade() is for a launcher, and the context is open here"
+            raise RuntimeError(message)
+        if not self.upgradable:
+            message = "upgrade() needs upgradable=True, and a daemon that was started with it"
+            raise ValueError(message)
+        plan = _options.resolve(self)
+        try:
+            if _inherited.is_second_life:
+                return self._start(plan)
+            with loading("launcher"):
+                from reborn import _launcher
+                from reborn._upgrade.launch import UpgradeLauncher
+            launcher = UpgradeLauncher(plan)
+            return _launcher.detach(plan, self._become_daemon, launcher=launcher)
+        except (StartError, KeyboardInterrupt) as error:
             raise error.with_traceback(None) from None
 
     def _start(self, plan: "Plan") -> "Daemon | None":
@@ -225,6 +266,8 @@ class DaemonContext(_options.Options):
             self._go_away()
         if first:
             _steps.forget_errors(setup)
+            if self._generation is not None:
+                self._succeed(self._generation)
 
     def status(self, message: str) -> None:
         """Say what the daemon is doing, in one line.
@@ -346,6 +389,65 @@ class DaemonContext(_options.Options):
 
         return _notifier.received()[0]
 
+    def listen(
+        self,
+        name: str,
+        address: "tuple[str, int] | Path",
+        *,
+        backlog: int | None = None,
+        reuse_port: bool = False,
+        mode: int | None = None,
+        owner: tuple[int, int] | None = None,
+    ) -> "socket.socket":
+        """Return a socket that listens at *address*: host and port, or a path (unix(7)).
+
+        It is the predecessor's of that *name*, if this daemon replaces one that listened there; the
+        manager's (`sockets`), if there is one of that name, wherever that listens; or made now,
+        with *backlog* (128), SO_REUSEPORT, and *mode* and *owner* (user and group) of a Unix
+        socket's file. The program may close it; the next generation is given a copy.
+
+        Raises:
+            OSError: it cannot be made, or somebody else listens there.
+            RuntimeError: the context is not open, or another generation has taken over.
+        """
+        self._opened("listen")
+        from reborn._upgrade import listening
+
+        options = listening.SocketOptions(backlog, reuse_port=reuse_port, mode=mode, owner=owner)
+        managed = self.sockets.get(name)
+        if self._generation is not None:
+            return self._generation.listen(name, address, options, managed=managed)
+        return listening.create(address, options) if managed is None else managed
+
+    def hand_over(self, name: str, value: "File | bytes") -> None:
+        """Give *value*, an open file or some data, to the next generation, as it is now.
+
+        There it is in ``predecessor.descriptors[name]`` or ``predecessor.data[name]``.
+
+        Raises:
+            RuntimeError: the context is not open, or not `upgradable`.
+        """
+        self._upgradable("hand_over()").hand_over(name, value)
+
+    @property
+    def superseded(self) -> "Superseded":
+        """That another generation serves: `wait`, `wait_async`, `is_set`, `fileno`.
+
+        Raises:
+            RuntimeError: the context is not open, or not `upgradable`.
+        """
+        return self._upgradable("superseded").superseded
+
+    @property
+    def generation(self) -> int:
+        """The number of this generation; 1 is the one that was started and replaced nobody."""
+        return 1 if self._generation is None else self._generation.number
+
+    @property
+    def predecessor(self) -> "Predecessor | None":
+        """The generation that this one replaces, with what it has handed over, or None."""
+        return None if self._generation is None else self._generation.predecessor
+
     @property
     def manager(self) -> "ServiceManager":
         """The service manager that runs this program, for all that only one of these understands.
@@ -391,9 +493,13 @@ class DaemonContext(_options.Options):
         )
         return _export.write(manager, service)
 
-    def _launcher(self, plan: "Plan") -> "Launcher | None":  # noqa: ARG002 - for others
+    def _launcher(self, plan: "Plan") -> "Launcher | None":
         """Return the launcher, where it is to be one that does more."""
-        return None
+        if not plan.upgradable:
+            return None
+        from reborn._upgrade.launch import UpgradableLauncher
+
+        return UpgradableLauncher(plan)
 
     def _become_daemon(self, setup: "Setup") -> None:
         """Daemon: take the steps, and say READY. All signals are blocked when this is over."""
@@ -434,6 +540,10 @@ class DaemonContext(_options.Options):
         try:
             _launcher.lock_pidfile(plan)
             locked = True
+            if plan.upgradable:
+                from reborn._upgrade.launch import first_grant
+
+                plan.grant = first_grant(plan)
             opened = _launcher.open_log(plan)
             setup = _steps.foreground_setup(plan, None if opened is None else opened[0])
             setup.report = notifier
@@ -455,6 +565,8 @@ class DaemonContext(_options.Options):
         if setup.guard is not None:
             setup.guard.__enter__()
         self._setup, self._manager = setup, None
+        if setup.grant is not None:
+            self._generation = self._begin_generation(setup)
         self._process = _inherited.OwnProcess()
         self._unreleased = [setup]
         atexit.register(self.release)
@@ -477,9 +589,37 @@ class DaemonContext(_options.Options):
             if setup.guard is not None:
                 setup.guard.__exit__(kind, error, traceback)
         finally:
-            if setup.pidfile is not None:
+            if self._generation is not None:
+                self._generation.release()
+            elif setup.pidfile is not None:
                 setup.pidfile.release()
             atexit.unregister(self.release)
+
+    def _begin_generation(self, setup: "Setup") -> "Generation":
+        from reborn._upgrade.daemon import Generation
+
+        generation = Generation(setup)
+        setup.report.take_over = generation.take_over
+        return generation
+
+    def _succeed(self, generation: "Generation") -> None:
+        """Report from now on to the manager that runs the predecessor, if one does."""
+        supervisor = generation.supervisor()
+        if supervisor is None:
+            return
+        from reborn import _notifier
+
+        notifier = _notifier.notifier_for(supervisor)
+        self._opened("ready").report = notifier
+        self._supervisor = supervisor
+        self._manager = _notifier.service_manager(notifier, process=self._process)
+
+    def _upgradable(self, method: str) -> "Generation":
+        self._opened(method)
+        if self._generation is None:
+            message = f"{method} is for a daemon with upgradable=True"
+            raise RuntimeError(message)
+        return self._generation
 
     def _opened(self, method: str) -> "Setup":
         if not self.is_open or self._setup is None:

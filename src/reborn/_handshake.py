@@ -8,6 +8,7 @@ the daemon. Lines of KEY=value as in sd_notify(3):
     or               X_REBORN_MISSING=…       why a program is not ready yet (the command only)
     3. daemon        READY=1                  the launcher may report success
     4. launcher      READY=1                  taken: the intermediate is ended, and I go
+    5. daemon        X_REBORN_SERVES=1        the predecessor has let go (an upgrade only)
     or daemon        X_REBORN_ERROR={json}    why there will be no READY (also ERRNO=13)
     or intermediate  EXIT_STATUS=-9           how the daemon ended (negative: by a signal); MAINPID
 
@@ -41,6 +42,7 @@ else:
 
 ERROR = "X_REBORN_ERROR"
 MISSING = "X_REBORN_MISSING"
+SERVES = "X_REBORN_SERVES"
 _LONGEST_TRACEBACK = _LONGEST_MESSAGE = 32768
 # Of a line that does not end no more is kept, in bytes.
 _LONGEST_LINE = 2**20
@@ -154,6 +156,8 @@ class Report:
         self._previous_hook: Callable[..., object] | None = None
         self._begun = False
         self._is_announced = False
+        # What a daemon that replaces another does once its launcher has taken READY.
+        self.take_over: Callable[[], None] | None = None
         self._is_waiting = False
         self._make_locks()
 
@@ -213,6 +217,8 @@ class Report:
                 with Step("ready", "tell the launcher that it is ready", role="daemon"):
                     self._announce(channel, message)
                 self._await_answer(channel)
+                if self.take_over is not None:
+                    self._take_over(self.take_over)
             finally:
                 self._is_waiting = False
             self.close()
@@ -229,6 +235,17 @@ class Report:
                 report["MAINPID"] = os.getpid()
             self._send(**report, READY=1)
             self._is_announced = True
+
+    def _take_over(self, take_over: "Callable[[], None]") -> None:
+        try:
+            take_over()
+        except Exception as error:
+            self.failed(error)
+            raise LauncherGoneError from error
+        try:
+            self._send(**{SERVES: 1})
+        except LauncherGoneError:
+            pass  # it was killed after it had taken READY, and this is the daemon
 
     def _await_answer(self, channel: Channel) -> None:
         try:

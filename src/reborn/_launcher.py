@@ -138,10 +138,14 @@ class Launcher:
         _detach.started.append((handle.pid, ref(handle)))
         return _process.running_daemon(handle.pid, handle, pidfile=self.plan.pidfile)
 
+    def lock(self) -> None:
+        """Lock the pid file."""
+        lock_pidfile(self.plan)
+
     def _open(self) -> list[int | None]:
         """Lock the pid file and open the log; return what the daemon's 0, 1 and 2 are to be."""
         plan = self.plan
-        lock_pidfile(plan)
+        self.lock()
         opened = open_log(plan)
         if opened is not None:
             self.log_fd, self.log_made = opened

@@ -9,19 +9,21 @@ import _thread
 import os
 import time
 
-from reborn import _descriptors, _handshake, _inherited, _sd_notify
+from reborn import _descriptors, _handshake, _inherited, _process, _sd_notify
 from reborn._errors import RebornError
 from reborn._manager import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from reborn._inherited import OwnProcess
     from reborn._options import File
 
 _LONGEST_NAME = 255
+# How long the manager may take to work off what it was sent, in seconds.
+_PATIENCE = 5.0
 
 
 class Notifier:
@@ -34,6 +36,8 @@ class Notifier:
         """Connect at once: the steps may change the root, or the user."""
         self._supervisor = supervisor
         self._is_ready = False
+        # What a daemon that can be replaced does when it is ready.
+        self.take_over: Callable[[], None] | None = None
         # Reentrant: the handler of a signal may report in the middle of a report.
         self._lock = _thread.RLock()
         # The number alone: an object would complain in a worker that ends without having closed it.
@@ -50,6 +54,8 @@ class Notifier:
             if self._is_ready:
                 return False
             self._is_ready = True
+        if self.take_over is not None:
+            self.take_over()
         report: dict[str, object] = {} if message is None else {"STATUS": message}
         report["READY"] = 1
         # A container's processes have other numbers outside.
@@ -83,6 +89,28 @@ class Notifier:
         with self._lock:
             fd, self._fd = self._fd, None
             _descriptors.close(fd)
+
+    def superseded(self, pid: int) -> None:
+        """Have process *pid* be the main one, and return when the manager has taken that in."""
+        if not self.listens:
+            return
+        self.send(MAINPID=pid)
+        # systemd closes what it is sent with BARRIER when all before it is done (sd_notify(3)).
+        reader, writer = os.pipe()
+        try:
+            self.send([writer], BARRIER=1)
+            os.close(writer)
+            writer = -1
+            _process.poll(reader, timeout=_PATIENCE)
+        finally:
+            os.close(reader)
+            if writer >= 0:
+                os.close(writer)
+
+    @property
+    def address(self) -> str | None:
+        """Where the manager listens."""
+        return None if self._supervisor is None else self._supervisor.notify
 
     @property
     def listens(self) -> bool:

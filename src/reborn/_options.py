@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from reborn._pidfile import LockedPidFile, PidFile
     from reborn._privileges import Identity
 
+    class Granted(Protocol):
+        """What one generation of a daemon gives to the next; see `_upgrade`."""
+
+        predecessor: int | None
+
+        def descriptors(self) -> list[int]: ...
+        def as_text(self) -> str: ...
+        def close(self) -> None: ...
+
     class HasFileno(Protocol):
         def fileno(self) -> int: ...
 
@@ -39,6 +48,13 @@ _PERMISSIONS = 0o777
 _TERMINAL_STOPS = ("SIGTSTP", "SIGTTIN", "SIGTTOU")
 
 
+# Options that need no resolving.
+_COPIED = (
+    *("drain_timeout", "log_file_mode", "prevent_core", "ready_timeout", "strategy", "umask"),
+    *("upgradable", "wait_ready"),
+)
+
+
 class Plan:
     """A start as it is to be, with every name resolved."""
 
@@ -47,7 +63,10 @@ class Plan:
         chroot_directory: str | None
         # User code runs before READY, so the daemon must exit if the launcher does.
         dies_with_launcher: bool
+        drain_timeout: float
         env: Mapping[str, str] | None
+        # What one generation of a daemon that can be replaced gives to the next.
+        grant: Granted | None
         guard: AbstractContextManager[Any] | None
         handlers: dict[int, Any]
         identity: Identity | None
@@ -60,6 +79,7 @@ class Plan:
         strategy: str
         streams: list[int | None]
         umask: int
+        upgradable: bool
         wait_ready: bool
         working_directory: str | None
 
@@ -74,17 +94,19 @@ def resolve(options: "Options") -> Plan:
     from reborn import _descriptors
 
     plan = Plan()
-    for name in ("log_file_mode", "prevent_core", "ready_timeout", "strategy", "umask"):
+    for name in _COPIED:
         setattr(plan, name, getattr(options, name))
-    plan.wait_ready = options.wait_ready
     plan.args, plan.env = options.args, options.env
     if options.strategy != "reexec":
         for name in ("args", "env"):
             if getattr(options, name) is not None:
                 _refuse(f"{name} changes how the program is started again; use strategy='reexec'")
-    plan.pidfile = plan.guard = None
+    plan.pidfile = plan.guard = plan.grant = None
     if options.pidfile is not None:
         _resolve_pidfile(plan, options)
+    if plan.upgradable and (plan.pidfile is None or not plan.wait_ready):
+        lacking = "wait_ready=True" if plan.pidfile is not None else "the path of a pidfile"
+        _refuse(f"upgradable needs {lacking}: a new generation takes over when it is ready")
     plan.dies_with_launcher = plan.wait_ready or plan.guard is not None
     plan.log_file = None if options.log_file is None else absolute("log_file", options.log_file)
     _resolve_directories(plan, options)
@@ -385,6 +407,8 @@ _CHECKS: "dict[str, Callable[[str, Any], None]]" = {
     "env": _check_environment,
     "wait_ready": _check_flag,
     "ready_timeout": _check_timeout,
+    "upgradable": _check_flag,
+    "drain_timeout": _check_timeout,
 }
 NAMES = tuple(_CHECKS)
 
@@ -417,6 +441,8 @@ class Options:
         env: Mapping[str, str] | None
         wait_ready: bool
         ready_timeout: float
+        upgradable: bool
+        drain_timeout: float
 
         # SIGTERM calls it, unless `signal_map` says otherwise.
         def terminate(self, signal_number: int, stack_frame: FrameType | None) -> None: ...

@@ -148,6 +148,15 @@ class LockedFile:
         self._directory = directory
         self._owner = OwnProcess()
 
+    def share(self, fd: int | None) -> None:
+        """Have the lock, as `adopt`, but leave file and text to the process that has it, too.
+
+        Raises:
+            UnsafeFileError, BlockingIOError: as `adopt`.
+        """
+        self.adopt(fd)
+        self._owner = None
+
     def own(self) -> None:
         """Release the file for the current process from now on; it was acquired before a fork."""
         self._owner = OwnProcess()
@@ -266,10 +275,23 @@ class LockedPidFile(LockedFile):
         text = b"%d\n" % self._owner.pid
         if os.pwrite(self._fd, text, 0) < len(text):
             os.pwrite(self._fd, text, 0)  # a full disk answers the second attempt with ENOSPC
+        self.write_hook()
+
+    def write_hook(self) -> None:
+        """From now on release only for this process."""
+        self._owner = OwnProcess()
         if not self._hooked:
             # Workers forked later must not keep the lock after the daemon's end.
             os.register_at_fork(after_in_child=self.leave)
             self._hooked = True
+
+    def write_over(self) -> None:
+        """As `write`, where the file names another process: it names one of them at each moment."""
+        assert self._fd is not None  # noqa: S101 - it is shared
+        text = b"%d\n" % os.getpid()
+        os.pwrite(self._fd, text, 0)  # in one call, which no reader sees half of
+        os.ftruncate(self._fd, len(text))
+        self.write_hook()
 
     def clear(self) -> None:
         """Empty the file: it is locked, and names nobody."""
@@ -311,23 +333,35 @@ class LockedPidFile(LockedFile):
         if fd is None:
             return None
         try:
-            from reborn import _holder
-
-            pid = _parse(os.pread(fd, _LONGEST_TEXT, 0))
-            status = os.fstat(fd)
-            if not _files.is_named(status, self.path, None, alone=False):
-                return None  # it was removed meanwhile, as at the end of a daemon
-            reached = self._reaches(status)  # first: looking for the lock may take it for a moment
-            shown = False if pid is None else _holder.is_shown(pid, status)
-            if not (_holder.is_locked(fd) if shown is None else shown):
-                pid = None
-                if self._unlocked_owner is not None and not _holder.is_locked(fd):
-                    pid = self._unlocked_owner(fd, status)
-            if pid is None:
-                return None
-            return _holder.LockHolder(pid, self.path, status, reached=reached)
+            deadline = time.monotonic() + _PATIENCE
+            while True:
+                text = os.pread(fd, _LONGEST_TEXT, 0)
+                pid = _parse(text)
+                holder = self._holder_by(fd, pid)
+                # Looked at again where a new generation takes over between two system calls: its
+                # number may stand in the remains of a longer one.
+                changed = os.pread(fd, _LONGEST_TEXT, 0) != text
+                torn = text.strip() and pid is None and time.monotonic() < deadline
+                if holder is not None or not (changed or torn):
+                    return holder
         finally:
             _descriptors.close(fd)
+
+    def _holder_by(self, fd: int, pid: int | None) -> "LockHolder | None":
+        from reborn import _holder
+
+        status = os.fstat(fd)
+        if not _files.is_named(status, self.path, None, alone=False):
+            return None  # it was removed meanwhile, as at the end of a daemon
+        reached = self._reaches(status)  # first: looking for the lock may take it for a moment
+        shown = False if pid is None else _holder.is_shown(pid, status)
+        if not (_holder.is_locked(fd) if shown is None else shown):
+            pid = None
+            if self._unlocked_owner is not None and not _holder.is_locked(fd):
+                pid = self._unlocked_owner(fd, status)
+        if pid is None:
+            return None
+        return _holder.LockHolder(pid, self.path, status, reached=reached)
 
     def _reaches(self, status: os.stat_result) -> bool:
         """Tell whether the path leads to the file *status* without a link of somebody else's."""

@@ -129,6 +129,7 @@ def announce(
         LOCK="" if lock_fd is None else lock_fd,
         PRESERVED=preserved,
         EARLIER=earlier,
+        GRANT="" if plan.grant is None else plan.grant.as_text(),
         **_last_argument(env),
     )
     env[MARK] = make_mark(theirs, nonce, length)
@@ -142,6 +143,7 @@ def handed_over(
     lock_fd = None if plan.pidfile is None else plan.pidfile.lock_fd
     pidfds = [handle.fd for _, handle in started if handle is not None]
     fds = [theirs.incoming, theirs.outgoing, lock_fd, *pidfds, *plan.preserve]
+    fds += [] if plan.grant is None else plan.grant.descriptors()
     return [fd for fd in fds if fd is not None and fd > 2]
 
 

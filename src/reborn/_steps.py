@@ -95,7 +95,8 @@ def kept(plan: Plan) -> list[int]:
     """Return the descriptors that a forked daemon was asked to keep."""
     streams = [fd for fd in (*plan.streams, _descriptors.fileno(plan.guard)) if fd is not None]
     lock = [] if plan.pidfile is None else plan.pidfile.descriptors()
-    return [*plan.preserve, *streams, *lock]
+    granted = [] if plan.grant is None else plan.grant.descriptors()
+    return [*plan.preserve, *granted, *streams, *lock]
 
 
 def foreground_setup(plan: Plan, log_fd: int | None) -> Setup:
@@ -142,8 +143,11 @@ def change_directory(surroundings: "Placed") -> None:
 
 
 def write_pid(setup: Setup) -> None:
-    """Write this process's id into the pid file that is locked since the launcher."""
-    if setup.pidfile is not None:
+    """Write this process's id into the pid file that is locked since the launcher.
+
+    While a predecessor serves, the file names it until this process is ready.
+    """
+    if setup.pidfile is not None and (setup.grant is None or setup.grant.predecessor is None):
         setup.pidfile.write()
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "StepError",
     "StopTimeoutError",
     "UnsafeFileError",
+    "UpgradeError",
 ]
 
 
@@ -155,6 +156,18 @@ class ProgramError(StartError):
         first = next((line for line in self.message.splitlines() if line.strip()), "")
         raised = f"{daemon_named(self.pid)} raised {self.exception} before it was ready"
         return f"{raised}: {first.strip()}" if first else raised
+
+
+class UpgradeError(StartError):
+    """The running daemon `pid` cannot be replaced, for `reason`; None: nothing runs."""
+
+    pid: int | None
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        what = "the daemon" if self.pid is None else f"process {self.pid}"
+        return f"cannot upgrade {what}: {self.reason}; {self.remedy}"
 
 
 class SpawnError(StartError):

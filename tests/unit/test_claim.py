@@ -86,7 +86,7 @@ def claim_hello(hello):
         daemon.close()
 
 
-HELLO = {"LOCK": "", "PRESERVED": "", "EARLIER": ""}
+HELLO = {"LOCK": "", "PRESERVED": "", "EARLIER": "", "GRANT": ""}
 NOT_THERE = (
     "a descriptor that the launcher handed to this program is not there; "
     "import reborn before anything closes descriptors"
@@ -96,7 +96,7 @@ NOT_THERE = (
 def test_hello_says_what_is_handed_over(tmp_path):
     with open(tmp_path / "lock", "w") as lock, open(tmp_path / "kept", "w") as kept:
         lock_fd, kept_fd = lock.fileno(), kept.fileno()
-        hello = {"LOCK": lock_fd, "PRESERVED": kept_fd, "EARLIER": f"7: 8:{kept_fd}"}
+        hello = {**HELLO, "LOCK": lock_fd, "PRESERVED": kept_fd, "EARLIER": f"7: 8:{kept_fd}"}
         launch = claim_hello(hello)
     assert (launch.lock_fd, launch.preserved) == (lock_fd, (kept_fd,))
     assert launch.earlier == [(7, None), (8, kept_fd)]

@@ -48,6 +48,14 @@ MESSAGES = {
             "(step 'lock', in the launcher); put the pid file on a local file system such as /run"
         ),
     ),
+    "not upgraded": (
+        exceptions.UpgradeError(pid=4711, reason="it is ending", remedy="try again later"),
+        "cannot upgrade process 4711: it is ending; try again later",
+    ),
+    "nothing to upgrade": (
+        exceptions.UpgradeError(pid=None, reason="nothing runs", remedy="start it"),
+        "cannot upgrade the daemon: nothing runs; start it",
+    ),
     "not ready": (
         exceptions.NotReadyError(pid=4712, timeout=30.0),
         (

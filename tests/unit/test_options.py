@@ -83,6 +83,8 @@ REFUSED = {
     ],
     "wait_ready": NOT_FLAGS,
     "ready_timeout": [0, -1, 0.0, float("nan"), "30", None, True, Decimal(1), Fraction(1)],
+    "upgradable": NOT_FLAGS,
+    "drain_timeout": [0, -1, float("nan"), "30", None, True],
 }
 
 
@@ -206,6 +208,8 @@ def test_defaults_are_those_of_the_design():
         "strategy": "fork",
         "wait_ready": False,
         "ready_timeout": 30.0,
+        "upgradable": False,
+        "drain_timeout": 30.0,
     }
 
 

@@ -157,7 +157,7 @@ def test_only_what_a_shell_leaves_alone_goes_through_one(name, value, passes):
 
 def test_too_many_descriptors_are_refused_before_anything_is_written():
     plan = _options.Plan()
-    plan.env, plan.pidfile, plan.preserve = {}, None, list(range(3, 10000))
+    plan.env, plan.pidfile, plan.grant, plan.preserve = {}, None, None, list(range(3, 10000))
     ours, theirs = open_channel()
     try:
         with pytest.raises(RelaunchError, match="files_preserve holds too many descriptors"):

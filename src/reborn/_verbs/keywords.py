@@ -36,3 +36,5 @@ class ContextOptions(TypedDict, total=False):
     env: Mapping[str, str] | None
     wait_ready: bool
     ready_timeout: float
+    upgradable: bool
+    drain_timeout: float

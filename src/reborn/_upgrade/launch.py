@@ -1,0 +1,160 @@
+"""The launcher of a daemon that can be replaced, and of one that replaces another."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from reborn._errors import Step
+from reborn._launcher import Launcher
+from reborn._upgrade import listening, messages
+from reborn._upgrade.grant import Grant
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from reborn._attempt import Attempt
+    from reborn._options import Plan
+    from reborn._process import Daemon
+    from reborn.exceptions import UpgradeError
+
+# How long the running daemon may take to answer, in seconds.
+_PATIENCE = 5.0
+_SILENT = (f"it does not answer within {_PATIENCE} s", "see whether it is suspended or hangs")
+
+
+class UpgradableLauncher(Launcher):
+    """The launcher of a first generation: it makes the control socket beside the pid file."""
+
+    def lock(self) -> None:
+        """Lock the pid file; the socket is then nobody else's, and may be made anew."""
+        super().lock()
+        self.plan.grant = first_grant(self.plan)
+
+    def _undo(self) -> None:
+        grant = self.plan.grant
+        if grant is not None and grant.predecessor is None and self.plan.pidfile is not None:
+            try:
+                os.unlink(messages.control_path(self.plan.pidfile.path))
+            except OSError:
+                pass
+        super()._undo()
+
+    def _leave_to_daemon(self) -> None:
+        grant, self.plan.grant = self.plan.grant, None
+        if grant is not None:
+            grant.close()
+        super()._leave_to_daemon()
+
+
+class UpgradeLauncher(UpgradableLauncher):
+    """The launcher of a later generation: it is given what the first one has to make."""
+
+    def lock(self) -> None:
+        """Ask the running daemon; share its lock."""
+        assert self.plan.pidfile is not None  # noqa: S101 - see `_options.resolve`
+        with Step("lock", f"take over pid file {self.plan.pidfile.path!r}", role="launcher"):
+            self.plan.grant = grant = request(self.plan)
+            self.plan.pidfile.share(grant.lock)
+
+    def wait(self, attempt: Attempt) -> Daemon:
+        """Return the new daemon when it has taken over; else say that the old one serves on."""
+        grant = self.plan.grant
+        attempt.takes_over = True
+        try:
+            return super().wait(attempt)
+        except BaseException as error:
+            if grant is not None:
+                error.add_note(f"process {grant.predecessor} serves on")
+            raise
+
+
+def first_grant(plan: Plan) -> Grant:
+    """Return what a first generation has: a control socket, which nobody listens to yet."""
+    assert plan.pidfile is not None  # noqa: S101 - see `_options.resolve`
+    path = messages.control_path(plan.pidfile.path)
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with Step("lock", f"make control socket {path!r}", role="launcher"):
+            try:
+                os.unlink(path)  # of a daemon that was killed: the lock is ours
+            except FileNotFoundError:
+                pass
+            listening.bind_unix(control, path, mode=0o600)
+    except BaseException:
+        control.close()
+        raise
+    return Grant(control.detach())
+
+
+def request(plan: Plan) -> Grant:
+    """Ask the daemon that holds the pid file for a grant.
+
+    Raises:
+        UpgradeError: there is none that could be replaced, or not now.
+    """
+    pidfile = plan.pidfile
+    assert pidfile is not None  # noqa: S101 - see `_options.resolve`
+    holder = pidfile.holder()
+    if holder is None:
+        raise _refusal(None, f"no daemon holds pid file {pidfile.path!r}", "start it")
+    conversation = _connect(messages.control_path(pidfile.path), holder)
+    try:
+        conversation.send({"request": "grant"})
+        received = conversation.receive(_PATIENCE)
+    except TimeoutError:
+        conversation.close()
+        raise _refusal(holder, *_SILENT) from None
+    except BaseException:
+        conversation.close()
+        raise
+    if received is None or "refused" in received[0]:
+        conversation.close()
+        reason = "it is ending" if received is None else str(received[0]["refused"])
+        raise _refusal(holder, reason, "try again later")
+    message, fds = received
+    grant = Grant.from_message(message, fds, connection=conversation.detach())
+    # It is alive, since it has just answered; a later generation finds it by this.
+    if hasattr(os, "pidfd_open"):
+        try:
+            grant.draining[str(holder)] = os.pidfd_open(holder)
+        except OSError:
+            pass  # an older kernel, or a sandbox
+    return grant
+
+
+def _connect(path: str, holder: int) -> messages.Conversation:
+    """Return a conversation with process *holder*, which proves to be the other end."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(_PATIENCE)
+        messages.open_at(path, connection.connect)
+        connection.settimeout(None)
+        pid, uid = messages.peer(connection)
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        raise _refusal(
+            holder, "it was not started with upgradable=True, or is not ready", "restart it instead"
+        ) from None
+    except TimeoutError:
+        connection.close()
+        raise _refusal(holder, *_SILENT) from None
+    except BaseException:
+        connection.close()
+        raise
+    if pid not in (None, holder) or uid not in (0, os.geteuid(), _owner(holder)):
+        connection.close()
+        raise _refusal(holder, f"process {pid} has its control socket", "restart it instead")
+    return messages.Conversation(connection)
+
+
+def _refusal(pid: int | None, reason: str, remedy: str) -> UpgradeError:
+    from reborn.exceptions import UpgradeError
+
+    return UpgradeError(pid=pid, reason=reason, remedy=remedy)
+
+
+def _owner(pid: int) -> int | None:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None

@@ -1,0 +1,120 @@
+"""A listening socket by name, with the options that people set."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+
+from reborn._upgrade import messages
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from reborn._options import Path
+
+    Address = tuple[str, int] | Path
+
+_BACKLOG = 128
+
+
+def is_at(found: socket.socket, address: Address) -> bool:
+    """Tell whether the listening socket *found* is what *address* asks for."""
+    if isinstance(address, tuple):
+        if found.family not in (socket.AF_INET, socket.AF_INET6):
+            return False
+        _, port = address
+        wanted = {info[4][0] for info in _resolved(address)}
+        name = found.getsockname()
+        return name[0] in wanted and port in (0, name[1])
+    return found.family == socket.AF_UNIX and found.getsockname() == os.fspath(address)
+
+
+def _resolved(address: tuple[str, int]) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
+    host, port = address
+    flags = socket.AI_PASSIVE
+    return list(socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags))
+
+
+class SocketOptions:
+    """What is set on a new socket; *mode* and *owner* are those of a Unix socket's file."""
+
+    def __init__(
+        self,
+        backlog: int | None = None,
+        *,
+        reuse_port: bool = False,
+        mode: int | None = None,
+        owner: tuple[int, int] | None = None,
+    ) -> None:
+        self.backlog = _BACKLOG if backlog is None else backlog
+        self.reuse_port = reuse_port
+        self.mode = mode
+        self.owner = owner
+
+
+def create(address: Address, options: SocketOptions) -> socket.socket:
+    """Return a new socket that listens at *address*.
+
+    Raises:
+        OSError: as socket(2), bind(2) or listen(2); somebody else listens there.
+    """
+    if isinstance(address, tuple):
+        family, _, _, _, resolved = _resolved(address)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    else:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if isinstance(address, tuple):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if options.reuse_port:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(resolved)
+        else:
+            bind_unix(listener, os.fspath(address), mode=options.mode, owner=options.owner)
+        listener.listen(options.backlog)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def bind_unix(
+    listener: socket.socket, path: str, *, mode: int | None, owner: tuple[int, int] | None = None
+) -> None:
+    """Bind *listener* to *path*, in place of a socket that nobody listens to any more.
+
+    Raises:
+        OSError: somebody does, it is no socket, or it cannot be made.
+    """
+    if path[:1] in ("", "\0", "@"):  # an abstract name is nobody's file (unix(7))
+        listener.bind(f"\0{path[1:]}" if path[:1] == "@" else path)
+        return
+    _remove_stale(path)
+    # The permission bits are there from the start; the umask of a thread is everybody's.
+    umask = os.umask(0o777 & ~(0o777 if mode is None else mode)) if mode is not None else None
+    try:
+        messages.open_at(path, listener.bind)
+    finally:
+        if umask is not None:
+            os.umask(umask)
+    if owner is not None:
+        os.chown(path, *owner)
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            messages.open_at(path, probe.connect)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except (BlockingIOError, FileNotFoundError):
+            pass
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)

@@ -1,0 +1,370 @@
+"""A new generation takes over while the old one serves; if it fails, the old one serves on."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+from harness import PATIENCE, PROBES, eventually, is_alive
+from sabotage import code
+
+from reborn import DaemonContext
+
+PROBE = PROBES / "generation.py"
+
+
+class Upgrading:
+    """The generations of one daemon."""
+
+    def __init__(self, sandbox):
+        self.sandbox = sandbox
+        self.options = {
+            "pidfile": str(sandbox.pidfile),
+            "log_file": str(sandbox.log),
+            "strategy": sandbox.strategy,
+            "upgradable": True,
+        }
+        self.path = str(sandbox.directory / "web.sock")
+        self.started = []
+
+    def command(self, verb, *, options=(), **spec):
+        spec = {"address": self.path, **spec, "options": {**self.options, **dict(options)}}
+        return [sys.executable, str(PROBE), verb, json.dumps(spec)]
+
+    def run(self, verb, **spec):
+        result = self.sandbox.run(self.command(verb, **spec))
+        if result.returncode == 0:
+            self.started.append(int(result.stdout))
+        return result
+
+    def start(self, **spec):
+        result = self.run("start", **spec)
+        assert (result.returncode, result.stderr) == (0, "")
+        return self.started[-1]
+
+    def upgrade(self, **spec):
+        result = self.run("upgrade", **spec)
+        assert (result.returncode, result.stderr) == (0, "")
+        return self.started[-1]
+
+    def fail(self, **spec):
+        """Fail an upgrade: return the last line of what its launcher says."""
+        result = self.run("upgrade", **spec)
+        assert result.returncode == 1, result
+        return result.stderr.rstrip("\n").split("\n")
+
+    def ask(self):
+        """Return pid and generation of who answers."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE)
+            client.connect(self.path)
+            client.sendall(b"?\n")
+            pid, generation, _ = client.recv(100).split()
+            return int(pid), int(generation)
+
+    def search(self):
+        daemon = DaemonContext(self.sandbox.pidfile).search()
+        return None if daemon is None else daemon.pid
+
+    def stop(self):
+        daemon = DaemonContext(self.sandbox.pidfile).search()
+        if daemon is not None:
+            daemon.stop()
+        for pid in self.started:
+            self.sandbox.wait_gone(pid)
+
+    def assert_serves(self, pid, generation):
+        assert self.sandbox.pidfile.read_text() == f"{pid}\n"
+        assert self.search() == pid
+        assert self.ask() == (pid, generation)
+
+
+@pytest.fixture
+def daemon(sandbox):
+    upgrading = Upgrading(sandbox)
+    yield upgrading
+    upgrading.stop()
+    assert sorted(path.name for path in sandbox.directory.glob("app.pid*")) == []
+
+
+class Load(threading.Thread):
+    """Clients that never pause: half of them keep their connection, half make new ones."""
+
+    def __init__(self, connect, clients=4):
+        super().__init__()
+        self.connect = connect
+        self.answers, self.lost = [], []
+        self._end = threading.Event()
+        self._clients = [
+            threading.Thread(target=self._client, args=[number % 2 == 0])
+            for number in range(clients)
+        ]
+
+    def __enter__(self):
+        for client in self._clients:
+            client.start()
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        for client in self._clients:
+            client.join()
+
+    def _client(self, keep):
+        client = None
+        while not self._end.is_set():
+            try:
+                client = client or self.connect()
+                client.sendall(b"?\n")
+                answer = client.recv(100)
+                if not answer:
+                    raise ConnectionError("no answer")
+                self.answers.append(answer.split()[0])
+            except OSError as error:
+                self.lost.append(repr(error))
+                answer = b"close\n"
+            if client is not None and (not keep or answer.endswith(b"close\n")):
+                client.close()
+                client = None
+        if client is not None:
+            client.close()
+
+
+def by_path(path):
+    def connect():
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(PATIENCE)
+        try:
+            client.connect(path)
+        except OSError:
+            client.close()
+            raise
+        return client
+
+    return connect
+
+
+def test_upgrade_loses_no_connection_and_no_moment(daemon):
+    daemon.start()
+    named, end = set(), threading.Event()
+
+    def observe():
+        while not end.is_set():
+            named.add(daemon.search())
+
+    observer = threading.Thread(target=observe)
+    observer.start()
+    with Load(by_path(daemon.path)) as load:
+        pids = [daemon.started[0], *(daemon.upgrade() for _ in range(5))]
+        eventually(lambda: _contains(load.answers, str(pids[-1]).encode()))
+    end.set()
+    observer.join()
+    assert load.lost == []
+    assert set(load.answers) == {str(pid).encode() for pid in pids}
+    assert named <= set(pids), "no moment without a daemon, and none of anybody else"
+    daemon.assert_serves(pids[-1], 6)
+    for pid in pids[:-1]:
+        daemon.sandbox.wait_gone(pid)
+
+
+def _contains(answers, answer):
+    assert answer in answers
+
+
+def test_upgrade_loses_no_connection_control(daemon):
+    """Stopped and started again, the same program under the same load loses connections."""
+    daemon.start()
+    with Load(by_path(daemon.path)) as load:
+        eventually(lambda: _contains(load.answers, str(daemon.started[0]).encode()))
+        DaemonContext(daemon.sandbox.pidfile).search().stop()
+        daemon.start()
+        eventually(lambda: _contains(load.answers, str(daemon.started[1]).encode()))
+    assert load.lost
+
+
+def test_next_generation_gets_what_is_handed_over(daemon):
+    first = daemon.start()
+    spoil = "print(context.predecessor.pid, context.predecessor.data, flush=True)"
+    second = daemon.upgrade(spoil=spoil)
+    assert daemon.sandbox.log.read_text() == f"{first} {{'state': b'from {first}'}}\n"
+    daemon.assert_serves(second, 2)
+
+
+BAD = {
+    "raises": ("raise LookupError('no such table')", "LookupError: no such table"),
+    "exits": ("os._exit(7)", "exited with status 7 before it was ready"),
+    "crashes": ("os.abort()", "was killed by SIGABRT before it was ready"),
+    "hangs": ("import time; time.sleep(600)", "was not ready within"),
+    "fork bomb of one": ("os.fork() or os._exit(0); os._exit(9)", "exited with status 9"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_generation_that_fails_leaves_the_old_one_serving(daemon, kind):
+    spoil, message = BAD[kind]
+    pid = daemon.start()
+    with Load(by_path(daemon.path)) as load:
+        lines = daemon.fail(spoil=spoil, options={"ready_timeout": 2.0}.items())
+    assert message in "\n".join(lines)
+    assert lines[-1] == f"process {pid} serves on"
+    assert load.lost == []
+    assert set(load.answers) == {str(pid).encode()}
+    daemon.assert_serves(pid, 1)
+    again = daemon.upgrade()
+    daemon.assert_serves(again, 2)
+
+
+@pytest.mark.parametrize(
+    ("seam", "number"),
+    [("write the pid over another", 1), ("take over", 1)],
+    ids=["at its text", "at its end"],
+)
+def test_generation_that_dies_when_it_takes_over_leaves_the_old_one_named(daemon, seam, number):
+    pid = daemon.start()
+    die = f"{code(seam, 'lambda *_, **__: os._exit(7)')}\n"
+    lines = daemon.fail(spoil=die)
+    assert lines[-1] == f"process {pid} serves on"
+    eventually(lambda: daemon.assert_serves(pid, 1))
+
+
+def test_start_beside_a_daemon_that_can_be_replaced_is_refused(daemon):
+    pid = daemon.start()
+    result = daemon.run("start")
+    assert result.message == (
+        f"pid file {str(daemon.sandbox.pidfile)!r} is locked by process {pid}; "
+        "stop it or choose another path"
+    )
+    daemon.assert_serves(pid, 1)
+
+
+def test_nothing_to_upgrade_is_one_line(daemon):
+    result = daemon.run("upgrade")
+    path = str(daemon.sandbox.pidfile)
+    assert (
+        result.message == f"cannot upgrade the daemon: no daemon holds pid file {path!r}; start it"
+    )
+
+
+def test_daemon_that_was_not_made_for_it_is_not_upgraded(daemon):
+    holder = daemon.sandbox.hold()
+    result = daemon.run("upgrade")
+    assert result.message == (
+        f"cannot upgrade process {holder.pid}: it was not started with upgradable=True, "
+        "or is not ready; restart it instead"
+    )
+    assert daemon.search() == holder.pid
+    daemon.sandbox.stop(holder.pid)
+
+
+def test_second_upgrade_is_refused_while_one_is_under_way(daemon, gate, mark):
+    pid = daemon.start()
+    wait = f"open({gate.path!r}, 'rb', buffering=0).read(1)"
+    first = subprocess.Popen(
+        daemon.command("upgrade", spoil=f"open({str(mark)!r}, 'w').write('1\\n'); {wait}"),
+        stdout=subprocess.PIPE,
+        cwd=daemon.sandbox.directory,
+    )
+    eventually(lambda: _first_line(mark))
+    assert daemon.run("upgrade").message == (
+        f"cannot upgrade process {pid}: another upgrade is under way (process {first.pid}); "
+        "try again later"
+    )
+    gate.let_pass()
+    pid = int(first.communicate()[0])
+    daemon.started.append(pid)
+    daemon.assert_serves(pid, 2)
+
+
+def test_upgrader_that_is_killed_leaves_the_old_one_serving(daemon, mark):
+    pid = daemon.start()
+    note = f"open({str(mark)!r}, 'w').write(f'{{os.getpid()}}\\n')"
+    spoil = f"{note}; __import__('signal').pause()"
+    upgrader = subprocess.Popen(
+        daemon.command("upgrade", spoil=spoil), cwd=daemon.sandbox.directory
+    )
+    new = eventually(lambda: _first_line(mark))
+    upgrader.kill()
+    upgrader.wait()
+    daemon.sandbox.wait_gone(new)
+    eventually(lambda: daemon.assert_serves(pid, 1))
+
+
+def _first_line(mark):
+    assert mark.exists()
+    text = mark.read_text()
+    assert text.endswith("\n")
+    return int(text)
+
+
+def test_old_one_that_is_killed_meanwhile_is_replaced_all_the_same(daemon, gate, mark):
+    pid = daemon.start()
+    spoil = (
+        f"open({str(mark)!r}, 'w').write('1\\n'); open({gate.path!r}, 'rb', buffering=0).read(1)"
+    )
+    upgrader = subprocess.Popen(
+        daemon.command("upgrade", spoil=spoil), stdout=subprocess.PIPE, cwd=daemon.sandbox.directory
+    )
+    eventually(lambda: _first_line(mark))
+    os.kill(pid, signal.SIGKILL)
+    daemon.sandbox.wait_gone(pid)
+    gate.let_pass()
+    new = int(upgrader.communicate()[0])
+    daemon.started.append(new)
+    assert upgrader.returncode == 0
+    daemon.assert_serves(new, 2)
+
+
+def test_stop_during_an_upgrade_stops_the_service(daemon, gate, mark):
+    pid = daemon.start()
+    spoil = (
+        f"open({str(mark)!r}, 'w').write('1\\n'); open({gate.path!r}, 'rb', buffering=0).read(1)"
+    )
+    upgrader = subprocess.Popen(
+        daemon.command("upgrade", spoil=spoil),
+        stderr=subprocess.PIPE,
+        cwd=daemon.sandbox.directory,
+        text=True,
+    )
+    eventually(lambda: _first_line(mark))
+    DaemonContext(daemon.sandbox.pidfile).search().stop()
+    assert not is_alive(pid)
+    gate.let_pass()
+    assert "which was to be replaced, is ending" in upgrader.communicate()[1]
+    assert upgrader.returncode == 1
+    assert daemon.search() is None
+
+
+def test_generation_that_does_not_finish_is_ended(daemon):
+    first = daemon.start(
+        after="import time; time.sleep(600)", options={"drain_timeout": 0.5}.items()
+    )
+    started = time.monotonic()
+    second = daemon.upgrade()
+    daemon.assert_serves(second, 2)
+    daemon.sandbox.wait_gone(first)
+    assert time.monotonic() - started > 0.4
+    daemon.assert_serves(second, 2)
+
+
+def test_sockets_that_nobody_asks_for_are_closed(daemon):
+    daemon.start(spoil="extra = context.listen('extra', address + '.extra')")
+    second = daemon.upgrade()
+    names = {each.laddr for each in psutil.Process(second).net_connections("unix")}
+    assert daemon.path in names
+    assert f"{daemon.path}.extra" not in names
+
+
+def test_another_address_under_the_same_name_is_made_anew(daemon):
+    first = daemon.start()
+    old, daemon.path = daemon.path, daemon.path + ".new"
+    second = daemon.upgrade()
+    daemon.assert_serves(second, 2)
+    daemon.sandbox.wait_gone(first)
+    with pytest.raises(ConnectionRefusedError):
+        by_path(old)()
