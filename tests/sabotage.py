@@ -61,6 +61,7 @@ SEAMS = {
     "stop": "_process:Daemon.stop",
     # A start.
     "take over": "_upgrade.daemon:_ask",
+    "begin to serve": "_upgrade.daemon:Generation.take_over",
     "longest line": "_handshake:_LONGEST_LINE",
     "channel": "_handshake:Channel",
     "close a channel": "_handshake:Channel.close",

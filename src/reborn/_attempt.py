@@ -83,7 +83,7 @@ class Attempt:
         self._error: StartError | None = None
         self._exit_code: int | None = None
         self._ready = False
-        # The daemon replaces another, and reports when that is done.
+        # The daemon can be replaced or replaces another, and reports when it serves as such.
         self.takes_over = False
         self._serves = False
         self._status_line: StatusLine | None = None
@@ -126,7 +126,7 @@ class Attempt:
         return self._daemon
 
     def _acknowledge(self, last_lines: "Callable[[], str]") -> None:
-        """Answer READY; of a daemon that replaces another, wait until it has."""
+        """Answer READY; of a daemon that can be replaced, wait until it serves as such."""
         if self._watch is None or self._watch.supervised:
             try:
                 self._channel.send(READY=1)

@@ -179,15 +179,16 @@ class DaemonContext(_options.Options):
             raise ValueError(message)
         plan = _options.resolve(self)
         try:
-            if _inherited.is_second_life:
-                return self._start(plan)
-            with loading("launcher"):
-                from reborn import _launcher
-                from reborn._upgrade.launch import UpgradeLauncher
-            launcher = UpgradeLauncher(plan)
-            return _launcher.detach(plan, self._become_daemon, launcher=launcher)
+            return self._start(plan) if _inherited.is_second_life else self._replace(plan)
         except (StartError, KeyboardInterrupt) as error:
             raise error.with_traceback(None) from None
+
+    def _replace(self, plan: "Plan") -> "Daemon | None":
+        with loading("launcher"):
+            from reborn import _launcher
+            from reborn._upgrade.launch import UpgradeLauncher
+        launcher = UpgradeLauncher(plan)
+        return _launcher.detach(plan, self._become_daemon, launcher=launcher)
 
     def _start(self, plan: "Plan") -> "Daemon | None":
         if _inherited.is_second_life:
@@ -195,6 +196,8 @@ class DaemonContext(_options.Options):
 
             if _claim.is_unfinished():
                 return _claim.resume(plan, self._become_daemon)
+        if _inherited.is_upgrader and plan.upgradable:
+            return self._replace(plan)
         with loading("launcher"):
             from reborn import _launcher
         supervisor = None if self.detach_process else self.supervisor

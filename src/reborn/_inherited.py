@@ -19,6 +19,8 @@ else:
     import _signal
 
 MARK = "REBORN_MARK"
+# In the environment of a launcher that a daemon has started to replace it: the daemon's pid.
+UPGRADE = "REBORN_UPGRADE"
 _AT_SECURE = 23  # linux/auxvec.h
 
 
@@ -72,9 +74,9 @@ def _has_gained_privileges() -> bool:
     return bool(dict(zip(words[::2], words[1::2], strict=True)).get(_AT_SECURE))
 
 
-def _take_mark(*, believed: bool) -> str | None:
-    """Take the mark of a launcher out of the environment, in any case; return it if *believed*."""
-    value = os.environ.pop(MARK, None)
+def _take_mark(name: str, *, believed: bool) -> str | None:
+    """Take a mark of ours out of the environment, in any case; return it if *believed*."""
+    value = os.environ.pop(name, None)
     return value if believed else None
 
 
@@ -93,7 +95,9 @@ class OwnProcess:
 directory = current_directory()
 ignored = ignored_signals()
 privileged = _has_gained_privileges()
-mark = _take_mark(believed=not privileged)
+mark = _take_mark(MARK, believed=not privileged)
+# The daemon that has started this program to be replaced by it is its parent, and nobody else.
+is_upgrader = _take_mark(UPGRADE, believed=not privileged) == str(os.getppid())
 # Set by `_claim`: a launcher has started this program again, and the mark was meant for us.
 is_second_life = False
 # The open files that the launcher was to preserve, under the same numbers.

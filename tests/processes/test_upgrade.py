@@ -368,3 +368,31 @@ def test_another_address_under_the_same_name_is_made_anew(daemon):
     daemon.sandbox.wait_gone(first)
     with pytest.raises(ConnectionRefusedError):
         by_path(old)()
+
+
+def test_signal_has_the_daemon_replaced(daemon):
+    first = daemon.start()
+    os.kill(first, signal.SIGUSR2)
+
+    def replaced():
+        assert daemon.search() not in (first, None)
+        return daemon.search()
+
+    second = eventually(replaced)
+    daemon.started.append(second)
+    daemon.assert_serves(second, 2)
+    daemon.sandbox.wait_gone(first)
+
+
+def test_stop_takes_a_generation_along_that_still_drains(daemon):
+    first = daemon.start(after="import time; time.sleep(600)")
+    daemon.upgrade()
+    assert is_alive(first)
+    DaemonContext(daemon.sandbox.pidfile).search().stop()
+    daemon.sandbox.wait_gone(first)
+
+
+def test_daemon_can_be_replaced_as_soon_as_its_launcher_is_back(daemon):
+    slow = "lambda self: __import__('time').sleep(0.5) or whole(self)"
+    daemon.start(spoil=code("begin to serve", slow))
+    daemon.assert_serves(daemon.upgrade(), 2)

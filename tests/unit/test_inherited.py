@@ -11,13 +11,13 @@ from reborn import _inherited
 def test_mark_is_taken_out_of_the_environment_whatever_it_says(monkeypatch, mark):
     for believed, taken in ((True, mark), (False, None)):
         monkeypatch.setenv(_inherited.MARK, mark)
-        assert _inherited._take_mark(believed=believed) == taken
+        assert _inherited._take_mark(_inherited.MARK, believed=believed) == taken
         assert _inherited.MARK not in os.environ
 
 
 def test_no_mark_means_no_launcher(monkeypatch):
     monkeypatch.delenv(_inherited.MARK, raising=False)
-    assert _inherited._take_mark(believed=True) is None
+    assert _inherited._take_mark(_inherited.MARK, believed=True) is None
 
 
 def test_directory_that_is_gone_is_not_an_error(tmp_path, monkeypatch):

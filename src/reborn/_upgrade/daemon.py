@@ -9,7 +9,7 @@ Whatever a generation has to decide depends on one state, so that each message h
     superseded  -               -          -                    nothing is left to do
 
 One thread runs it, since the program's own may be anywhere; it only starts in a daemon that can be
-replaced, when it is ready.
+replaced, when it is ready. SIGUSR2 has it start the program again, as the launcher of an upgrade.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from reborn._upgrade.grant import Grant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Any
 
     from reborn._options import File
@@ -119,6 +120,11 @@ class Generation:
         self._wake, self._waker = os.pipe()
         self._owner = os.getpid()
         os.register_at_fork(after_in_child=self._leave_in_worker)
+        if (
+            signal.SIGUSR2 not in setup.handlers
+            and signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+        ):
+            signal.signal(signal.SIGUSR2, self._upgrade_on_signal)
 
     # The program's side
 
@@ -206,6 +212,7 @@ class Generation:
                     self._answer(self._upgrader, {"take": "ending"})
                 self._remove_control_socket()
                 pidfile.release()
+                self._stop_draining()
             self._close()
 
     def supervisor(self) -> Supervisor | None:
@@ -228,8 +235,12 @@ class Generation:
                 watched.append(self._upgrader.fileno())
             found = _process.poll(*watched, timeout=None)
             with self._lock:
-                if self._state == "ended" or self._wake in found:
+                if self._state == "ended":
                     return
+                if self._wake in found:
+                    if not os.read(self._wake, 1):
+                        return
+                    self._start_launcher()
                 if self._upgrader is not None and self._upgrader.fileno() in found:
                     self._go_on(self._upgrader)
                 elif self._control.fileno() in found:
@@ -237,6 +248,33 @@ class Generation:
                 if self._state == "superseded":
                     break
         self._drain()
+
+    def _upgrade_on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler
+        if self._owner == os.getpid():
+            os.write(self._waker, b"u")
+
+    def _start_launcher(self) -> None:
+        """Start this program again, so that it replaces this process; its words go to the log."""
+        import logging
+        import subprocess
+
+        from reborn import _inherited, _reexec
+        from reborn._errors import RebornError
+
+        try:
+            launcher = subprocess.Popen(
+                _reexec.command(self._setup.args),
+                cwd=_inherited.directory,
+                env={**os.environ, _inherited.UPGRADE: str(os.getpid())},
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except (OSError, RebornError) as error:
+            logging.getLogger("reborn").error(  # noqa: TRY400 - one line says it all
+                "cannot start the launcher of an upgrade: %s", error
+            )
+            return
+        threading.Thread(target=launcher.wait, name="reborn-upgrader", daemon=True).start()
 
     def _accept(self) -> None:
         """Answer who connects, if that is root or this process's own user."""
@@ -326,12 +364,19 @@ class Generation:
 
     def _drain(self) -> None:
         """Give the program its time to finish; end it when that is over."""
-        if _process.poll(self._wake, timeout=self._setup.drain_timeout):
-            return
+        time.sleep(
+            self._setup.drain_timeout
+        )  # the process may end meanwhile, and this thread with it
         os.kill(os.getpid(), signal.SIGTERM)
-        if not _process.poll(self._wake, timeout=_GRACE):
-            time.sleep(_GRACE)
-            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(_GRACE)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _stop_draining(self) -> None:
+        """Have earlier generations that still drain end: the service is being stopped."""
+        for fd in self._draining.values():
+            if hasattr(signal, "pidfd_send_signal"):
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(fd, signal.SIGTERM)
 
     def _forget_ended(self) -> None:
         for pid, fd in tuple(self._draining.items()):

@@ -30,6 +30,11 @@ class UpgradableLauncher(Launcher):
         super().lock()
         self.plan.grant = first_grant(self.plan)
 
+    def wait(self, attempt: Attempt) -> Daemon:
+        """Return the daemon when it hears its control socket."""
+        attempt.takes_over = True
+        return super().wait(attempt)
+
     def _undo(self) -> None:
         grant = self.plan.grant
         if grant is not None and grant.predecessor is None and self.plan.pidfile is not None:
@@ -59,7 +64,6 @@ class UpgradeLauncher(UpgradableLauncher):
     def wait(self, attempt: Attempt) -> Daemon:
         """Return the new daemon when it has taken over; else say that the old one serves on."""
         grant = self.plan.grant
-        attempt.takes_over = True
         try:
             return super().wait(attempt)
         except BaseException as error:
