@@ -87,7 +87,7 @@ INSIDE = {
 # Where a module is tested, by promise, beside the file of its name in tests/unit.
 TESTED = {
     "_inherited": "processes/mark processes/relaunch",
-    "_signals": "processes/signals processes/terminal",
+    "_signals": "processes/subinterpreters processes/signals processes/terminal",
     "_loops": "processes/loops",
     "_descriptors": "processes/descriptors processes/streams",
     "_privileges": "processes/privileges",
@@ -111,7 +111,7 @@ TESTED = {
     "_claim": "processes/mark processes/relaunch",
     "_reexec": "processes/relaunch processes/mark processes/interpreters",
     "_detach": "processes/terminal processes/threads processes/faults",
-    "_launcher": "processes/launcher processes/threads processes/budget",
+    "_launcher": "processes/subinterpreters processes/launcher processes/threads processes/budget",
     "_init": "managers/containers",
     "_export": "managers/export managers/pod cli/export",
     "_export.service": "managers/values managers/scripts managers/export",

@@ -83,6 +83,7 @@ SEAMS = {
     "fork": "_detach:_fork_unwarned",
     "lead the session": "_detach:lead",
     "prepare the start": "_launcher:Launcher._open",
+    "refuse subinterpreters": "_launcher:refuse_subinterpreters",
     "undo the start": "_launcher:Launcher._undo",
     "end of a block": "_context:DaemonContext._end",
     # The fixtures.

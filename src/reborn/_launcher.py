@@ -97,6 +97,7 @@ class Launcher:
         if plan.strategy == "reexec":
             self.argv = relaunch_command(plan.args)
         else:
+            refuse_subinterpreters()
             if cautious:
                 refuse_unsafe_fork()
             warn_of_threads()
@@ -221,6 +222,29 @@ def refuse_unsafe_fork() -> None:
         raise ForkUnsafeError(reason="while an asyncio event loop is running")
 
 
+def refuse_subinterpreters() -> None:
+    """Refuse in a subinterpreter, and beside one: CPython crashes in the copy.
+
+    Raises:
+        ForkUnsafeError: this is not the only interpreter of the process.
+    """
+    here = _signals.are_handled_here()
+    interpreters = sys.modules.get("_interpreters")  # CPython 3.13; without it there is no other
+    if here and (interpreters is None or len(interpreters.list_all()) < 2):
+        return
+    from reborn.exceptions import ForkUnsafeError
+
+    if not here:
+        raise ForkUnsafeError(
+            reason="in a subinterpreter, which handles no signals",
+            remedy="call reborn() in the main interpreter",
+        )
+    raise ForkUnsafeError(
+        reason="while there are subinterpreters, which CPython cannot copy",
+        remedy="close them first, or use strategy='reexec'",
+    )
+
+
 def warn_of_threads() -> None:
     """Warn where other threads run, which a copy of this process does not have."""
     others = len(sys._current_frames()) - 1  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
@@ -292,6 +316,11 @@ def relaunch_command(args: "Sequence[str] | None") -> list[str]:
         raise _reexec.relaunch_error(
             reason="it may do more than those who started it (set-user-id or file capabilities), "
             "and its next life could not tell a launcher from a forger"
+        )
+    if not _signals.are_handled_here():
+        raise _reexec.relaunch_error(
+            reason="a subinterpreter calls reborn(), and only the main one handles signals",
+            remedy="call it in the main interpreter",
         )
     thread = _other_thread()
     if thread is not None:

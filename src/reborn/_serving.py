@@ -265,6 +265,9 @@ class SignalServer:
         if threading.current_thread() is not threading.main_thread():
             message = "signals are served in the main thread only; call this there"
             raise RuntimeError(message)
+        if not _signals.are_handled_here():
+            message = "signals are served in the main interpreter only; call this there"
+            raise RuntimeError(message)
         self._pipe = os.pipe()
         for fd in self._pipe:
             os.set_blocking(fd, False)

@@ -35,6 +35,12 @@ _TERM_TIMEOUT = 2.0
 _IGNORED_BY_PYTHON = ("SIGPIPE", "SIGXFSZ")
 
 
+def are_handled_here() -> bool:
+    """Tell whether this is the main interpreter: a subinterpreter handles no signals."""
+    is_main = getattr(_thread, "_is_main_interpreter", None)  # CPython 3.12
+    return is_main is None or bool(is_main())
+
+
 def block_all() -> set[int]:
     """Block every signal in this thread; return the previous mask."""
     return _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
