@@ -148,6 +148,31 @@ def test_end_after_a_restart_is_news_again(spawn, tmp_path):
     assert len(spawn.end()) == 1
 
 
+@pytest.mark.parametrize(
+    ("handler", "end"),
+    [
+        ("raise LookupError('no such table')", "exited with status 1"),
+        ("os.abort()", "was killed by SIGABRT"),
+        ("sys.exit(0)", None),
+        ("sys.exit(143)", None),
+    ],
+)
+def test_daemon_that_fails_when_it_is_stopped_is_named(spawn, handler, end):
+    code = f"""
+import os, signal, sys, time
+def stop(*_): {handler}
+signal.signal(signal.SIGTERM, stop)
+print("up", flush=True)
+time.sleep(600)
+"""
+    daemon = spawn([sys.executable, "-S", "-c", code], ready="log:up", name="db")
+    reports = spawn.end()
+    if end is None:
+        assert reports == []
+    else:
+        assert reports[0].startswith(f"daemon 'db' ({daemon.pid}) {end} when it was stopped, with")
+
+
 def test_both_are_warnings_of_the_test(session):
     outcome = session.run(
         """

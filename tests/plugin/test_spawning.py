@@ -342,6 +342,32 @@ def test_free_port_is_given_once_and_can_be_listened_to(spawn):
     assert daemon.name == "http.server"
 
 
+def test_server_that_cannot_use_a_reserved_port_is_explained(spawn):
+    port = spawn.free_port()
+    code = f"""
+import socket
+socket.socket().bind(("127.0.0.1", {port}))
+"""
+    with pytest.raises(SpawnError) as raised:
+        spawn(python(code), ready=f"tcp:{port}")
+    assert (
+        "a server that does not set SO_REUSEADDR cannot listen there" in raised.value.__notes__[-1]
+    )
+
+
+def test_program_that_only_does_its_work_is_no_daemon(spawn):
+    with pytest.raises(SpawnError, match=r"status 0 .*and has not stayed alive"):
+        spawn(["sh", "-c", "echo done"], ready="log:done")
+
+
+@pytest.mark.parametrize("env", [None, {}, {**os.environ, "PORT": "80"}], ids=["", "none", "more"])
+def test_output_of_python_is_seen_at_once_in_any_environment(spawn, monkeypatch, env):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    if env is not None:
+        env.pop("PYTHONUNBUFFERED", None)
+    spawn(python("import time; print('up'); time.sleep(600)"), ready="log:up", env=env, timeout=10)
+
+
 def test_crash_comes_at_its_moment(spawn, tmp_path):
     code = """
 import os, sys

@@ -1,13 +1,16 @@
 """The handle of a daemon of a test; it stays the same over restarts.
 
-At the end of its fixture a daemon is stopped: SIGTERM, its `stop_timeout`, SIGKILL. Two things are
-reported then, since the test proves less than it seems to, or a file is missing afterwards:
+At the end of its fixture a daemon is stopped: SIGTERM, its `stop_timeout`, SIGKILL. Three things
+are reported then, since the test proves less than it seems to, or a file is missing afterwards:
 
 - The daemon was still there after `stop_timeout`, and was killed. Not with a `stop_timeout` of 0,
   which requests just that.
 - The daemon had ended by itself, with an exit status other than 0 or by a signal. Not if the test
   ended it by the handle, or knows of its end from the handle (`wait`, `is_running`, `exit_code`);
   nor after SIGTERM or SIGINT, by which somebody else has stopped it: the program's own `stop`, say.
+
+- The daemon failed while it stopped: it ended with another exit status than 0 (or than those that
+  SIGTERM makes), or by another signal.
 
 They are warnings. Rejected: errors, as mirakuru has them. A test that has the daemon crash by what
 it sends to it is right, and was not written for us; who wants errors has `-W error`.
@@ -273,7 +276,13 @@ class SpawnedDaemon:
         timeout = self._spec.stop_timeout
         if self._owner.is_interrupted:
             timeout = min(timeout, _SHORT_TIMEOUT)
+        was_alive = self.is_alive()
         killed = self._end(timeout)
+        code = None if self._program is None else self._program.code
+        if was_alive and not killed and code is not None and not _is_regular(code):
+            self._owner.report(
+                f"{self._title()} {_how_ended(code)} when it was stopped{self._last()}"
+            )
         if killed and timeout:
             pids = ", ".join(map(str, killed))
             who = self._title() if self._pid in killed else f"of {self._title()}, process {pids}"
@@ -290,18 +299,15 @@ class SpawnedDaemon:
         if self._program is not None:
             self._program.wait_end()
         code = None if self._program is None else self._program.code
-        if code == 0 or code in _STOPPED:
-            return
+        if not _is_regular(code):
+            self._owner.report(
+                f"{self._title()} {_how_ended(code)} before the test was over{self._last()}; "
+                "call wait() where that is expected"
+            )
+
+    def _last(self) -> str:
         last = self.last_lines(1)
-        since = f", with the last line {last!r}" if last else ""
-        end = how_ended(
-            status=code if code is not None and code > 0 else None,
-            signal=-code if code is not None and code < 0 else None,
-        )
-        self._owner.report(
-            f"{self._title()} {end} before the test was over{since}; "
-            "call wait() where that is expected"
-        )
+        return f", with the last line {last!r}" if last else ""
 
     def _title(self) -> str:
         return f"daemon {self.name!r} ({self._pid})"
@@ -350,3 +356,14 @@ class SpawnedDaemon:
     def last_lines(self, count: int) -> str:
         """Return the last *count* lines of its output since it was last started."""
         return self._log.last_lines(self._offsets, count)
+
+
+def _is_regular(code: int | None) -> bool:
+    """Tell whether a daemon that ended so has done what a stop requests."""
+    return code == 0 or code in _STOPPED
+
+
+def _how_ended(code: int | None) -> str:
+    if code is None:
+        return how_ended(status=None, signal=None)
+    return how_ended(status=code if code >= 0 else None, signal=-code if code < 0 else None)

@@ -22,6 +22,9 @@ class ReservedPorts:
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._sockets)
+
     def reserve(self, host: str) -> int:
         """Return a port that is free on *host*, and reserve it until `close`."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

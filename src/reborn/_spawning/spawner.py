@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from reborn._spawning.daemon import SpawnedDaemon
 from reborn._spawning.ports import ReservedPorts
 from reborn._spawning.spec import SpawnSpec
-from reborn.exceptions import StopTimeoutError
+from reborn.exceptions import SpawnError, StopTimeoutError
 
 __tracebackhide__ = True  # pytest shows its users their own lines
 
@@ -97,8 +99,22 @@ class SpawnDaemon:
 
     def _start(self, spec: SpawnSpec) -> SpawnedDaemon:
         daemon = self._add(spec)
-        daemon.start()
+        try:
+            daemon.start()
+        except SpawnError as error:
+            self._explain(error)
+            raise
         return daemon
+
+    def _explain(self, error: SpawnError) -> None:
+        """Add what a server cannot know that could not listen."""
+        if self._ports and re.search(
+            "address already in use|EADDRINUSE", error.output, re.IGNORECASE
+        ):
+            error.add_note(
+                "free_port() keeps its port reserved; a server that does not set SO_REUSEADDR "
+                "cannot listen there"
+            )
 
     def _add(
         self, spec: SpawnSpec, *, shared: str | None = None, record: Path | None = None

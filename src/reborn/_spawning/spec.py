@@ -121,9 +121,7 @@ def _seconds(name: str, value: float) -> float:
 
 def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
     """Return the environment of the program."""
-    if env is None:
-        # Without PYTHONUNBUFFERED the log of a Python program would stay empty for long.
-        return {"PYTHONUNBUFFERED": "1", **os.environ}
+    env = os.environ if env is None else env
     for name, value in env.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(
@@ -131,7 +129,8 @@ def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
             )
         if not name or "=" in name or "\0" in name + value:
             raise ValueError(f"env[{name!r}] is {value!r}, which no environment can hold")
-    return dict(env)
+    # Otherwise the log of a Python program would stay empty for long; "" is as good as not set.
+    return {"PYTHONUNBUFFERED": "1", **env}
 
 
 def _refuse_context(command: SpawnCommand, context: DaemonContext) -> None:

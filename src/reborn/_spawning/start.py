@@ -322,7 +322,8 @@ class SpawnedProgram:
         reason = waiter.look()
         channel.receive(0)
         if channel.has_ended:
-            raise self._failure(waiter.reason, code=channel.code)
+            reason = "it has met its condition, and has not stayed alive"
+            raise self._failure(waiter.reason or reason, code=channel.code)
         return reason is None
 
     def launcher_reason(self) -> str | None:
