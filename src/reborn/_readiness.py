@@ -151,8 +151,10 @@ class Condition:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.text!r})"
 
-    def remember(self, cwd: str) -> None:
+    def remember(self, cwd: str, *, timeout: float = _COMMAND_TIMEOUT) -> None:
         """Before a start: note the present state, with relative paths below *cwd*.
+
+        What does not answer within *timeout* seconds is not met.
 
         Raises:
             OSError: the condition is met already, so that it would tell nothing.
@@ -263,7 +265,7 @@ class Matched(Condition):
         self._rests: dict[int, bytes] = {}
         self._is_met = self._is_behind = False
 
-    def remember(self, cwd: str) -> None:  # noqa: ARG002
+    def remember(self, cwd: str, *, timeout: float = 0.0) -> None:  # noqa: ARG002
         self._rests.clear()
         self._is_met = self._is_behind = False
 
@@ -308,7 +310,7 @@ class BecomesTrue(Condition):
         # Whether it has been true ever since the program was started.
         self._was_true = False
 
-    def remember(self, cwd: str) -> None:
+    def remember(self, cwd: str, *, timeout: float = _COMMAND_TIMEOUT) -> None:  # noqa: ARG002
         self._was_true = False
         try:
             self._was_true = self._answer(cwd) is None
@@ -433,10 +435,11 @@ class Succeeds(BecomesTrue):
         self._begun = 0.0
         self._reason = f"{value!r} has not ended"
 
-    def remember(self, cwd: str) -> None:
+    def remember(self, cwd: str, *, timeout: float = _COMMAND_TIMEOUT) -> None:
+        deadline = time.monotonic() + timeout
         try:
             super().remember(cwd)
-            while self._process is not None and not self._was_true:
+            while self._process is not None and time.monotonic() < deadline:
                 super().remember(cwd)
         finally:
             self.close()
@@ -489,7 +492,7 @@ class Changed(Condition):
         self._path = value
         self._before: object = None
 
-    def remember(self, cwd: str) -> None:
+    def remember(self, cwd: str, *, timeout: float = _COMMAND_TIMEOUT) -> None:  # noqa: ARG002
         try:
             self._before = self._find(cwd)
         except OSError:
@@ -658,7 +661,11 @@ class Waiter:
             return self._condition.not_ready_reason(self._view)
         if self._probe is None:
             self._probe = self._make_probe(self._condition, self._view.cwd, remember=False)
-        return self._probe.receive()
+        reason = self._probe.receive()
+        if reason is not None and self._probe.fileno() is None:  # it was killed
+            self._probe.end()
+            self._probe = None
+        return reason
 
     def fileno(self) -> int | None:
         """Return a descriptor that can be read when there is something new to look at."""

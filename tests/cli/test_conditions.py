@@ -150,6 +150,30 @@ def test_end_is_noticed_while_a_command_hangs(reborn, options):
     reborn.assert_nothing_left()
 
 
+@SUPERVISED
+def test_command_may_wait_by_itself(reborn, options):
+    wait = "for i in 1 2 3 4 5 6; do test -e up && exit 0; sleep 0.3; done; exit 1"
+    words = ("--ready", f"exec:{wait}", "--ready-timeout", "8", *options)
+    script = "sleep 0.2; touch up; exec sleep 60"
+    with reborn.running("web", *words, "--", "sh", "-c", script):
+        reborn.stopped("web")
+
+
+def test_run_after_a_command_that_waits_is_ready_too(reborn):
+    wait = "for i in 1 2 3 4 5 6; do test -e up && exit 0; sleep 0.3; done; exit 1"
+    options = ("--restart", "always", "--restart-delay", "0.05", "--ready", f"exec:{wait}")
+    script = "rm -f up; trap 'rm -f up; exit 1' TERM; sleep 0.2; touch up; sleep 60 & wait"
+    first = reborn.started("web", *options, "--", "sh", "-c", script)
+    os.kill(first, signal.SIGTERM)
+
+    def ready():
+        state = json.loads((reborn.home / "web.reborn.json").read_text())["supervised"]
+        assert (state["phase"], state["pid"] == first) == ("running", False)
+
+    eventually(ready)
+    reborn.stopped("web")
+
+
 def test_file_of_the_run_before_is_no_sign_that_the_next_is_ready(reborn):
     script = "test -e again && exec sleep 60; touch again up; exec sleep 60"
     options = ("--restart", "always", "--restart-delay", "0.05", "--ready", "file:up")

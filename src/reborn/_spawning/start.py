@@ -99,9 +99,6 @@ class Settled(Condition):
         self._condition = condition
         self._program = program
 
-    def remember(self, cwd: str) -> None:
-        self._condition.remember(cwd)
-
     def not_ready_reason(self, view: View) -> str | None:
         reason = self._condition.not_ready_reason(view)
         return self._program.launcher_reason() if reason is None else reason
@@ -136,7 +133,7 @@ class SpawnedProgram:
         """Start the program below a keeper of its own.
 
         Raises:
-            SpawnError: it cannot be started, or could not be told to be ready.
+            SpawnError: it cannot be started, or its condition is met already.
         """
         self._remember()
         channel = self._keeper

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-# How long the look before the start may take, in seconds; whoever waits can do nothing else.
+# How long the look before the start may take, in seconds; whoever waits can do nothing else. What
+# is found later could be the program's own work.
 _REMEMBER_TIMEOUT = 1.0
 # In one write to a pipe (PIPE_BUF), so that it comes in one piece.
 _LONGEST_LINE = 4000
@@ -144,9 +145,9 @@ def _look(condition: "Condition", cwd: str, outgoing: int, *, remember: bool) ->
 
 
 def _remember(condition: "Condition", cwd: str) -> str:
-    """Note what is true already; return what is told of that."""
+    """Note what is true already; return the line that says what."""
     try:
-        condition.remember(cwd)
+        condition.remember(cwd, timeout=_REMEMBER_TIMEOUT / 2)
     except OSError as error:
         return _REFUSED + (error.strerror or str(error))
     return f"there was no time to look at {condition.text}"

@@ -5,7 +5,7 @@ streams are there. The rest is again a table, with rows of the daemon's, and the
 
 - what needs rights (the root, a higher limit, a better priority) before the privileges go
 - the directory after the root, and as the user, who may see less of it, or more (NFS)
-- execve(2) last; what it refuses is told like every other step
+- execve(2) last; its refusal is reported like that of every other step
 
 So a supervisor stays what it was started as, while its program runs as somebody else.
 """

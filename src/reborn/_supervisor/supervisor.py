@@ -45,7 +45,8 @@ Rules that the table does not show:
 4. The first start is different. The context's `ready` is called when the program is ready, and its
    `status` with what the program reports until then; *not_ready* with why it is not ready. If it
    ends before, `run` raises `SpawnError`, or `StepError` where it could not be run at all, and
-   there is no second start. Later runs are ready or not for the record only.
+   there is no second start. Later runs are ready or not for the record only. What is true before
+   the first start is noted by whoever makes the *condition*, who can refuse it.
 5. At a terminal (`reborn run`) the kernel sends both program and supervisor what is typed there; so
    these signals are not passed on. What stops at a terminal is the terminal's affair.
 6. *record* is called with the `ProgramState` at every change.
@@ -328,7 +329,8 @@ class ProgramSupervisor:
         run = Run(self._condition, cwd=self._cwd, output=self._output)
         lock_fd = None if self._pidfile is None else self._pidfile.lock_fd
         try:
-            self._remember(run)
+            if self._was_ready:
+                self._remember(run)
             execution = self._program.start(
                 inherit=[] if lock_fd is None else [lock_fd],
                 streams=self._output.streams,
@@ -350,18 +352,11 @@ class ProgramSupervisor:
         self._note(run, run.look() or "")
 
     def _remember(self, run: Run) -> None:
-        """Note what is true before the start.
-
-        Raises:
-            StepError: the condition is met already, at the first start.
-        """
+        """Note what is true before a later start; whether the program can run, it will show."""
         try:
             with Step("ready", f"wait for {self._condition.text}", role="daemon"):
                 run.remember()
         except OSError as error:
-            if not self._was_ready:
-                raise
-            # It counts when it has become untrue first; whether the program can run, it will tell.
             self._output.say(f"{self._name} is started again, but {error}")
 
     def _prepare(self) -> None:
@@ -557,7 +552,7 @@ class ProgramSupervisor:
             return True
         if self._is_killed:
             run.ending.kill(left)  # what was forked while we looked
-        # The nearest first: a shell is told before the end of what it waits for ends it, too.
+        # The nearest first: a shell gets SIGTERM before the end of its child ends it, too.
         run.ending.terminate(left)
         return False
 

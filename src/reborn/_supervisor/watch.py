@@ -1,13 +1,18 @@
 """The intermediate watches a program that knows nothing of reborn, until it is ready.
 
-The daemon becomes the program by execve(2), and is heard no more. Its parent is still there, with
-the launcher's rights and in the launcher's root: it looks whether the program is ready, and says so
-in its place. Four things are waited for, in this order:
+The daemon becomes the program by execve(2), and reports nothing any more. Its parent is still
+there, with the launcher's rights and in the launcher's root: it looks whether the program is ready,
+and reports that in its place. Four things are waited for, in this order:
 
 1. execve(2) itself: one byte in a pipe, which is then closed by it
-2. the condition (see `_readiness`, and `alive:SECONDS`), or READY=1 of sd_notify(3) before that
-3. the end of the program, told with its exit status; what it has left in the background is ended
+2. the condition (see `_readiness`), whose present state the launcher has noted before the start
+3. the end of the program, reported with its exit status; its descendants in the background are
+   ended
 4. the end of the launcher: nobody takes READY any more, and the program is stopped
+
+Rejected: to look from the launcher, which has another parent than the program, and would learn its
+exit status from nobody; to look from here where that takes time, since a look that hangs would hide
+the end of the program and of the launcher (`probe`).
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ else:
 
 # How often is looked where the system cannot tell that the program has ended, in seconds.
 _TICK = 0.05
-# What a program that is told to stop gets before SIGKILL, in seconds.
+# How long a program has from SIGTERM to SIGKILL, in seconds.
 _GRACE = 2.0
 # How much of a program's status is sent.
 _LONGEST_STATUS = 1000
@@ -161,12 +166,12 @@ class ReadinessWatch:
 
     def _is_executed(self, channel: Channel) -> bool:
         """Wait until the daemon has become the program; False: it has ended, or nobody waits."""
-        said = b""
+        received = b""
         while self._incoming in _process.poll(self._incoming, channel.incoming, timeout=None):
             data = os.read(self._incoming, 1)
             if not data:
-                return len(said) == 1
-            said += data
+                return len(received) == 1
+            received += data
         return False
 
     def _end(self, pid: int) -> tuple[int, int]:
