@@ -31,6 +31,7 @@ LAYERS = {
     "the system": (
         "_inherited",
         "_signals",
+        "_main_thread",
         "_loops",
         "_descriptors",
         "_privileges",
@@ -89,6 +90,7 @@ TESTED = {
     "_inherited": "processes/mark processes/relaunch",
     "_signals": "processes/subinterpreters processes/signals processes/terminal",
     "_loops": "processes/loops",
+    "_main_thread": "processes/main_thread docs/examples",
     "_descriptors": "processes/descriptors processes/streams",
     "_privileges": "processes/privileges",
     "_status_line": "processes/status_line application/terminal cli/terminal",

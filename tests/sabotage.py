@@ -18,6 +18,8 @@ SEAMS = {
     "signals there are": "_signals:numbers",
     "reset signals": "_signals:reset",
     "install signals": "_signals:install",
+    "may sit in C": "_signals:main_thread_may_sit_in_c",
+    "patience with the main thread": "_main_thread:_UNTIL_END",
     "block all signals": "_signals:block_all",
     "end the program": "_signals:end_program",
     "leave the loop": "_loops:leave",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from reborn._inherited import OwnProcess
     from reborn._launcher import Launcher
+    from reborn._main_thread import SigtermWatch
     from reborn._manager import Supervisor
     from reborn._notifier import ServiceManager
     from reborn._options import File, Handler, ManagerName, Path, Plan
@@ -80,6 +81,7 @@ class DaemonContext(_options.Options):
         "_setup",
         "_supervisor",
         "_unreleased",
+        "_watch",
     )
 
     def __init__(
@@ -114,6 +116,7 @@ class DaemonContext(_options.Options):
         self._process: OwnProcess | None = None
         # Emptied by the one thread that releases the context. No lock, as a fork would copy it.
         self._unreleased: list[Setup] = []
+        self._watch: SigtermWatch | None = None
         self._setup: Setup | None = None
         self._supervisor: Supervisor | None = None
         self._manager: ServiceManager | None = None
@@ -260,6 +263,7 @@ class DaemonContext(_options.Options):
             RuntimeError: the context is not open.
         """
         setup = self._opened("ready")
+        self._watch_sigterm()  # what has been loaded since may sit in C
         from reborn import _steps
         from reborn._handshake import LauncherGoneError
 
@@ -358,6 +362,8 @@ class DaemonContext(_options.Options):
         Raises:
             SystemExit: where no such loop runs.
         """
+        if self._watch is not None:
+            self._watch.handled()
         if "asyncio" in sys.modules or "trio" in sys.modules:
             from reborn import _loops
 
@@ -573,6 +579,18 @@ class DaemonContext(_options.Options):
         self._process = _inherited.OwnProcess()
         self._unreleased = [setup]
         atexit.register(self.release)
+        self._watch_sigterm()
+
+    def _watch_sigterm(self) -> None:
+        """See that SIGTERM ends the program also where its main thread sits in C."""
+        from reborn import _signals
+
+        if self._watch is None and _signals.main_thread_may_sit_in_c():
+            try:
+                from reborn import _main_thread
+            except ImportError:
+                return  # out of reach in a new root
+            self._watch = _main_thread.watch_sigterm(DaemonContext.terminate, 0)
 
     def _end(
         self,
@@ -588,6 +606,9 @@ class DaemonContext(_options.Options):
             return  # another thread does it, or what a signal's handler has interrupted
         try:
             self._process = self._manager = None
+            watch, self._watch = self._watch, None
+            if watch is not None:
+                watch.stop()
             setup.report.stopping(error)
             if setup.guard is not None:
                 setup.guard.__exit__(kind, error, traceback)

@@ -31,6 +31,11 @@ else:
 
 # How long a program has from SIGTERM to its end, in seconds.
 _TERM_TIMEOUT = 2.0
+# What calls into libraries in C, and libraries with loops in which Python runs no handler.
+_C_LOOPS = (
+    *("ctypes", "_cffi_backend", "_tkinter", "gi", "llfuse", "pygame", "pyfuse3", "wx"),
+    *("PyQt5", "PyQt6", "PySide2", "PySide6"),
+)
 # Python ignores these when it starts, so that a write to a closed pipe raises an exception.
 _IGNORED_BY_PYTHON = ("SIGPIPE", "SIGXFSZ")
 
@@ -102,17 +107,17 @@ def reset(inherited: frozenset[int]) -> None:
 
 def untouched(inherited: frozenset[int]) -> set[int]:
     """Return the signals for which the program has set nothing: no handler, no disposition."""
-    caught = _caught()
+    mask = caught()
     found = set()
     for number in numbers():
         handler = _signal.getsignal(number)
         reset = handler == _signal.SIG_IGN and number in inherited
-        if reset or (handler == _signal.SIG_DFL and not caught >> (number - 1) & 1):
+        if reset or (handler == _signal.SIG_DFL and not mask >> (number - 1) & 1):
             found.add(number)
     return found
 
 
-def _caught() -> int:
+def caught() -> int:
     """Return the mask of the signals with a handler, those of C libraries included; 0: unknown."""
     try:
         with open("/proc/self/status", "rb", buffering=0) as file:
@@ -127,6 +132,11 @@ def install(handlers: "Mapping[int, Any]") -> None:
     for number, handler in handlers.items():
         # The C module knows SIG_IGN as a number only.
         _signal.signal(number, int(handler) if isinstance(handler, int) else handler)
+
+
+def main_thread_may_sit_in_c() -> bool:
+    """Tell whether the program has loaded what can keep its main thread in C (`_main_thread`)."""
+    return any(name in sys.modules for name in _C_LOOPS)
 
 
 def keep_child_status() -> "dict[int, Any]":

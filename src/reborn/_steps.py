@@ -258,7 +258,7 @@ def load_what_is_needed_later(*more: str) -> None:
     One traceback is formatted: what that loads differs from version to version of Python.
     """
     standard = ("ast", "json", "select", "signal", "tokenize", "traceback")
-    ours = ("exceptions", "_holder", "_log", "_loops", "_notifier", "_sd_notify")
+    ours = ("exceptions", "_holder", "_log", "_loops", "_main_thread", "_notifier", "_sd_notify")
     for name in (*standard, *(f"reborn.{name}" for name in ours), *more):
         try:
             __import__(name)

@@ -317,3 +317,51 @@ def test_greeter_greets_in_the_background_and_exports_itself(run, tmp_path):
     assert exit_code(pid) == 0
     text = run("greeter", "--export", "kubernetes")
     assert 'httpGet: {"path": "/health", "port": 8080}' in text
+
+
+# In a mount namespace of its own, so that nothing stays mounted.
+MOUNTS = """
+import os, select, subprocess, sys, time
+def mount():
+    return subprocess.run(
+        [sys.executable, {example!r}, "point"], capture_output=True, text=True, timeout=30
+    )
+def end(pid, number):
+    pidfd = os.pidfd_open(pid)
+    begin = time.monotonic()
+    os.kill(pid, number)
+    assert select.select([pidfd], [], [], 10)[0]
+    os.close(pidfd)
+    return time.monotonic() - begin
+os.mkdir("point")
+took = []
+for _ in range({times}):
+    result = mount()
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", ""), result
+    pid = int(open("point/pid").read())
+    assert open("point.pid").read() == f"{{pid}}\\n"
+    took.append(end(pid, 15))
+    assert not os.path.ismount("point") and not os.path.exists("point.pid")
+print(*took)
+mount()
+end(int(open("point.pid").read()), 9)
+print(mount().stderr, end="")
+subprocess.run(["umount", "point"], check=True)
+"""
+
+
+@pytest.mark.root
+def test_file_system_answers_when_it_is_started_and_is_gone_when_it_is_stopped(tmp_path):
+    pytest.importorskip("mfusepy", reason="NEEDS mfusepy", exc_type=ImportError)
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("NEEDS /dev/fuse")
+    text = MOUNTS.format(example=str(EXAMPLES / "mount.py"), times=10)
+    command = ["unshare", "--mount", sys.executable, "-c", text]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result
+    took, told = result.stdout.splitlines()
+    assert max(map(float, took.split())) < 1.5  # a second, and what a busy machine needs
+    stale = (
+        f"{tmp_path}/point is a stale mount, whose daemon was killed; umount {tmp_path}/point first"
+    )
+    assert told == stale

@@ -18,7 +18,15 @@ import signal
 import stat
 import sys
 
-from reborn import _context, _descriptors, _launcher, _options, _privileges, _signals
+from reborn import (
+    _context,
+    _descriptors,
+    _launcher,
+    _main_thread,
+    _options,
+    _privileges,
+    _signals,
+)
 from reborn import _steps as _core_steps
 from reborn._handshake import LauncherGoneError
 from reborn._inherited import OwnProcess
@@ -145,6 +153,7 @@ class DaemonContext:
         )
         # The process in which the context is open.
         self._process: OwnProcess | None = None
+        self._watch: _main_thread.SigtermWatch | None = None
 
     @property
     def is_open(self) -> bool:
@@ -218,6 +227,8 @@ class DaemonContext:
             self.pidfile.__enter__()
         self._process = OwnProcess()
         register_atexit_function(self.close)
+        if _signals.main_thread_may_sit_in_c():
+            self._watch = _main_thread.watch_sigterm(DaemonContext.terminate, 1)
 
     # The next three have the names of the original's, since programs override them.
 
@@ -254,6 +265,9 @@ class DaemonContext:
         if self.pidfile is not None:
             self.pidfile.__exit__(None, None, None)
         self._process = None
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.stop()
 
     def __enter__(self) -> Self:
         """Call `open`; the block runs in the daemon."""
@@ -275,6 +289,8 @@ class DaemonContext:
         Raises:
             SystemExit: always.
         """
+        if self._watch is not None:
+            self._watch.handled()
         message = f"Terminating on signal {signal_number!r}"
         raise SystemExit(message)
 

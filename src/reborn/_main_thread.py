@@ -1,0 +1,226 @@
+"""SIGTERM, where the main thread sits in C.
+
+A handler in Python runs in the main thread between two bytecodes. A program whose main thread is in
+a loop of a C library (FUSE, Qt, a player) executes none, and so could only be killed: libfuse has
+no handler of its own where it finds another's, and its mount is left stale. The rules:
+
+- Whoever waits for the signal is a thread, since nothing else is there to act when none of Python's
+  code runs. It sleeps in read(2); faulthandler's handler, which is C, writes to its pipe and then
+  calls Python's handler as before.
+- It is only there if a module is loaded that can take the main thread into C, and if SIGTERM is
+  handled by `terminate` itself. Other programs have no thread more than they have started.
+- It does nothing if `terminate` was called within some seconds, or while the main thread computes.
+- Otherwise the library is asked first, by a signal for which it has a handler of its own: then it
+  comes back, and SIGTERM is handled in Python as ever. If that does not help, the program ends
+  without its main thread: the exit handlers run (they release the pid file), and that is all.
+- Where the kernel gives the signal to a thread of C, because the main thread blocks it at that
+  moment, faulthandler writes nothing, and it takes a second SIGTERM. Its dump of all threads would
+  be written, and is not safe while they run.
+- A fork ends it, so that the child has one thread, and CPython no reason to warn.
+
+Rejected: signal.set_wakeup_fd, which trio and asyncio take for themselves; the default disposition
+for SIGTERM, with which no `finally` and no exit handler runs in any program; a helper process,
+which would be in every process listing; SIGKILL after some patience, which is what `stop` does.
+"""
+
+import os
+import sys
+
+from reborn import _signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Callable
+else:
+    import _signal
+
+# Seconds until a library is asked to come back, and until it is not waited for any longer.
+_UNTIL_ASKED = 0.5
+_UNTIL_END = 3.0
+_TICK = 0.05
+# A thread that has computed for less than this part of the time is one that waits.
+_IDLE = 10
+# What users send by hand, and libraries handle.
+_ASKING = (_signal.SIGINT, _signal.SIGHUP)
+
+
+class SigtermWatch:
+    """A thread that ends the program if SIGTERM is not handled.
+
+    *status* is the exit status then. To be made in the main thread, when SIGTERM has its handler.
+    """
+
+    def __init__(self, status: int) -> None:
+        """Start the thread.
+
+        Raises:
+            OSError, RuntimeError: there are too many descriptors or threads.
+        """
+        import _thread
+        import faulthandler
+
+        self._status = status
+        self._handler = _signal.getsignal(_signal.SIGTERM)
+        self._calls = 0
+        self._main = _thread.get_ident()
+        self._reader, self._writer = os.pipe()
+        # A full pipe must not make a handler wait.
+        os.set_blocking(self._writer, False)
+        self._ended, self._news = _thread.allocate_lock(), _thread.allocate_lock()
+        self._ended.acquire()
+        self._news.acquire()
+        mask = _signals.block_all()
+        try:
+            _thread.start_new_thread(self._run, ())
+        except BaseException:
+            os.close(self._reader)
+            os.close(self._writer)
+            raise
+        finally:
+            _signals.restore_mask(mask)
+        faulthandler.register(_signal.SIGTERM, file=self._writer, all_threads=False, chain=True)
+        os.register_at_fork(before=self._leave_alone)
+
+    def handled(self) -> None:
+        """Note that Python's handler of SIGTERM has been called."""
+        self._calls += 1
+        try:
+            self._news.release()
+        except RuntimeError:
+            pass  # nobody has taken the last news yet
+
+    def stop(self) -> None:
+        """End the thread; SIGTERM is handled as before."""
+        if self._writer < 0:
+            return
+        import faulthandler
+
+        # If the program has set another handler since, that one stays.
+        if _signal.getsignal(_signal.SIGTERM) == self._handler:
+            faulthandler.unregister(_signal.SIGTERM)
+        writer, self._writer = self._writer, -1
+        os.close(writer)
+        self.handled()
+        self._ended.acquire()
+
+    def _leave_alone(self) -> None:
+        """Before a fork: end the thread, and wait a moment until the system has forgotten it."""
+        import time
+
+        if self._writer < 0:
+            return
+        self.stop()
+        for _ in range(100):
+            try:
+                if len(os.listdir("/proc/self/task")) == 1:
+                    return
+            except OSError:
+                return
+            time.sleep(0.0002)
+
+    def _run(self) -> None:
+        try:
+            while True:
+                calls = self._calls
+                if not os.read(self._reader, 65536):
+                    return
+                self._await_handler(calls)
+                # A handler writes in several goes, all of them before Python's is called.
+                if not self._drain():
+                    return
+        finally:
+            os.close(self._reader)
+            self._ended.release()
+
+    def _drain(self) -> bool:
+        """Read what is there; False at the end."""
+        os.set_blocking(self._reader, False)
+        try:
+            while os.read(self._reader, 65536):
+                pass
+        except BlockingIOError:
+            os.set_blocking(self._reader, True)
+            return True
+        return False
+
+    def _await_handler(self, calls: int) -> None:
+        """Wait until the handler has been called more than *calls* times, or end the program."""
+        import time
+
+        begin = time.monotonic()
+        worked = _processor_time(self._main)
+        asked = False
+        while self._calls == calls and self._writer >= 0:
+            self._news.acquire(timeout=_TICK)
+            waited = time.monotonic() - begin
+            if waited > _UNTIL_ASKED and not asked:
+                asked = True
+                _ask_libraries()
+            if waited > _UNTIL_END:
+                if _processor_time(self._main) - worked < waited / _IDLE:
+                    self._end()
+                # It computes, and comes back some day.
+                begin, worked = time.monotonic(), _processor_time(self._main)
+
+    def _end(self) -> None:
+        """End the program without its main thread."""
+        import atexit
+        import logging
+
+        self._writer = -1  # what runs now may stop us
+        text = "SIGTERM could not be handled, since the main thread is in C; ending without it"
+        logging.getLogger("reborn").warning(text)
+        atexit._run_exitfuncs()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (AttributeError, OSError, ValueError):
+                continue  # None, closed, or without a reader
+        os._exit(self._status)
+
+
+def _ask_libraries() -> None:
+    """Send ourselves a signal for which a library in C has a handler, and Python has none."""
+    caught = _signals.caught()
+    for number in _ASKING:
+        if caught >> (number - 1) & 1 and _signal.getsignal(number) == _signal.SIG_DFL:
+            os.kill(os.getpid(), number)
+            return
+
+
+def _processor_time(thread: int) -> float:
+    """Return the seconds that a thread has computed; 0 where that is unknown."""
+    import time
+
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return 0.0
+    try:
+        return time.clock_gettime(time.pthread_getcpuclockid(thread))
+    except OSError:
+        return 0.0
+
+
+def watch_sigterm(own: "Callable[..., object]", status: int) -> SigtermWatch | None:
+    """Return a watch if SIGTERM is handled by the method *own*, which tells it of its calls.
+
+    None also where there can be no watch.
+    """
+    import _thread
+
+    if getattr(_signal.getsignal(_signal.SIGTERM), "__func__", None) is not own:
+        return None
+    threading = sys.modules.get("threading")
+    if threading is not None and threading.current_thread() is not threading.main_thread():
+        return None
+    try:
+        import faulthandler
+    except ImportError:
+        return None
+    # A thread of gevent's or eventlet's is none, and would wait in place of everybody.
+    if not hasattr(faulthandler, "register") or not isinstance(_thread.start_new_thread, type(len)):
+        return None
+    try:
+        return SigtermWatch(status)
+    except (OSError, RuntimeError):
+        return None
