@@ -34,7 +34,7 @@ class Status(mfusepy.Operations):
         }
 
     def init(self, _: str) -> None:
-        """The mount answers when this is over: so another thread looks."""
+        """Have another thread look for the mount, which answers when this is over."""
         threading.Thread(target=self.say_ready).start()
 
     def say_ready(self) -> None:
@@ -43,7 +43,7 @@ class Status(mfusepy.Operations):
         self.context.ready(f"mounted at {self.mount_point}")
 
     def getattr(self, path: str, _: int | None = None) -> dict[str, int]:
-        """Answer stat(2)."""
+        """Return what stat(2) asks for."""
         if path == "/":
             return {"st_mode": stat.S_IFDIR | 0o555, "st_nlink": 2}
         if path not in self.files:
@@ -51,11 +51,11 @@ class Status(mfusepy.Operations):
         return {"st_mode": stat.S_IFREG | 0o444, "st_nlink": 1, "st_size": len(self.files[path])}
 
     def readdir(self, *_: object) -> list[str]:
-        """Answer readdir(3)."""
+        """Return what is in the directory."""
         return [".", "..", *(name[1:] for name in self.files)]
 
     def read(self, path: str, size: int, offset: int, _: int) -> bytes:
-        """Answer read(2)."""
+        """Return a part of a file."""
         return self.files[path][offset : offset + size]
 
 
