@@ -221,6 +221,8 @@ ENTRIES = re.findall(r"^`(.+)`\n: ", (ROOT / "docs" / "errors.md").read_text(), 
 MESSAGES = [
     *ENTRIES,
     "the handler of SIGHUP failed; serving goes on",  # said in tests/unit/test_serving.py
+    # said in tests/processes/test_main_thread.py
+    "SIGTERM could not be handled, since the main thread is in C; ending without it",
     # said in tests/plugin/test_leaks.py
     "test_app.py::test_start left running, and now stopped: 4712 sleep 600",
     reborn.SpawnError(
