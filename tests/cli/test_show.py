@@ -198,3 +198,44 @@ def test_names_are_listed_alone(reborn):
         assert reborn.data("list", "--names") == (0, ["my app", "web"])
         reborn.stopped("my app")
         reborn.stopped("web")
+
+
+FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="NEEDS /dev/full")
+
+
+@FULL
+@pytest.mark.parametrize(
+    "words", [["list"], ["list", "--json"], ["logs", "web"], ["export", "s6", "web"]]
+)
+def test_result_that_cannot_be_printed_is_a_failure(reborn, words):
+    with reborn.running("web", "--ready", "log:up", "--", "sh", "-c", "echo up; exec sleep 60"):
+        with open("/dev/full", "w") as full:
+            run = {"capture_output": False, "stdout": full, "stderr": subprocess.PIPE}
+            status, _, err = reborn(*words, **run)
+        assert (status, err) == (1, "the result cannot be printed: No space left on device\n")
+        reborn.stopped("web")
+
+
+@FULL
+def test_result_that_cannot_be_printed_changes_no_status_of_the_daemon(reborn):
+    with open("/dev/full", "w") as full:
+        run = {"capture_output": False, "stdout": full, "stderr": subprocess.PIPE}
+        for words, status in ((["start", "web", *SLEEP], 0), (["status", "web"], 0)):
+            found = reborn(*words, **run)
+            assert found == (
+                status,
+                None,
+                "the result cannot be printed: No space left on device\n",
+            )
+    reborn.stopped("web")
+
+
+def test_reader_who_has_read_enough_is_no_failure(reborn):
+    command = f"{' '.join(reborn.words('list'))}; echo $? >status"
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        subprocess.run(
+            ["sh", "-c", command], env=reborn.env, cwd=reborn.directory, stdout=pipe, check=True
+        )
+    assert (reborn.directory / "status").read_text() == "0\n"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _USAGE = 2
 _STARTING = ("start", "restart", "run")
+_SHOWING = ("list", "export", "logs")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -54,19 +55,21 @@ def _print_answer(request: Request, answer: Answer) -> int:
     from reborn import _descriptors
     from reborn._verbs import terminal
 
+    printed = True
     if request.get("json") and answer.data is not None:
         import json
 
-        terminal.say(json.dumps(answer.data()))
+        printed = terminal.say(json.dumps(answer.data()))
     elif answer.is_file:
-        terminal.write(answer.text)
+        printed = terminal.write(answer.text)
     elif answer.text and (answer.is_error or not request.get("quiet")):
-        terminal.say(answer.text, error=answer.is_error)
+        printed = terminal.say(answer.text, error=answer.is_error)
     if answer.daemon is not None:
         # Nothing is left to do, and what an interpreter does at its end costs time.
         _descriptors.flush()
         os._exit(answer.status)
-    return answer.status
+    # Others have done something, which is their status whether or not it can be printed.
+    return answer.status or int(request.verb in _SHOWING and not printed)
 
 
 def _print_version() -> int:
@@ -74,8 +77,7 @@ def _print_version() -> int:
 
     from reborn._verbs import terminal
 
-    terminal.say(f"reborn {version('reborn')}")
-    return 0
+    return int(not terminal.say(f"reborn {version('reborn')}"))
 
 
 def _print_completion(shell: str) -> int:
@@ -83,12 +85,11 @@ def _print_completion(shell: str) -> int:
     from reborn._verbs import terminal
 
     try:
-        terminal.say(completion.script(shell))
+        return int(not terminal.say(completion.script(shell)))
     except ImportError:
         what = "completion is made by shtab, which is not installed"
         terminal.say(f"reborn: {what}; pip install 'reborn[completion]'", error=True)
         return 1
-    return 0
 
 
 def read(words: Sequence[str]) -> Request:

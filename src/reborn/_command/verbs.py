@@ -6,8 +6,8 @@ have those of env(1) and timeout(1), too, for a program that cannot be run.
 
 from __future__ import annotations
 
+import itertools
 import os
-import sys
 
 from reborn._command import grammar, registry
 from reborn._command.foreign_pidfile import foreign_pid_file, public_pid_file
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from reborn._command.follow import LogReader
     from reborn._command.grammar import Request
     from reborn._command.overview import Overview
     from reborn._process import Daemon
@@ -36,6 +37,7 @@ else:
 # Of timeout(1), env(1) and nohup(1): the time was up; something of our own has failed.
 TIMED_OUT = 124
 NOT_STARTED = 125
+_LAST_STREAM = 2
 _UNKNOWN = "nothing is known of how it was started; give the program after --"
 _INTO_BACKGROUND = (
     "; its input is the null device, so it may have finished; or it goes into the background by "
@@ -177,7 +179,7 @@ class NamedDaemon(DaemonVerbs):
             return
         for fd in fds:
             try:
-                if fd > sys.stderr.fileno() and os.path.samestat(os.fstat(fd), status):
+                if fd > _LAST_STREAM and os.path.samestat(os.fstat(fd), status):
                     os.close(fd)
             except OSError:
                 continue  # that of the list
@@ -285,26 +287,29 @@ class NamedDaemon(DaemonVerbs):
         if path is None:
             text = f"{self.name}: it has no log; it writes where it was started"
             return self._answer(Outcome(FAILED, text))
-        lines: int = self.request.get("lines", grammar.LINES)
         try:
             with follow.LogReader(path) as log:
-                if self.request.get("json"):
-                    text = b"".join(log.last(lines)).decode("utf-8", "backslashreplace")
-                    found = text.removesuffix("\n").split("\n") if text else []
-                    data = {"name": self.name, "log_file": path, "lines": found}
-                    return Answer(OK, text, lambda: data)
-                for block in log.last(lines):
-                    _write(block)
-                if self.request.get("follow"):
-                    for block in log.more(sys.stdout.fileno()):
-                        _write(block)
-                    os.kill(os.getpid(), _signal.SIGPIPE)  # as if something had been written
+                return self._shown(log)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             text = f"{self.name}: cannot read its log {path!r}: {why}"
             return self._answer(Outcome(FAILED, text))
         except KeyboardInterrupt:
             return Answer(INTERRUPTED, "")
+
+    def _shown(self, log: LogReader) -> Answer:
+        lines: int = self.request.get("lines", grammar.LINES)
+        if self.request.get("json"):
+            text = b"".join(log.last(lines)).decode("utf-8", "backslashreplace")
+            found = text.removesuffix("\n").split("\n") if text else []
+            data = {"name": self.name, "log_file": log.path, "lines": found}
+            return Answer(OK, text, lambda: data)
+        follows = self.request.get("follow", False)
+        more = log.more(reader=1) if follows else ()
+        if not all(map(terminal.pass_on, itertools.chain(log.last(lines), more))):
+            return Answer(FAILED, "")
+        if follows:
+            os.kill(os.getpid(), _signal.SIGPIPE)  # as if something had been written
         return Answer(OK, "")
 
     def export(self) -> Answer:
@@ -483,8 +488,3 @@ def _paths(request: Request) -> Paths:
             message = f"{name!r} cannot be the name of a daemon; give a NAME"
             raise ValueError(message)
     return Paths(name, pidfile=pidfile)
-
-
-def _write(data: bytes) -> None:
-    while data:
-        data = data[os.write(sys.stdout.fileno(), data) :]

@@ -44,20 +44,24 @@ class Waiting:
         self._line.clear()
 
 
-def say(text: object, *, error: bool = False) -> None:
-    """Print *text*, a result or an error; characters that the stream cannot take are escaped."""
+def say(text: object, *, error: bool = False) -> bool:
+    """Print *text*, a result or an error; characters that the stream cannot take are escaped.
+
+    Tell whether that has worked. A reader who has gone has read enough.
+    """
     stream = sys.stderr if error else sys.stdout
     try:
         try:
             print(text, file=stream, flush=True)
         except UnicodeEncodeError:  # before anything has been written
             print(_encodable(str(text), stream.encoding), file=stream, flush=True)
-    except (OSError, ValueError):
-        _silence(error=error)
+    except (OSError, ValueError) as failure:
+        return _give_up(failure, error=error)
+    return True
 
 
-def write(text: str) -> None:
-    """Print *text* as UTF-8, whatever the locale.
+def write(text: str) -> bool:
+    """Print *text* as UTF-8, whatever the locale; tell whether that has worked, as `say` does.
 
     Raises:
         UnicodeEncodeError: it has bytes in it that are not UTF-8.
@@ -67,18 +71,37 @@ def write(text: str) -> None:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
-    except (OSError, ValueError):
-        _silence(error=False)
+    except (OSError, ValueError) as failure:
+        return _give_up(failure, error=False)
+    return True
 
 
-def _silence(*, error: bool) -> None:
-    """Connect a stream that cannot be written with the null device.
+def pass_on(data: bytes) -> bool:
+    """Write *data* to stdout as it is; tell whether that has worked, as `say` does."""
+    if sys.stdout is None:  # closed by the caller; the number may be another file's by now
+        return not data
+    try:
+        while data:
+            data = data[os.write(sys.stdout.fileno(), data) :]
+    except OSError as failure:
+        return _give_up(failure, error=False)
+    return True
+
+
+def _give_up(failure: OSError | ValueError, *, error: bool) -> bool:
+    """Connect a stream that cannot be written with the null device; tell if its reader has gone.
 
     What is still buffered must not fail once more, with an exit status, at the end.
     """
     null = _descriptors.open_null()
     _descriptors.redirect((None, None, null) if error else (None, null, None))
     os.close(null)
+    if isinstance(failure, BrokenPipeError):
+        return True
+    if not error:
+        why = failure.strerror if isinstance(failure, OSError) else str(failure)
+        say(f"the result cannot be printed: {why}", error=True)
+    return False
 
 
 def visible(text: str) -> str:
