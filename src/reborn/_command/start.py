@@ -128,6 +128,7 @@ class ProgramLauncher(_launcher.Launcher):
 
     def __init__(self, plan: Plan, start: ProgramStart) -> None:
         super().__init__(plan)
+        plan.preserve += start.program.handed_over
         self.watch = start.watch
         self._start = start
         self._record = start.spec.paths.record
@@ -166,7 +167,6 @@ class ProgramLauncher(_launcher.Launcher):
         streams = super()._open()
         with Step("ready", f"wait for {spec.options.get('ready')}", role="launcher"):
             start.watch.condition.remember(start.watch.cwd)
-        self.plan.preserve += start.program.handed_over
         if spec.supervised:
             with Step("lock", f"lock {start.pidfile}", role="launcher"):
                 start.pidfile.acquire()
