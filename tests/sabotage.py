@@ -32,6 +32,7 @@ SEAMS = {
     "descriptors of writers": "_descriptors:of_writers",
     "handlers there are": "_descriptors:_handlers",
     "copies of the caller's streams": "_descriptors:of_caller",
+    "what is carried on": "_descriptors:carried_on",
     "open a placeholder": "_descriptors:open_placeholder",
     "open the null device": "_descriptors:open_null",
     "replace by copies": "_descriptors:replace",

@@ -9,7 +9,9 @@ APUE 13.3 closes every descriptor that is not needed. The rules, each from a fau
 - Every use of such a number fails. An O_PATH descriptor does that (EBADF from read, write, fsync,
   fcntl locks, poll, epoll, ioctl, mmap). Where there is none, the end of a pipe without a reader
   does (EPIPE or EBADF), for all that transfers data.
-- Files that the program prints or logs to stay open, however deep in a wrapper.
+- Files that the program prints or logs to stay open, however deep in a wrapper. So do what it has
+  opened for the daemon and would miss in silence: a server's socket (socketserver takes an error of
+  accept(2) for nobody's call, and tries again for ever), a lock, a source of random numbers.
 - Except if such a file is the caller's own pipe, socket or terminal: a copy of it would keep the
   caller waiting, so it becomes a copy of the daemon's own stream.
 
@@ -27,6 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from socket import socket
 else:
     import _signal
 
@@ -231,7 +234,9 @@ class Inheritance:
 
     def close_most(self, needed: "Iterable[int]") -> None:
         """Intermediate: close all but what is *needed* for the start, before the second fork."""
-        close_inherited(open_descriptors(), keep={*self.keep, *needed})
+        opened = open_descriptors()
+        self.keep.update(carried_on(opened))
+        close_inherited(opened, keep={*self.keep, *needed})
         self._opened = [*needed]
 
     def look(self, needed: "Iterable[int]") -> None:
@@ -244,6 +249,7 @@ class Inheritance:
         self._placeholder = open_placeholder()
         if self._opened is None:
             self._opened = open_descriptors()
+            self.keep.update(carried_on(self._opened))
 
     def redirect_copies(self) -> None:
         """Daemon: have what was a copy of the caller's stream write to the daemon's own."""
@@ -252,6 +258,84 @@ class Inheritance:
     def close(self) -> None:
         """Daemon: close what nobody asked to keep."""
         close_inherited(self._opened or (), keep=self.keep, placeholder=self._placeholder)
+
+
+def carried_on(opened: "Sequence[int]") -> set[int]:
+    """Return those of the *opened* descriptors that a program goes on to use without an error.
+
+    These are servers' sockets and locks (flock(2)) that the program has taken itself, and so are
+    closed on exec; and what a library reads random numbers from, which ends the program if it
+    cannot (GnuTLS). Of very many, the first are looked at.
+    """
+    found = set()
+    for fd in opened[len(STANDARD) : _MANY]:
+        try:
+            mode, device = _kind(fd)
+            own = not os.get_inheritable(fd)
+        except OSError:
+            continue
+        if stat.S_ISCHR(mode):
+            carried = device in _random_devices()
+        else:
+            carried = own and (
+                (stat.S_ISSOCK(mode) and _is_server(fd)) or (stat.S_ISREG(mode) and _is_locked(fd))
+            )
+        if carried:
+            found.add(fd)
+    return found
+
+
+def _kind(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_mode, status.st_rdev
+
+
+def _random_devices() -> set[int]:
+    found = set()
+    for path in ("/dev/urandom", "/dev/random"):
+        try:
+            found.add(os.stat(path).st_rdev)
+        except OSError:
+            continue
+    return found
+
+
+def _is_server(fd: int) -> bool:
+    """Tell whether a socket listens, or is bound to an address and sends to any."""
+    module = sys.modules.get("_socket")  # a program without it has made none
+    if module is None:
+        return False
+    socket = module.socket(fileno=fd)
+    try:
+        if socket.getsockopt(module.SOL_SOCKET, module.SO_ACCEPTCONN):
+            return True
+        if socket.type != module.SOCK_DGRAM or _is_connected(socket):
+            return False
+        name = socket.getsockname()
+        return bool(name[1] if isinstance(name, tuple) else name)
+    except OSError:
+        return False
+    finally:
+        socket.detach()
+
+
+def _is_connected(socket: "socket") -> bool:
+    try:
+        socket.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def _is_locked(fd: int) -> bool:
+    """Tell whether a lock belongs to the open file; False where that is unknown."""
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", "rb", buffering=0) as file:
+            text = file.read(8192)
+    except OSError:
+        return False
+    # Locks of fcntl(2) are shown, too, and belong to the launcher.
+    return b" FLOCK " in text or b" OFDLCK " in text
 
 
 def of_writers() -> dict[int, int]:

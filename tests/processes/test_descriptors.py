@@ -1,6 +1,7 @@
 """What is inherited is closed, what is asked for stays, and nobody closes somebody else's file."""
 
 import contextlib
+import fcntl
 import socket
 import sqlite3
 from signal import SIGKILL
@@ -303,6 +304,51 @@ def test_handlers_that_no_logger_knows_control(fork_sandbox):
     assert (fork_sandbox.directory / "queued.txt").read_text() == ""
     fork_sandbox.stop(result.pid)
     assert "Bad file descriptor" in fork_sandbox.log_text()  # and not in silence
+
+
+SERVER = """
+import http.server, threading, urllib.request
+server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+"""
+SERVE = """
+threading.Thread(target=server.serve_forever, daemon=True).start()
+tell(port=server.server_port)
+"""
+LOCK = """
+import fcntl
+lock = open("lock", "w")
+fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+source = os.open("/dev/urandom", os.O_RDONLY)
+"""
+READ = "tell(read=len(os.read(source, 16)))"
+
+
+def test_server_that_was_made_before_the_start_serves(fork_sandbox):
+    result = start(fork_sandbox, SERVER, SERVE, wait_ready=False)
+    with socket.create_connection(("127.0.0.1", result.report["port"]), timeout=10) as client:
+        client.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.0 200")
+    fork_sandbox.stop(result.pid)
+
+
+def test_lock_of_the_program_and_source_of_random_numbers_are_kept(fork_sandbox):
+    result = start(fork_sandbox, LOCK, READ)
+    assert result.report["read"] == 16
+    with open(fork_sandbox.directory / "lock", "w") as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fork_sandbox.stop(result.pid)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_lock_and_server_control(fork_sandbox):
+    forget = sabotage.code("what is carried on", "lambda opened: set()")
+    result = start(fork_sandbox, LOCK + SERVER + forget, SERVE)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", result.report["port"]), timeout=10)
+    with open(fork_sandbox.directory / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fork_sandbox.stop(result.pid, SIGKILL)
 
 
 def test_object_of_the_launcher_closes_nobody_elses_file(sandbox):
