@@ -92,6 +92,9 @@ SEAMS = {
     # The fixtures.
     "switches of the sentinel": "_spawning.channel:_SWITCHES",
     "adopt orphans": "_spawning.keeper:adopt_orphans",
+    "reset output": "_spawning.reset:reset",
+    "is a loop running": "_spawning.function:_loops.running",
+    "processes that libraries keep": "_spawning.leaks:_kept",
     # Who runs us.
     "files of the process table": "_manager:_read",
 }

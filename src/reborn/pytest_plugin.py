@@ -94,7 +94,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def spawn_daemon(request: pytest.FixtureRequest) -> Iterator[SpawnDaemon]:
-    """Start daemons that are stopped, with all that came of them, when the test is over."""
+    """Start daemons that are stopped, with their descendants, when the test is over."""
     yield from _spawner(request.config)
 
 
@@ -241,7 +241,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Refuse a marker that says nothing; prepare for tests that are run in forked copies of us."""
+    """Refuse a wrong marker; prepare for tests that a plugin runs in forked copies of us."""
     stash = session.config.stash
     for item in session.items:
         fixtures = getattr(item, "fixturenames", ())
@@ -272,7 +272,7 @@ def _leaks_option(item: pytest.Item) -> str:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    """Take note of what runs before the test."""
+    """Note which processes run before the test."""
     owner = item.config.stash.get(_owner_key, None)
     item.stash[_first_key] = 0 if owner is None else len(owner.daemons)
     item.config.stash[_detector_key] = None

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import sabotage
 
 LEAKS = """
 def leak():
@@ -138,6 +139,12 @@ def test_pool_that_a_library_keeps_is_let_be(session, kind, method):
     outcome = session.run(code, "-p", "no:randomly", "-Wdefault")
     assert outcome.status == 0, outcome
     assert outcome.counts().get("passed", 0) == 2 or "NEEDS" in outcome.output, outcome
+
+
+def test_pool_that_a_library_keeps_is_let_be_control(session):
+    code = f"{sabotage.code('processes that libraries keep', 'set')}{USE}\nMETHOD = 'fork'\n"
+    outcome = session.run(code + KEPT["executor"], "-p", "no:randomly", "-Wdefault")
+    assert outcome.counts()["error"] > 0, outcome
 
 
 def test_process_that_is_forgotten_is_a_leak_control(session):

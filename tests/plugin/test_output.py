@@ -1,6 +1,7 @@
 """What a function reports as a daemon is in its log, whatever pytest has redirected in the test."""
 
 import pytest
+import sabotage
 
 PROGRAM = """
 import logging, logging.handlers, threading, warnings
@@ -111,9 +112,16 @@ def test_way(spawn_daemon, name):
     ],
     ids=" ".join,
 )
-def test_output_of_a_function_is_in_its_log(session, arguments):
+def test_output_of_a_function_is_in_its_log(session, monkeypatch, arguments):
+    monkeypatch.setenv("PYTHONWARNINGS", "default")  # where pytest does not see to it
     outcome = session.run(PROGRAM + TEST, *arguments, "-Wdefault")
     assert outcome.counts() == {"passed": 15}, outcome
+
+
+def test_output_of_a_function_is_in_its_log_control(session):
+    code = PROGRAM + TEST.replace("timeout=5", "timeout=0.5")
+    outcome = session.run(f"{sabotage.code('reset output', 'lambda former: None')}{code}")
+    assert outcome.counts()["failed"] > 8, outcome
 
 
 @pytest.mark.parametrize("fixture", ["capsys", "capfd", "caplog", "recwarn"])

@@ -7,6 +7,7 @@ import threading
 
 import psutil
 import pytest
+import sabotage
 from harness import eventually, is_alive
 
 from reborn import DaemonContext, SpawnError
@@ -214,6 +215,26 @@ def test_it(spawn_daemon):
     {LOOPS[loop]}
 """,
         "-Wdefault",
+    )
+    assert outcome.counts() == {"passed": 1}, outcome
+
+
+def test_function_of_a_coroutine_can_run_a_loop_of_its_own_control(session):
+    pytest.importorskip("trio")
+    outcome = session.run(
+        f"""
+{sabotage.code("is a loop running", "lambda: None")}
+import trio
+def serve():
+    trio.run(main)
+async def main():
+    print("in the loop")
+def test_it(spawn_daemon):
+    async def test():
+        with pytest.raises(Exception, match="inside a run|status 1"):
+            spawn_daemon(serve, ready="log:in the loop", timeout=5)
+    trio.run(test)
+"""
     )
     assert outcome.counts() == {"passed": 1}, outcome
 

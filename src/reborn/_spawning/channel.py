@@ -119,7 +119,7 @@ class KeeperChannel:
         return self._channel.fileno()
 
     def receive(self, timeout: float | None) -> None:
-        """Take note of the next reports of the keeper; wait *timeout* seconds at most."""
+        """Read the next reports of the keeper; wait *timeout* seconds at most."""
         if self._channel.fileno() < 0:
             self.left = self.left or []  # of a daemon of the process that has forked this one
         if self.left is not None or not _process.poll(self.fileno(), timeout=timeout):

@@ -4,7 +4,7 @@ Each daemon that a test starts runs below a process of its own. That process is 
 (PR_SET_CHILD_SUBREAPER in prctl(2)), so each descendant that loses its parent becomes its child:
 one that forks twice, leads a session, changes its user or clears its environment is as easy to find
 as any other, and belongs to this daemon and to no other. The keeper ends when its owner (pytest)
-says so or dies, and ends all of them first.
+requests it or dies, and ends all of them first.
 
 Rejected:
 
@@ -213,7 +213,7 @@ class Keeper:
             os._exit(status)
 
     def loop(self) -> None:
-        """Report and obey until the owner has ended or says so; then end all descendants."""
+        """Report and obey until the owner has ended or requests the end of all; then do that."""
         timeout: float | None = None
         while timeout is None:
             fds = (self._channel.fileno(), self._children.reader, *self._owners)

@@ -1,4 +1,4 @@
-"""The specification of a daemon: everything that a call of `spawn_daemon` says about it.
+"""The specification of a daemon: all arguments of a call of `spawn_daemon`.
 
 The options of a call stand here and nowhere else. What is wrong with them is refused here, before
 anything is started.
@@ -84,7 +84,7 @@ class SpawnSpec:
         program = os.path.basename(self.argv[0])
         if not program.startswith("python"):
             return program
-        # A script or a module says more than the interpreter; the text of -c says too much.
+        # A script or a module is a better name than the interpreter; the text of -c is too long.
         rest = [word for word in self.argv[1:] if word == "-c" or not word.startswith("-")]
         script = rest[0] if rest and rest[0] != "-c" else program
         return os.path.basename(script).removesuffix(".py")

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from reborn._spawning.owner import Owner
     from reborn._spawning.spec import SpawnSpec
 
-# A program that says nothing lives when all of it has waited for something that long, in seconds;
-_QUIET = 0.05
-# or has computed that long.
-_BUSY = 0.5
+# A program that reports nothing is ready when all of it has waited for something so long, or has
+# computed so long, in seconds.
+_QUIET_TIME = 0.05
+_BUSY_TIME = 0.5
 _AT_REST = "at rest"
-# How long a launcher that somebody else wrote gets to end, once its daemon is ready, in seconds.
-_LAUNCHER = 1.0
+# How long a launcher of another library has to end, once its daemon is ready, in seconds.
+_LAUNCHER_TIMEOUT = 1.0
 
 
 class RestDetector:
@@ -47,10 +47,12 @@ class RestDetector:
         pids = [pid, *_proc.descendants(pid)]
         states = [_proc.state(each) for each in pids]
         now = time.monotonic()
-        # R and D: it computes, or is about to; Z and X: it has ended, and is somebody's to follow.
+        # R and D: it computes, or is about to; Z and X: it has ended, and its parent will reap it.
         if (pids, states) != self._last or any(state in "RDZX" for state, _ in states):
             self._last, self._since = (pids, states), now
-        return now - self._since >= _QUIET or sum(seconds for _, seconds in states) >= _BUSY
+        return (
+            now - self._since >= _QUIET_TIME or sum(seconds for _, seconds in states) >= _BUSY_TIME
+        )
 
 
 class AtRest(Condition):
@@ -341,7 +343,7 @@ class SpawnedProgram:
             detaching = not self._rest.reached(channel.main)
         self._met = time.monotonic() if self._met is None else self._met
         waited = time.monotonic() - self._met
-        return "its launcher has not ended" if detaching and waited < _LAUNCHER else None
+        return "its launcher has not ended" if detaching and waited < _LAUNCHER_TIMEOUT else None
 
     def is_launcher(self) -> bool:
         """Tell whether it has reported to be a launcher of ours, see `_launcher.detach`."""
