@@ -105,7 +105,9 @@ if not TYPE_CHECKING:
             raise AttributeError(message)
         home = _HOMES.get(name, "reborn.exceptions")
         __import__(home)  # not importlib.import_module, which loads warnings: 4 % of a bare start
-        value: object = getattr(sys.modules[home], name)
+        from reborn._errors import hinted  # there already
+
+        value: object = hinted(getattr(sys.modules[home], name))
         globals()[name] = value
         return value
 

@@ -1,16 +1,19 @@
 """A step of a start, and the error that the system's refusal of it becomes.
 
 The errors here are those of `reborn.exceptions`; they are apart because they have to be there when
-nothing more can be loaded, and the others cost a bare start 4 % more.
+nothing more can be loaded, and the others cost a bare start 4 % more. `Hints` is here because every
+public module loads this one.
 """
 
 import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import ItemsView, Iterator, KeysView, Mapping
     from types import TracebackType
-    from typing import Any, ClassVar, Self, dataclass_transform
+    from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+
+    Public = TypeVar("Public")
 else:
 
     def dataclass_transform(**_: object) -> object:  # for type checkers; typing is 9 ms
@@ -163,3 +166,60 @@ def loading(role: str | None = None) -> Step:
 
         role = "daemon" if _inherited.is_second_life else "launcher"
     return Step("load", "load the rest of reborn", role=role, errors=(Exception,))
+
+
+class Hints(dict[str, object]):
+    """Annotations of a function or class, whose names are imported when they are looked at."""
+
+    __slots__ = ("_module",)
+
+    def __init__(self, annotations: "Mapping[str, object]", module: str) -> None:
+        super().__init__(annotations)
+        self._module = module
+
+    def _complete(self) -> "Hints":
+        from reborn import _hints
+
+        _hints.complete(self._module)
+        return self
+
+    # How typing and inspect look: they copy it, or go through its items.
+    def __iter__(self) -> "Iterator[str]":
+        return super(Hints, self._complete()).__iter__()
+
+    def keys(self) -> "KeysView[str]":  # type: ignore[override]
+        return super(Hints, self._complete()).keys()
+
+    def items(self) -> "ItemsView[str, object]":  # type: ignore[override]
+        return super(Hints, self._complete()).items()
+
+
+def hinted(value: "Public") -> "Public":
+    """Let `typing.get_type_hints` evaluate the annotations of a class or function; return it."""
+    if isinstance(value, type):
+        for kind in value.__mro__:
+            if kind.__module__.startswith("reborn"):
+                _hint(kind, kind.__module__)
+                for member in vars(kind).copy().values():
+                    function = getattr(member, "fget", None) or getattr(member, "__func__", member)
+                    if type(function) is _FUNCTION:
+                        _hint(function, function.__module__)
+    else:
+        _hint(value, value.__module__)
+    return value
+
+
+def hint_public(names: "dict[str, Any]") -> None:
+    """Do so for all that a module has in its `__all__`."""
+    for name in names["__all__"]:
+        if callable(names[name]):
+            hinted(names[name])
+
+
+def _hint(value: "Any", module: str) -> None:  # noqa: ANN401 - a class or a function
+    annotations = value.__annotations__
+    if annotations and type(annotations) is not Hints:
+        value.__annotations__ = Hints(annotations, module)
+
+
+_FUNCTION = type(hinted)

@@ -16,6 +16,8 @@ import sys
 from contextlib import contextmanager
 from functools import partial
 
+from reborn._errors import hint_public
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -265,3 +267,6 @@ def _convert(convert: Callable[[str], Any], text: str) -> Any:  # noqa: ANN401 -
         return convert(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+hint_public(globals())

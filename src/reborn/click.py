@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from reborn._errors import hint_public
 from reborn._verbs import control as _control
 from reborn._verbs import terminal as _terminal
 from reborn._verbs import values as _values
@@ -227,3 +228,6 @@ def _carry_on(ctx: click.Context, context: DaemonContext, status: int | None) ->
         ctx.exit(status)
     ctx.with_resource(context)  # released when the command is done
     ctx.meta[f"{_KEY}context"] = context
+
+
+hint_public(globals())

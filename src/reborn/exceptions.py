@@ -24,7 +24,13 @@ values of these attributes, in JSON, and is the same error on both sides.
 """
 
 # Apart, since a start needs no others as long as nothing goes wrong.
-from reborn._errors import RebornError, StartError, StepError
+from reborn._errors import RebornError, StartError, StepError, hint_public
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # Annotations of those three, which pass for this module's.
+    from collections.abc import Mapping  # noqa: F401
+    from typing import ClassVar  # noqa: F401
 
 __all__ = [
     "EarlyExitError",
@@ -261,3 +267,6 @@ class ForkWithThreadsWarning(RuntimeWarning):
 def daemon_named(pid: int | None) -> str:
     """Return how messages call a daemon whose pid may be unknown."""
     return "the daemon" if pid is None else f"daemon {pid}"
+
+
+hint_public(globals())

@@ -62,7 +62,9 @@ if not TYPE_CHECKING:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        return getattr(import_module(_HOMES[name]), name)
+        from reborn._errors import hinted
+
+        return hinted(getattr(import_module(_HOMES[name]), name))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -28,6 +28,7 @@ from reborn import (
     _signals,
 )
 from reborn import _steps as _core_steps
+from reborn._errors import hint_public
 from reborn._handshake import LauncherGoneError
 from reborn._inherited import OwnProcess
 from reborn._privileges import Identity
@@ -573,3 +574,6 @@ def set_signal_handlers(signal_handler_map: Mapping[Any, Any]) -> None:
 def register_atexit_function(func: Callable[[], object]) -> None:
     """Have *func* called at the program's exit."""
     atexit.register(func)
+
+
+hint_public(globals())

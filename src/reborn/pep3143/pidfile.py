@@ -15,6 +15,7 @@ import stat
 import time
 
 from reborn import _process
+from reborn._errors import hint_public
 from reborn._pidfile import LockedPidFile
 from reborn.exceptions import RebornError
 from reborn.pep3143._lockfile import (
@@ -286,3 +287,6 @@ def _parse(text: bytes) -> int | None:
         return int(text.partition(b"\n")[0])
     except ValueError:
         return None
+
+
+hint_public(globals())
