@@ -91,11 +91,8 @@ TESTED = {
     "_inherited": "processes/mark processes/relaunch",
     "_signals": "processes/subinterpreters processes/signals processes/terminal",
     "_loops": "processes/loops",
-<<<<<<< HEAD
     "_main_thread": "processes/main_thread docs/examples",
-=======
     "_hints": "unit/hints",
->>>>>>> 783e487 (Let typing.get_type_hints evaluate the annotations of every public name)
     "_descriptors": "processes/descriptors processes/streams",
     "_privileges": "processes/privileges",
     "_status_line": "processes/status_line application/terminal cli/terminal",

@@ -200,9 +200,12 @@ def hinted(value: "Public") -> "Public":
         for kind in value.__mro__:
             if kind.__module__.startswith("reborn"):
                 _hint(kind, kind.__module__)
-                for member in vars(kind).copy().values():
-                    function = getattr(member, "fget", None) or getattr(member, "__func__", member)
-                    if type(function) is _FUNCTION:
+                for name, member in vars(kind).copy().items():
+                    # Most are slots; private ones are nobody's to look at.
+                    if type(member) in _METHODS and (name[0] != "_" or name[1] == "_"):
+                        function = getattr(member, "fget", None) or getattr(
+                            member, "__func__", member
+                        )
                         _hint(function, function.__module__)
     else:
         _hint(value, value.__module__)
@@ -222,4 +225,4 @@ def _hint(value: "Any", module: str) -> None:  # noqa: ANN401 - a class or a fun
         value.__annotations__ = Hints(annotations, module)
 
 
-_FUNCTION = type(hinted)
+_METHODS = {type(hinted), property, classmethod, staticmethod}
