@@ -88,7 +88,7 @@ INSIDE = {
 }
 # Where a module is tested, by promise, beside the file of its name in tests/unit.
 TESTED = {
-    "_inherited": "processes/mark processes/relaunch",
+    "_inherited": "processes/lazy_imports processes/mark processes/relaunch",
     "_signals": "processes/subinterpreters processes/signals processes/terminal",
     "_loops": "processes/loops",
     "_main_thread": "processes/main_thread docs/examples",

@@ -90,11 +90,10 @@ _HOMES = {
 }
 
 if sys.platform != "win32":
-    # Now, since the program may change what this looks at.
-    from reborn import _inherited
-
-    if _inherited.mark is not None:
-        from reborn import _claim as _claim
+    # Now, since the program may change what this looks at; a statement might be lazy (PEP 810).
+    __import__("reborn._inherited")
+    if sys.modules["reborn._inherited"].mark is not None:
+        __import__("reborn._claim")
 
 
 if not TYPE_CHECKING:

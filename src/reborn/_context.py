@@ -147,10 +147,12 @@ class DaemonContext(_options.Options):
                 whether the pid file is locked, a step failed, or the daemon ended, raised or was
                 not ready in time.
             TypeError, ValueError: an option, or two together, cannot be; nothing has been tried.
-            RuntimeError: the context is open.
+            RuntimeError: the context is open; or reborn was imported lazily, and a signal is
+                ignored.
             KeyboardInterrupt: the user did not want to wait; the daemon is stopped.
         """
         _require_posix()
+        _require_decision()
         if self.is_open:
             message = "the context is open already; close() it before reborn()"
             raise RuntimeError(message)
@@ -174,6 +176,7 @@ class DaemonContext(_options.Options):
             TypeError, ValueError, RuntimeError, KeyboardInterrupt: as in `reborn`.
         """
         _require_posix()
+        _require_decision()
         if self.is_open:
             message = "upgrade() is for a launcher, and the context is open here"
             raise RuntimeError(message)
@@ -659,6 +662,21 @@ def was_reborn() -> bool:
     True from the first line of the program on.
     """
     return bool(_inherited.daemon)
+
+
+def _require_decision() -> None:
+    """Refuse where nobody can tell which ignored signals are to be reset, see `_inherited`."""
+    if not _inherited.undecided or _inherited.is_second_life:  # that was started with none ignored
+        return
+    from reborn import _signals
+
+    names = ", ".join(map(_signals.signal_name, _signals.that_matter(_inherited.undecided)))
+    if names:
+        message = (
+            f"reborn was imported lazily, and cannot tell who has had {names} ignored; import it "
+            "in a try block, which is never lazy"
+        )
+        raise RuntimeError(message)
 
 
 def _require_posix() -> None:

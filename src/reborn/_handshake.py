@@ -352,8 +352,8 @@ def program_error(error: BaseException) -> "ProgramError":
         import traceback
 
         text = "".join(traceback.format_exception(error))
-    except ImportError:
-        text = ""  # in another root; the message is what matters
+    except Exception:  # noqa: BLE001 - in another root, or its own warning is an error (3.15)
+        text = ""  # the message is what matters
     from reborn.exceptions import ProgramError
 
     try:

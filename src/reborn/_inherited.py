@@ -5,6 +5,11 @@ is imported: the directory in which a relative script was found, the signals tha
 ignored, whether the program may do more than who started it, and the mark of a launcher, which is
 taken out of the environment before the program can pass it on (`_claim` says whether it is ours).
 
+Lazy imports (PEP 810, CPython 3.15) put off that look until the program uses `reborn`. Directory,
+rights and mark can still be had by then; whether a signal was ignored by the shell or by the
+program cannot, so `reborn()` refuses where one is. Under `-X lazy_imports=all` the modules of this
+package are imported as they stand: put off, they would be out of reach at a new root.
+
 A fork copies every object, so what belongs to one process has to know which. Rejected: resetting it
 after each fork by `os.register_at_fork`, which a fork in C does not call.
 """
@@ -80,6 +85,26 @@ def _take_mark(name: str, *, believed: bool) -> str | None:
     return value if believed else None
 
 
+def _was_put_off() -> bool:
+    """Tell whether the program imports reborn lazily; the interpreter knows until it is loaded."""
+    lazy = getattr(sys, "lazy_modules", ())
+    return any(name.partition(".")[0] == "reborn" for name in lazy)
+
+
+def _import_eagerly() -> None:
+    """Have the modules of this package import at once where all imports are lazy."""
+    if getattr(sys, "get_lazy_imports", str)() != "all":
+        return
+    other = sys.get_lazy_imports_filter()  # type: ignore[attr-defined]
+
+    def is_lazy(importer: str, name: str, names: "tuple[str, ...] | None" = None) -> bool:
+        if importer.partition(".")[0] == "reborn":
+            return False
+        return other is None or bool(other(importer, name, names))
+
+    sys.set_lazy_imports_filter(is_lazy)  # type: ignore[attr-defined]
+
+
 class OwnProcess:
     """The process that made this object; in the workers that it forks the object is false."""
 
@@ -92,8 +117,12 @@ class OwnProcess:
         return self.pid == os.getpid()
 
 
+put_off = _was_put_off()
+_import_eagerly()
 directory = current_directory()
-ignored = ignored_signals()
+ignored = frozenset() if put_off else ignored_signals()
+# By the shell or by the program: it cannot be known.
+undecided = ignored_signals() if put_off else frozenset()
 privileged = _has_gained_privileges()
 mark = _take_mark(MARK, believed=not privileged)
 # The daemon that has started this program to be replaced by it is its parent, and nobody else.

@@ -91,6 +91,15 @@ def numbers() -> "Iterator[int]":
     return (number for number in _signal.valid_signals() if number not in fixed)
 
 
+def that_matter(ignored: frozenset[int]) -> list[int]:
+    """Return the *ignored* signals but for those that Python ignores, and terminal stops.
+
+    A daemon has no terminal, and by default ignores them, too.
+    """
+    names = (*_IGNORED_BY_PYTHON, "SIGTSTP", "SIGTTIN", "SIGTTOU")
+    return sorted(ignored - {getattr(_signal, name, None) for name in names})
+
+
 def reset(inherited: frozenset[int]) -> None:
     """Empty the mask, and give every *inherited* ignored signal Python's own disposition."""
     ignored_by_python = {getattr(_signal, name, None) for name in _IGNORED_BY_PYTHON}

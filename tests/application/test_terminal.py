@@ -9,9 +9,6 @@ import pexpect
 import pytest
 from harness import PATIENCE, is_alive, reap
 
-# ptyprocess forks, which Python warns of where threads run; its child runs another program at once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
 ERASED = "\r\x1b[K"
 
 

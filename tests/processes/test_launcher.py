@@ -83,8 +83,6 @@ def test_interrupt_while_waiting_stops_the_daemon_control(sandbox, mark):
     assert survivors()
 
 
-# ptyprocess forks, which Python warns of where threads run; its child runs another program at once.
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_ctrl_c_at_a_terminal_stops_the_daemon(sandbox, mark):
     command, path = sandbox.command(**WAITING, after=[["announce", str(mark)]])
     with pexpect.spawn(command[0], command[1:], timeout=PATIENCE) as terminal:

@@ -585,8 +585,10 @@ def embedded(sandbox, **program):
     return script(sandbox, **{**program, "before": "sys.executable = ''"}), ""
 
 
+# CPython 3.15 warns while it prints the traceback of what runpy runs, which is an error here.
 WORKER = """
-import multiprocessing, runpy, sys
+import multiprocessing, runpy, sys, warnings
+warnings.filterwarnings("ignore", "Module globals is missing", DeprecationWarning)
 if __name__ == "__main__":
     multiprocessing.set_start_method(METHOD)
     worker = multiprocessing.Process(target=runpy.run_path, args=[PROGRAM])

@@ -7,9 +7,6 @@ import pexpect
 import pytest
 from harness import PATIENCE
 
-# ptyprocess forks, which Python warns of where threads run; its child runs another program at once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
 COLUMNS = 40
 
 

@@ -152,8 +152,6 @@ class Shell:
         return child.pid
 
 
-# ptyprocess forks, which Python warns of where threads run; its child runs another program at once.
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("ready", [True, False], ids=["ready meanwhile", "ready afterwards"])
 def test_ctrl_z_suspends_the_launcher_and_fg_resumes_it(sandbox, mark, gate, ready):
     announce = ["announce", str(mark)]
