@@ -11,9 +11,11 @@ from reborn._upgrade import messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from reborn._options import Path
 
-    Address = tuple[str, int] | Path
+    Address: TypeAlias = tuple[str, int] | Path
 
 _BACKLOG = 128
 
