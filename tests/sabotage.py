@@ -14,7 +14,6 @@ import os
 
 SEAMS = {
     # The process and the system.
-    "directory at the import": "_inherited:directory",
     "signals there are": "_signals:numbers",
     "reset signals": "_signals:reset",
     "install signals": "_signals:install",
@@ -81,12 +80,14 @@ SEAMS = {
     "reap the intermediate": "_attempt:Attempt._reap",
     "shell": "_reexec:SHELL",
     "variables of the shell": "_reexec:_SHELL_OWN",
-    "command of a fresh program": "_reexec:command",
+    "directory of a fresh program": "_own_command:directory",
+    "command of a fresh program": "_own_command:command",
     "spawn through the shell": "_reexec:spawn_shell",
     "fork": "_detach:_fork_unwarned",
     "lead the session": "_detach:lead",
     "prepare the start": "_launcher:Launcher._open",
     "refuse subinterpreters": "_launcher:refuse_subinterpreters",
+    "end of the launcher": "_launcher:end_program",
     "undo the start": "_launcher:Launcher._undo",
     "end of a block": "_context:DaemonContext._end",
     # The fixtures.

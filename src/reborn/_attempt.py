@@ -5,6 +5,7 @@ which is also that of the session and of the process group, cannot come to mean 
 """
 
 import os
+import posix  # not os: gevent has put its own waitpid() there
 import sys
 import time
 
@@ -252,12 +253,12 @@ class Attempt:
         try:
             if sys.platform == "linux":
                 flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-                result = os.waitid(os.P_PID, self._intermediate, flags)
+                result = posix.waitid(os.P_PID, self._intermediate, flags)
                 if result is None:
                     return None
                 exited = result.si_code == os.CLD_EXITED
                 return result.si_status if exited else -result.si_status
-            pid, status = os.waitpid(self._intermediate, os.WNOHANG)
+            pid, status = posix.waitpid(self._intermediate, os.WNOHANG)
         except ChildProcessError:
             self._reaped = True
             return None
@@ -277,7 +278,7 @@ class Attempt:
         if not self._reaped:
             self._reaped = True
             try:
-                os.waitpid(self._intermediate, 0)
+                posix.waitpid(self._intermediate, 0)
             except ChildProcessError:
                 pass
 

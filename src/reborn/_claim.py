@@ -86,6 +86,7 @@ def resume(plan: "Plan", daemon: "Callable[[Setup], None]") -> "Daemon | None":
         # program has no other descriptors than those it was handed and has opened itself.
         setup = _steps.Setup(plan, sources=plan.streams, captured=_steps.captures_errors(plan))
         setup.report = report
+        _signals.outlive_parent()  # set by the program itself, in the thread that it is in
         with Step("streams", "open the null device", role="daemon"):
             setup.null = _descriptors.open_null()
         daemon(setup)

@@ -324,9 +324,11 @@ class DaemonContext(_options.Options):
     def open(self) -> None:
         """Become a daemon, as PEP 3143 has it: the launcher leaves here.
 
-        The launcher ends with exit status 0 once the daemon is ready; buffered output is written,
-        and functions registered with `atexit` run in the daemon only. Nothing happens if the
-        context is open.
+        The launcher ends with exit status 0 once the daemon is ready. By fork it ends at once:
+        buffered output is written, and functions registered with `atexit` run in the daemon only.
+        With ``strategy="reexec"`` both have begun things of their own; the launcher ends as a
+        program does, by SystemExit, but waits for no threads. Nothing happens if the context is
+        open.
 
         Raises:
             StartError: as `reborn`, in the launcher.
@@ -334,10 +336,9 @@ class DaemonContext(_options.Options):
         if self.is_open:
             return
         if self.reborn() is not None:
-            from reborn import _descriptors
+            from reborn import _launcher
 
-            _descriptors.flush()
-            os._exit(0)
+            _launcher.end_program(started_again=self.strategy == "reexec")
 
     def close(self) -> None:
         """Do what `release` does (PEP 3143)."""

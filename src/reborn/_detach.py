@@ -10,6 +10,7 @@ intermediate stays until the daemon is ready, because only a parent learns how i
 """
 
 import os
+import posix  # what a start forks and waits for is no affair of libraries that have their own in os
 import sys
 
 from reborn import _descriptors, _handshake, _inherited, _signals, _steps
@@ -53,8 +54,11 @@ def by_fork(
             # Here already: otherwise the fork copies them, and the intermediate ends slowly.
             channel = (theirs.incoming, theirs.outgoing)
             inherited.close_most([*_steps.kept(setup), *setup.descriptors(), *watched, *channel])
-        return os.fork()
+        return posix.fork()
 
+    libraries = _steps.libraries()
+    if libraries is not None:
+        libraries.before_fork()
     try:
         pid, mask = fork_blocked()
     except BaseException:
@@ -82,8 +86,10 @@ def _live(setup: "Setup", report: Report, daemon: "Callable[[Setup], None]") -> 
         daemon(setup)
 
 
-def by_reexec(argv: "Sequence[str]", setup: "Setup") -> "Attempt":
+def by_reexec(argv: "Sequence[str]", setup: "Setup", *, directory: str | None) -> "Attempt":
     """Start the program again, below a shell or, where there is none, a forked intermediate.
+
+    None for *directory* is the current one.
 
     Raises:
         OSError: it cannot be started.
@@ -100,9 +106,6 @@ def by_reexec(argv: "Sequence[str]", setup: "Setup") -> "Attempt":
         earlier = [(pid, handle()) for pid, handle in started]
         env = _reexec.announce(setup, ours, theirs, earlier)
         handed = _reexec.handed_over(setup, theirs, earlier)
-        directory = _inherited.directory
-        if directory == _inherited.current_directory():
-            directory = None  # also where we may no longer enter the one we are in
         pid = _reexec.spawn_shell(argv, env, directory=directory, standard=standard, handed=handed)
         if pid is None:
             pid, _ = fork_blocked()
@@ -156,7 +159,7 @@ def wait(pid: int) -> tuple[int, int]:
     """
     if sys.platform == "linux":
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    return os.waitpid(pid, 0)
+    return posix.waitpid(pid, 0)
 
 
 def relaunch_below(
@@ -207,18 +210,18 @@ def _fork_unwarned() -> int:
     Ours has been said, in time; theirs comes after the fork (3.12), and if it is an error nobody
     would know the child.
     """
-    if len(sys._current_frames()) == 1 and _native_threads() == 1:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        return os.fork()
+    if len(sys._current_frames()) == 1 and len(native_threads()) == 1:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        return posix.fork()
     import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
+        return posix.fork()
 
 
-def _native_threads() -> int:
-    """Return how many threads the system sees, those of C libraries included; 0: unknown."""
+def native_threads() -> list[str]:
+    """Return the threads that the system sees, those of C libraries included, by their numbers."""
     try:
-        return len(os.listdir("/proc/self/task"))
+        return os.listdir("/proc/self/task")
     except OSError:
-        return 0
+        return []

@@ -233,6 +233,7 @@ class Report:
                 disarm_sigterm_on_close(channel.incoming)  # the answer would raise it, too
             else:
                 report["MAINPID"] = os.getpid()
+            _signals.outlive_parent()  # the intermediate, which ends at READY
             self._send(**report, READY=1)
             self._is_announced = True
 

@@ -1,9 +1,10 @@
 """This process: how it was started, and whether it is the daemon or a worker that was forked.
 
 What the program may have changed by the time `reborn()` is called is looked at once, when `reborn`
-is imported: the directory in which a relative script was found, the signals that the shell had
-ignored, whether the program may do more than who started it, and the mark of a launcher, which is
-taken out of the environment before the program can pass it on (`_claim` says whether it is ours).
+is imported: the directory in which a relative script was found, its arguments, where its modules
+are looked for, the signals that the shell had ignored, whether the program may do more than who
+started it, and the mark of a launcher, which is taken out of the environment before the program can
+pass it on (`_claim` says whether it is ours).
 
 Lazy imports (PEP 810, CPython 3.15) put off that look until the program uses `reborn`. Directory,
 rights and mark can still be had by then; whether a signal was ignored by the shell or by the
@@ -120,6 +121,8 @@ class OwnProcess:
 put_off = _was_put_off()
 _import_eagerly()
 directory = current_directory()
+argv = tuple(getattr(sys, "argv", ())) or ("",)
+path = tuple(sys.path)
 ignored = frozenset() if put_off else ignored_signals()
 # By the shell or by the program: it cannot be known.
 undecided = ignored_signals() if put_off else frozenset()

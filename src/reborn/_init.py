@@ -32,7 +32,7 @@ def go_below() -> None:
     """
     if {"NOTIFY_SOCKET", "SYSTEMD_EXEC_PID"} <= os.environ.keys():
         return
-    if os.getpid() != 1 or len(sys._current_frames()) > 1:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    if os.getpid() != 1 or _launcher.other_threads():
         return
     try:
         _launcher.refuse_unsafe_fork()

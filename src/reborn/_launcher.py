@@ -12,6 +12,7 @@ Rejected: an object for the daemon as the result, which every frame has to tell 
 an exception that carries it up to `reborn()`, through each `except` and `finally` on the way.
 """
 
+import _thread
 import os
 import sys
 from _weakref import ref  # weakref itself is Python code that a bare program has not loaded
@@ -21,7 +22,9 @@ from reborn._errors import Step, loading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn
 
     from reborn._attempt import Attempt, Watch
     from reborn._options import Plan
@@ -61,6 +64,34 @@ def detach(
     return None
 
 
+def end_program(*, started_again: bool) -> "NoReturn":
+    """Launcher: end the program, since the daemon goes on with it.
+
+    A daemon that was forked has taken over what the program had begun; one that was *started_again*
+    has begun it once more, and what is the launcher's ends here.
+    """
+    if started_again:
+        threading: Any = sys.modules.get("threading")
+        if threading is not None:
+            # The earliest that Python calls at the end of a program, before it waits for threads.
+            threading._register_atexit(_end_without_threads)  # noqa: SLF001
+        raise SystemExit(0)
+    _descriptors.flush()
+    os._exit(0)
+
+
+def _end_without_threads() -> None:
+    """End now if there are threads to wait for, which may run for as long as the daemon's do."""
+    import atexit
+    import threading
+
+    me = threading.current_thread()
+    if any(not (thread is me or thread.daemon) for thread in threading.enumerate()):
+        atexit._run_exitfuncs()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        _descriptors.flush()
+        os._exit(0)
+
+
 class Launcher:
     """What the launcher holds until the daemon is ready; as a context manager it undoes a failure.
 
@@ -75,6 +106,7 @@ class Launcher:
         self.plan = plan
         # The command that starts the program again; None: it is forked.
         self.argv: list[str] | None = None
+        self.directory: str | None = None
         # Those of 0, 1 and 2 that were closed.
         self.filled: list[int] = []
         self.null: int | None = None
@@ -95,12 +127,12 @@ class Launcher:
         """Refuse what cannot be, lock the pid file, open the log."""
         plan = self.plan
         if plan.strategy == "reexec":
-            self.argv = relaunch_command(plan.args)
+            self.argv, self.directory = relaunch_command(plan.args)
         else:
             refuse_subinterpreters()
             if cautious:
                 refuse_unsafe_fork()
-            warn_of_threads()
+            warn_of_losses()
         if cautious:
             warn_of_sockets(plan)
         # Ctrl-C waits until what is made is noted, to be undone.
@@ -125,7 +157,7 @@ class Launcher:
             with Step("fork", "fork the intermediate", role="launcher"):
                 return _detach.by_fork(self.setup, daemon, self.watch)
         with Step("exec", f"start {self.argv[0]!r} again", role="launcher"):
-            return _detach.by_reexec(self.argv, self.setup)
+            return _detach.by_reexec(self.argv, self.setup, directory=self.directory)
 
     def wait(self, attempt: "Attempt") -> "Daemon":
         """Return the daemon when it is ready; stop what there is of it if it will not be."""
@@ -215,11 +247,12 @@ def refuse_unsafe_fork() -> None:
             reason=f"in thread {thread!r}, whose end would not end the daemon",
             remedy="call reborn() in the main thread",
         )
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented
+    libraries = _steps.libraries()
+    reason = None if libraries is None else libraries.running_loop()
+    if reason is not None:
         from reborn.exceptions import ForkUnsafeError
 
-        raise ForkUnsafeError(reason="while an asyncio event loop is running")
+        raise ForkUnsafeError(reason=reason)
 
 
 def refuse_subinterpreters() -> None:
@@ -245,23 +278,27 @@ def refuse_subinterpreters() -> None:
     )
 
 
-def warn_of_threads() -> None:
-    """Warn where other threads run, which a copy of this process does not have."""
-    others = len(sys._current_frames()) - 1  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    if others < 1:
-        return
-    import threading
+def warn_of_losses() -> None:
+    """Warn of other threads, which a copy of this process does not have, and of lost helpers."""
+    names = other_threads()
+    if names:
+        count = "another thread runs" if len(names) == 1 else f"{len(names)} other threads run"
+        known = [repr(name) for name in names if name is not None]
+        listed = ", ".join([*known, *(["?"] if len(known) < len(names) else [])])
+        _warn(f"forking while {count} ({listed}), which the daemon will not have")
+    libraries = _steps.libraries()
+    lost = None if libraries is None else libraries.lost_by_fork()
+    if lost is not None:
+        _warn(f"forking after the start of {lost}")
+
+
+def _warn(text: str) -> None:
     import warnings
 
     from reborn.exceptions import ForkWithThreadsWarning
 
-    me = threading.current_thread()
-    # Those that were not started through threading have no name.
-    names = [repr(thread.name) for thread in threading.enumerate() if thread is not me] or ["?"]
-    count = "another thread runs" if others == 1 else f"{others} other threads run"
     warnings.warn(
-        f"forking while {count} ({', '.join(names)}), which the daemon will not have; "
-        "call reborn() earlier or use strategy='reexec'",
+        f"{text}; call reborn() earlier or use strategy='reexec'",
         ForkWithThreadsWarning,
         stacklevel=_frames_of_ours(),
     )
@@ -281,13 +318,49 @@ def warn_of_sockets(plan: "Plan") -> None:
     )
 
 
+def other_threads() -> "list[str | None]":
+    """Return the names of the other threads, those of C libraries included; None: it has none.
+
+    Python lists those that run its own code, Linux all of them.
+    """
+    frames = len(sys._current_frames())  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    tasks = _detach.native_threads()
+    count = max(frames, len(tasks)) - 1
+    if count < 1:
+        return []
+    threading = sys.modules.get("threading")
+    # Not current_thread(): a library may have put greenlets in its place.
+    others = [] if threading is None else [t for t in threading.enumerate() if not _is_own(t)]
+    names: list[str | None] = [thread.name for thread in others]
+    listed = {str(thread.native_id) for thread in others}
+    own = _thread_name(str(os.getpid()))
+    for task in tasks:
+        if task not in (str(os.getpid()), *listed) and len(names) < count:
+            name = _thread_name(task)
+            names.append(None if name in ("", own) else name)
+    return [*names, *[None] * (count - len(names))]
+
+
+def _is_own(thread: "threading.Thread") -> bool:
+    ident, native = _thread.get_ident(), getattr(_thread, "get_native_id", lambda: None)()
+    return thread.ident == ident or (native is not None and thread.native_id == native)
+
+
+def _thread_name(task: str) -> str:
+    """Return the name that the system knows, which is the program's where a thread has no own."""
+    try:
+        with open(f"/proc/self/task/{task}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""
+
+
 def _other_thread() -> str | None:
     """Return the name of the current thread, unless it is the main thread."""
-    threading = sys.modules.get("threading")
-    if threading is None or threading.current_thread() is threading.main_thread():
+    if _signals.in_main_thread():
         return None
-    name: str = threading.current_thread().name
-    return name
+    threading = sys.modules.get("threading")
+    return "?" if threading is None else str(threading.current_thread().name)
 
 
 def _frames_of_ours() -> int:
@@ -298,39 +371,37 @@ def _frames_of_ours() -> int:
     return level
 
 
-def relaunch_command(args: "Sequence[str] | None") -> list[str]:
-    """Return the command that starts this program again, with *args* as its arguments.
+def relaunch_command(args: "Sequence[str] | None") -> tuple[list[str], str | None]:
+    """Return the command that starts this program again with *args*, and the directory for it.
 
     Raises:
         RelaunchError: that cannot be done.
     """
     with loading("launcher"):
-        from reborn import _reexec
+        from reborn import _own_command
 
     if _inherited.daemon or _inherited.is_second_life:
-        raise _reexec.relaunch_error(
+        raise _own_command.relaunch_error(
             reason="this process comes from such a start already, and would repeat it for ever",
             remedy="use strategy='fork', or start another program with subprocess",
         )
     if _inherited.privileged:
-        raise _reexec.relaunch_error(
+        raise _own_command.relaunch_error(
             reason="it may do more than those who started it (set-user-id or file capabilities), "
             "and its next life could not tell a launcher from a forger"
         )
     if not _signals.are_handled_here():
-        raise _reexec.relaunch_error(
+        raise _own_command.relaunch_error(
             reason="a subinterpreter calls reborn(), and only the main one handles signals",
             remedy="call it in the main interpreter",
         )
     thread = _other_thread()
     if thread is not None:
-        raise _reexec.relaunch_error(
+        raise _own_command.relaunch_error(
             reason=f"thread {thread!r} calls reborn(), and only the main thread handles signals",
             remedy="call it in the main thread",
         )
-    if _inherited.directory is None or not os.path.isdir(_inherited.directory):
-        raise _reexec.relaunch_error(reason="the directory it was started in is gone")
-    return _reexec.command(args)
+    return _own_command.command(args), _own_command.directory()
 
 
 def lock_pidfile(plan: "Plan") -> None:

@@ -44,6 +44,8 @@ else:
     import _signal
 
 _PERMISSIONS = 0o777
+# Of a path that is too long, so many characters are shown.
+_SHOWN = 60
 # PEP 3143: what a terminal sends to stop a job is ignored, SIGTERM ends the program.
 _TERMINAL_STOPS = ("SIGTSTP", "SIGTTIN", "SIGTTOU")
 
@@ -130,6 +132,7 @@ def _resolve_pidfile(plan: Plan, options: "Options") -> None:
     pidfile = options.pidfile
     if isinstance(pidfile, PidFile):
         plan.pidfile = of_pid_file(pidfile)
+        refuse_too_long("pidfile", plan.pidfile.path)
     elif isinstance(pidfile, str | os.PathLike):
         plan.pidfile = LockedPidFile(absolute("pidfile", pidfile), mode=options.pidfile_mode)
     else:
@@ -158,14 +161,30 @@ def absolute(name: str, path: str | os.PathLike[str]) -> str:
     """Return the *path* that is the option *name*, resolved against the current directory.
 
     Raises:
-        ValueError: it is relative, and there is no such directory any more.
+        ValueError: it is relative, and there is no such directory any more, or it is too long.
     """
     try:
-        return os.path.abspath(os.fspath(path))
+        whole = os.path.abspath(os.fspath(path))
     except FileNotFoundError:
         _refuse(
             f"{name} {os.fspath(path)!r} is relative to the current directory, which is gone; "
             "give an absolute path"
+        )
+    refuse_too_long(name, whole)
+    return whole
+
+
+def refuse_too_long(name: str, path: str) -> None:
+    """Refuse a path that other processes could not look up, or this one from another directory.
+
+    Raises:
+        ValueError: it is longer than the system takes.
+    """
+    longest = os.pathconf("/", "PC_PATH_MAX") - 1
+    if len(os.fsencode(path)) > longest:
+        _refuse(
+            f"{name} {path[:_SHOWN]!r}... is too long for the system, which takes {longest} bytes; "
+            "give a shorter path"
         )
 
 

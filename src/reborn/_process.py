@@ -35,7 +35,7 @@ _GLANCE = 1.0
 
 def poll(*fds: int | None, timeout: float | None) -> list[int]:
     """Wait until one of *fds* can be read or has ended, *timeout* seconds at most."""
-    poller = select.poll()
+    poller = _system_poll()
     for fd in fds:
         if fd is not None:
             poller.register(fd, select.POLLIN)
@@ -45,6 +45,24 @@ def poll(*fds: int | None, timeout: float | None) -> list[int]:
         found = [fd for fd, _ in poller.poll(left * 1000)]
         if found or time.monotonic() >= deadline:
             return found
+
+
+def _system_poll() -> "select.poll":
+    """Return an object for the system's own poll(2).
+
+    gevent puts another there, whose loop would reap our children; eventlet takes it away.
+    """
+    if type(getattr(select, "poll", None)) is type(len):
+        return select.poll()
+    from importlib import util
+
+    spec = util.find_spec("select")
+    assert spec is not None  # noqa: S101 - we have imported it
+    pristine = util.module_from_spec(spec)
+    if spec.loader is not None:
+        spec.loader.exec_module(pristine)
+    poller: select.poll = pristine.poll()
+    return poller
 
 
 class ProcessHandle:

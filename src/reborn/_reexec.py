@@ -18,9 +18,10 @@ a user: the fresh program has its own options.
 """
 
 import os
-import sys
+import posix  # not os: gevent has put its own posix_spawn() there
+import resource
 
-from reborn import _descriptors, _signals
+from reborn import _descriptors, _own_command, _signals
 from reborn._inherited import MARK
 
 TYPE_CHECKING = False
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from reborn._handshake import Channel
     from reborn._options import Plan
     from reborn._process import ProcessHandle
-    from reborn.exceptions import RelaunchError
 
 SHELL = "/bin/sh"
 # A shell changes these, so they are put back as they were (or were not).
@@ -48,65 +48,6 @@ _SHELL_REDIRECTS = range(3, 10)
 # What is written before anybody reads must fit into a pipe: 64 KiB, 16 KiB on some systems.
 _LONGEST_LIST = 10000
 _LONGEST_VALUE = 1000
-_READ_ONCE = ("/dev/fd/", "/proc/self/fd/")
-
-
-def relaunch_error(*, reason: str, remedy: str = "use strategy='fork'") -> "RelaunchError":
-    """Return the error that says why this program cannot be started again."""
-    from reborn.exceptions import RelaunchError  # late, as are all errors: most starts need none
-
-    return RelaunchError(reason=reason, remedy=remedy)
-
-
-def command(args: "Sequence[str] | None") -> list[str]:
-    """Return the command line that starts this program again, with *args* as its arguments.
-
-    Raises:
-        RelaunchError: the program cannot be had a second time.
-    """
-    if hasattr(sys, "ps1") or sys.flags.interactive:
-        raise relaunch_error(reason="this is an interactive session", remedy="put it into a file")
-    if not (sys.executable and sys.orig_argv):
-        raise relaunch_error(reason="the interpreter is embedded in another program")
-    multiprocessing = sys.modules.get("multiprocessing.process")
-    if multiprocessing is not None and multiprocessing.parent_process() is not None:
-        raise relaunch_error(reason="it is a worker of multiprocessing")
-    rest = sys.orig_argv[1:]
-    frozen = getattr(sys, "frozen", False)
-    end = 0 if frozen else _program_end(rest)
-    if end is None:
-        reason = "its text was read from standard input"
-        raise relaunch_error(reason=reason, remedy="put it into a file")
-    return [sys.executable, *rest[:end], *(rest[end:] if args is None else args)]
-
-
-def _program_end(argv: "Sequence[str]") -> int | None:
-    """Return where the program's own arguments begin in an interpreter's; None: no program.
-
-    The grammar is that of "Command line and environment" in Python's manual.
-    """
-    index = 0
-    while index < len(argv):
-        word = argv[index]
-        index += 1
-        if word == "--":
-            return index + 1 if argv[index:] and not _is_read_once(argv[index]) else None
-        if word.startswith("--"):
-            index += word == "--check-hash-based-pycs"
-        elif not word.startswith("-") or word == "-":
-            return None if _is_read_once(word) else index
-        else:
-            for place, letter in enumerate(word[1:], start=2):
-                if letter in "cmWX":
-                    index += place == len(word)  # the value is the next word
-                    if letter in "cm":
-                        return index
-                    break
-    return None
-
-
-def _is_read_once(program: str) -> bool:
-    return program in ("-", "/dev/stdin") or program.startswith(_READ_ONCE)
 
 
 def announce(
@@ -123,7 +64,8 @@ def announce(
     earlier = " ".join(f"{pid}:{'' if pidfd is None else pidfd}" for pid, pidfd in pidfds)
     preserved = " ".join(str(fd) for fd in plan.preserve if fd > 2)
     if len(earlier) + len(preserved) > _LONGEST_LIST:
-        raise relaunch_error(reason="files_preserve holds too many descriptors to hand over")
+        reason = "files_preserve holds too many descriptors to hand over"
+        raise _own_command.relaunch_error(reason=reason)
     length = ours.send(
         NONCE=nonce,
         LOCK="" if lock_fd is None else lock_fd,
@@ -204,15 +146,16 @@ def spawn_shell(
     stdin, stdout, stderr = standard
     quiet = (*file_actions((stdin, stdout, stdin), handed), (os.POSIX_SPAWN_DUP2, stderr, spare))
     try:
-        return os.posix_spawn(
-            SHELL,
-            ["sh", "-c", script, "sh", *parameters, *argv],
-            env,
-            file_actions=quiet,
-            setsid=True,
-            setsigmask=(),
-            setsigdef=list(_signals.numbers()),
-        )
+        with AboveLimit(handed):
+            return posix.posix_spawn(
+                SHELL,
+                ["sh", "-c", script, "sh", *parameters, *argv],
+                env,
+                file_actions=quiet,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=list(_signals.numbers()),
+            )
     except (FileNotFoundError, PermissionError, NotImplementedError):
         return None
 
@@ -226,14 +169,15 @@ def spawn_program(
 ) -> int:
     """Start the fresh program itself; return its pid."""
     actions = file_actions(standard, handed)
-    return os.posix_spawn(
-        argv[0],
-        tuple(argv),
-        env,
-        file_actions=actions,
-        setsigmask=(),
-        setsigdef=list(_signals.numbers()),
-    )
+    with AboveLimit(handed):
+        return posix.posix_spawn(
+            argv[0],
+            tuple(argv),
+            env,
+            file_actions=actions,
+            setsigmask=(),
+            setsigdef=list(_signals.numbers()),
+        )
 
 
 def file_actions(standard: "Sequence[int]", handed: "Sequence[int]") -> list[tuple[int, ...]]:
@@ -241,14 +185,43 @@ def file_actions(standard: "Sequence[int]", handed: "Sequence[int]") -> list[tup
 
     Nothing else: descriptors that the launcher itself inherited are closed.
     """
-    others = [
-        fd
-        for fd in _descriptors.open_descriptors()
-        if fd > 2 and fd not in handed and os.get_inheritable(fd)
-    ]
+    limit = _spawn_limit()
     return [
         *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(standard)),
         # Onto itself: so posix_spawn(3) takes the close-on-exec flag off, in the child only.
-        *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in handed),
-        *((os.POSIX_SPAWN_CLOSE, fd) for fd in others),
+        *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in handed if fd < limit),
+        *((os.POSIX_SPAWN_CLOSE, fd) for fd in _unwanted(handed) if fd < limit),
     ]
+
+
+class AboveLimit:
+    """What a spawned program inherits above the soft limit, which file actions cannot name (EBADF).
+
+    There the flags are changed in the launcher itself, while the block lasts.
+    """
+
+    def __init__(self, handed: "Sequence[int]") -> None:
+        limit = _spawn_limit()
+        wanted = [fd for fd in handed if fd >= limit and not os.get_inheritable(fd)]
+        unwanted = [fd for fd in _unwanted(handed) if fd >= limit]
+        self._changed = [*((fd, True) for fd in wanted), *((fd, False) for fd in unwanted)]
+
+    def __enter__(self) -> None:
+        for fd, inheritable in self._changed:
+            os.set_inheritable(fd, inheritable)
+
+    def __exit__(self, *_: object) -> None:
+        for fd, inheritable in self._changed:
+            if _descriptors.is_open(fd):  # another thread may have closed it
+                os.set_inheritable(fd, not inheritable)
+
+
+def _unwanted(handed: "Sequence[int]") -> list[int]:
+    """Return the descriptors that a program would inherit besides *handed*."""
+    opened = (fd for fd in _descriptors.open_descriptors() if fd > 2 and fd not in handed)
+    return [fd for fd in opened if os.get_inheritable(fd)]
+
+
+def _spawn_limit() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 2**31 if soft == resource.RLIM_INFINITY else soft

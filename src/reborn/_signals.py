@@ -40,6 +40,10 @@ _C_LOOPS = (
 _IGNORED_BY_PYTHON = ("SIGPIPE", "SIGXFSZ")
 
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_CALLERS_OF_C = frozenset(("ctypes", "_cffi_backend", "prctl", "_prctl"))
+
+
 def are_handled_here() -> bool:
     """Tell whether this is the main interpreter: a subinterpreter handles no signals."""
     is_main = getattr(_thread, "_is_main_interpreter", None)  # CPython 3.12
@@ -83,6 +87,21 @@ def _end_by_force() -> None:
 
     time.sleep(_TERM_TIMEOUT)
     os._exit(1)
+
+
+def outlive_parent() -> None:
+    """Undo PR_SET_PDEATHSIG of prctl(2): the end of the daemon's parent is no reason to end.
+
+    It belongs to the process that has set it, and only C can, by one of these modules.
+    """
+    if sys.platform != "linux" or _CALLERS_OF_C.isdisjoint(sys.modules):
+        return
+    import ctypes
+
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+    except (AttributeError, OSError):
+        pass  # a C library without it
 
 
 def numbers() -> "Iterator[int]":

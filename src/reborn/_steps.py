@@ -19,9 +19,15 @@ from reborn import _descriptors, _inherited, _signals
 from reborn._errors import Step
 from reborn._options import Plan
 
+# With one of these there may be something to do for a fork, see `_libraries`.
+_LIBRARIES = frozenset(
+    ("asyncio", "eventlet", "gevent", "multiprocessing.process", "trio", "twisted.internet.reactor")
+)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from types import ModuleType
     from typing import Protocol, TypeVar
 
     from reborn._handshake import Report
@@ -95,8 +101,31 @@ def kept(plan: Plan) -> list[int]:
     """Return the descriptors that a forked daemon was asked to keep."""
     streams = [fd for fd in (*plan.streams, _descriptors.fileno(plan.guard)) if fd is not None]
     lock = [] if plan.pidfile is None else plan.pidfile.descriptors()
+    needed = library_descriptors()
     granted = [] if plan.grant is None else plan.grant.descriptors()
-    return [*plan.preserve, *granted, *streams, *lock]
+    return [*plan.preserve, *granted, *streams, *lock, *needed]
+
+
+def libraries() -> "ModuleType | None":
+    """Return what is known of other libraries, where one of them has been imported."""
+    if _LIBRARIES.isdisjoint(sys.modules):
+        return None
+    from reborn import _libraries
+
+    return _libraries
+
+
+def library_descriptors() -> list[int]:
+    """Return the descriptors of other libraries that work in a daemon, and only with these."""
+    bound = libraries()
+    return [] if bound is None else list(bound.descriptors())
+
+
+def renew_libraries() -> None:
+    """Daemon, after the fork: have other libraries begin anew what belongs to one process."""
+    bound = libraries()
+    if bound is not None:
+        bound.after_fork()
 
 
 def foreground_setup(plan: Plan, log_fd: int | None) -> Setup:
@@ -122,24 +151,24 @@ def set_umask(setup: Setup) -> None:
     os.umask(setup.umask)
 
 
-def change_root(surroundings: "Placed") -> None:
+def change_root(confinement: "Placed") -> None:
     """Confine the process; inside of the new root first, or "." would stay outside (chroot(2))."""
-    path = surroundings.chroot_directory
+    path = confinement.chroot_directory
     if path is None:
         return
-    load_what_is_needed_later(*surroundings.needed_later)
-    if surroundings.identity is not None:
+    load_what_is_needed_later(*confinement.needed_later)
+    if confinement.identity is not None:
         load_accounts()
     os.chdir(path)
     os.chroot(path)
     os.chdir("/")
-    surroundings.leave_root()
+    confinement.leave_root()
 
 
-def change_directory(surroundings: "Placed") -> None:
+def change_directory(confinement: "Placed") -> None:
     """Leave the launcher's directory, whose file system may be unmounted (APUE 13.3, rule 4)."""
-    if surroundings.working_directory is not None:
-        os.chdir(surroundings.working_directory)
+    if confinement.working_directory is not None:
+        os.chdir(confinement.working_directory)
 
 
 def write_pid(setup: Setup) -> None:
@@ -176,15 +205,16 @@ def close_inherited(setup: Setup) -> None:
     """Close what nobody asked to keep (APUE 13.3, rule 5)."""
     if setup.inherited is not None:
         setup.inherited.close()
+        renew_libraries()
 
 
-def drop_privileges(surroundings: "Placed") -> None:
+def drop_privileges(confinement: "Placed") -> None:
     """Become the user and group asked for, for good (credentials(7))."""
-    if surroundings.identity is not None:
+    if confinement.identity is not None:
         from reborn import _privileges
 
-        load_what_is_needed_later(*surroundings.needed_later)
-        _privileges.drop(surroundings.identity)
+        load_what_is_needed_later(*confinement.needed_later)
+        _privileges.drop(confinement.identity)
 
 
 def install_handlers(setup: Setup) -> None:

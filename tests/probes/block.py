@@ -6,6 +6,7 @@ The actions of *after* are the block; each line of the report is a place in the 
 process that was there. Among the options, `context` and `lock` name classes and functions below.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -16,7 +17,7 @@ import attempt
 import filelock
 import report
 
-from reborn import DaemonContext, StartError
+from reborn import DaemonContext, StartError, was_reborn
 
 
 def note(place, *details):
@@ -28,9 +29,19 @@ def note(place, *details):
 
 
 def note_at_exit():
-    import atexit
-
     atexit.register(note, "atexit")
+
+
+def run_thread():
+    """Have a thread that the daemon ends, and that a launcher would wait for in vain."""
+    import threading
+
+    threading.Thread(target=threading.Event().wait, daemon=was_reborn()).start()
+
+
+def drop_everything():
+    """Sabotage: the launcher leaves all that it had begun."""
+    report.sabotage.put("end of the launcher", lambda **_: os._exit(0))
 
 
 def note_open(place):
@@ -124,7 +135,10 @@ def late_file_lock():
 
 
 def open_file():
-    return open(f"{spec['report']}.file", "w")
+    file = open(f"{spec['report']}.file", "w")  # noqa: SIM115
+    if not was_reborn():
+        atexit.register(lambda: was_reborn() or file.close())  # the launcher's own
+    return file
 
 
 LOCKS = {"own": Lock, "FileLock": file_lock, "late FileLock": late_file_lock, "file": open_file}

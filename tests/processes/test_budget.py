@@ -88,7 +88,7 @@ def test_pid_file_and_log_add_four_modules(fork_sandbox):
 @pytest.mark.unmeasured
 def test_second_life_loads_nothing_of_the_launcher(fork_sandbox):
     launcher, daemon = loaded(fork_sandbox, strategy="reexec")
-    assert launcher == CONTEXT | DAEMON | LAUNCHER | {"reborn._reexec"}
+    assert launcher == CONTEXT | DAEMON | LAUNCHER | {"reborn._own_command", "reborn._reexec"}
     assert daemon == CONTEXT | DAEMON - {"reborn._detach"} | SECOND_LIFE
 
 

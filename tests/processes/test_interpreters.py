@@ -10,7 +10,7 @@ import pytest
 import sabotage
 
 import reborn
-from reborn import _reexec, exceptions
+from reborn import _own_command, exceptions
 
 PACKAGE = Path(reborn.__file__).parent
 # What a fresh interpreter may load for `import reborn`, besides C modules that are built in.
@@ -188,5 +188,5 @@ def test_program_begins_where_the_interpreter_says(programs, monkeypatch, words)
     monkeypatch.chdir(programs)
     orig_argv, argv = fresh(*words)
     assert orig_argv[1:-1] == words
-    end = _reexec._program_end(orig_argv[1:])
+    end, _, _ = _own_command.parse(orig_argv[1:])
     assert orig_argv[1:][end:] == argv[1:]

@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import venv
 import zipapp
 import zipfile
@@ -137,10 +138,72 @@ def test_fresh_program_is_launched_as_the_launcher_was_control(reexec_sandbox, h
 @pytest.mark.parametrize("how", [relative_script, package])
 def test_fresh_program_starts_in_the_launchers_directory_control(reexec_sandbox, how):
     # Control of the first test: its programs change directory before reborn().
-    before = "os.chdir('/')\n" + sabotage.code("directory at the import", "'/'")
+    before = "os.chdir('/')\n" + sabotage.code("directory of a fresh program", "lambda: '/'")
     result = reexec_sandbox.launch(how(reexec_sandbox, before=before))
     assert result.returncode == 1
     assert re.search("can't open file|No module named", result.stderr)
+
+
+@pytest.mark.parametrize("how", [relative_script, folder, package, module, archive])
+def test_program_that_changed_its_directory_before_is_the_same(reexec_sandbox, tmp_path, how):
+    """Where it went there is another one of the same name, which is never run."""
+    work, evil = tmp_path / "work", tmp_path / "evil"
+    command = how(reexec_sandbox, first=f"import os; os.chdir({str(work)!r})")
+    for path in [*reexec_sandbox.directory.rglob("*.py*")]:
+        other = work / path.relative_to(reexec_sandbox.directory)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_text(f"open({str(evil)!r}, 'w')")
+    result = reexec_sandbox.launch(command)
+    assert result.returncode == 0, result.stderr
+    assert not evil.exists()
+    reexec_sandbox.stop(result.pid)
+
+
+@pytest.mark.parametrize(
+    "runner",
+    [["cProfile", "-o", os.devnull], ["trace", "--count", "-C", "counts"], ["coverage", "run"]],
+    ids=lambda words: words[0],
+)
+def test_arguments_are_replaced_below_a_runner(reexec_sandbox, runner):
+    [_, path] = script(reexec_sandbox, args=["serve"], after="notes['argv'] = sys.argv[1:]")
+    result = reexec_sandbox.launch([sys.executable, "-m", *runner, path, "one"])
+    assert result.report["notes"]["argv"] == ["serve"]
+    reexec_sandbox.stop(result.pid)
+
+
+def test_script_in_a_pipe_is_refused_at_once(reexec_sandbox):
+    path = reexec_sandbox.directory / "script"
+    os.mkfifo(path)
+    # A traceback would read the script once more, and wait for it.
+    text = f"""
+import sys
+from reborn import DaemonContext, StartError
+try:
+    DaemonContext({str(reexec_sandbox.pidfile)!r}, strategy="reexec").reborn()
+except StartError as error:
+    sys.exit(str(error))
+"""
+    writer = threading.Thread(target=path.write_text, args=(text,))
+    writer.start()
+    result = reexec_sandbox.run([sys.executable, str(path)])
+    writer.join()
+    assert "can be read only once; put it into a file" in result.stderr
+    reexec_sandbox.assert_nothing_left()
+
+
+@pytest.mark.parametrize("inherit", [True, False], ids=["not wanted", "preserved"])
+def test_descriptor_above_the_soft_limit_is_no_hindrance(reexec_sandbox, inherit):
+    before = f"""
+import resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+high = os.dup2(os.open(os.devnull, os.O_RDWR), soft - 1, inheritable={inherit})
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 10, hard))
+options["files_preserve"] = [] if {inherit} else [high]
+"""
+    path = reexec_sandbox.write_program(before=before)
+    result = reexec_sandbox.launch([sys.executable, str(path)])
+    assert result.returncode == 0, result.stderr
+    reexec_sandbox.stop(result.pid)
 
 
 def test_module_is_found_on_the_python_path_again(reexec_sandbox, tmp_path_factory):

@@ -122,24 +122,36 @@ def test_warning_as_error_leaves_nothing_control(fork_sandbox):
     fork_sandbox.stop(result.pid)
 
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists threads of C")
 UNNAMED = """
 import _thread, threading
 running = threading.Event()
 _thread.start_new_thread(lambda: (running.set(), threading.Event().wait()), ())
 running.wait()
 """
-# Without a frame of Python's, as the threads of C libraries are. These are not warned of: many
-# libraries have some that sleep, and are sound after a fork.
+# Without a frame of Python's, as the threads of C libraries are; and with a name that C gave it.
 NATIVE = """
 import _thread, time
 _thread.start_new_thread(time.sleep, (3600,))
+"""
+IN_C = """
+import ctypes
+libc, thread = ctypes.CDLL(None), ctypes.c_ulong()
+libc.pthread_create(ctypes.byref(thread), None, ctypes.cast(libc.pause, ctypes.c_void_p), None)
+libc.pthread_setname_np(thread, b"broker")
 """
 
 
 @pytest.mark.parametrize(
     ("threads", "named"),
-    [(THREADS, "'pool-0', 'metrics'"), (UNNAMED, "?"), (NATIVE, None)],
-    ids=["named", "unnamed", "native"],
+    [
+        (THREADS, "'pool-0', 'metrics'"),
+        (UNNAMED, "?"),
+        (NATIVE, "?"),
+        pytest.param(IN_C, "'broker'", marks=LINUX),
+        pytest.param(IN_C + THREADS, "'pool-0', 'metrics', 'broker'", marks=LINUX),
+    ],
+    ids=["named", "unnamed", "native", "C", "both"],
 )
 def test_own_warning_of_cpython_does_not_come_besides(fork_sandbox, threads, named):
     # As an error it would be raised in the launcher after the fork (Python 3.12 and newer).
@@ -147,7 +159,7 @@ def test_own_warning_of_cpython_does_not_come_besides(fork_sandbox, threads, nam
     result = fork_sandbox.launch(with_filter(command, "always", "error::DeprecationWarning"))
     assert result.returncode == 0, result
     names = [re.search(r"\((.*?)\)", message)[1] for *_, message in warnings_in(result.stderr)]
-    assert names == ([] if named is None else [named])
+    assert names == [named]
     fork_sandbox.stop(result.pid)
 
 
@@ -158,7 +170,8 @@ def test_own_warning_of_cpython_does_not_come_besides_control(fork_sandbox):
         before=f"{NATIVE}\n{sabotage.code('fork', 'os.fork')}",
     )
     result = fork_sandbox.launch(with_filter(command, "always"))
-    assert [kind for _, kind, _ in warnings_in(result.stderr)] == ["DeprecationWarning"]
+    kinds = [kind for _, kind, _ in warnings_in(result.stderr)]
+    assert kinds == ["ForkWithThreadsWarning", "DeprecationWarning"]
     fork_sandbox.stop(result.pid)
 
 

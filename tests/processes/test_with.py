@@ -18,9 +18,10 @@ from harness import eventually, is_alive
 class Story:
     """What a program noted: the places, and who was there."""
 
-    def __init__(self, path):
+    def __init__(self, path, *, without=None):
         lines = path.read_text().splitlines() if path.exists() else []
-        self.notes = [json.loads(line) for line in lines]
+        notes = [json.loads(line) for line in lines]
+        self.notes = [note for note in notes if note[1] != without]
 
     def places(self, pid=None):
         return [note[0] for note in self.notes if pid in (None, note[1])]
@@ -68,7 +69,8 @@ def run(sandbox, *after, **arguments):
     assert (process.returncode, output) == (0, ("", ""))
     pid = daemon_of(path)
     code = end(pid)
-    return pid, code, Story(path)
+    # A launcher that ends by itself passes places, too.
+    return pid, code, Story(path, without=process.pid if sandbox.strategy == "reexec" else None)
 
 
 def test_launcher_never_comes_back(sandbox):
@@ -80,11 +82,31 @@ def test_launcher_never_comes_back(sandbox):
     sandbox.assert_nothing_left()
 
 
-def test_launcher_never_comes_back_control(sandbox):
-    pid, _, story = run(sandbox, before=["note_at_exit"], context="leaving")
+def test_launcher_never_comes_back_control(fork_sandbox):
+    pid, _, story = run(fork_sandbox, before=["note_at_exit"], context="leaving")
     launchers = set(story.pids("atexit")) - {pid}
     assert len(launchers) == 1
     assert launchers < set(story.pids("finally"))
+
+
+def places_of_launcher(sandbox, *before):
+    process, path, output = start(sandbox, before=["note_at_exit", *before])
+    assert (process.returncode, output) == (0, ("", ""))
+    end(daemon_of(path))
+    return Story(path).places(process.pid)
+
+
+def test_launcher_of_a_program_started_again_ends_what_it_had_begun(reexec_sandbox):
+    assert places_of_launcher(reexec_sandbox) == ["finally", "atexit"]
+
+
+def test_launcher_of_a_program_started_again_does_not_wait_for_threads(reexec_sandbox):
+    assert places_of_launcher(reexec_sandbox, "run_thread") == ["finally", "atexit"]
+
+
+@pytest.mark.parametrize("before", [(), ("run_thread",)], ids=["alone", "threads"])
+def test_launcher_of_a_program_started_again_control(reexec_sandbox, before):
+    assert places_of_launcher(reexec_sandbox, "drop_everything", *before) == []
 
 
 def test_buffered_output_of_the_launcher_is_written_once(fork_sandbox):

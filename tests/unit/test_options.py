@@ -306,3 +306,12 @@ def test_reexec_takes_arguments_and_environment():
     plan = resolve(strategy="reexec", args=("-v", ""), env=os.environ)
     assert (plan.args, plan.env) == (("-v", ""), os.environ)
     assert resolve(strategy="reexec", args=[], env={}).env == {}
+
+
+@pytest.mark.parametrize("name", ["pidfile", "log_file", "working_directory"])
+def test_path_that_is_too_long_is_refused(name):
+    path = "/d" * 3000
+    with pytest.raises(ValueError, match=rf"{name} '/d/.*'\.\.\. is too long"):
+        resolve(**{name: path})
+    with pytest.raises(ValueError, match=r"pidfile '/d/.*'\.\.\. is too long"):
+        resolve(pidfile=PidFile(path))

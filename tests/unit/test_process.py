@@ -3,7 +3,6 @@
 import errno
 import math
 import os
-import select
 import signal
 import sys
 
@@ -103,7 +102,7 @@ class Clock:
         self.now = 0.0
         self.waits = []
         patch.setattr(_process.time, "monotonic", lambda: self.now)
-        patch.setattr(select, "poll", lambda: self)
+        patch.setattr(_process, "_system_poll", lambda: self)
 
     def register(self, *_):
         pass

@@ -141,11 +141,11 @@ def of_plan(
         ValueError: the name cannot be a service's.
         RelaunchError: how the program was started cannot be repeated; give *command*.
     """
-    from reborn import _inherited, _reexec
+    from reborn import _inherited, _own_command
 
     pidfile = None if plan.pidfile is None else os.path.abspath(plan.pidfile.path)
     if command is None:
-        command = _reexec.command(() if plan.args is None else plan.args)
+        command = _own_command.command(() if plan.args is None else plan.args)
     if name is None:
         script = sys.argv[0].removesuffix("/__main__.py")
         name = os.path.basename(pidfile or script).partition(".")[0]

@@ -258,13 +258,13 @@ class Generation:
         import logging
         import subprocess
 
-        from reborn import _inherited, _reexec
+        from reborn import _inherited, _own_command
         from reborn._errors import RebornError
 
         try:
             launcher = subprocess.Popen(
-                _reexec.command(self._setup.args),
-                cwd=_inherited.directory,
+                _own_command.command(self._setup.args),
+                cwd=_own_command.directory(),
                 env={**os.environ, _inherited.UPGRADE: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,

@@ -216,11 +216,7 @@ class DaemonContext:
         set_signal_handlers(self._make_signal_handler_map())
         if setup is not None:
             _signals.restore_mask(setup.mask)
-        kept = {null, *self._get_exclude_file_descriptors(), *self._inherited.keep}
-        if setup is not None:
-            kept.update(setup.channel)
-            _descriptors.close(*setup.spare)
-        close_all_open_files(exclude=kept)
+        self._close_all_but(null, setup)
         self._redirect_streams(null)
         self._inherited.redirect_copies()
         os.close(null)
@@ -230,6 +226,15 @@ class DaemonContext:
         register_atexit_function(self.close)
         if _signals.main_thread_may_sit_in_c():
             self._watch = _main_thread.watch_sigterm(DaemonContext.terminate, 1)
+
+    def _close_all_but(self, null: int, setup: Setup | None) -> None:
+        kept = {null, *self._get_exclude_file_descriptors(), *self._inherited.keep}
+        if setup is None:
+            close_all_open_files(exclude=kept)
+            return
+        _descriptors.close(*setup.spare)
+        close_all_open_files(exclude={*kept, *setup.channel, *_core_steps.library_descriptors()})
+        _core_steps.renew_libraries()
 
     # The next three have the names of the original's, since programs override them.
 
@@ -443,6 +448,7 @@ def detach_process_context() -> None:
 def _only_detach(setup: Setup) -> None:
     """Daemon: say READY, and be as the launcher was."""
     _descriptors.close(setup.null, *setup.spare)
+    _core_steps.renew_libraries()
     setup.report.ready()
 
 

@@ -1,0 +1,255 @@
+"""Libraries with ideas of their own: a start works below them, or is refused, or somebody is told.
+
+Each is wanted in its own test only; `pip install --group loops` brings them.
+"""
+
+import importlib.util
+import sys
+
+import pytest
+from harness import eventually
+
+
+def write(sandbox, text):
+    path = sandbox.directory / "app.py"
+    settings = {
+        "pidfile": str(sandbox.pidfile),
+        "log_file": str(sandbox.log),
+        "strategy": sandbox.strategy,
+    }
+    path.write_text(f"from reborn import DaemonContext\nsettings = {settings!r}\n{text}")
+    return path
+
+
+WAIT = """
+import os, pathlib, time
+def wait_for(condition):
+    end = time.monotonic() + 20
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+"""
+
+
+def need(name):
+    missing = importlib.util.find_spec(name) is None
+    return pytest.mark.skipif(missing, reason=f"NEEDS {name}: pip install {name} to see it")
+
+
+def run(sandbox, text, *filters):
+    options = [word for text in filters for word in ("-W", text)]
+    return sandbox.run([sys.executable, *options, str(write(sandbox, text))])
+
+
+GEVENT = """
+from gevent import monkey; monkey.patch_all()
+import os, signal, sys, gevent
+from reborn import EarlyExitError
+ticks = []
+gevent.spawn(lambda: [ticks.append(gevent.sleep(0.01)) for _ in range(9)])
+gevent.sleep(0.05)  # its loop has run, and has a descriptor
+try:
+    with DaemonContext(**settings, wait_ready=True, ready_timeout=20):
+        gevent.sleep(0.2)
+        print("ticks", len(ticks) > 5, flush=True)
+        {end}
+except EarlyExitError as error:
+    print(error.status, error.signal, "ticks True" in error.output)
+"""
+
+
+@need("gevent")
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [("sys.exit(3)", "3 None True"), ("os.kill(os.getpid(), signal.SIGKILL)", "None 9 True")],
+)
+def test_early_end_below_gevent_is_told_with_its_status(sandbox, end, told):
+    result = run(sandbox, GEVENT.format(end=end))
+    assert result.stdout.splitlines() == [told], result.stderr
+
+
+@need("gevent")
+def test_early_end_below_gevent_control(fork_sandbox):
+    careless = "import os, posix; posix.waitpid, posix.fork = os.waitpid, os.fork\n"
+    text = GEVENT.format(end="sys.exit(3)").replace(
+        "import os, signal", f"{careless}import os, signal"
+    )
+    result = run(fork_sandbox, text.replace("ready_timeout=20", "ready_timeout=1"))
+    assert "NotReadyError" in result.stderr
+
+
+EVENTLET = """
+import eventlet; eventlet.monkey_patch({patched})
+{before}
+with DaemonContext(**settings, wait_ready=True) as context:
+    eventlet.sleep(0.05)
+    context.ready()
+    print("served", flush=True)
+"""
+
+
+@need("eventlet")
+@pytest.mark.parametrize("patched", ["", "thread=False"])
+def test_program_of_eventlet_starts(fork_sandbox, patched):
+    result = run(fork_sandbox, EVENTLET.format(patched=patched, before=""), "ignore")
+    assert (result.returncode, result.stderr) == (0, "")
+    eventually(lambda: _logged(fork_sandbox, "served\n"))
+
+
+@need("eventlet")
+def test_hub_of_eventlet_that_was_used_is_refused(fork_sandbox):
+    text = EVENTLET.format(patched="", before="eventlet.sleep(0)")
+    result = run(fork_sandbox, text, "ignore")
+    assert "ForkUnsafeError: cannot fork after eventlet's hub was used; " in result.stderr
+    fork_sandbox.assert_nothing_left()
+
+
+def _logged(sandbox, text):
+    assert sandbox.log_text() == text
+
+
+TWISTED = """
+from twisted.internet import reactor, task
+{before}
+with DaemonContext(**settings):
+    jobs = []
+    task.LoopingCall(lambda: jobs.append(1)).start(0.02)
+    reactor.callFromThread(jobs.append, 2)
+    reactor.callLater(0.3, reactor.stop)
+    reactor.run()
+    print(len(jobs) > 2 and 2 in jobs, flush=True)
+"""
+
+
+@need("twisted")
+def test_reactor_that_was_imported_before_works(sandbox):
+    assert run(sandbox, TWISTED.format(before="")).returncode == 0
+    eventually(lambda: _logged(sandbox, "True\n"))
+
+
+@need("twisted")
+def test_reactor_that_was_imported_before_control(fork_sandbox):
+    careless = "from reborn import _libraries; _libraries.descriptors = list"
+    text = TWISTED.format(before=careless) + "\n"
+    assert (
+        run(fork_sandbox, text.replace("reactor.run()", "os = reactor.doIteration(0)")).returncode
+        == 0
+    )
+    eventually(lambda: _failed(fork_sandbox))
+
+
+def _failed(sandbox):
+    assert "Error" in sandbox.log_text()
+
+
+@need("twisted")
+def test_reactor_that_runs_is_refused(fork_sandbox):
+    text = """
+from twisted.internet import reactor
+def start():
+    try:
+        DaemonContext(**settings).reborn()
+    except Exception as error:
+        print(error)
+    reactor.stop()
+reactor.callWhenRunning(start)
+reactor.run()
+"""
+    expected = (
+        "cannot fork while Twisted's reactor is running; call reborn() earlier or use strategy"
+    )
+    assert run(fork_sandbox, text).stdout.startswith(expected)
+
+
+@need("trio")
+def test_loop_of_trio_that_runs_is_refused(fork_sandbox):
+    text = """
+import trio
+async def main():
+    try:
+        DaemonContext(**settings).reborn()
+    except Exception as error:
+        print(error)
+trio.run(main)
+"""
+    expected = (
+        "cannot fork while a trio event loop is running; call reborn() earlier or use strategy"
+    )
+    assert run(fork_sandbox, text).stdout.startswith(expected)
+
+
+CHILD = (
+    WAIT
+    + """
+import multiprocessing
+here = pathlib.Path(settings["log_file"]).parent
+def help_out():
+    os.closerange(0, 3)  # nobody waits for its output
+    wait_for((here / "go").exists)
+helper = multiprocessing.get_context("fork").Process(target=help_out, daemon=True)
+helper.start()
+{before}
+with DaemonContext(**settings):
+    signals = []
+    os.kill = lambda pid, number: signals.append((pid, number))
+    multiprocessing.util._exit_function()  # as at the program's end
+    (here / "go").touch()
+    print([(pid, number) for pid, number in signals if pid == helper.pid], flush=True)
+"""
+)
+
+
+def test_daemon_signals_no_child_of_the_launchers(fork_sandbox):
+    run(fork_sandbox, CHILD.format(before=""), "ignore")
+    eventually(lambda: _logged(fork_sandbox, "[]\n"))
+
+
+def test_daemon_signals_no_child_of_the_launchers_control(fork_sandbox):
+    careless = "from reborn import _libraries; _libraries.after_fork = lambda: None"
+    run(fork_sandbox, CHILD.format(before=careless), "ignore")
+    eventually(lambda: _failed(fork_sandbox))  # it has sent SIGTERM, and waits for it
+    (fork_sandbox.directory / "go").touch()
+
+
+def test_shared_memory_that_the_launcher_will_remove_is_told(fork_sandbox):
+    text = """
+from multiprocessing.shared_memory import SharedMemory
+if __name__ == "__main__":
+    block = SharedMemory(create=True, size=100)
+    with DaemonContext(**settings):
+        other = SharedMemory(create=True, size=100)  # by a tracker of the daemon's own
+        other.close()
+        other.unlink()
+        print("made", flush=True)
+"""
+    result = run(fork_sandbox, text, "always")
+    [line] = [line for line in result.stderr.splitlines() if "Warning: forking" in line]
+    assert "ForkWithThreadsWarning: forking after the start of multiprocessing's resource" in line
+    eventually(lambda: _logged(fork_sandbox, "made\n"))
+
+
+DEATH = """
+import ctypes, signal, time
+def die_with_parent():
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+die_with_parent()
+{before}
+with DaemonContext(**settings, wait_ready=True) as context:
+    {inside}
+    context.ready()
+    time.sleep(3600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has prctl(2)")
+@pytest.mark.parametrize("inside", ["pass", "die_with_parent()"], ids=["before", "inside"])
+def test_daemon_does_not_die_with_the_intermediate(sandbox, inside):
+    result = run(sandbox, DEATH.format(before="", inside=inside))
+    assert (result.returncode, result.stderr) == (0, "")
+    sandbox.stop(int(sandbox.pidfile.read_text()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has prctl(2)")
+def test_daemon_does_not_die_with_the_intermediate_control(sandbox):
+    careless = "from reborn import _signals; _signals.outlive_parent = lambda: None"
+    run(sandbox, DEATH.format(before=careless, inside="die_with_parent()"))
+    sandbox.wait_gone(int(sandbox.pidfile.read_text()))
