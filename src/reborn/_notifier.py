@@ -353,7 +353,7 @@ class Watchdog:
     """The manager's patience (WatchdogSec= of systemd), and how to extend it.
 
     `interval` is how often to ping at the least, in seconds: a third of the manager's patience.
-    None: nobody watches, and all that is here does nothing.
+    None: nobody watches, and all that is here does nothing. `ping` may be called from any thread.
 
     Source: sd_watchdog_enabled(3).
     """

@@ -151,7 +151,7 @@ class ProcessHandle:
 
 
 class Daemon:
-    """A running daemon, as `reborn()` and `search()` return it."""
+    """A running daemon, as `reborn()` and `search()` return it; for any thread."""
 
     pid: int
     _handle: ProcessHandle | None = None
