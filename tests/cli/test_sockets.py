@@ -62,7 +62,7 @@ def test_program_gets_the_sockets(reborn, server, verb, supervised):
     words = (verb, "web", *supervised, "--", sys.executable, "-S", "-c", ANSWER)
     with subprocess.Popen(
         handed_over(reborn, server, *words),
-        env=reborn.env,
+        env={**reborn.env, "PYTHONWARNINGS": "error"},  # none says that they are lost
         pass_fds=[server.fileno()],
         stdout=subprocess.DEVNULL,
     ):
