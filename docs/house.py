@@ -39,7 +39,7 @@ LAYERS = {
         "_hints",
     ),
     "failures": ("_errors", "exceptions"),
-    "what is there": ("_proc", "_files", "_holder", "_pidfile", "_process"),
+    "what is there": ("_proc", "_files", "_record_lock", "_holder", "_pidfile", "_process"),
     "who is told": ("_handshake", "_sd_notify", "_manager", "_readiness"),
     "a start": (
         *("_options", "_notifier", "_log", "_libraries", "_steps", "_attempt", "_upgrade.grant"),
@@ -101,6 +101,7 @@ TESTED = {
     "_proc": "processes/process_table plugin/escapes supervisor/cost",
     "_files": "processes/planted processes/siege processes/disks",
     "_holder": "processes/lock processes/distrust processes/model",
+    "_record_lock": "cli/inherited_lock",
     "_pidfile": "processes/pidfile processes/contention processes/lock",
     "_process": "processes/handle processes/clock",
     "_handshake": "processes/channel processes/readiness",

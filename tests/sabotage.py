@@ -49,6 +49,7 @@ SEAMS = {
     "shows a pid file": "_holder:is_shown",
     "process exists": "_holder:_exists",
     "locks of holders": "_holder:fcntl",
+    "take a record lock": "_record_lock:take",
     "doubt a holder": "_holder:LockHolder.refuse_if_doubtful",
     "locks": "_pidfile:fcntl",
     "patience with lookers": "_pidfile:_PATIENCE",

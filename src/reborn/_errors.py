@@ -82,7 +82,8 @@ class StepError(StartError, OSError):
 
     `step` is the name in the table of steps, `role` the process it failed in ("launcher",
     "intermediate" or "daemon"), `errno` and `strerror` are those of the system call; `errno` is 0
-    where Python did not pass it on, as with a module that cannot be read.
+    where Python did not pass it on, as with a module that cannot be read. `remedy` is the way out,
+    where there is one for what was done.
     """
 
     __module__ = "reborn.exceptions"
@@ -92,6 +93,7 @@ class StepError(StartError, OSError):
     role: str
     errno: int | None
     strerror: str | None
+    remedy: str | None = None
 
     def __post_init__(self) -> None:
         OSError.__init__(self, self.errno, self.strerror)
@@ -100,8 +102,7 @@ class StepError(StartError, OSError):
         from errno import errorcode  # late: it is always there, but its table takes 0.5 %
 
         code = f" [{errorcode.get(self.errno, self.errno)}]" if self.errno else ""
-        lockless = self.step == "lock" and has_no_locks(self.errno)
-        remedy = "; put the pid file on a local file system such as /run" if lockless else ""
+        remedy = "" if self.remedy is None else f"; {self.remedy}"
         return (
             f"cannot {self.action}: {self.strerror}{code} "
             f"(step {self.step!r}, in the {self.role}){remedy}"
@@ -115,14 +116,8 @@ class StepError(StartError, OSError):
         number = (isinstance(error, OSError) and error.errno) or 0
         # glibc's text, not the one a library may have put there: one errno reads one way.
         text = os.strerror(number) if number in errorcode else str(error) or type(error).__name__
-        return cls(action=action, step=step, role=role, errno=number, strerror=text)
-
-
-def has_no_locks(number: int | None) -> bool:
-    """Tell whether flock(2) answers so on a file system without locks, as some network ones."""
-    from errno import ENOLCK, ENOSYS, ENOTSUP, EOPNOTSUPP
-
-    return number in (ENOLCK, ENOSYS, ENOTSUP, EOPNOTSUPP)
+        remedy: str | None = getattr(error, "remedy", None)
+        return cls(action=action, step=step, role=role, errno=number, strerror=text, remedy=remedy)
 
 
 class Step:

@@ -1,17 +1,35 @@
-"""Who holds a pid file, and whether root may believe it.
+"""Which process has a pid file locked, and whether root may believe it.
 
-This is not found out by trying the lock: a moment of trying could refuse somebody else's start.
-Linux shows it in /proc/PID/fdinfo; /proc/locks is of no use, since the device in it is not always
-what stat(2) says, and an inode alone may be another file's. Where nothing is shown, a shared lock
-is tried, and that can be told from a daemon's.
+Of the process that the text names, this is believed, in this order:
+
+1. It has its record lock on the file (`_record_lock`), which the kernel says.
+2. It has this very file open, and locked: Linux shows it in /proc/PID/fdinfo. A shared lock counts
+   if the file is open for writing; whoever only looks cannot write.
+3. The file is locked, and nothing shows what the process has open: there is no /proc, or it is
+   another user's. Then the text has to be complete, or to have stayed as it is for a while.
+
+- None of it is found out by trying the lock: a moment of trying could refuse somebody else's start.
+  Only where nothing is shown, a shared lock is tried, and that can be told from a daemon's.
+- What a text is worth without a lock: a process can have written it that is not younger. A file
+  whose time lies ahead says nothing, since every process is older.
+
+Rejected: /proc/locks. The device in it is not always what stat(2) says, and an inode alone may be
+another file's.
 """
 
 import fcntl
 import os
 import sys
+import time
 
-from reborn import _files
-from reborn._errors import has_no_locks
+from reborn import _files, _record_lock
+
+# By how much a process may seem younger than what it has written, in seconds: both clocks tick. A
+# file system that keeps whole seconds, or every second one, rounds down.
+_SLACK = 0.1
+_COARSE_SLACK = 2.0
+# A text that does not end is complete if nobody has added to it for so many seconds.
+_QUIET = 1.0
 
 
 class LockHolder:
@@ -82,7 +100,7 @@ def is_shown(pid: int, status: os.stat_result) -> bool | None:
             if (opened.st_dev, opened.st_ino) != wanted:
                 continue
             with open(f"/proc/{pid}/fdinfo/{number}", "rb") as info:
-                if any(map(_is_ours, info)):
+                if _locks(info.read()):
                     return True
         except PermissionError:
             return None
@@ -109,12 +127,67 @@ def _is_zombie(pid: int) -> bool:
     return _proc.state(pid)[0] == "Z"
 
 
-def _is_ours(line: bytes) -> bool:
-    """Tell whether a *line* of /proc/PID/fdinfo is a daemon's lock, not a looker's shared one."""
-    return b" FLOCK " in line and b" WRITE " in line
+def _locks(info: bytes) -> bool:
+    """Tell whether a descriptor has a daemon's lock, by the *info* in /proc/PID/fdinfo."""
+    lines = info.split(b"\n")
+    flags = next((line.split()[1] for line in lines if line.startswith(b"flags:")), b"0")
+    kinds = (b" WRITE ", b" READ ") if int(flags, 8) & os.O_ACCMODE == os.O_RDWR else (b" WRITE ",)
+    return any(b" FLOCK " in line and any(kind in line for kind in kinds) for line in lines)
+
+
+def find(
+    fd: int, status: os.stat_result, number: int | None, *, is_complete: bool
+) -> tuple[int | None, bool]:
+    """Return the process that the *number* in the open file names, and whether it is proven.
+
+    One that is not proven is believed where the file is locked; None: it is somebody else, or the
+    number is not all that was written.
+    """
+    if number is None:
+        return None, False
+    owner = _record_lock.owner(fd, number)
+    if owner:
+        return owner, True  # the number of the same process, if it is seen from elsewhere
+    shown = is_shown(number, status)
+    if shown or (shown is None and (is_complete or time.time() - status.st_mtime > _QUIET)):
+        return number, bool(shown)
+    return None, False
+
+
+def can_have_written(pid: int, status: os.stat_result) -> bool:
+    """Tell whether process *pid* can have written the file *status*, by its age."""
+    return not is_too_young(pid, status) and status.st_mtime <= time.time() + _slack(status)
+
+
+def is_too_young(pid: int, status: os.stat_result) -> bool:
+    """Tell whether process *pid* has ended, or was started after the file *status* was written.
+
+    A number that has been given to another process since belongs to a later one.
+    """
+    from reborn import _proc
+
+    begun = _proc.start_time(pid)
+    return begun is None or begun - _slack(status) > status.st_mtime
+
+
+def _slack(status: os.stat_result) -> float:
+    return _SLACK if status.st_mtime_ns % 1_000_000_000 else _COARSE_SLACK
+
+
+def lockers(fd: int, status: os.stat_result) -> list[int]:
+    """Return the processes that are shown to have the open file locked."""
+    from reborn import _proc
+
+    owner = _record_lock.owner(fd)
+    return [owner] if owner else [pid for pid in _proc.processes() if is_shown(pid, status)]
 
 
 def is_locked(fd: int) -> bool:
+    """Tell whether somebody has the open file locked: for himself, or by a record lock."""
+    return is_locked_alone(fd) or _record_lock.owner(fd) is not None
+
+
+def is_locked_alone(fd: int) -> bool:
     """Tell whether somebody has the lock of the open file to himself: it cannot be shared."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -126,3 +199,10 @@ def is_locked(fd: int) -> bool:
         return False
     fcntl.flock(fd, fcntl.LOCK_UN)
     return False
+
+
+def has_no_locks(number: int | None) -> bool:
+    """Tell whether flock(2) answers so on a file system without locks, as some network ones."""
+    from errno import ENOLCK, ENOSYS, ENOTSUP, EOPNOTSUPP
+
+    return number in (ENOLCK, ENOSYS, ENOTSUP, EOPNOTSUPP)

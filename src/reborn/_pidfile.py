@@ -13,7 +13,9 @@ Three layers, each of one idea, as in FreeBSD's libutil:
 - Release only what this process has locked, and only while the path means it.
 
 flock(2), not fcntl(2) locks: it belongs to the open file and so survives both forks and exec, and
-it ends when the last descriptor closes, which a crash does too.
+it ends when the last descriptor closes, which a crash does too. A process that becomes a program
+has both, since the program's children inherit the descriptor (`_record_lock`). What such children
+keep locked, when the program has ended, belongs to nobody: it is replaced by a new file.
 
 Rejected:
 
@@ -37,7 +39,7 @@ from reborn._inherited import OwnProcess
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import LockType
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Self
 
     from reborn._holder import LockHolder
@@ -93,18 +95,18 @@ class LockedFile:
             fd, made = self._open(name, directory)
             try:
                 status = _files.check(fd, kind="pid file", path=self.path, directory=directory)
-                while True:
-                    try:
-                        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    except BlockingIOError:
-                        pass
+                while not _try_lock(fd):
                     now = time.monotonic()
                     begin = begin or now
                     self.refuse_if_locked(fd, status, waited=now - begin)
+                    if self.is_orphaned(fd, status):
+                        # While *fd* is open, nobody else removes what has this name.
+                        _files.remove(name, fd, directory=directory)
+                        break
                     time.sleep(_PATIENCE / 20)
-                if _files.is_named(status, name, directory):
-                    return fd
+                else:
+                    if _files.is_named(status, name, directory):
+                        return fd
             except OSError:
                 # A file system without locks: nobody else can have locked what we made.
                 if made:
@@ -126,6 +128,10 @@ class LockedFile:
 
     def refuse_if_locked(self, fd: int, status: os.stat_result, *, waited: float) -> None:
         """Raise if somebody else's lock is to be respected; otherwise it is tried again."""
+        raise NotImplementedError
+
+    def is_orphaned(self, fd: int, status: os.stat_result) -> bool:
+        """Tell whether it belongs to nobody, and stays so for as long as *fd* is open."""
         raise NotImplementedError
 
     def adopt(self, fd: int | None) -> None:
@@ -243,7 +249,7 @@ class LockedPidFile(LockedFile):
             pid = self._unlocked_owner(self._fd, os.fstat(self._fd))
             if pid is not None:
                 self.leave()
-                raise self._locked_error(pid)
+                raise self._locked_error(pid, ())
         try:
             os.ftruncate(self._fd, 0)
         except OSError:
@@ -254,16 +260,53 @@ class LockedPidFile(LockedFile):
         """Raise if the holder is known, or if there was time enough for it to become known."""
         from reborn import _holder  # late, as below: most starts are not refused
 
-        pid = _parse(os.pread(fd, _LONGEST_TEXT, 0))
-        shown = False if pid is None else _holder.is_shown(pid, status)
-        if shown or waited > _LONGEST_LOOKS or (waited > _PATIENCE and _holder.is_locked(fd)):
+        pid, is_proven = _find(fd, status)
+        late = waited > _PATIENCE and _holder.is_locked(fd)
+        if is_proven or late or waited > _LONGEST_LOOKS:
             # Where nothing is shown, the text has outlasted the moment between lock and emptying.
-            raise self._locked_error(None if shown is False else pid)
+            named = _number(os.pread(fd, _LONGEST_TEXT, 0))
+            # Without a number another start is under way, and will name itself.
+            others = _holder.lockers(fd, status) if pid is None and named is not None else ()
+            raise self._locked_error(pid, others)
 
-    def _locked_error(self, pid: int | None) -> "StartError":
+    def is_orphaned(self, fd: int, status: os.stat_result) -> bool:
+        """Tell whether only inheritors of a program that has ended have the file locked.
+
+        Nobody has it locked for himself, nobody has a record lock on it or gets one, and what the
+        text names has ended, or is younger than the text.
+        """
+        from reborn import _holder, _record_lock
+
+        pid = _number(os.pread(fd, _LONGEST_TEXT, 0))
+        if pid is None or _holder.is_locked_alone(fd) or _holder.can_have_written(pid, status):
+            return False
+        return _record_lock.exclude(fd)
+
+    def keep_for_program(self) -> list[int]:
+        """Keep the file for this process also after execve(2), and not for its children.
+
+        Return the descriptors that the program has to inherit.
+
+        Raises:
+            PidFileLockedError: another process has locked the file meanwhile.
+        """
+        if self._fd is None:
+            return []
+        from reborn import _record_lock
+
+        if _record_lock.take(self._fd):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # Old kernels unlock the file for a moment in between (flock(2)).
+                self.leave()
+                raise self._locked_error(None, ()) from None
+        return [self._fd]
+
+    def _locked_error(self, pid: int | None, others: "Iterable[int]") -> "StartError":
         from reborn.exceptions import PidFileLockedError
 
-        return PidFileLockedError(path=self.path, pid=pid)
+        return PidFileLockedError(path=self.path, pid=pid, others=tuple(others))
 
     def write(self) -> None:
         """Write the current process's id, and from now on release only for this process."""
@@ -314,7 +357,7 @@ class LockedPidFile(LockedFile):
             text = os.pread(fd, _LONGEST_TEXT, 0)
         finally:
             _descriptors.close(fd)
-        pid = _parse(text)
+        pid = _number(text)
         if pid is None and text.strip():
             shown = text.decode("ascii", "backslashreplace").rstrip("\n")
             from reborn.exceptions import InvalidPidFileError
@@ -336,29 +379,29 @@ class LockedPidFile(LockedFile):
             deadline = time.monotonic() + _PATIENCE
             while True:
                 text = os.pread(fd, _LONGEST_TEXT, 0)
-                pid = _parse(text)
-                holder = self._holder_by(fd, pid)
+                holder = self._holder_by(fd, text)
                 # Looked at again where a new generation takes over between two system calls: its
                 # number may stand in the remains of a longer one.
                 changed = os.pread(fd, _LONGEST_TEXT, 0) != text
-                torn = text.strip() and pid is None and time.monotonic() < deadline
+                torn = text.strip() and _number(text) is None and time.monotonic() < deadline
                 if holder is not None or not (changed or torn):
                     return holder
         finally:
             _descriptors.close(fd)
 
-    def _holder_by(self, fd: int, pid: int | None) -> "LockHolder | None":
+    def _holder_by(self, fd: int, text: bytes) -> "LockHolder | None":
+        """Return the process that the *text* of the open file names, if that is proven."""
         from reborn import _holder
 
         status = os.fstat(fd)
         if not _files.is_named(status, self.path, None, alone=False):
             return None  # it was removed meanwhile, as at the end of a daemon
         reached = self._reaches(status)  # first: looking for the lock may take it for a moment
-        shown = False if pid is None else _holder.is_shown(pid, status)
-        if not (_holder.is_locked(fd) if shown is None else shown):
+        pid, is_proven = _find(fd, status, text)
+        if not (is_proven or _holder.is_locked_alone(fd)):
             pid = None
-            if self._unlocked_owner is not None and not _holder.is_locked(fd):
-                pid = self._unlocked_owner(fd, status)
+        if pid is None and self._unlocked_owner is not None and not _holder.is_locked(fd):
+            pid = self._unlocked_owner(fd, status)
         if pid is None:
             return None
         return _holder.LockHolder(pid, self.path, status, reached=reached)
@@ -375,14 +418,14 @@ class LockedPidFile(LockedFile):
             _descriptors.close(directory)
 
     def is_locked(self) -> bool:
-        """Tell whether any process holds the lock, named or not."""
+        """Tell whether any process has locked the file, named or not."""
         fd = self._open_to_read()
         if fd is None:
             return False
         try:
             from reborn import _holder
 
-            return _holder.is_locked(fd)
+            return _holder.is_locked(fd) or _find(fd, os.fstat(fd))[1]
         finally:
             _descriptors.close(fd)
 
@@ -530,8 +573,40 @@ def as_pid_file(file: LockedPidFile) -> PidFile:
     return pidfile
 
 
-def _parse(text: bytes) -> int | None:
-    """Return the pid in a complete text ("4711" and a newline), else None."""
-    digits = text[:-1]
-    complete = text.endswith(b"\n") and digits.isdigit() and not digits.startswith(b"0")
-    return int(digits) if complete and len(digits) <= 10 else None
+class NoLocksError(OSError):
+    """The file system has no locks."""
+
+    remedy = "put the pid file on a local file system such as /run"
+
+
+def _try_lock(fd: int) -> bool:
+    """Lock the open file for this process alone; False if somebody has it locked."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        from reborn import _holder
+
+        if _holder.has_no_locks(error.errno):
+            raise NoLocksError(error.errno, error.strerror) from None
+        raise
+    return True
+
+
+def _find(fd: int, status: os.stat_result, text: bytes | None = None) -> tuple[int | None, bool]:
+    """Return the process that the text of the open file names, as `_holder.find` does."""
+    from reborn import _holder
+
+    text = os.pread(fd, _LONGEST_TEXT, 0) if text is None else text
+    return _holder.find(fd, status, _number(text), is_complete=text.endswith(b"\n"))
+
+
+def _number(text: bytes) -> int | None:
+    """Return the number that *text* is, with a newline (4711) or without one, else None.
+
+    Those that use pidfile(3) write none.
+    """
+    digits = text.removesuffix(b"\n")
+    plain = digits.isdigit() and not digits.startswith(b"0") and len(digits) <= 10
+    return int(digits) if plain else None

@@ -54,17 +54,29 @@ __all__ = [
 
 
 class PidFileLockedError(StartError):
-    """Another process holds the pid file; `pid` is None where it is not known for certain."""
+    """Another process has locked the pid file.
+
+    `pid` is the one that the file names, None where that is not known for certain. Then `others`
+    are those that are seen to have it locked.
+    """
 
     path: str
     pid: int | None
+    others: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.others = tuple(self.others)
 
     def __str__(self) -> str:
-        holder = "another process" if self.pid is None else f"process {self.pid}"
-        return (
-            f"pid file {self.path!r} is locked by {holder}; "
-            f"{'wait for' if self.pid is None else 'stop'} it or choose another path"
-        )
+        file = f"pid file {self.path!r} is locked by"
+        if self.pid is not None:
+            return f"{file} process {self.pid}; stop it or choose another path"
+        if self.others:
+            pids = ", ".join(map(str, self.others))
+            which, them = ("process", "it") if len(self.others) == 1 else ("processes", "them")
+            who = f"{which} {pids}, which it does not name"
+            return f"{file} {who}; wait for {them} or choose another path"
+        return f"{file} another process; wait for it or choose another path"
 
 
 class UnsafeFileError(StartError):

@@ -276,6 +276,37 @@ def test_own_number_counts_only_in_a_file_that_is_older_than_the_program(path, a
             Ours(path).acquire()
 
 
+@pytest.mark.parametrize(("age", "taken"), [(3600, True), (0, False), (-3600, False)])
+def test_number_of_a_later_process_does_not_block(path, stranger, age, taken):
+    """As in a container that is started again; a file from the future is left to its owner."""
+    write(path, f"{stranger}\n", age=age)
+    if taken:
+        with Ours(path) as lock:
+            assert lock.i_am_locking()
+    else:
+        with pytest.raises(lockfile.AlreadyLocked):
+            Ours(path).acquire()
+
+
+@pytest.mark.parametrize("kind", [pidfile.PIDLockFile, pidfile.TimeoutPIDLockFile])
+def test_lock_is_one_of_lockfiles(path, kind):
+    ours, theirs = kind(path), Theirs(path)
+    assert isinstance(ours, lockfile.LockBase)
+    assert isinstance(ours, type(theirs).__mro__[1])
+    for name in ("path", "lock_file", "hostname", "tname", "pid", "unique_name", "timeout"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    with pytest.raises(TypeError):
+        kind(None)
+
+
+def test_lock_that_cannot_be_made_has_the_context_that_lockfile_gives_it(tmp_path):
+    for kind in (Ours, Theirs):
+        with pytest.raises(lockfile.LockFailed) as caught:
+            kind(f"{tmp_path}/missing/app.pid").acquire()
+        assert caught.value.__cause__ is None
+        assert isinstance(caught.value.__context__, FileNotFoundError)
+
+
 def test_who_finds_a_stale_file_late_removes_nobody_elses(path, monkeypatch):
     write(path, f"{DEAD}\n")
     winner = Ours(path)

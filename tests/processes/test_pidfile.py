@@ -190,7 +190,8 @@ def test_any_text_blocks_a_start_while_the_file_is_locked_control(sandbox, text)
     holder = sandbox.hold()
     sandbox.pidfile.write_bytes(text)
     result = sandbox.hold()
-    assert result.message == refusal(sandbox, "another process", "wait for")
+    which = f"process {holder.pid}, which it does not name" if text == b"47" else "another process"
+    assert result.message == refusal(sandbox, which, "wait for")
     assert sandbox.pidfile.read_bytes() == text
     sandbox.stop(holder.pid)
 
@@ -202,7 +203,8 @@ def test_stale_pid_of_a_stranger_neither_blocks_nor_harms(sandbox):
         assert sandbox.pidfile.read_text() == f"{result.pid}\n"
         sandbox.pidfile.write_text(f"{stranger.pid}\n")
         refused = sandbox.hold()
-        assert refused.message == refusal(sandbox, "another process", "wait for")
+        which = f"process {result.pid}, which it does not name"
+        assert refused.message == refusal(sandbox, which, "wait for")
         sandbox.stop(result.pid)
         assert stranger.poll() is None
         stranger.kill()

@@ -18,6 +18,13 @@ MESSAGES = {
         exceptions.PidFileLockedError(path="/run/app.pid", pid=4711),
         "pid file '/run/app.pid' is locked by process 4711; stop it or choose another path",
     ),
+    "locked by others": (
+        exceptions.PidFileLockedError(path="/run/app.pid", pid=None, others=(4712, 4713)),
+        (
+            "pid file '/run/app.pid' is locked by processes 4712, 4713, which it does not name; "
+            "wait for them or choose another path"
+        ),
+    ),
     "locked by somebody": (
         exceptions.PidFileLockedError(path="/run/app.pid", pid=None),
         "pid file '/run/app.pid' is locked by another process; wait for it or choose another path",
@@ -42,6 +49,7 @@ MESSAGES = {
             role="launcher",
             errno=errno.ENOLCK,
             strerror="No locks available",
+            remedy="put the pid file on a local file system such as /run",
         ),
         (
             "cannot lock pid file '/mnt/app.pid': No locks available [ENOLCK] "

@@ -1,6 +1,7 @@
 """A pid file whose process may be known by its text alone."""
 
 import os
+import time
 
 import pytest
 
@@ -47,3 +48,19 @@ def test_lock_is_given_where_the_text_names_nobody(path):
     file.acquire()
     assert path.read_text() == ""
     file.release()
+
+
+@pytest.mark.parametrize(("shift", "believed"), [(-0.5, False), (0.05, True), (3600, False)])
+def test_text_is_believed_of_a_process_that_can_have_written_it(path, shift, believed):
+    """Not of one that was started half a second later, nor in a file whose time lies ahead."""
+    path.write_text(f"{os.getpid()}\n")
+    then = (time.time() if shift > 1 else _proc.start_time(os.getpid())) + shift
+    os.utime(path, (then, then))
+    assert foreign_pid_file(path).holder() == (os.getpid() if believed else None)
+
+
+def test_file_system_that_keeps_whole_seconds_rounds_down(path):
+    path.write_text(f"{os.getpid()}\n")
+    then = int(_proc.start_time(os.getpid()) - 0.1)
+    os.utime(path, (then, then))
+    assert foreign_pid_file(path).holder() == os.getpid()

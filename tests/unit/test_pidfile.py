@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import threading
+import time
 from pathlib import Path
 
 import filelock
@@ -14,14 +15,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reborn import _pidfile
+from reborn import _holder, _pidfile, _record_lock
 from reborn._pidfile import LockedFile, LockedPidFile, PidFile, as_pid_file
 from reborn.exceptions import InvalidPidFileError, PidFileLockedError, UnsafeFileError
 
 NOBODY = 65534
 # More than any kernel gives (proc(5): pid_max is at most 2**22).
 NO_PROCESS = 2**22
-GARBAGE = [b"nginx\n", b"-1\n", b"0\n", b"007\n", b"+7\n", b" 7\n", b"7 \n", b"4711", b"47\n11\n"]
+GARBAGE = [b"nginx\n", b"-1\n", b"0\n", b"007\n", b"+7\n", b" 7\n", b"7 \n", b"47 11", b"47\n11\n"]
 GARBAGE += [b"1\n\n", b"1_0\n", b"\xff\xfe\n", "\u0664\n".encode(), b"12345678901\n", b"1\n" * 50]
 EMPTY = [b"", b"\n", b" \n"]
 OWN = b"%d\n" % os.getpid()
@@ -131,9 +132,9 @@ def test_unlocked_file_never_blocks_whatever_its_text(path, pidfile, text):
 @given(text=st.binary(max_size=40) | st.from_regex(rb"[0-9]{1,12}\n?", fullmatch=True))
 @example(b"4711\n")
 @example(b"007\n")
-def test_only_a_complete_number_is_a_pid(text):
-    match = re.fullmatch(rb"[1-9][0-9]{0,9}\n", text)
-    assert _pidfile._parse(text) == (None if match is None else int(text))
+def test_only_a_plain_number_is_a_pid(text):
+    match = re.fullmatch(rb"[1-9][0-9]{0,9}\n?", text)
+    assert _pidfile._number(text) == (None if match is None else int(text))
 
 
 @given(
@@ -155,7 +156,7 @@ def test_any_content_is_nobody_garbage_or_a_number(tmp_path_factory, text, size,
             fcntl.flock(file, fcntl.LOCK_EX)
         pidfile = PidFile(path)
         content = (text + b"\0" * 40)[:size] if size is not None else text
-        number = content if re.fullmatch(rb"[1-9][0-9]{0,9}\n", content[:32]) else None
+        number = content if re.fullmatch(rb"[1-9][0-9]{0,9}\n?", content[:32]) else None
         if number or not content[:32].strip():
             assert pidfile.read() == (int(number) if number else None)
         else:
@@ -163,7 +164,9 @@ def test_any_content_is_nobody_garbage_or_a_number(tmp_path_factory, text, size,
                 pidfile.read()
             assert caught.value.text.isascii()
             assert len(str(caught.value)) < len(str(path)) + 300
-        assert pidfile.holder() == (os.getpid() if locked and number == OWN else None)
+        assert pidfile.holder() == (
+            os.getpid() if locked and number in (OWN, OWN.rstrip()) else None
+        )
         assert pidfile.is_locked() is locked
         assert os.fstat(file.fileno()).st_size == (len(text) if size is None else size)
     # And it never blocks a start.
@@ -327,7 +330,8 @@ def test_release_removes_only_its_own_file(path, pidfile):
 def test_file_that_loses_its_name_during_a_look_names_nobody(path, pidfile, monkeypatch, act):
     pidfile.acquire()
     pidfile.write()
-    monkeypatch.setattr(_pidfile, "_parse", lambda _: (act(path), os.getpid())[1])
+    read = os.pread
+    monkeypatch.setattr(os, "pread", lambda *where: (read(*where), path.exists() and act(path))[0])
     assert pidfile.holder() is None
 
 
@@ -592,3 +596,125 @@ def test_one_of_many_threads_gets_the_lock_and_one_releases_it(path):
     assert sorted(outcomes) == ["acquired", *["refused"] * 7]
     assert descriptors() == before
     assert not path.exists()
+
+
+LINUX = pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="NEEDS LINUX: OFD locks")
+
+
+@pytest.fixture
+def inherited(path):
+    """A shared lock, as children of a program that has ended have it."""
+    with open(path, "wb+") as file:
+        file.write(b"%d\n" % NO_PROCESS)
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield file
+
+
+@LINUX
+def test_file_that_only_inheritors_have_locked_is_replaced(path, pidfile, inherited):
+    before = os.fstat(inherited.fileno())
+    assert (pidfile.is_locked(), pidfile.holder(), pidfile.read()) == (False, None, NO_PROCESS)
+    pidfile.acquire()
+    pidfile.write()
+    assert not os.path.samestat(before, path.stat())
+    assert pidfile.holder() == os.getpid()
+    assert os.pread(inherited.fileno(), 32, 0) == b"%d\n" % NO_PROCESS
+
+
+@LINUX
+@pytest.mark.parametrize(
+    "text", [b"", b"nginx\n", b"%d\n" % os.getpid()], ids=["empty", "garbage", "own"]
+)
+def test_file_with_a_shared_lock_is_not_replaced_unless_its_process_has_ended(
+    path, pidfile, inherited, monkeypatch, text
+):
+    monkeypatch.setattr(_pidfile, "_LONGEST_LOOKS", 0.0)
+    path.write_bytes(text)
+    before = path.stat()
+    with pytest.raises(PidFileLockedError):
+        pidfile.acquire()
+    assert os.path.samestat(before, path.stat())
+    assert path.read_bytes() == text
+
+
+@LINUX
+def test_file_with_a_record_lock_is_not_replaced(path, pidfile, inherited, impatient):
+    assert _record_lock.exclude(inherited.fileno())
+    assert pidfile.is_locked()
+    with pytest.raises(PidFileLockedError):
+        pidfile.acquire()
+    assert path.exists()
+
+
+@LINUX
+def test_file_is_kept_for_a_program(path, pidfile, impatient):
+    pidfile.acquire()
+    pidfile.write()
+    assert pidfile.keep_for_program() == [pidfile.lock_fd]
+    with open(path, "rb+") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for _ in range(2):  # the first look drops the record lock, since it is in the same process
+        assert (PidFile(path).holder(), PidFile(path).is_locked()) == (os.getpid(), True)
+        with pytest.raises(PidFileLockedError) as caught:
+            PidFile(path).acquire()
+        assert caught.value.pid == os.getpid()
+
+
+@LINUX
+def test_file_that_another_one_gets_meanwhile_is_left_to_it(path, pidfile, monkeypatch):
+    """Old kernels unlock a file for a moment when a lock becomes a shared one."""
+    pidfile.acquire()
+    pidfile.write()
+
+    def lose(*_):
+        raise BlockingIOError
+
+    monkeypatch.setattr(fcntl, "flock", lose)
+    with pytest.raises(PidFileLockedError):
+        pidfile.keep_for_program()
+    pidfile.release()
+    assert path.exists()
+
+
+@pytest.mark.parametrize(("text", "named"), [(b"%d\n" % NO_PROCESS, True), (b"", False)])
+def test_those_who_have_locked_a_file_are_named_beside_another_number(
+    path, pidfile, impatient, text, named
+):
+    path.write_bytes(text)
+    with open(path, "rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(PidFileLockedError) as caught:
+            pidfile.acquire()
+    assert (caught.value.pid, caught.value.others) == (None, (os.getpid(),) if named else ())
+    assert (
+        f"is locked by process {os.getpid()}, which it does not name" in str(caught.value)
+    ) is named
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_number_without_a_newline_is_read_and_is_believed_of_the_one_who_has_the_lock(
+    path, pidfile, locked
+):
+    """So pidfile(3), go-daemon and daemonize write it."""
+    with open(path, "wb") as file:
+        if locked:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(b"%d" % os.getpid())
+        file.flush()
+        assert pidfile.read() == os.getpid()
+        assert pidfile.holder() == (os.getpid() if locked else None)
+
+
+@pytest.mark.parametrize(("age", "believed"), [(0, False), (10, True)])
+def test_number_without_a_newline_counts_where_nothing_is_shown_once_it_is_at_rest(
+    path, pidfile, monkeypatch, age, believed
+):
+    monkeypatch.setattr(_holder, "is_shown", lambda *_: None)
+    with open(path, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(b"%d" % os.getpid())
+        file.flush()
+        then = time.time() - age
+        os.utime(path, (then, then))
+        assert pidfile.holder() == (os.getpid() if believed else None)

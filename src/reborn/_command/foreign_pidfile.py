@@ -1,10 +1,16 @@
-"""The pid file of any program, also one that does not hold its lock.
+"""The pid file of any program, also one that does not lock it.
 
 Most daemons write a pid file and lock nothing; and some programs close every descriptor they did
-not open (sshd, cron), the lock that reborn gave them included. Then the text is all there is. It is
-believed if it is complete, and if the process is older than the text: a number that has been given
-to another process since belongs to a later one. The lock goes before: who has it is not argued
-with.
+not open (sshd, cron), the lock that reborn gave them included. Then the text is all there is.
+
+- The lock goes before: where somebody has one, no text is believed on its own.
+- The text is believed if it is complete, and if its process can have written it: it is not younger
+  than the file (`_holder.can_have_written`).
+- A file whose time lies ahead, as after a crash of a machine without a clock, names nobody: every
+  process is older than that, whoever has the number by now.
+
+Rejected: to believe a process that is younger by up to two seconds, for clocks that are set. In a
+container that is started again so soon, the number is another process's.
 """
 
 from __future__ import annotations
@@ -12,11 +18,9 @@ from __future__ import annotations
 import os
 import time
 
-from reborn import _proc
+from reborn import _holder
 from reborn._pidfile import LockedPidFile, PidFile, as_pid_file
 
-# By how much a process may seem younger than the text it wrote itself: clocks tick.
-_SLACK = 2.0
 # A text that does not end is complete if nobody has added to it for so many seconds.
 _QUIET = 1.0
 _LONGEST_PID = 10
@@ -39,8 +43,7 @@ def owner_by_text(fd: int, status: os.stat_result) -> int | None:
     pid = _pid(line.strip())
     if pid is None or not (end or time.time() - status.st_mtime > _QUIET):
         return None
-    begun = _proc.start_time(pid)
-    return None if begun is None or begun > status.st_mtime + _SLACK else pid
+    return pid if _holder.can_have_written(pid, status) else None
 
 
 def _pid(text: bytes) -> int | None:

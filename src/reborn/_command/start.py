@@ -205,8 +205,9 @@ def become(start: ProgramStart, *, last: Callable[[], None] | None = None) -> No
     Raises:
         StepError: that cannot be.
     """
-    lock = [] if start.pidfile.lock_fd is None else [start.pidfile.lock_fd]
-    start.program.execute(inherit=lock, more=start.watch.environment, last=last)
+    start.program.execute(
+        inherit=start.pidfile.keep_for_program(), more=start.watch.environment, last=last
+    )
 
 
 def run(spec: Spec, program: Program) -> int:

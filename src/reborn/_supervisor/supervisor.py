@@ -223,6 +223,7 @@ class ProgramSupervisor:
         _proc.adopt_orphans()
         if self._pidfile is not None:
             self._pidfile.own()
+            self._pidfile.keep_for_program()
         self._set_handlers()
         with self._listener, self._server:
             try:
@@ -366,6 +367,7 @@ class ProgramSupervisor:
             os.setpgid(0, 0)
         if self._pidfile is not None:
             self._pidfile.write()
+            self._pidfile.keep_for_program()
 
     def _be_ready(self, number: int) -> None:  # noqa: ARG002
         """Report READY, unless the program has ended meanwhile."""
@@ -554,7 +556,13 @@ class ProgramSupervisor:
             run.ending.kill(left)  # what was forked while we looked
         # The nearest first: a shell gets SIGTERM before the end of its child ends it, too.
         run.ending.terminate(left)
-        return False
+        foreign = run.ending.refused.intersection(left)
+        if not foreign or len(foreign) < len(left):
+            return False
+        self._older_children |= foreign
+        which = " ".join(map(str, sorted(foreign)))
+        self._output.say(f"{self._name} has left processes of another user: {which}")
+        return True
 
     def _kill(self) -> None:
         """Kill the program, and all that descends from it."""

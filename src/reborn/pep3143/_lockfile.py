@@ -1,10 +1,13 @@
-"""The errors of lockfile, for where it is not installed.
+"""The errors and the base class of lockfile, for where it is not installed.
 
 A lock is taken or not (`LockError`), released or not (`UnlockError`); lockfile's tree and names.
 """
 # ruff: noqa: N818 - the names are lockfile's
 
 from __future__ import annotations
+
+import os
+import socket
 
 
 class Error(Exception):
@@ -37,3 +40,21 @@ class NotLocked(UnlockError):
 
 class NotMyLock(UnlockError):
     """Somebody else holds the lock."""
+
+
+class LockBase:
+    """The attributes of a lock, which are lockfile's."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        threaded: bool = False,  # noqa: ARG002 - taken by position
+        timeout: float | None = None,
+    ) -> None:
+        self.path = path
+        self.lock_file = os.path.abspath(os.fspath(path)) + ".lock"
+        self.hostname = socket.gethostname()
+        self.pid = os.getpid()
+        self.tname = ""
+        self.unique_name = path
+        self.timeout = timeout

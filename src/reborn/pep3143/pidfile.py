@@ -4,7 +4,7 @@ What `lockfile.pidlockfile` does with the same path is understood, and the other
 things are added where a program cannot notice. The file is also locked as `reborn`'s own are, so
 that `reborn.DaemonContext.search()` and a later start know its holder for certain. And a file
 that a dead process has left does not block: it is removed under that lock, by inode, so that of
-many starters who find it one wins.
+many starters who find it one wins. Nor does one whose number a later process has got by now.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import os
 import stat
 import time
 
-from reborn import _process
+from reborn import _holder
 from reborn._errors import hint_public
 from reborn._pidfile import LockedPidFile
 from reborn.exceptions import RebornError
 from reborn.pep3143._lockfile import (
     AlreadyLocked,
     Error,
+    LockBase,
     LockError,
     LockFailed,
     LockTimeout,
@@ -48,6 +49,9 @@ else:
             NotMyLock,
             UnlockError,
         )
+
+        # So that a lock is an instance of what it would be there.
+        from lockfile.pidlockfile import PIDLockFile as LockBase
     except ImportError:
         pass
 
@@ -71,25 +75,17 @@ _HIGHEST_PID = 2**31 - 1
 _TICKS = 10
 # Between making the file and writing into it another program needs less, in seconds.
 _PATIENCE = 0.5
-# A file of our own number that is older than this is a predecessor's, as happens in containers.
-# Less a second, since the clocks of files are coarse.
-_BEGUN = time.time() - 1.0
 
 
-class PIDLockFile:
-    """A lock that is held as long as the file *path* exists.
+class PIDLockFile(LockBase):
+    """A lock that is taken as long as the file *path* exists.
 
-    *timeout* is that of `acquire`, where none is given there; *threaded* means nothing.
+    *timeout* is that of `acquire`, where none is given there; *threaded* means nothing. As in
+    lockfile a lock belongs to the process: threads of one do not keep each other out.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        threaded: bool = False,  # noqa: ARG002 - taken by position
-        timeout: float | None = None,
-    ) -> None:
-        self.path = path
-        self.timeout = timeout
+    def __init__(self, path: Path, threaded: bool = False, timeout: float | None = None) -> None:
+        super().__init__(path, threaded, timeout)
         self._file: LockedPidFile | None = None
 
     def __repr__(self) -> str:
@@ -146,9 +142,9 @@ class PIDLockFile:
             try:
                 if self._make():
                     return
-            except OSError as error:
+            except OSError:
                 message = f"failed to create {self.path}"
-                raise LockFailed(message) from error
+                raise LockFailed(message)  # noqa: B904 - as lockfile has it, without a cause
             if self._remove_stale():
                 continue
             if time.monotonic() >= deadline:
@@ -257,10 +253,7 @@ class PIDLockFile:
         pid = _parse(text)
         if pid is None or not 0 < pid <= _HIGHEST_PID:
             return False  # not a pid file: a path given by mistake must not cost a file
-        if pid == os.getpid():
-            return named.st_mtime < _BEGUN
-        holder = _process.open_process(pid)
-        return holder is None or holder.has_ended()
+        return _holder.is_too_young(pid, named)
 
 
 class TimeoutPIDLockFile(PIDLockFile):

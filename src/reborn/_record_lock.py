@@ -1,0 +1,87 @@
+"""The record lock that says which process a locked file belongs to.
+
+flock(2) belongs to the open file, so whoever inherits the descriptor keeps the file locked: each
+child of a program that was made a daemon by execve(2), since nobody is left to close it. A record
+lock (fcntl(2)) belongs to the process. It survives execve(2), no child inherits it, it ends with
+the process, and F_GETLK names its owner, also to other users. So a process that is about to become
+a program
+
+1. locks the byte whose offset is its own number, and sees that this can be seen;
+2. makes its flock a shared one, which still keeps everybody else from locking the file.
+
+Then a file that nobody has locked for himself (flock) and in which no byte is locked (fcntl)
+belongs to nobody, whoever has inherited the shared lock; `LockedPidFile` replaces it.
+
+- A byte for each process, so that a supervisor and its program have one each.
+- Closing any descriptor of the file drops the record locks of a process, and a program may well
+  read its own pid file. So there is the shared lock, too: while the program that the text names has
+  that, it is its file (`_holder`).
+- A program that closes every descriptor has neither lock; its text is all there is.
+- Where the two kinds of locks exclude each other, as on NFS and the BSDs, step 1 fails, and the
+  program and its children keep the lock together. So it is where OFD locks are unknown.
+
+Rejected: record locks alone. What locks with flock (filelock, pidfile(3), go-daemon) would not be
+kept out, and one look into the file would unlock it.
+"""
+
+import fcntl
+import os
+import sys
+
+if sys.platform == "linux":
+    # F_OFD_GETLK, not F_GETLK: it also shows the locks of the process that asks.
+    _GET, _SET = fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK
+else:
+    _GET = _SET = None
+# Type, whence, start, length, process: struct flock of fcntl(2), and the same with large files.
+_STRUCT = "hhqqi"
+
+
+def take(fd: int) -> bool:
+    """Lock the byte of this process; tell whether others can see that."""
+    number = os.getpid()
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+    except OSError:
+        return False
+    if owner(fd, number) == number:
+        return True
+    fcntl.lockf(fd, fcntl.LOCK_UN, 1, number)
+    return False
+
+
+def owner(fd: int, number: int | None = None) -> int | None:
+    """Return the process that has locked the byte *number*, or any byte; None: nobody has.
+
+    It is 0 for a process that cannot be seen from here, as in another pid namespace.
+    """
+    lock = _lock_of(number)
+    found = None if lock is None else _control(fd, _GET, *lock)
+    return None if found is None or found[0] == fcntl.F_UNLCK else max(found[4], 0)
+
+
+def exclude(fd: int) -> bool:
+    """Keep everybody from locking a byte until *fd* is closed; False if somebody has one locked.
+
+    The lock belongs to the open file (an OFD lock), and so excludes other threads, too.
+    """
+    lock = _lock_of(None)
+    return lock is not None and _control(fd, _SET, *lock) is not None
+
+
+def _lock_of(number: int | None) -> tuple[int, int, int, int, int] | None:
+    if _GET is None:
+        return None
+    start, length = (0, 0) if number is None else (number, 1)
+    return (fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+
+
+def _control(fd: int, command: int | None, *lock: int) -> tuple[int, ...] | None:
+    """Call fcntl(2) with a struct flock, and return what is in it then; None: it is refused."""
+    from struct import pack, unpack  # late: no start needs it
+
+    assert command is not None  # noqa: S101 - the callers have looked
+    try:
+        return unpack(_STRUCT, fcntl.fcntl(fd, command, pack(_STRUCT, *lock)))
+    except OSError:
+        return None
