@@ -67,12 +67,17 @@ looked = []
 
 BLIND = "type('', (), {**vars(os), 'listdir': staticmethod(open)})"
 LOOKED = """
+import atexit
 leave = os._exit
-def leave_count(status):
+def tell_count():
     with open({!r}, "w") as file:
         print(len(looked), file=file)
+def leave_count(status):
+    tell_count()
     leave(status)
 os._exit = leave_count
+if not reborn.was_reborn():
+    atexit.register(lambda: reborn.was_reborn() or tell_count())
 """
 # As many as the limit allows, less a few.
 FULL = """
