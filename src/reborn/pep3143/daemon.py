@@ -112,6 +112,8 @@ class DaemonContext:
         stdin, stdout, stderr: Open files to use; None is the null device.
         signal_map: What each signal does: None ignores it, a string names an attribute of the
             context, everything else is the handler itself.
+
+    `open` belongs to the main thread, and the rest to one thread at a time.
     """
 
     # Made in the launcher, when the context is opened.
@@ -302,7 +304,7 @@ class DaemonContext:
 
 
 class _Descriptor:
-    """A descriptor, where a file is asked for."""
+    """A descriptor, where a file is needed."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -385,7 +387,7 @@ def change_file_creation_mask(mask: int) -> None:
     """Change the file mode creation mask.
 
     Raises:
-        DaemonOSEnvironmentError: *mask* is none.
+        DaemonOSEnvironmentError: *mask* is not a mask.
     """
     try:
         os.umask(mask)
@@ -493,7 +495,7 @@ def get_username_for_uid(uid: int) -> str:
     """Return the name of the user.
 
     Raises:
-        KeyError: there is none.
+        KeyError: there is no such user.
     """
     return pwd.getpwuid(uid).pw_name
 
