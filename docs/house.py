@@ -39,10 +39,10 @@ LAYERS = {
         "_hints",
     ),
     "failures": ("_errors", "exceptions"),
-    "what is there": ("_proc", "_files", "_record_lock", "_holder", "_pidfile", "_process"),
+    "what is there": ("_proc", "_files", "_record_lock", "_holder", "_pidfile", "_log", "_process"),
     "who is told": ("_handshake", "_sd_notify", "_manager", "_readiness"),
     "a start": (
-        *("_options", "_notifier", "_log", "_libraries", "_steps", "_attempt", "_upgrade.grant"),
+        *("_options", "_notifier", "_libraries", "_steps", "_attempt", "_upgrade.grant"),
         *("_claim", "_own_command", "_reexec", "_detach", "_launcher", "_init"),
     ),
     "an upgrade": _inside("_upgrade", "messages", "listening", "launch", "daemon"),
