@@ -147,11 +147,15 @@ class Keeper:
         self._rest = b""
         self._main = 0
         self._settled = False
-        self._terminated: set[int] = set()
+        self._ending = _proc.Ending()
         # For a daemon that is shared, at the end of the session.
         self.stop_timeout = 0.0
         self.ends_in_order = False
-        self.killed: list[int] = []
+
+    @property
+    def killed(self) -> list[int]:
+        """The pids of those that were sent SIGKILL at the end."""
+        return self._ending.killed
 
     def descriptors(self) -> set[int]:
         """Return the descriptors that `loop` uses."""
@@ -257,17 +261,8 @@ class Keeper:
     def _collect(self) -> bool:
         """Reap children and report the end of the daemon; return False if no child is left."""
         self._children.drain()
-        code = None
-        remain = True
-        try:
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    break
-                if pid == self._main:
-                    code = os.waitstatus_to_exitcode(status)
-        except ChildProcessError:
-            remain = False
+        codes, remain = _proc.reap()
+        code = codes.get(self._main)
         if self._main and code is None and not self._adopts and not _proc.exists(self._main):
             code = 0  # adopted by init: how it ended cannot be known
         if code is not None:
@@ -310,12 +305,9 @@ class Keeper:
                 return family
             family = self._family()
             if left > 0:
-                # Once each; what they start while they are stopping gets it, too.
-                _proc.terminate(pid for pid in family if pid not in self._terminated)
-                self._terminated.update(family)
+                self._ending.terminate(family)  # those, too, that it starts while it stops
             else:
-                self.killed = self.killed or family
-                _proc.send(family, signal.SIGKILL)
+                self._ending.kill(family)
             pause = _INTERVAL if left <= 0 or not self._adopts else min(left, 0.2)
             if family:
                 _process.poll(self._children.reader, timeout=pause)
