@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-# What a daemon that is told to stop gets before SIGKILL, in seconds.
+# Seconds between SIGTERM and SIGKILL.
 _GRACE = 2.0
 # How often is looked where the system cannot tell us that a process has ended.
 _TICK = 0.02
@@ -151,7 +151,7 @@ class Attempt:
         if self._leader is None:  # it could not be opened
             self._leader = _process.open_process(self._intermediate)
         roots = [each for each in (self._leader, self._daemon) if each and not each.has_ended()]
-        _process.end(roots, _GRACE)  # a set-user-id program is told by the closing channel
+        _process.end(roots, _GRACE)  # a set-user-id program notices the closing channel
         if not self._reaped:
             try:
                 # Who was orphaned before we looked, but stayed in the group.

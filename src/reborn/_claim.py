@@ -118,7 +118,7 @@ def _earlier_daemon(plan: "Plan", pid: int, pidfd: int | None) -> "Daemon":
 
 
 def claim(mark: str) -> Launch | None:
-    """Return what the launcher says, if *mark* is meant for this process; else None.
+    """Return the launcher's message, if *mark* is meant for this process; else None.
 
     Raises:
         SystemExit: it is, but the launcher has gone away, or what it handed over has.
@@ -170,7 +170,7 @@ def _marked_pipe(number: str, inode: str, *, access: int) -> int:
 
 
 def _waiting(fd: int) -> int:
-    """Return how many bytes can be read at once; a stranger's pipe is left as it is."""
+    """Return how many bytes can be read at once; another program's pipe is left as it is."""
     import termios
 
     count = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))  # an int

@@ -280,7 +280,7 @@ class DaemonContext(_options.Options):
                 self._succeed(self._generation)
 
     def status(self, message: str) -> None:
-        """Say what the daemon is doing, in one line.
+        """Report the daemon's current status, in one line.
 
         A launcher that waits at a terminal shows it until the daemon is ready; a supervisor that
         can show it does at any time.
@@ -341,7 +341,7 @@ class DaemonContext(_options.Options):
             _launcher.end_program(started_again=self.strategy == "reexec")
 
     def close(self) -> None:
-        """Do what `release` does (PEP 3143)."""
+        """Release the context, as `release` does (PEP 3143)."""
         self.release()
 
     def __enter__(self) -> "Self":
@@ -359,7 +359,7 @@ class DaemonContext(_options.Options):
         self._end(kind, error, traceback)
 
     def terminate(self, signal_number: int, stack_frame: "FrameType | None") -> None:  # noqa: ARG002 - a signal handler
-        """Handle SIGTERM: end the program with exit status 0, since that was asked for.
+        """Handle SIGTERM: end the program with exit status 0, since a stop was requested.
 
         A running loop of asyncio's or trio's ends in its own way: its tasks are cancelled.
 

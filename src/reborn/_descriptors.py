@@ -256,7 +256,7 @@ class Inheritance:
         replace(self._copies)
 
     def close(self) -> None:
-        """Daemon: close what nobody asked to keep."""
+        """Daemon: close every descriptor that is not to be kept."""
         # Some have been closed since; taking their numbers would leak them.
         opened = filter(is_open, self._opened or ())
         close_inherited(opened, keep=self.keep, placeholder=self._placeholder)

@@ -1,4 +1,4 @@
-"""Open a file that a stranger may have prepared.
+"""Open a file that another user may have prepared.
 
 The pid file and the log are opened by a process that is often root, in directories that others can
 often write (CVE-2017-11747, CVE-2020-28935). Both follow one rule, judged on the open descriptor
@@ -136,7 +136,7 @@ def others_can_write(status: os.stat_result) -> bool:
 def check(
     fd: int, *, kind: str, path: str, directory: int, owner: int | None = None
 ) -> os.stat_result:
-    """Refuse the open file *fd* if a stranger could have planted it; *owner* is none.
+    """Refuse the open file *fd* if another user than *owner* could have planted it.
 
     Raises:
         UnsafeFileError: it is no regular file, has a second name, or is another owner's in a
@@ -159,7 +159,7 @@ def check(
 
 
 def foreign_hand(status: os.stat_result) -> str | None:
-    """Return what lets somebody besides root choose the text of a file; None: nothing does."""
+    """Return how somebody besides root could choose the text of a file, or None."""
     if status.st_uid != 0:
         name = user_named(status.st_uid)
         user = "a user without an account" if name is None else f"user {name!r}"

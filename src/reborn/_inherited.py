@@ -55,7 +55,7 @@ def _has_gained_privileges() -> bool:
     """Tell whether this program may do what those who started it may not.
 
     That is so after set-user-id, set-group-id and file capabilities (AT_SECURE in getauxval(3)).
-    Its environment and its descriptors are then a stranger's word.
+    Its environment and its descriptors then come from a user who is not trusted.
     """
     if sys.platform == "win32":
         return False

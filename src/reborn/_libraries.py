@@ -1,7 +1,7 @@
 """Libraries that bring to a start what a fork does not copy, and what is done about each.
 
 The rule: it works in the daemon, or the fork is refused, or a warning names it; never in silence. A
-library that is not imported is not asked for, and none is imported here.
+library that is not imported is left alone, and none is imported here.
 
 - asyncio, trio, Twisted: a loop that runs is refused, and eventlet's once it was used; one that was
   not is made anew.
@@ -40,7 +40,7 @@ def running_loop() -> str | None:
 
 
 def lost_by_fork() -> str | None:
-    """Return what ends with the launcher although the daemon may use it."""
+    """Return the resources that end with the launcher although the daemon may use them."""
     module: Any = sys.modules.get("multiprocessing.resource_tracker")
     tracker = getattr(module, "_resource_tracker", None)
     if getattr(tracker, "_fd", None) is None:

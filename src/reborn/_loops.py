@@ -31,7 +31,7 @@ else:
 
 # Of a trio that runs: for callbacks, in that one for the system's tasks, in that one for the main.
 _NURSERIES = 3
-# When the program is asked to end once more, if trio is ending already, in seconds.
+# Seconds until the request to end is repeated, if trio is ending already.
 _AGAIN = 0.05
 
 

@@ -10,7 +10,7 @@ no handler of its own where it finds another's, and its mount is left stale. The
 - It is only there if a module is loaded that can take the main thread into C, and if SIGTERM is
   handled by `terminate` itself. Other programs have no thread more than they have started.
 - It does nothing if `terminate` was called within some seconds, or while the main thread computes.
-- Otherwise the library is asked first, by a signal for which it has a handler of its own: then it
+- Otherwise the library is signalled first, with one for which it has a handler of its own: it
   comes back, and SIGTERM is handled in Python as ever. If that does not help, the program ends
   without its main thread: the exit handlers run (they release the pid file), and that is all.
 - Where the kernel gives the signal to a thread of C, because the main thread blocks it at that
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-# Seconds until a library is asked to come back, and until it is not waited for any longer.
+# Seconds until a library is signalled, and until the wait for it ends.
 _UNTIL_ASKED = 0.5
 _UNTIL_END = 3.0
 _TICK = 0.05
@@ -217,7 +217,7 @@ def watch_sigterm(own: "Callable[..., object]", status: int) -> SigtermWatch | N
         import faulthandler
     except ImportError:
         return None
-    # A thread of gevent's or eventlet's is none, and would wait in place of everybody.
+    # A thread of gevent or eventlet is a coroutine, and would wait in place of everybody.
     if not hasattr(faulthandler, "register") or not isinstance(_thread.start_new_thread, type(len)):
         return None
     try:

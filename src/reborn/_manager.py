@@ -72,7 +72,7 @@ def detect() -> Supervisor | None:
     pid = os.getpid()
     if _inherited.below_init:
         return Supervisor("a container", "process 1 is its own, and ends with it")
-    # Of a program that may do more than who started it, the environment is a stranger's word.
+    # The environment of a program that may do more than who started it is not trusted.
     environment: Mapping[str, str] = {} if _inherited.privileged else os.environ
     if pid == 1:
         return Supervisor(

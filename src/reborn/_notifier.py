@@ -274,7 +274,7 @@ class ServiceManager:
     def extend_timeout(self, seconds: float) -> None:
         """Ask for *seconds* from now on, to become ready, to reload, or to stop.
 
-        A launcher is not asked: it waits for `ready_timeout`.
+        A launcher does not extend its time: it waits for `ready_timeout`.
 
         Raises:
             RuntimeError: the context is not open.
@@ -323,7 +323,7 @@ class ServiceManager:
 
 
 def service_manager(notifier: Notifier | None, *, process: "OwnProcess | None") -> ServiceManager:
-    """Return what *notifier* makes of the manager; *process* has the context open."""
+    """Return the service manager behind *notifier*; *process* has the context open."""
     manager = ServiceManager.__new__(ServiceManager)
     manager._notifier, manager._process = notifier, process  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     manager._watchdog = Watchdog(notifier)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]

@@ -1,4 +1,4 @@
-"""Check what was asked for, and resolve it against the system.
+"""Check the options, and resolve them against the system.
 
 Two moments: a value is checked when it is given, by the table at the end; what depends on other
 options or on the system (paths, accounts, who runs us) is resolved once in the launcher, before
@@ -221,7 +221,7 @@ def _preserved(item: object) -> int:
 
 
 def _handlers(options: "Options") -> "dict[int, Any]":
-    """Return what to install for each signal."""
+    """Return the handler to install for each signal."""
     chosen = options.signal_map
     if chosen is None:
         return _default_handlers(options)

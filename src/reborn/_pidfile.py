@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 # Between a winner's lock and its pid lie the two forks (3 ms); whoever looks has a lock for less.
 _PATIENCE = 0.1
-# Shared locks that are there for so long are not those of any number of lookers that take turns.
+# Shared locks that last longer are not those of any number of readers that take turns.
 _LONGEST_LOOKS = 5.0
 # Each round somebody must have replaced the file between two of our system calls.
 _ROUNDS = 100
@@ -220,8 +220,8 @@ class LockedFile:
 class LockedPidFile(LockedFile):
     """A locked file that names one process; `PidFile`, with the protocol of a start.
 
-    *unlocked_owner* is asked where nobody has the lock: which process the open file belongs to all
-    the same (None: to nobody). Then that process is found, and nobody else gets the lock.
+    Where nobody has the lock, *unlocked_owner* is called; the process that it returns owns the open
+    file all the same: it is found, and nobody else gets the lock. None: nobody owns the file.
     """
 
     def __init__(

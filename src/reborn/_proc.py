@@ -365,7 +365,7 @@ def exists(pid: int) -> bool:
 
 
 def _environment(pid: int) -> list[bytes]:
-    """Return what *pid* was started with."""
+    """Return the environment that *pid* was started with."""
 
     def read() -> bytes:
         with open(f"{_PROC}/{pid}/environ", "rb") as file:
@@ -378,7 +378,7 @@ def _environment(pid: int) -> list[bytes]:
 
 
 def _once_executed(pid: int, look: Callable[[], T]) -> T:
-    """Return what *look* finds; in the middle of execve(2) *pid* shows nothing for a moment."""
+    """Return the result of *look*; in the middle of execve(2) *pid* shows nothing for a moment."""
     for _ in range(_LOOKS):
         found = look()
         if found or not exists(pid):

@@ -299,7 +299,7 @@ class Matched(Condition):
 
 
 class BecomesTrue(Condition):
-    """What can be asked before the start, too: it counts when the answer has changed since."""
+    """A condition that can be tested before the start, too: it counts when it has changed."""
 
     takes_time = True
     # How a start is refused.
@@ -334,7 +334,7 @@ class BecomesTrue(Condition):
         raise NotImplementedError
 
     def already_true(self) -> str:
-        """Return what is wrong where it was true before the start, and a way out."""
+        """Return the reason to refuse a condition that was true before the start, and a way out."""
         return f"somebody answers at {self.text} already; stop that, or use another address"
 
 
@@ -506,7 +506,7 @@ class Changed(Condition):
         return self._present(view.cwd) if found != self._before else self._unchanged(view.cwd)
 
     def _find(self, cwd: str) -> object:
-        """Return what tells what is there from anything else; None: nothing is."""
+        """Return an identity of the file or mount that is there, or None."""
         raise NotImplementedError
 
     def _absent(self) -> str:
@@ -736,7 +736,7 @@ def parse(ready: str | Callable[[], object]) -> Condition:
     """Return the condition that *ready* is.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a condition.
         TypeError: it is neither a string nor callable.
     """
     if not isinstance(ready, str):

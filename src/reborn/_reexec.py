@@ -181,7 +181,7 @@ def spawn_program(
 
 
 def file_actions(standard: "Sequence[int]", handed: "Sequence[int]") -> list[tuple[int, ...]]:
-    """Return what makes a spawned program have *standard* as 0 to 2, and *handed* as they are.
+    """Return file actions that give a program *standard* as 0 to 2, and *handed* as they are.
 
     Nothing else: descriptors that the launcher itself inherited are closed.
     """

@@ -189,7 +189,7 @@ class SignalServer:
                 _process.poll(self.fileno(), timeout=interval)
 
     async def serve_async(self, *, watchdog: Watchdog | None = None) -> None:
-        """Do what `serve` does, in a task of asyncio's or trio's; await what handlers return.
+        """Serve as `serve` does, in a task of asyncio or trio; await the results of handlers.
 
         Raises:
             RuntimeError: this is not the main thread.

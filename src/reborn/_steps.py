@@ -98,7 +98,7 @@ class Setup(Plan):
 
 
 def kept(plan: Plan) -> list[int]:
-    """Return the descriptors that a forked daemon was asked to keep."""
+    """Return the descriptors that a forked daemon is to keep."""
     streams = [fd for fd in (*plan.streams, _descriptors.fileno(plan.guard)) if fd is not None]
     lock = [] if plan.pidfile is None else plan.pidfile.descriptors()
     needed = library_descriptors()
@@ -107,7 +107,7 @@ def kept(plan: Plan) -> list[int]:
 
 
 def libraries() -> "ModuleType | None":
-    """Return what is known of other libraries, where one of them has been imported."""
+    """Return what other libraries need, where one of them has been imported."""
     if _LIBRARIES.isdisjoint(sys.modules):
         return None
     from reborn import _libraries
@@ -202,14 +202,14 @@ def name_streams() -> None:
 
 
 def close_inherited(setup: Setup) -> None:
-    """Close what nobody asked to keep (APUE 13.3, rule 5)."""
+    """Close every inherited descriptor that is not to be kept (APUE 13.3, rule 5)."""
     if setup.inherited is not None:
         setup.inherited.close()
         renew_libraries()
 
 
 def drop_privileges(confinement: "Placed") -> None:
-    """Become the user and group asked for, for good (credentials(7))."""
+    """Become the requested user and group, for good (credentials(7))."""
     if confinement.identity is not None:
         from reborn import _privileges
 
@@ -266,7 +266,7 @@ def take(steps: "Iterable[tuple[str, str, Callable[[S], None]]]", subject: "S") 
 
 
 def captures_errors(plan: Plan) -> bool:
-    """Tell whether a file takes the daemon's stderr until it is ready, for want of a log."""
+    """Tell whether a file takes the daemon's stderr until it is ready, since there is no log."""
     silent = plan.log_file is None and plan.streams[2] is None
     return silent and (plan.wait_ready or plan.strategy == "reexec")
 

@@ -57,7 +57,7 @@ def background(
     argv: Sequence[str] | None = None,
     **options: Unpack[ContextOptions],
 ) -> Generator[Arguments, None, None]:
-    """Parse the command line, and run the block in the background if that was asked for.
+    """Parse the command line, and run the block in the background on request.
 
         with background(parser, pidfile="app.pid", log_file="app.log") as args:
             serve(args.port)
@@ -68,7 +68,7 @@ def background(
     and ends with 1 (130 after Ctrl-C); the block runs in the daemon.
 
     Without ``-d`` the block runs in this process, as it would without reborn: its streams go to a
-    log, and a pid file is locked, only if that was asked for on the command line.
+    log, and a pid file is locked, only if the command line says so.
 
     *pidfile* and *log_file* are the defaults in the background. *name* is what messages call the
     program (``parser.prog``), *argv* replaces ``sys.argv[1:]``. The *options* are those of

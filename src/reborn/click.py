@@ -52,7 +52,7 @@ def background(
     name: str | None = None,
     **options: Unpack[ContextOptions],
 ) -> Callable[[AnyCommand], AnyCommand]:
-    """Let a command run in the background if that is asked for.
+    """Let a command run in the background on request.
 
         @background(pidfile="app.pid", log_file="app.log")
         @click.command()

@@ -4,7 +4,7 @@
     ├── StartError                  the daemon was not started, and nothing of it is left
     │   ├── StepError               a step failed with an errno (also an OSError)
     │   ├── PidFileLockedError      another process holds the pid file
-    │   ├── UnsafeFileError         a stranger could have planted or written the pid file or log
+    │   ├── UnsafeFileError         another user could have planted or written the pid file or log
     │   ├── ForkUnsafeError         forking now would break the program
     │   ├── RelaunchError           the program cannot be started a second time
     │   ├── NotReadyError           the daemon was not ready in time (also a TimeoutError)
@@ -80,7 +80,7 @@ class PidFileLockedError(StartError):
 
 
 class UnsafeFileError(StartError):
-    """A pid file or log that a stranger could have planted is not touched, nor is it believed.
+    """A pid file or log that another user could have planted is neither touched nor believed.
 
     `kind` is "pid file" or "log file", `reason` what is wrong with it. `pid` is the process that
     root did not signal on the word of that pid file; None where the file itself was refused.

@@ -137,7 +137,7 @@ def _spawner(config: pytest.Config) -> Iterator[SpawnDaemon]:
 
 
 def _owner(config: pytest.Config) -> Owner:
-    """Return what this process spawns with, made when it is first needed.
+    """Return the owner of all that this process spawns, made when it is first needed.
 
     Raises:
         NotSupportedError: this is not a POSIX system.
@@ -262,7 +262,7 @@ def _check_leaks_option(option: str = "") -> None:
 
 
 def _leaks_option(item: pytest.Item) -> str:
-    """Return what becomes of leaks of *item*."""
+    """Return how leaks of *item* are treated."""
     marker = item.get_closest_marker("reborn_leaks")
     if marker is not None:
         return str(marker.args[0])

@@ -38,7 +38,7 @@ class DaemonLog:
         return sizes
 
     def readers(self, offsets: list[int]) -> list[LogFile]:
-        """Return what reads the text of both files from *offsets* on, piece by piece."""
+        """Return a reader of the text of both files from *offsets* on, piece by piece."""
         pairs = zip((self.captured, self.own), offsets, strict=True)
         return [LogFile(path, offset) for path, offset in pairs if path is not None]
 

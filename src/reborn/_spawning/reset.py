@@ -94,7 +94,7 @@ def _show_warning(  # noqa: PLR0917 - the signature is Python's
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Do what `warnings.showwarning` does where nobody has replaced it."""
+    """Show a warning as `warnings.showwarning` does where nobody has replaced it."""
     text = warnings.formatwarning(message, category, filename, lineno, line)
     (sys.stderr if file is None else file).write(text)
 

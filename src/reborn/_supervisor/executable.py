@@ -28,7 +28,7 @@ def is_script(path: str) -> bool:
 
 
 def reason(path: str, number: int | None) -> str:
-    """Return what is the matter with the program *path* which execve(2) refuses, "" if unknown."""
+    """Return why execve(2) refuses the program *path*, or "" if the reason is unknown."""
     header = _header(path)
     if number == ENOENT and header:
         return f"whose interpreter {_interpreter(header)!r} is missing"

@@ -244,7 +244,7 @@ class Output:
         return None, self._writer, self._writer
 
     def awaited(self) -> tuple[int, int] | None:
-        """Return what poll(2) is to wait for before `pump` is called again."""
+        """Return the descriptors for poll(2) to wait for before `pump` is called again."""
         if not self._all_sent:
             return self._sink.fileno(), select.POLLOUT
         return None if self._reader is None else (self._reader, select.POLLIN)
@@ -292,7 +292,7 @@ class Output:
         return self._logs
 
     def read(self) -> bytes:
-        """Return what has come through the pipe since the last time."""
+        """Return the output that has arrived in the pipe since the last call."""
         data = bytes(self._fresh or b"")
         if self._fresh is not None:
             self._fresh.clear()

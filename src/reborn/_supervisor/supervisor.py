@@ -128,7 +128,7 @@ _CLEAR_TIMEOUT = 10.0
 _KILL_TIMEOUT = 2.0
 # Of a start that has failed so many lines are shown.
 _LAST_LINES = 10
-# How long poll(2) is asked to sleep at most, in seconds; it cannot take more than 24 days.
+# The longest time-out for poll(2), in seconds; it cannot take more than 24 days.
 _LONGEST_SLEEP = 86400.0
 
 
@@ -254,7 +254,7 @@ class ProgramSupervisor:
         server.set_handler(None, *_OWN)
 
     def _handle(self, event: "Event", number: int = 0) -> None:
-        """Do what the table says; *number* is that of a signal."""
+        """Carry out the action in the table; *number* is that of a signal."""
         self.TABLE[self._state][EVENTS.index(event)](self, number)
 
     def _next_event(self) -> "Event | None":

@@ -206,7 +206,7 @@ class ReadinessWatch:
 
 
 def _probe_without(channel: Channel) -> MakeProbe:
-    """Return what makes a process that looks and has no part in the *channel* to the launcher.
+    """Return a function that forks the probe, which has no part in the *channel* to the launcher.
 
     The program was the channel's owner before its execve(2), and the kernel sends it SIGTERM when
     the launcher closes it while somebody else still has it (F_SETSIG in fcntl(2)).

@@ -188,7 +188,7 @@ class Generation:
                 _ask(predecessor, "taken")
             finally:
                 predecessor.close()
-        # What nobody has asked for.
+        # Those that `listen` was not called for.
         _descriptors.close(*grant.sockets.values())
         grant.sockets = {}
         with self._lock:

@@ -73,7 +73,7 @@ class UpgradeLauncher(UpgradableLauncher):
 
 
 def first_grant(plan: Plan) -> Grant:
-    """Return what a first generation has: a control socket, which nobody listens to yet."""
+    """Return the grant of a first generation: a control socket, which nobody listens to yet."""
     assert plan.pidfile is not None  # noqa: S101 - see `_options.resolve`
     path = messages.control_path(plan.pidfile.path)
     control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

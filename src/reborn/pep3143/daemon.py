@@ -197,7 +197,7 @@ class DaemonContext:
             raise RaisedError.of(error) from error
 
     def _take_steps(self, setup: Setup | None) -> None:
-        """Do what makes a daemon, in python-daemon's order.
+        """Take the steps that make a daemon, in python-daemon's order.
 
         A daemon of the core's has a *setup*, and all signals blocked until there are handlers.
         """
@@ -348,7 +348,7 @@ def _detach_message(error: StartError) -> str:
 
 
 def _refusal(error: StartError) -> OSError | None:
-    """Return what the system has refused, as the original chains it to its own error."""
+    """Return the system's own error, as the original chains it to its error."""
     if isinstance(error, StepError) and error.step in _FORKS:
         return OSError(error.errno, error.strerror)
     return None
@@ -473,7 +473,7 @@ def is_socket_file(file: Any) -> bool:
 
 
 def is_socket(fd: int) -> bool:
-    """Do what `is_socket_file` does, for a descriptor."""
+    """Tell whether a descriptor is a socket, as `is_socket_file` does for a file."""
     import warnings
 
     message = "is_socket() is deprecated; use is_socket_file()"

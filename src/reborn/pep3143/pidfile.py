@@ -270,7 +270,7 @@ class TimeoutPIDLockFile(PIDLockFile):
         super().__init__(path, *args, **kwargs)
 
     def acquire(self, timeout: float | None = None) -> None:
-        """Do what `PIDLockFile.acquire` does."""
+        """Acquire the lock as `PIDLockFile.acquire` does."""
         super().acquire(self.acquire_timeout if timeout is None else timeout)
 
 
