@@ -1,8 +1,8 @@
 """Daemon behaviour for a program with an `argparse` command line, in one call.
 
 `background` adds ``-d/--background``, ``--pidfile`` and ``--log-file`` to the program's parser;
-`control` puts the verbs ``start stop restart reload status run`` before its arguments. For a
-program with click there is `reborn.click`.
+`control` puts the verbs ``start stop restart upgrade reload status run`` before its arguments. For
+a program with click there is `reborn.click`.
 
 Here the library prints and ends the process, as command lines do. The work and the
 messages come from `reborn._verbs.control`.
@@ -20,7 +20,7 @@ from reborn._errors import hint_public
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from typing import Any, Unpack
 
     from reborn._context import DaemonContext
@@ -103,18 +103,19 @@ def control(
 
         sys.exit(control(parser, main, pidfile="app.pid", log_file="app.log"))
 
-    The verbs are ``start stop restart reload status run``. The first, the third and the last take
-    the program's own arguments and then call *main* with them: in the daemon, or with ``run`` in
-    this process. What *main* returns is returned. The launcher of a daemon does not come back: it
-    says ``app started, pid 4711`` and ends with exit status 0.
+    The verbs are ``start stop restart reload status run``, and ``upgrade`` if ``upgradable=True``
+    is among the *options*. ``start``, ``restart``, ``upgrade`` and ``run`` take the program's own
+    arguments and then call *main* with them: in the daemon, or with ``run`` in this process. What
+    *main* returns is returned. The launcher of a daemon does not come back: it says
+    ``app started, pid 4711`` and ends with exit status 0.
 
     The parser itself is not changed; options of ours that it has already (``--pidfile``,
     ``--log-file``, ``--timeout``) stay the program's, and ours are left out.
 
     Exit statuses are the Linux Standard Base's. Each verb: 0 success (also start of a program that
-    runs, and stop of one that does not), 1 failure, 2 usage, 4 not permitted or not known; reload:
-    3 the program has no handler, 7 it does not run; status: 0 running, 1 dead and its pid file
-    left, 3 not running, 4 unknown; 130 after Ctrl-C.
+    runs, and stop of one that does not), 1 failure, 2 usage, 4 not permitted or not known; reload
+    and upgrade: 3 the program that runs was not made for it, 7 it does not run; status: 0 running,
+    1 dead and its pid file left, 3 not running, 4 unknown; 130 after Ctrl-C.
 
     *name*, *argv* and the *options* are as in `background`. A supervisor that is found to run this
     process has ``start`` stay in the foreground.
@@ -123,9 +124,9 @@ def control(
 
     _control.require_pidfile(pidfile)
     name = name or parser.prog
-    args = _verbs_parser(parser, pidfile=pidfile, log_file=log_file, name=name).parse_args(
-        argv, namespace=Arguments()
-    )
+    verbs = _control.offered(**options)
+    top = _verbs_parser(parser, verbs, pidfile=pidfile, log_file=log_file, name=name)
+    args = top.parse_args(argv, namespace=Arguments())
     given = _take_ours(args)
     verb = given["verb"]
     context = _control.context_of_verb(verb, given, pidfile, log_file, **options)
@@ -152,10 +153,15 @@ def _add_background_options(
 
 
 def _verbs_parser(
-    parser: argparse.ArgumentParser, *, pidfile: Path, log_file: Path | None, name: str
+    parser: argparse.ArgumentParser,
+    offered: Mapping[str, str],
+    *,
+    pidfile: Path,
+    log_file: Path | None,
+    name: str,
 ) -> argparse.ArgumentParser:
-    """Return a parser of verbs, whose start, restart and run also take what *parser* takes."""
-    from reborn._verbs.control import VERBS
+    """Return a parser of verbs; those that run the program also take what *parser* takes."""
+    from reborn._verbs.control import RUNNING
 
     alike = {
         attribute: getattr(parser, attribute)
@@ -178,9 +184,9 @@ def _verbs_parser(
         parents=[parser], add_help=False, prefix_chars=parser.prefix_chars
     )
     free = {flag for flag in ("--pidfile", "--log-file") if _add(probe, flag)}
-    for verb, text in VERBS.items():
+    for verb, text in offered.items():
         help_text = _escaped(text.format(name=name))
-        runs = verb in ("start", "restart", "run")
+        runs = verb in RUNNING
         sub = verbs.add_parser(
             verb,
             help=help_text,

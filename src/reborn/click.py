@@ -2,7 +2,7 @@
 
 The same two ways as in `reborn.application`, as decorators of a ``@click.command()``: `background`
 adds ``-d/--background``, ``--pidfile`` and ``--log-file`` to the command, `control` makes a group
-of the verbs ``start stop restart reload status run`` of it.
+of the verbs ``start stop restart upgrade reload status run`` of it.
 
 A module of its own, since only a program that has click can import it.
 """
@@ -91,14 +91,15 @@ def control(
     name: str | None = None,
     **options: Unpack[ContextOptions],
 ) -> Callable[[click.Command], click.Group]:
-    """Make a command a group of the verbs ``start stop restart reload status run``.
+    """Make a command a group of the verbs ``start stop restart upgrade reload status run``.
 
         @control(pidfile="app.pid", log_file="app.log")
         @click.command()
         def app(): ...
 
-    The verbs ``start``, ``restart`` and ``run`` take the command's own parameters. What they do,
-    what is printed, and the exit statuses are those of `reborn.application.control`.
+    The verbs ``start``, ``restart``, ``upgrade`` (with ``upgradable=True``) and ``run`` take the
+    command's own parameters. What they do, what is printed, and the exit statuses are those of
+    `reborn.application.control`.
     """
     _control.require_pidfile(pidfile)
 
@@ -118,7 +119,7 @@ def control(
             epilog=command.epilog,
             context_settings=command.context_settings,
         )
-        for verb in _control.VERBS:
+        for verb in _control.offered(**options):
             ours = _verb_options(verb, pidfile=pidfile, log_file=log_file)
             ours = [
                 option for option in ours if free >= {"--pidfile", "--log-file"} & {*option.opts}
@@ -148,7 +149,7 @@ def _verb(
     """Return the command of one verb; those that run the program are copies of its *command*."""
     text = _control.VERBS[verb].format(name=name)
     text = f"{text[0].upper()}{text[1:]}."
-    if verb not in ("start", "restart", "run"):
+    if verb not in _control.RUNNING:
         command = click.Command(None, help=text)
     made = _with(command, act, ours)
     made.name, made.short_help = verb, text
@@ -158,7 +159,7 @@ def _verb(
 def _verb_options(verb: str, *, pidfile: Path, log_file: Path | None) -> list[click.Option]:
     """Return the options of a verb besides the program's own parameters."""
     options = [_path_option("--pidfile", pidfile)]
-    if verb in ("start", "restart", "run"):
+    if verb in _control.RUNNING:
         options.append(_path_option("--log-file", None if verb == "run" else log_file))
     if verb in ("stop", "restart"):
         what = f"How long it gets to stop before it is killed (default: {_control.TIMEOUT:g})."

@@ -177,11 +177,15 @@ class ProgramError(StartError):
 
 
 class UpgradeError(StartError):
-    """The running daemon `pid` cannot be replaced, for `reason`; None: nothing runs."""
+    """The running daemon `pid` cannot be replaced, for `reason`; None: nothing runs.
+
+    `upgradable` is False if it never can be, since it was not made for it.
+    """
 
     pid: int | None
     reason: str
     remedy: str
+    upgradable: bool = True
 
     def __str__(self) -> str:
         what = "the daemon" if self.pid is None else f"process {self.pid}"

@@ -18,9 +18,10 @@ from harness import is_alive
 
 FACTS = {
     *("name", "state", "pid", "uptime", "memory", "cpu_time", "cpu_percent", "open_files"),
-    *("process_state", "pidfile", "reason"),
+    *("process_state", "pidfile", "reason", "generation", "draining"),
 }
 UNKNOWN = {"pid", "uptime", "memory", "cpu_time", "cpu_percent", "open_files", "process_state"}
+UNKNOWN |= {"generation", "draining"}
 RUNNING = r"""app is running
   pid         \d+
   uptime      \d+\.\d s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
+from reborn import _descriptors, _process
 from reborn._errors import Step
 from reborn._launcher import Launcher
 from reborn._upgrade import listening, messages
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # How long the running daemon may take to answer, in seconds.
 _PATIENCE = 5.0
+# The same where nothing depends on the answer.
+_GLANCE = 1.0
 _SILENT = (f"it does not answer within {_PATIENCE} s", "see whether it is suspended or hangs")
 
 
@@ -126,18 +129,21 @@ def request(plan: Plan) -> Grant:
     return grant
 
 
-def _connect(path: str, holder: int) -> messages.Conversation:
+def _connect(path: str, holder: int, *, patience: float = _PATIENCE) -> messages.Conversation:
     """Return a conversation with process *holder*, which proves to be the other end."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(_PATIENCE)
+        connection.settimeout(patience)
         messages.open_at(path, connection.connect)
         connection.settimeout(None)
         pid, uid = messages.peer(connection)
     except (FileNotFoundError, ConnectionRefusedError):
         connection.close()
         raise _refusal(
-            holder, "it was not started with upgradable=True, or is not ready", "restart it instead"
+            holder,
+            "it was not started with upgradable=True, or is not ready",
+            "restart it instead",
+            upgradable=False,
         ) from None
     except TimeoutError:
         connection.close()
@@ -147,14 +153,42 @@ def _connect(path: str, holder: int) -> messages.Conversation:
         raise
     if pid not in (None, holder) or uid not in (0, os.geteuid(), _owner(holder)):
         connection.close()
-        raise _refusal(holder, f"process {pid} has its control socket", "restart it instead")
+        reason = f"process {pid} has its control socket"
+        raise _refusal(holder, reason, "restart it instead", upgradable=False)
     return messages.Conversation(connection)
 
 
-def _refusal(pid: int | None, reason: str, remedy: str) -> UpgradeError:
+def ask_who(pidfile: str, holder: int) -> tuple[int, list[int]] | None:
+    """Ask the daemon *holder* for its generation, and for the earlier ones that still drain.
+
+    None where it cannot be asked: it is another user's, cannot be replaced, or does not answer.
+    """
     from reborn.exceptions import UpgradeError
 
-    return UpgradeError(pid=pid, reason=reason, remedy=remedy)
+    try:
+        conversation = _connect(messages.control_path(pidfile), holder, patience=_GLANCE)
+    except (OSError, UpgradeError):
+        return None
+    try:
+        conversation.send({"request": "who"})
+        received = conversation.receive(_GLANCE)
+        if received is None or "generation" not in received[0]:
+            return None
+        message, pidfds = received
+        ended = set(_process.poll(*pidfds, timeout=0)) if pidfds else set()
+        _descriptors.close(*pidfds)
+    except (OSError, ValueError):
+        return None
+    finally:
+        conversation.close()
+    draining = zip(message["draining"], pidfds, strict=True)
+    return message["generation"], [int(pid) for pid, fd in draining if fd not in ended]
+
+
+def _refusal(pid: int | None, reason: str, remedy: str, *, upgradable: bool = True) -> UpgradeError:
+    from reborn.exceptions import UpgradeError
+
+    return UpgradeError(pid=pid, reason=reason, remedy=remedy, upgradable=upgradable)
 
 
 def _owner(pid: int) -> int | None:

@@ -1,4 +1,4 @@
-"""The verbs over one daemon: start, stop, restart, reload, status, run.
+"""The verbs over one daemon: start, stop, restart, upgrade, reload, status, run.
 
 A verb does its work and returns an `Outcome`, the exit status with the line that explains it, and
 leaves it to its caller to print. The statuses are those of the Linux Standard Base (LSB Core, "Init
@@ -46,10 +46,13 @@ VERBS = {
     "start": "start {name} in the background",
     "stop": "stop {name}, and wait until it is gone",
     "restart": "stop {name} if it runs, and start it",
+    "upgrade": "replace {name} by a new one, while it serves",
     "reload": "have {name} read its configuration again (SIGHUP)",
     "status": "say whether {name} runs, and how it is",
     "run": "run {name} in the foreground",
 }
+# Those that come to run the program itself, and so take its arguments.
+RUNNING = ("start", "restart", "upgrade", "run")
 TIMEOUT = 10.0
 
 
@@ -153,19 +156,25 @@ class DaemonVerbs:
         failed: Callable[[StartError], Outcome],
         *,
         shown: bool = True,
+        upgrade: bool = False,
     ) -> Daemon | Outcome | None:
-        """Call reborn(), with a line at the terminal if *shown*; *failed* makes errors outcomes."""
-        line = Waiting(f"starting {self.name} ...")
+        """Call reborn() or upgrade(), with a line at the terminal if *shown*.
+
+        *failed* makes errors outcomes.
+        """
+        line = Waiting(f"{'upgrading' if upgrade else 'starting'} {self.name} ...")
         try:
             if shown:
                 line.show()
-            daemon = context.reborn()
+            daemon = context.upgrade() if upgrade else context.reborn()
         except StartError as error:
             line.clear()
             return failed(error)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             line.clear()
-            return Outcome(INTERRUPTED, f"{self.name}: interrupted, and not started")
+            what = "upgraded" if upgrade else "started"
+            text = _with_notes(f"interrupted, and not {what}", error)
+            return Outcome(INTERRUPTED, f"{self.name}: {text}")
         except BaseException:
             line.clear()
             raise
@@ -199,7 +208,13 @@ class Control(DaemonVerbs):
             return self.stop(timeout=timeout)
         if verb == "restart":
             return self.restart(timeout=timeout)
-        return {"start": self.start, "reload": self.reload, "run": self.enter}[verb]()
+        verbs = {
+            "start": self.start,
+            "upgrade": self.upgrade,
+            "reload": self.reload,
+            "run": self.enter,
+        }
+        return verbs[verb]()
 
     def why_foreground(self, verb: str) -> str | None:
         """Return the reason if *verb* will leave the program in the foreground.
@@ -228,7 +243,8 @@ class Control(DaemonVerbs):
 
     def restart(self, *, timeout: float = TIMEOUT) -> Outcome | None:
         """Stop the daemon if it runs, and start it; None as in `start`."""
-        if was_reborn():
+        # What a daemon starts to be replaced by it, on SIGUSR2, does not stop it.
+        if was_reborn() or _inherited.is_upgrader:
             return self.start()
         from reborn import _options
 
@@ -244,15 +260,21 @@ class Control(DaemonVerbs):
             outcome.text += f"\n{self.name} was stopped, and is not running now"
         return outcome
 
-    def _open(self, done: str, *, may_run: bool = False) -> Outcome | None:
+    def upgrade(self) -> Outcome | None:
+        """Replace the running daemon by a new generation; None as in `start`."""
+        return self._open("upgraded", upgrade=True)
+
+    def _open(self, done: str, *, may_run: bool = False, upgrade: bool = False) -> Outcome | None:
         """Open the context; the outcome names what is *done*, or the reason of the failure.
 
-        Where the pid file is held, that is a success if the daemon *may_run*.
+        Where the pid file is held, that is a success if the daemon *may_run*, and what an *upgrade*
+        needs.
         """
         daemon = self._launch(
             self.context,
             lambda error: self._not_started(error, may_run=may_run),
             shown=not (was_reborn() or self.context.detach_process is False),
+            upgrade=upgrade,
         )
         if daemon is None or isinstance(daemon, Outcome):
             return daemon
@@ -261,14 +283,28 @@ class Control(DaemonVerbs):
         return Outcome(OK, f"{self.name} {done}, pid {daemon.pid}{see}", daemon=daemon)
 
     def _not_started(self, error: StartError, *, may_run: bool) -> Outcome:
-        from reborn.exceptions import PidFileLockedError
+        from reborn.exceptions import PidFileLockedError, UpgradeError
 
         if may_run and isinstance(error, PidFileLockedError) and error.pid is not None:
             return Outcome(OK, f"{self.name} is already running, pid {error.pid}")
-        # The notes hold the daemon's traceback.
-        text = "\n".join([str(error), *getattr(error, "__notes__", ())])
-        forbidden = isinstance(error, OSError) and error.errno in (EACCES, EPERM)
-        return Outcome(NOT_PERMITTED if forbidden else FAILED, f"{self.name}: {text}")
+        if isinstance(error, UpgradeError) and error.pid is None:
+            return self._not_running(self.look(), NOT_RUNNING)
+        status = FAILED
+        if isinstance(error, UpgradeError) and not error.upgradable:
+            status = NOT_IMPLEMENTED
+        elif isinstance(error, OSError) and error.errno in (EACCES, EPERM):
+            status = NOT_PERMITTED
+        return Outcome(status, f"{self.name}: {_with_notes(str(error), error)}")
+
+
+def offered(*, upgradable: bool = False, **_: object) -> dict[str, str]:
+    """Return the verbs that a program with these options for its context has."""
+    return {verb: text for verb, text in VERBS.items() if upgradable or verb != "upgrade"}
+
+
+def _with_notes(text: str, error: BaseException) -> str:
+    """Return *text* and what was noted about *error*: the daemon's traceback, and who serves."""
+    return "\n".join([text, *getattr(error, "__notes__", ())])
 
 
 def carry_out(daemon: Control, verb: str, given: Mapping[str, Any]) -> int | None:

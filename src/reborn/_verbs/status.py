@@ -61,6 +61,8 @@ class DaemonStatus:
         self.cpu_percent: float | None = None
         self.open_files: int | None = None
         self.process_state: str | None = None
+        self.generation: int | None = None
+        self.draining: list[int] | None = None
 
     @property
     def exit_status(self) -> int:
@@ -79,6 +81,7 @@ class DaemonStatus:
         except psutil.NoSuchProcess:
             return False
         self._take(facts)
+        self._take_generations(self.daemon.pid)
         return self.daemon.is_running()
 
     def _take(self, facts: dict[str, Any]) -> None:
@@ -92,6 +95,18 @@ class DaemonStatus:
             self.cpu_time = round(times.user + times.system, 2)
             # Over the whole life, as ps(1) has it: the last second would have to be waited for.
             self.cpu_percent = round(100 * self.cpu_time / max(self.uptime, 0.01), 1)
+
+    def _take_generations(self, pid: int) -> None:
+        """See which earlier generations still drain; only root and the daemon's user may ask."""
+        from reborn._upgrade.messages import control_path
+
+        if not os.path.exists(control_path(self.pidfile)):
+            return
+        from reborn._upgrade.launch import ask_who
+
+        answer = ask_who(self.pidfile, pid)
+        if answer is not None:
+            self.generation, self.draining = answer
 
     def as_data(self) -> dict[str, object]:
         """Return everything in machine units (seconds, bytes), fit for JSON."""
@@ -122,6 +137,10 @@ class DaemonStatus:
             "state": known(self.process_state, str),
             "pid file": terminal.visible(self.pidfile),
         }
+        if self.generation is not None:
+            rows["generation"] = str(self.generation)
+        if self.draining:
+            rows["draining"] = ", ".join(map(str, self.draining))
         lines = [f"  {label:<10}  {value}" for label, value in rows.items()]
         return "\n".join([f"{self.name} is running", *lines])
 
