@@ -7,6 +7,7 @@ anything is forked or locked. The result, a `Plan`, is all that the later module
 
 import os
 import stat
+import sys
 
 from reborn._errors import loading
 
@@ -180,6 +181,8 @@ def refuse_too_long(name: str, path: str) -> None:
     Raises:
         ValueError: it is longer than the system takes.
     """
+    if sys.platform == "win32":  # there is no start there that could use it
+        return
     longest = os.pathconf("/", "PC_PATH_MAX") - 1
     if len(os.fsencode(path)) > longest:
         _refuse(
