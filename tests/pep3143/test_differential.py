@@ -29,6 +29,8 @@ TERMINAL = PROBES / "on_terminal.py"
 STAY = '"$@"; status=$?; until [ -s report ]; do sleep 0.02; done; exit $status'
 LOGIN_SHELL = ("/bin/sh", "-c", STAY, "sh")
 NOBODY = pwd.getpwnam("nobody")
+# When the files of a case were written: no process that they name is younger.
+_THEN = 2**31 - 1
 CORE = resource.getrlimit(resource.RLIMIT_CORE)[0]
 
 
@@ -44,7 +46,7 @@ class Run:
             path = directory / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
-            os.utime(path, (0, 0))
+            os.utime(path, (_THEN, _THEN))
         before = set(os.listdir(directory))
         with contextlib.ExitStack() as stack:
             process = self.start(command, case, stack)

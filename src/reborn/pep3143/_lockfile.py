@@ -7,7 +7,6 @@ A lock is taken or not (`LockError`), released or not (`UnlockError`); lockfile'
 from __future__ import annotations
 
 import os
-import socket
 
 
 class Error(Exception):
@@ -42,7 +41,13 @@ class NotMyLock(UnlockError):
     """Somebody else holds the lock."""
 
 
-class LockBase:
+class _SharedBase:
+    """What every lock has."""
+
+    path: str | os.PathLike[str]
+
+
+class LockBase(_SharedBase):
     """The attributes of a lock, which are lockfile's."""
 
     def __init__(
@@ -53,7 +58,7 @@ class LockBase:
     ) -> None:
         self.path = path
         self.lock_file = os.path.abspath(os.fspath(path)) + ".lock"
-        self.hostname = socket.gethostname()
+        self.hostname = os.uname().nodename
         self.pid = os.getpid()
         self.tname = ""
         self.unique_name = path
