@@ -4,6 +4,7 @@ It is the whole-file lock that filelock takes, and it contends with anybody's.
 """
 
 import contextlib
+import fcntl
 import time
 
 import filelock
@@ -52,6 +53,13 @@ def test_one_of_many_starters_wins(sandbox, text):
     for _ in range(2):
         if text is not None:
             sandbox.pidfile.write_text(text)
+        check_one_winner(sandbox, 24)
+
+
+def test_one_of_many_starters_wins_a_file_that_only_inheritors_have_locked(sandbox):
+    sandbox.pidfile.write_text(f"{2**22}\n")
+    with open(sandbox.pidfile, "rb+") as inherited:
+        fcntl.flock(inherited, fcntl.LOCK_SH)
         check_one_winner(sandbox, 24)
 
 
