@@ -103,7 +103,7 @@ TESTED = {
     "_holder": "processes/lock processes/distrust processes/model",
     "_record_lock": "cli/inherited_lock",
     "_pidfile": "processes/pidfile processes/contention processes/lock",
-    "_process": "processes/handle processes/clock",
+    "_process": "processes/handle processes/clock cli/foreign_child",
     "_handshake": "processes/channel processes/readiness",
     "_sd_notify": "supervisor/start managers/systemd",
     "_manager": "managers/systemctl managers/systemd managers/others managers/containers",

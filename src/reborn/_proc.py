@@ -91,6 +91,10 @@ class Ending:
         self.killed: list[int] = []
         self.refused: set[int] = set()
 
+    def probe(self, family: Iterable[int]) -> None:
+        """Find out which of *family* may not be signalled."""
+        self._signal([*family], 0)
+
     def terminate(self, family: Iterable[int]) -> None:
         """Send SIGTERM to each of *family* that has not been sent it, in this order."""
         fresh = [pid for pid in family if pid not in self._terminated]

@@ -338,6 +338,7 @@ def end(roots: "Iterable[ProcessHandle]", timeout: float, *, mixed: bool = False
     family = {**first, **_descendants(first.values())}
     ending = _proc.Ending(lambda pid, number: family[pid].send(number))
     deadline = time.monotonic() + timeout
+    ending.probe(family)
     ending.terminate(first if mixed else family)
     if not _wait_all(family, ending.refused, deadline):
         # What they started while they were stopping belongs to them, too.

@@ -72,6 +72,20 @@ def test_each_of_a_family_is_terminated_once_and_killed_as_often_as_it_takes():
     assert (ending.killed, ending.refused) == ([2], set())
 
 
+def test_one_that_may_not_be_signalled_is_found_before_anything_is_sent():
+    ending = _proc.Ending()
+    ending.probe([os.getpid(), 2**22 + 1])
+    assert ending.refused == set()
+    refusing = _proc.Ending(refuse)
+    refusing.probe([1])
+    assert refusing.refused == {1}
+
+
+def refuse(pid, number):
+    assert number == 0
+    raise PermissionError
+
+
 def test_one_that_may_not_be_signalled_does_not_spare_the_others():
     signals = Signals(p1=PermissionError(), p2=ProcessLookupError())
     ending = _proc.Ending(signals)
