@@ -182,7 +182,8 @@ def test_handlers_of_logging_keep_their_files(sandbox, receivers):
     result = start(sandbox, before, LOG)
     assert result.report["kept"]
     for name in ("file.txt", "target.txt"):
-        assert (sandbox.directory / name).read_text().endswith("before\nafter\n")
+        # A launcher that ends in the ordinary way writes what it has buffered, at any time.
+        assert "before\nafter\n" in (sandbox.directory / name).read_text()
     # Started again, the program makes its own connection and says "before" once more.
     if sandbox.strategy == "reexec":
         server.accept()[0].close()
