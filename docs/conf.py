@@ -60,6 +60,7 @@ PUBLIC = (
     "reborn",
     "reborn.application",
     "reborn.click",
+    "reborn.graceful",
     "reborn.pep3143",
     "reborn.pep3143.daemon",
     "reborn.pep3143.pidfile",

@@ -48,7 +48,7 @@ LAYERS = {
     "an upgrade": _inside("_upgrade", "messages", "listening", "launch", "daemon"),
     "the class": ("_export", "_context", "_serving"),
     "command lines": _inside("_verbs", "keywords", "values", "terminal", "status", "control"),
-    "for programs": ("application", "click", "pep3143", "_spawning", "pytest_plugin"),
+    "for programs": ("application", "click", "graceful", "pep3143", "_spawning", "pytest_plugin"),
     "the supervisor": _inside(
         "_supervisor",
         "executable",
@@ -134,6 +134,7 @@ TESTED = {
     "_verbs.terminal": "application/terminal cli/terminal",
     "_verbs.control": "application/verbs application/upgrade cli/life",
     "application": "application/background application/verbs application/upgrade",
+    "graceful": "processes/graceful docs/examples",
     "click": "application/background application/verbs",
     "pep3143._lockfile": "pep3143/pidfile",
     "pep3143.pidfile": "pep3143/pidfile",

@@ -51,8 +51,9 @@ def is_file(code):
 
 @pytest.mark.parametrize("code", [b for b in blocks("python") if not is_file(b.values[0])])
 def test_python_block_starts_a_daemon(code, tmp_path):
-    if "import grpc" in code:
-        pytest.importorskip("grpc")
+    for name in ("grpc", "hypercorn", "uvicorn"):
+        if f"import {name}\n" in code:
+            pytest.importorskip(name)
     program = tmp_path / "app.py"
     program.write_text(PRELUDE + code)
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

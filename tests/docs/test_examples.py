@@ -93,6 +93,47 @@ def test_asyncio_server_answers(run, tmp_path):
     assert not (tmp_path / "asyncio_server.sock").exists()
 
 
+def ask(directory, client=None):
+    """Send a line to the upgradable server; return its answer, and the connection."""
+    if client is None:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(20)
+        descriptor = os.open(directory, os.O_PATH)
+        client.connect(f"/proc/self/fd/{descriptor}/upgradable_server.sock")
+        os.close(descriptor)
+    client.sendall(b"hello\n")
+    return client.recv(100), client
+
+
+def test_upgradable_server_is_upgraded_while_it_serves(run, tmp_path):
+    run("upgradable_server")
+    first = pid_of(tmp_path, "upgradable_server")
+    answer, client = ask(tmp_path)
+    assert answer == b"generation 1\n"
+    output = run("upgradable_server", "upgrade")
+    second = pid_of(tmp_path, "upgradable_server")
+    assert output == f"serves with pid {second}\n"
+    assert second != first
+    new, other = ask(tmp_path)
+    assert new == b"generation 2\n"
+    other.close()
+    assert ask(tmp_path, client)[0] == b"generation 1, last\n"
+    assert client.recv(100) == b""
+    client.close()
+
+    def gone():
+        assert not is_alive(first)
+
+    eventually(gone)
+    new, other = ask(tmp_path)
+    assert new == b"generation 2\n"
+    other.close()
+    run("upgradable_server", "stop")
+    assert run("upgradable_server", "stop", status=1) == "upgradable_server is not running\n"
+    message = run("upgradable_server", "upgrade", status=1)
+    assert message.startswith("cannot upgrade the daemon: no daemon holds pid file")
+
+
 def test_slow_start_shows_its_status_and_then_only_the_result(run, tmp_path):
     command = [str(EXAMPLES / "slow_start.py"), "0.05"]
     with pexpect.spawn(sys.executable, command, cwd=tmp_path, timeout=20) as terminal:

@@ -12,7 +12,8 @@ from reborn import DaemonContext, _hints, exceptions
 from reborn._errors import Hints, hinted
 
 MODULES = (
-    *("reborn", "reborn.exceptions", "reborn.application", "reborn.click", "reborn.pytest_plugin"),
+    *("reborn", "reborn.exceptions", "reborn.application", "reborn.click", "reborn.graceful"),
+    "reborn.pytest_plugin",
     *("reborn.pep3143", "reborn.pep3143.daemon", "reborn.pep3143.pidfile"),
 )
 SPECIAL = ("__init__", "__call__", "__enter__", "__exit__")

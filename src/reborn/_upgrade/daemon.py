@@ -158,7 +158,9 @@ class Generation:
             earlier = self._sockets.pop(name, None)
             if earlier is not None:
                 earlier.close()
-            self._sockets[name] = listener.dup()
+            # socket.dup() would clear O_NONBLOCK, which both generations share: the predecessor's
+            # event loop would hang in accept(2).
+            self._sockets[name] = socket.socket(fileno=os.dup(listener.fileno()))
 
     def hand_over(self, name: str, value: File | bytes) -> None:
         """Keep *value* for the next generation, as it is now."""

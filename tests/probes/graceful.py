@@ -1,0 +1,138 @@
+"""A web server that can be replaced, with the adapter of `reborn.graceful` or without.
+
+    graceful.py start|upgrade SPEC
+
+SPEC is JSON: *options* of the context, the *address*, the *server*, and whether it ends
+*gracefully*. The launcher prints the daemon's pid; each request is answered with that of who
+serves.
+"""
+
+import asyncio
+import http.server
+import json
+import os
+import sys
+import threading
+
+from reborn import DaemonContext, graceful
+
+verb, spec = sys.argv[1], json.loads(sys.argv[2])
+context = DaemonContext(wait_ready=True, working_directory=None, upgradable=True, **spec["options"])
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        for _ in range(2):
+            event = (await receive())["type"]
+            await send({"type": f"{event}.complete"})
+        return
+    body = b"%d" % os.getpid()
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 20
+
+    def do_GET(self):
+        body = b"%d" % os.getpid()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+async def answer(reader, writer):
+    """Answer with asyncio alone; a program's own protocol has to have a word for the last one."""
+    try:
+        while not writer.is_closing() and await reader.readuntil(b"\r\n\r\n"):
+            body = b"%d" % os.getpid()
+            last = spec["gracefully"] and context.superseded.is_set()
+            head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % len(body)
+            writer.write(head + b"Connection: close\r\n" * last + b"\r\n" + body)
+            await writer.drain()
+            if last:
+                return
+    except asyncio.IncompleteReadError:
+        pass
+    finally:
+        writer.close()
+
+
+async def with_asyncio(web):
+    if spec["gracefully"]:
+        web = graceful.CountingListener(web)
+    server = await asyncio.start_server(answer, sock=web)
+    context.ready()
+    await context.superseded.wait_async()
+    if spec["gracefully"]:
+        await web.drain(20)
+    server.close()
+
+
+async def with_uvicorn(web):
+    import uvicorn
+
+    protocol = spec["server"].removeprefix("uvicorn-")
+    server = uvicorn.Server(uvicorn.Config(app, http=protocol, log_level="warning"))
+    if spec["gracefully"]:
+        await graceful.serve_uvicorn(server, context, web)
+        return
+    serving = asyncio.ensure_future(server.serve([web]))
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.01)
+    context.ready()
+    await context.superseded.wait_async()
+    server.should_exit = True
+    await serving
+
+
+async def with_hypercorn(web):
+    import hypercorn.asyncio
+
+    config = hypercorn.Config()
+    if spec["gracefully"]:
+        await graceful.serve_hypercorn(app, config, context, web)
+        return
+
+    async def end():
+        context.ready()
+        await context.superseded.wait_async()
+
+    config.bind = [f"fd://{web.detach()}"]
+    await hypercorn.asyncio.serve(app, config, shutdown_trigger=end)
+
+
+def with_http(web):
+    server = http.server.ThreadingHTTPServer(("", 0), Handler, bind_and_activate=False)
+    if spec["gracefully"]:
+        graceful.serve_http(server, context, web)
+        return
+    web.setblocking(False)
+    server.socket.close()
+    server.socket = web
+    threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+    context.ready()
+    context.superseded.wait()
+    server.shutdown()
+    server.server_close()
+
+
+daemon = context.reborn() if verb == "start" else context.upgrade()
+if daemon is not None:
+    print(daemon.pid)
+    sys.exit()
+try:
+    listener = context.listen("web", tuple(spec["address"]))
+    if spec["server"] == "http.server":
+        with_http(listener)
+    else:
+        serve = vars()[f"with_{spec['server'].partition('-')[0]}"]
+        asyncio.run(serve(listener))
+finally:
+    context.release()
