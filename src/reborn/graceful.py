@@ -149,8 +149,8 @@ async def serve_hypercorn(
 ) -> None:
     """Serve the ASGI application *app* with hypercorn; be ready, and end gracefully.
 
-    That is when the daemon is superseded, or at SIGTERM. *config* listens at *sockets*, whatever it
-    binds. *timeout* is as in `serve_uvicorn`.
+    That is when the daemon is superseded, or at SIGTERM; so it is for the main thread. *config*
+    listens at *sockets*, whatever it binds. *timeout* is as in `serve_uvicorn`.
     """
     # By name: type checkers may have no hypercorn.
     serve = importlib.import_module("hypercorn.asyncio").serve

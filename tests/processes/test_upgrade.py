@@ -360,6 +360,21 @@ def test_sockets_that_nobody_asks_for_are_closed(daemon):
     assert f"{daemon.path}.extra" not in names
 
 
+def test_shared_socket_does_not_block_for_a_moment_while_the_next_one_takes_it(daemon):
+    """Else the event loop of the old one hangs in accept(2)."""
+    tell = (
+        "class Telling(DaemonContext):\n"
+        "    def listen(self, *args, **options):\n"
+        "        web = super().listen(*args, **options)\n"
+        "        print('blocks' if os.get_blocking(web.fileno()) else 'does not', flush=True)\n"
+        "        return web\n"
+        "DaemonContext = Telling\n"
+    )
+    daemon.start(before=tell)
+    daemon.upgrade(before=tell)
+    assert daemon.sandbox.log.read_text() == "blocks\ndoes not\n"
+
+
 def test_another_address_under_the_same_name_is_made_anew(daemon):
     first = daemon.start()
     old, daemon.path = daemon.path, daemon.path + ".new"
