@@ -54,10 +54,19 @@ def test_daemon_is_found_while_it_runs(sandbox, switches):
         assert remote("search") is None
 
 
+def test_number_without_a_newline_finds_the_daemon_that_is_seen_to_have_the_lock(sandbox):
+    daemon = sandbox.hold()
+    sandbox.pidfile.write_text(str(daemon.pid))
+    with Remote(sandbox.pidfile) as remote:
+        assert remote("search") == daemon.pid
+        remote("stop", PATIENCE)
+    assert not is_alive(daemon.pid)
+
+
 def test_text_that_is_no_pid_finds_nobody(sandbox, switches):
     daemon = sandbox.hold()
     with Remote(sandbox.pidfile, *switches) as remote:
-        for text in ("", str(daemon.pid), f"0{daemon.pid}\n", "nginx\n", "0\n", f"-{daemon.pid}\n"):
+        for text in ("", f"0{daemon.pid}\n", "nginx\n", "0\n", f"-{daemon.pid}\n"):
             sandbox.pidfile.write_text(text)
             assert remote("search") is None
             assert sandbox.pidfile.read_text() == text
@@ -230,11 +239,12 @@ def test_descendant_of_another_user_is_named_and_the_others_are_stopped(mixed_fa
 
 @pytest.mark.root
 def test_descendant_of_another_user_is_named_and_the_others_are_stopped_control(mixed_family):
-    with mixed_family("without_indulgence") as (_, _, own, remote):
+    with mixed_family("without_indulgence") as (pid, _, own, remote):
         with pytest.raises(RemoteError, match="PermissionError"):
             remote("stop", PATIENCE)
         assert is_alive(own)
-        psutil.Process(own).kill()
+        for each in (pid, own):
+            psutil.Process(each).kill()
 
 
 @pytest.mark.parametrize("mixed", [True, False])
