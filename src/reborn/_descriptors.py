@@ -269,7 +269,7 @@ def carried_on(opened: "Sequence[int]") -> set[int]:
     closed on exec; and what a library reads random numbers from, which ends the program if it
     cannot (GnuTLS). Of very many, the first are looked at.
     """
-    found = set()
+    found: set[int] = set()
     for fd in opened[len(STANDARD) : _MANY]:
         try:
             mode, device = _kind(fd)
@@ -293,7 +293,7 @@ def _kind(fd: int) -> tuple[int, int]:
 
 
 def _random_devices() -> set[int]:
-    found = set()
+    found: set[int] = set()
     for path in ("/dev/urandom", "/dev/random"):
         try:
             found.add(os.stat(path).st_rdev)
@@ -313,7 +313,7 @@ def _is_server(fd: int) -> bool:
             return True
         if socket.type != module.SOCK_DGRAM or _is_connected(socket):
             return False
-        name = socket.getsockname()
+        name: tuple[object, ...] | str | bytes = socket.getsockname()
         return bool(name[1] if isinstance(name, tuple) else name)
     except OSError:
         return False
@@ -389,8 +389,13 @@ def _descriptors_of(writer: object, depth: int, seen: set[int]) -> "Iterator[int
             yield fd
     if depth == 0:
         return
-    parts = writer if isinstance(writer, (list, tuple)) else getattr(writer, "__dict__", {})
-    for part in [*(parts.values() if isinstance(parts, dict) else parts)]:
+    parts: list[object]
+    if isinstance(writer, (list, tuple)):
+        parts = [*writer]
+    else:
+        attributes = getattr(writer, "__dict__", {})
+        parts = [*(attributes.values() if isinstance(attributes, dict) else attributes)]
+    for part in parts:
         yield from _descriptors_of(part, depth - 1, seen)
 
 
@@ -433,7 +438,7 @@ def of_caller(writers: "Mapping[int, int]") -> dict[int, int]:
 
 def copies(writers: "Mapping[int, int]", originals: "Iterable[int]") -> dict[int, int]:
     """Return those of the *writers* that have the same file open as an original, and which."""
-    found = {}
+    found: dict[int, int] = {}
     for fd, number in writers.items():
         try:
             same = [other for other in originals if os.path.sameopenfile(other, fd)]

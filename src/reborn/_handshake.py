@@ -194,9 +194,7 @@ class Report:
         data = json.dumps({"class": type(failure).__name__, "data": failure.as_data()})
         number = error.errno if isinstance(error, OSError) else None
         try:
-            with self._sending:
-                if self._channel is not None:
-                    self._send(**({} if number is None else {"ERRNO": number}), **{ERROR: data})
+            self._send_if_open(**({} if number is None else {"ERRNO": number}), **{ERROR: data})
         except LauncherGoneError:
             pass
 
@@ -286,7 +284,12 @@ class Report:
 
     def _send_before_ready(self, **assignments: object) -> None:
         with self._sending:
-            if self._channel is not None and not self._is_announced:
+            if not self._is_announced:
+                self._send_if_open(**assignments)
+
+    def _send_if_open(self, **assignments: object) -> None:
+        with self._sending:
+            if self._channel is not None:
                 self._send(**assignments)
 
     def _send(self, **assignments: object) -> None:

@@ -21,6 +21,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections.abc import Callable
 else:
     import _signal
 
@@ -96,7 +97,7 @@ def _import_eagerly() -> None:
     """Have the modules of this package import at once where all imports are lazy."""
     if getattr(sys, "get_lazy_imports", str)() != "all":
         return
-    other = sys.get_lazy_imports_filter()  # type: ignore[attr-defined]
+    other: Callable[..., object] | None = getattr(sys, "get_lazy_imports_filter", lambda: None)()
 
     def is_lazy(importer: str, name: str, names: "tuple[str, ...] | None" = None) -> bool:
         if importer.partition(".")[0] == "reborn":
@@ -123,9 +124,9 @@ _import_eagerly()
 directory = current_directory()
 argv = tuple(getattr(sys, "argv", ())) or ("",)
 path = tuple(sys.path)
-ignored = frozenset() if put_off else ignored_signals()
+ignored: "frozenset[int]" = frozenset() if put_off else ignored_signals()
 # By the shell or by the program: it cannot be known.
-undecided = ignored_signals() if put_off else frozenset()
+undecided: "frozenset[int]" = ignored_signals() if put_off else frozenset()
 privileged = _has_gained_privileges()
 mark = _take_mark(MARK, believed=not privileged)
 # The daemon that has started this program to be replaced by it is its parent, and nobody else.

@@ -148,10 +148,11 @@ class _ExitOfCancelled:
     def __call__(
         self, kind: type[BaseException], error: BaseException, traceback: "TracebackType | None"
     ) -> None:
-        cancelled = sys.modules["trio"].Cancelled
-        rest = error
+        cancelled: type[BaseException] = sys.modules["trio"].Cancelled
+        rest: BaseException | None = error
         if isinstance(error, BaseExceptionGroup):
-            rest = error.split(cancelled)[1]
+            group: BaseExceptionGroup[BaseException] = error  # pyright: ignore[reportUnknownVariableType]
+            rest = group.split(cancelled)[1]
         if rest is None or isinstance(rest, cancelled):
             raise SystemExit(0)
         self._previous(kind, error, traceback)

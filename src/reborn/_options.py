@@ -165,7 +165,7 @@ def absolute(name: str, path: str | os.PathLike[str]) -> str:
         ValueError: it is relative, and there is no such directory any more, or it is too long.
     """
     try:
-        whole = os.path.abspath(os.fspath(path))
+        whole: str = os.path.abspath(os.fspath(path))
     except FileNotFoundError:
         _refuse(
             f"{name} {os.fspath(path)!r} is relative to the current directory, which is gone; "

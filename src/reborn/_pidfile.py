@@ -563,13 +563,13 @@ class PidFile:
 
 def of_pid_file(pidfile: PidFile) -> LockedPidFile:
     """Return the file below a `PidFile`, with the protocol of a start."""
-    return pidfile._file  # noqa: SLF001 - the rest of the package is no user
+    return pidfile._file  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the rest of the package is no user
 
 
 def as_pid_file(file: LockedPidFile) -> PidFile:
     """Return the `PidFile` for users over *file*."""
     pidfile = PidFile(file.path, mode=file.mode)
-    pidfile._file = file  # noqa: SLF001
+    pidfile._file = file  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     return pidfile
 
 

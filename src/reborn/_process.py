@@ -294,9 +294,9 @@ def running_daemon(
     """
     daemon = Daemon.__new__(Daemon)
     daemon.pid = pid
-    daemon._handle = handle  # noqa: SLF001 - users have no use for a constructor
-    daemon._pidfile = pidfile  # noqa: SLF001
-    daemon._holder = holder  # noqa: SLF001
+    daemon._handle = handle  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - users have no use for a constructor
+    daemon._pidfile = pidfile  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    daemon._holder = holder  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     return daemon
 
 

@@ -30,7 +30,8 @@ import sys
 
 if sys.platform == "linux":
     # F_OFD_GETLK, not F_GETLK: it also shows the locks of the process that asks.
-    _GET, _SET = fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK
+    _GET: "int | None" = fcntl.F_OFD_GETLK
+    _SET: "int | None" = fcntl.F_OFD_SETLK
 else:
     _GET = _SET = None
 # Type, whence, start, length, process: struct flock of fcntl(2), and the same with large files.

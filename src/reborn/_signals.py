@@ -136,7 +136,7 @@ def reset(inherited: frozenset[int]) -> None:
 def untouched(inherited: frozenset[int]) -> set[int]:
     """Return the signals for which the program has set nothing: no handler, no disposition."""
     mask = caught()
-    found = set()
+    found: set[int] = set()
     for number in numbers():
         handler = _signal.getsignal(number)
         reset = handler == _signal.SIG_IGN and number in inherited

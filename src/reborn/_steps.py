@@ -294,10 +294,10 @@ def load_what_is_needed_later(*more: str) -> None:
             __import__(name)
         except ImportError:
             continue  # it can be read no more, which stops nobody from becoming a daemon
-    try:
-        from reborn import _handshake
+    from reborn import _handshake
 
-        raise LookupError(name)  # noqa: TRY301 - only a raised one has a traceback
+    try:
+        raise LookupError(__name__)  # noqa: TRY301 - only a raised one has a traceback
     except LookupError as error:
         _handshake.program_error(error)
 

@@ -29,8 +29,8 @@ from reborn._errors import RebornError, StartError, StepError, hint_public
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     # Annotations of those three, which pass for this module's.
-    from collections.abc import Mapping  # noqa: F401
-    from typing import ClassVar  # noqa: F401
+    from collections.abc import Mapping  # noqa: F401 # pyright: ignore[reportUnusedImport]
+    from typing import ClassVar  # noqa: F401 # pyright: ignore[reportUnusedImport]
 
 __all__ = [
     "EarlyExitError",

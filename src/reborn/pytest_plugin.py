@@ -381,7 +381,7 @@ def pytest_runtest_makereport(
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401
     """Name shared daemons that had to be killed; show the logs of all tests on request."""
-    for message in config.stash.get(_ends_key, []):
+    for message in config.stash.get(_ends_key, ()):
         terminalreporter.write_line(f"reborn: {message}", yellow=True)
     if config.getoption("--reborn-show-logs") != "all":
         return

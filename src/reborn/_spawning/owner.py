@@ -52,7 +52,7 @@ class Owner:
         self.process = _inherited.OwnProcess()
         self._lock = threading.Lock()  # tests may run in threads
         self.pids: list[int] = [os.getpid()]
-        if controller not in {None, os.getpid()}:
+        if controller is not None and controller != os.getpid():
             self.pids.append(controller)
         self.is_interrupted = False  # by Ctrl-C: then nobody waits long for a daemon
         self._warn = warn

@@ -130,6 +130,7 @@ def _keep(
         data += more
     job: dict[str, Any] = json.loads(data)
     shared = job["shared"]
+    kept: int | None = None
     if shared is not None:  # a directory, see `rendezvous`: the daemon belongs to all workers
         owners = [os.open(f"{shared}/lifeline", os.O_RDONLY | os.O_NONBLOCK)]
         kept = os.open(f"{shared}/kept", os.O_WRONLY | os.O_NONBLOCK)  # closed when we exit
@@ -142,7 +143,7 @@ def _keep(
     os.close(log)
     if started:
         own.loop()
-    if own.ends_in_order and own.killed and own.stop_timeout:
+    if kept is not None and own.ends_in_order and own.killed and own.stop_timeout:
         report = {"name": job["name"], "timeout": own.stop_timeout}
         os.write(kept, json.dumps(report).encode() + b"\n")
     if shared is not None and _process.poll(*owners, timeout=0):

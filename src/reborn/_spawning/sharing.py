@@ -23,7 +23,7 @@ __tracebackhide__ = True  # pytest shows its users their own lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from typing import Unpack
 
     from reborn._spawning.daemon import SpawnedDaemon
@@ -42,7 +42,8 @@ class SpawnDaemonSession(SpawnDaemon):
         self._shared_ports: dict[str, int] = {}
         self._lock = threading.RLock()  # tests may run in threads
 
-    def __call__(
+    # pyright takes an option more for one of the others.
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, command: SpawnCommand, *, shared: bool = False, **options: Unpack[SpawnOptions]
     ) -> SpawnedDaemon:
         """Start a daemon as `spawn_daemon` does; it lives until the session is over.
@@ -91,7 +92,7 @@ class SpawnDaemonSession(SpawnDaemon):
         return Path(self._rendezvous.directory, f"{name.encode().hex()}.{kind}")
 
     @contextlib.contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def _locked(self, name: str) -> Generator[None]:
         """Let one thread of one worker at a time look for *name*."""
         with self._lock:
             path = self._record(name, "lock")

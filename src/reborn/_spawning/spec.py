@@ -97,8 +97,11 @@ def _words(command: Sequence[str | os.PathLike[str]]) -> list[str]:
         raise TypeError(f"command is {command!r}, and must be a list of words, as in {words!r}")
     argv: list[str] = []
     for number, word in enumerate(command):
-        text = os.fspath(word) if isinstance(word, os.PathLike) else word
-        if not isinstance(text, str):
+        try:
+            text: str | None = os.fspath(word)
+        except TypeError:
+            text = None
+        if not isinstance(text, str):  # or it is bytes
             raise TypeError(
                 f"command[{number}] is {word!r}, and must be a string or a path; use {str(word)!r}"
             )
@@ -110,7 +113,7 @@ def _words(command: Sequence[str | os.PathLike[str]]) -> list[str]:
     return argv
 
 
-def _seconds(name: str, value: float) -> float:
+def _seconds(name: str, value: object) -> float:
     """Return the option *name*, a number of seconds."""
     if not isinstance(value, int | float):
         raise TypeError(f"{name} is {value!r}, and must be a number of seconds")
@@ -123,14 +126,19 @@ def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
     """Return the environment of the program."""
     env = os.environ if env is None else env
     for name, value in env.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(
-                f"env[{name!r}] is {value!r}, and name and value must be strings; use str()"
-            )
-        if not name or "=" in name or "\0" in name + value:
-            raise ValueError(f"env[{name!r}] is {value!r}, which no environment can hold")
+        _refuse_variable(name, value)
     # Otherwise the log of a Python program would stay empty for long; "" is as good as not set.
     return {"PYTHONUNBUFFERED": "1", **env}
+
+
+def _refuse_variable(name: object, value: object) -> None:
+    """Refuse what is no variable of an environment."""
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise TypeError(
+            f"env[{name!r}] is {value!r}, and name and value must be strings; use str()"
+        )
+    if not name or "=" in name or "\0" in name + value:
+        raise ValueError(f"env[{name!r}] is {value!r}, which no environment can hold")
 
 
 def _refuse_context(command: SpawnCommand, context: DaemonContext) -> None:

@@ -462,7 +462,7 @@ class ProgramSupervisor:
 
     def _name_what_is_left(self) -> None:
         """Say which processes of the program's cannot be ended."""
-        refused = set() if self._run is None else self._run.ending.refused
+        refused: set[int] = set() if self._run is None else self._run.ending.refused
         for pid in _proc.descendants(os.getpid()):
             if pid not in self._older_children:
                 why = "belongs to another user" if pid in refused else "outlives SIGKILL"

@@ -175,7 +175,7 @@ def ask_who(pidfile: str, holder: int) -> tuple[int, list[int]] | None:
         if received is None or "generation" not in received[0]:
             return None
         message, pidfds = received
-        ended = set(_process.poll(*pidfds, timeout=0)) if pidfds else set()
+        ended: set[int] = set(_process.poll(*pidfds, timeout=0)) if pidfds else set()
         _descriptors.close(*pidfds)
     except (OSError, ValueError):
         return None

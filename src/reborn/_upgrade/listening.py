@@ -11,7 +11,7 @@ from reborn._upgrade import messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeAlias
+    from typing import Any, TypeAlias
 
     from reborn._options import Path
 
@@ -61,19 +61,20 @@ def create(address: Address, options: SocketOptions) -> socket.socket:
     Raises:
         OSError: as socket(2), bind(2) or listen(2); somebody else listens there.
     """
+    target: tuple[Any, ...] | str
     if isinstance(address, tuple):
-        family, _, _, _, resolved = _resolved(address)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        family, _, _, _, target = _resolved(address)[0]
     else:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        family, target = socket.AF_UNIX, os.fspath(address)
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if isinstance(address, tuple):
+        if isinstance(target, tuple):
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if options.reuse_port:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind(resolved)
+            listener.bind(target)
         else:
-            bind_unix(listener, os.fspath(address), mode=options.mode, owner=options.owner)
+            bind_unix(listener, target, mode=options.mode, owner=options.owner)
         listener.listen(options.backlog)
     except BaseException:
         listener.close()
@@ -94,7 +95,7 @@ def bind_unix(
         return
     _remove_stale(path)
     # The permission bits are there from the start; the umask of a thread is everybody's.
-    umask = os.umask(0o777 & ~(0o777 if mode is None else mode)) if mode is not None else None
+    umask = None if mode is None else os.umask(0o777 & ~mode)
     try:
         messages.open_at(path, listener.bind)
     finally:

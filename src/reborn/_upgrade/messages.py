@@ -73,7 +73,7 @@ class Conversation:
                 raise ValueError(len(self._rest))
         line, _, self._rest = self._rest.partition(b"\n")
         fds, self._fds = self._fds, []
-        message = json.loads(line)
+        message: dict[str, Any] | list[Any] | str | float | None = json.loads(line)
         if not isinstance(message, dict):
             raise ValueError(message)  # noqa: TRY004 - whatever makes no sense is one error
         return message, fds
@@ -104,9 +104,10 @@ def peer(connection: socket.socket) -> tuple[int | None, int]:
             "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         )
         return pid, uid
-    if hasattr(socket, "LOCAL_PEERCRED"):
+    option: int | None = getattr(socket, "LOCAL_PEERCRED", None)  # the BSDs and macOS
+    if option is not None:
         # struct xucred of unix(4): a version, the user, the groups.
-        data = connection.getsockopt(0, socket.LOCAL_PEERCRED, 128)
+        data = connection.getsockopt(0, option, 128)
         _, uid = struct.unpack_from("Ii", data)
         pid = None
         if sys.platform == "darwin":

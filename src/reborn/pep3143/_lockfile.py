@@ -57,9 +57,9 @@ class LockBase(_SharedBase):
         timeout: float | None = None,
     ) -> None:
         self.path = path
-        self.lock_file = os.path.abspath(os.fspath(path)) + ".lock"
-        self.hostname = os.uname().nodename
-        self.pid = os.getpid()
-        self.tname = ""
-        self.unique_name = path
-        self.timeout = timeout
+        self.lock_file: str = os.path.abspath(os.fspath(path)) + ".lock"
+        self.hostname: str = os.uname().nodename
+        self.pid: int = os.getpid()
+        self.tname: str = ""
+        self.unique_name: str | os.PathLike[str] = path
+        self.timeout: float | None = timeout
