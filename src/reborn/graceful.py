@@ -36,7 +36,7 @@ from reborn._errors import hint_public
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-    from http.server import HTTPServer
+    from http.server import BaseHTTPRequestHandler, HTTPServer
 
     from reborn._context import DaemonContext
 
@@ -186,9 +186,10 @@ def serve_http(
     *server* was made with ``bind_and_activate=False``, by preference a `ThreadingHTTPServer`.
     *timeout* is as in `serve_uvicorn`.
     """
-    handler: Any = server.RequestHandlerClass
+    # Annotated as any callable; only of a class can another one be derived.
+    handler: type[BaseHTTPRequestHandler] = vars(server)["RequestHandlerClass"]
 
-    class ClosingHandler(handler):  # type: ignore[misc, unused-ignore]
+    class ClosingHandler(handler):  # type: ignore[misc, valid-type, unused-ignore]
         def end_headers(self) -> None:
             if context.superseded.is_set():
                 self.send_header("Connection", "close")
