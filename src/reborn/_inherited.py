@@ -113,7 +113,7 @@ class OwnProcess:
     __slots__ = ("pid",)
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
 
     def __bool__(self) -> bool:
         return self.pid == os.getpid()

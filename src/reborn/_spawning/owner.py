@@ -49,7 +49,7 @@ class Owner:
     ) -> None:
         """Put logs into *directory*(); end all daemons if the *controller* of xdist ends."""
         # A process that this one forks (pytest-forked) gets a copy, and must not end our daemons.
-        self.process = _inherited.OwnProcess()
+        self.process: _inherited.OwnProcess = _inherited.OwnProcess()
         self._lock = threading.Lock()  # tests may run in threads
         self.pids: list[int] = [os.getpid()]
         if controller is not None and controller != os.getpid():

@@ -66,9 +66,11 @@ class SpawnSpec:
         self.context = context
         if context is not None:
             _refuse_context(command, context)
-        self.condition = None if ready is None else _readiness.parse(ready)
-        self.timeout = _seconds("timeout", timeout)
-        self.stop_timeout = _seconds("stop_timeout", stop_timeout)
+        self.condition: _readiness.Condition | None = (
+            None if ready is None else _readiness.parse(ready)
+        )
+        self.timeout: float = _seconds("timeout", timeout)
+        self.stop_timeout: float = _seconds("stop_timeout", stop_timeout)
         self.env: dict[str, str] = _environment(env)
         self.cwd: str = os.path.abspath(os.curdir if cwd is None else cwd)
         self.name: str = self._default_name() if name is None else name
