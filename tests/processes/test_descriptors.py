@@ -494,5 +494,5 @@ def test_workers_do_not_keep_the_lock(sandbox, after):
 def test_workers_and_the_lock_control(sandbox, before, after):
     worker = start_with_worker(sandbox, before=before, after=after)
     refused = sandbox.start(program="scenario.py")
-    assert "is locked by another process" in refused.stderr
+    assert f"is locked by process {worker.pid}, which it does not name" in refused.message
     sandbox.stop(worker.pid, SIGKILL)

@@ -147,22 +147,39 @@ def test_buffered_output_appears_once(fork_sandbox, before, logged):
     assert fork_sandbox.log_text() == logged
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["promise", "control"])
-def test_exit_handlers_run_once_and_in_the_daemon(sandbox, kept):
-    before = """
+NOTE_EXIT = """
 import atexit
 @atexit.register
 def leave():
     with open("/", opener=lambda *_: os.open(exits, os.O_WRONLY | os.O_APPEND), mode="a") as file:
         print(os.getpid(), file=file)
 """
-    exits = sandbox.directory / "exits"
-    exits.touch()
-    sabotage = "" if kept else "os._exit = sys.exit\n"
-    result = start(sandbox, f"{sabotage}exits = {str(exits)!r}\n{before}", "tell()")
+
+
+def exits(sandbox, before=""):
+    """Start and stop a daemon; return who ran an exit handler: "launcher", "daemon"."""
+    path = sandbox.directory / "exits"
+    path.touch()
+    before = f"exits = {str(path)!r}\n{NOTE_EXIT}{before}"
+    result = start(sandbox, before, "tell()")
     sandbox.stop(result.pid)
-    ended = exits.read_text().split()
-    assert (ended == [str(result.pid)]) is kept
+    return ["daemon" if pid == str(result.pid) else "launcher" for pid in path.read_text().split()]
+
+
+def test_exit_handlers_run_once_where_they_were_registered(sandbox):
+    # By fork the daemon goes on with the launcher's; a fresh program has registered its own.
+    own = ["launcher"] if sandbox.strategy == "reexec" else []
+    assert exits(sandbox) == [*own, "daemon"]
+
+
+def test_exit_handlers_of_a_launcher_control(fork_sandbox):
+    end = sabotage.code("end of the launcher", "lambda **_: sys.exit()")
+    assert exits(fork_sandbox, end) == ["launcher", "daemon"]
+
+
+def test_exit_handlers_of_a_program_started_again_control(reexec_sandbox):
+    end = sabotage.code("end of the launcher", "lambda **_: os._exit(0)")
+    assert exits(reexec_sandbox, end) == ["daemon"]
 
 
 COPIES = {

@@ -24,12 +24,12 @@ master, slave = os.openpty()
 os.close(os.open(os.ttyname(slave), os.O_RDWR))
 """
 NO_SECOND_FORK = sabotage.code("lead the session", "lambda *_, **__: os.setsid()")
-INHERIT = f"""
-{sabotage.expression("shell")}  # loaded, before the spawn is another one
+INHERIT = """
 report.without("signals")
 report.without("umask")
-spawn = os.posix_spawn
-os.posix_spawn = lambda *args, setsigmask=(), setsigdef=(), **rest: spawn(*args, **rest)
+import posix
+spawn = posix.posix_spawn
+posix.posix_spawn = lambda *args, setsigmask=(), setsigdef=(), **rest: spawn(*args, **rest)
 """ + sabotage.code("open descriptors", "list")
 
 
