@@ -48,13 +48,17 @@ myst_heading_anchors = 3
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True  # 0o640 and not 416
+autodoc_type_aliases = {"UvicornServer": "uvicorn.Server"}  # of which it is a part
 toc_object_entries_show_parents = "hide"
 napoleon_custom_sections = [("Options", "params_style")]
 
 nitpicky = True
 # Other projects' objects can only be linked with their inventories, and the documentation is to
 # be built without a network; our own underscored modules have no page.
-nitpick_ignore_regex = [("py:.*", r"(?!reborn(\.[^_]|$)).*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!reborn(\.[^_]|$)).*"),
+    ("py:class", r"reborn\.click\.(AnyCommand|R)"),  # type variables
+]
 
 PUBLIC = (
     "reborn",
@@ -175,8 +179,10 @@ def hide_making(*event: Any) -> tuple[str, str] | None:  # noqa: ANN401 - what a
     """Leave out how an object is made that only reborn makes."""
     kind: str = event[1]
     name: str = event[2]
+    # An exception that adds nothing to its built-in base has no signature to leave out.
+    shown = event[5] is not None
     ours = kind == "exception" or name.rpartition(".")[2] in HANDED_OUT
-    return ("", "") if ours else None
+    return ("", "") if ours and shown else None
 
 
 def public_names() -> Iterator[str]:

@@ -76,7 +76,7 @@ __all__ = [
     "set_signal_handlers",
 ]
 
-# The limit to assume where the system has none.
+#: The limit to assume where the system has none.
 MAXFD = 2048
 _FORKS = {"fork": "first", "second fork": "second"}
 _INIT = 1
