@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib
 import signal
 import socket
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from reborn._errors import hint_public
 
@@ -186,16 +187,7 @@ def serve_http(
     *server* was made with ``bind_and_activate=False``, by preference a `ThreadingHTTPServer`.
     *timeout* is as in `serve_uvicorn`.
     """
-    # Annotated as any callable; only of a class can another one be derived.
-    handler: type[BaseHTTPRequestHandler] = vars(server)["RequestHandlerClass"]
-
-    class ClosingHandler(handler):  # type: ignore[misc, valid-type, unused-ignore]
-        def end_headers(self) -> None:
-            if context.superseded.is_set():
-                self.send_header("Connection", "close")
-            super().end_headers()
-
-    server.RequestHandlerClass = ClosingHandler
+    server.RequestHandlerClass = _closing(vars(server)["RequestHandlerClass"], context)
     server.socket.close()
     listener = CountingListener(web)
     server.socket = listener
@@ -213,6 +205,24 @@ def serve_http(
     while listener.connections() and time.monotonic() < end:
         time.sleep(_PAUSE)
     server.server_close()
+
+
+def _closing(
+    handler: Callable[..., BaseHTTPRequestHandler], context: DaemonContext
+) -> Callable[..., BaseHTTPRequestHandler]:
+    """Return *handler*, a class or a partial of one, whose answers are the last ones when due."""
+    if isinstance(handler, functools.partial):
+        made = _closing(handler.func, context)
+        return functools.partial(made, *handler.args, **handler.keywords)
+    base = cast("type[BaseHTTPRequestHandler]", handler)
+
+    class ClosingHandler(base):  # type: ignore[misc, valid-type, unused-ignore]
+        def end_headers(self) -> None:
+            if context.superseded.is_set():
+                self.send_header("Connection", "close")
+            super().end_headers()
+
+    return ClosingHandler
 
 
 class _ClosingApp:
