@@ -90,12 +90,18 @@ def test_way(spawn_daemon, name):
         if name != "by_late_thread":
             signal.pause()
     if name == "by_crash":
-        daemon = spawn_daemon(lambda: print("up") or time.sleep(0.2) or serve(), ready="log:up")
-        daemon.wait(20)
+        def crash():
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+            print("up")
+            signal.sigwait({signal.SIGUSR1})  # for it must be alive when it is found to be ready
+            serve()
+        daemon = spawn_daemon(crash, ready="log:up")
+        daemon.send_signal(signal.SIGUSR1)
+        assert daemon.wait(20)
         assert "Fatal Python error: Aborted" in daemon.output()
         assert "in by_crash" in daemon.output()
     else:
-        daemon = spawn_daemon(serve, ready="log:[Rr]eported", timeout=5)
+        daemon = spawn_daemon(serve, ready="log:[Rr]eported", timeout=20)
         daemon.stop(timeout=0)
 """
 
@@ -119,7 +125,7 @@ def test_output_of_a_function_is_in_its_log(session, monkeypatch, arguments):
 
 
 def test_output_of_a_function_is_in_its_log_control(session):
-    code = PROGRAM + TEST.replace("timeout=5", "timeout=0.5")
+    code = PROGRAM + TEST.replace("timeout=20", "timeout=0.5")
     outcome = session.run(f"{sabotage.code('reset output', 'lambda former: None')}{code}")
     assert outcome.counts()["failed"] > 8, outcome
 
@@ -175,7 +181,7 @@ from loguru import logger
 def test_it(request, beside):
     request.getfixturevalue(beside)
     spawn_daemon = request.getfixturevalue("spawn_daemon")
-    spawn_daemon(lambda: logger.info("reported") or signal.pause(), ready="log:reported", timeout=5)
+    spawn_daemon(lambda: logger.info("reported") or signal.pause(), ready="log:reported")
 """
     )
     assert outcome.counts() == {"passed": 3}, outcome
