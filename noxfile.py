@@ -157,7 +157,8 @@ def package(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Test the installed wheel; `-- ARGUMENTS` go to pytest (`-- -n 0`: one process)."""
     how = PYTHONS[str(session.python)]
-    install_wheel(session, groups=("bare",) if "nothing installed" in how else ("test",))
+    bare = "nothing installed" in how and not session.posargs
+    install_wheel(session, groups=("bare",) if bare else ("test",))
     if "oldest" in how:
         install(session, *OLDEST)
     session.log(f"{session.python}: {how}")

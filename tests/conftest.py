@@ -1,5 +1,7 @@
 """Fixtures of all tests: a sandbox for each, both strategies, and nothing left running."""
 
+import ast
+import importlib.util
 import os
 import tempfile
 from pathlib import Path
@@ -14,6 +16,31 @@ pytest_plugins = ["pytester", "ran"]
 settings.register_profile("few", deadline=None)
 settings.register_profile("many", deadline=None, max_examples=5000)
 settings.load_profile("few")
+
+
+# What reborn itself does not need, and a file of tests may be about.
+OPTIONAL = ("click", "daemon", "grpc", "lockfile", "luigi", "mfusepy", "shtab")
+
+
+class Lacking(pytest.Module):
+    """A file of tests about something that is not installed here."""
+
+    def collect(self):
+        pytest.skip(f"NEEDS {self.lacks}: pip install it to see it", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    tree = ast.parse(module_path.read_text())
+    imported = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.name for node in imported for alias in node.names}
+    names |= {str(getattr(node, "module", "")) for node in imported}
+    lacking = {name.partition(".")[0] for name in names}.intersection(OPTIONAL)
+    for name in sorted(lacking):
+        if importlib.util.find_spec(name) is None:
+            module = Lacking.from_parent(parent, path=module_path)
+            module.lacks = name
+            return module
+    return None
 
 
 def pytest_addoption(parser):

@@ -133,6 +133,8 @@ def faulty(sandbox):
     """A disk whose operations can be made to fail: `faulty.faults.set(flock=errno.ENOLCK)`."""
     try:
         import mfusepy  # noqa: F401 - an OSError where it finds no library
+    except ImportError:
+        pytest.skip("NEEDS mfusepy: pip install mfusepy to see it")
     except OSError:
         pytest.skip("NEEDS LIBFUSE: install libfuse3-3 to see it")
     if not os.path.exists("/dev/fuse"):

@@ -11,6 +11,7 @@ import reborn
 from reborn import DaemonContext, _hints, exceptions
 from reborn._errors import Hints, hinted
 
+pytest.importorskip("click", reason="NEEDS click: pip install click to see it")
 MODULES = (
     *("reborn", "reborn.exceptions", "reborn.application", "reborn.click", "reborn.graceful"),
     "reborn.pytest_plugin",
