@@ -157,8 +157,9 @@ def _table_size() -> int:
     """Return the end of the numbers that can be open: a limit may have been lowered since."""
     try:
         with open("/proc/self/status", "rb", buffering=0) as file:
-            _, _, rest = file.read(8192).partition(b"\nFDSize:\t")
-            return int(rest.partition(b"\n")[0])
+            text = file.read(8192) or b""  # None, where nothing can be read at the moment
+        _, _, rest = text.partition(b"\nFDSize:\t")
+        return int(rest.partition(b"\n")[0])
     except (OSError, ValueError):
         return 65536  # a table that is full, or another /proc
 
@@ -333,7 +334,7 @@ def _is_locked(fd: int) -> bool:
     """Tell whether a lock belongs to the open file; False where that is unknown."""
     try:
         with open(f"/proc/self/fdinfo/{fd}", "rb", buffering=0) as file:
-            text = file.read(8192)
+            text = file.read(8192) or b""
     except OSError:
         return False
     # Locks of fcntl(2) are shown, too, and belong to the launcher.

@@ -94,7 +94,8 @@ def resolve(options: "Options") -> Plan:
         ValueError: two options exclude each other, or name what does not exist.
         TypeError: an option cannot be used the way it is.
     """
-    from reborn import _descriptors
+    with loading():
+        from reborn import _descriptors
 
     plan = Plan()
     for name in _COPIED:
@@ -233,7 +234,8 @@ def _handlers(options: "Options") -> "dict[int, Any]":
 
 def _default_handlers(options: "Options") -> "dict[int, Any]":
     """Return the default map, less the signals for which the program has a handler of its own."""
-    from reborn import _inherited, _signals
+    with loading():
+        from reborn import _inherited, _signals
 
     default: dict[int, Any] = {getattr(_signal, name): _signal.SIG_IGN for name in _TERMINAL_STOPS}
     default[_signal.SIGTERM] = options.terminate

@@ -149,9 +149,10 @@ def caught() -> int:
     """Return the mask of the signals with a handler, those of C libraries included; 0: unknown."""
     try:
         with open("/proc/self/status", "rb", buffering=0) as file:
-            _, _, rest = file.read(8192).partition(b"\nSigCgt:\t")
+            text = file.read(8192) or b""  # None, where nothing can be read at the moment
     except OSError:
         return 0
+    _, _, rest = text.partition(b"\nSigCgt:\t")
     return int(rest.partition(b"\n")[0] or b"0", 16)
 
 
