@@ -13,7 +13,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import psutil
 
@@ -33,18 +33,38 @@ _FOREIGN_TIMEOUT = 1.0
 _GLANCE = 1.0
 
 
-def poll(*fds: int | None, timeout: float | None) -> list[int]:
-    """Wait until one of *fds* can be read or has ended, *timeout* seconds at most."""
-    poller = _system_poll()
-    for fd in fds:
-        if fd is not None:
-            poller.register(fd, select.POLLIN)
+def poll(*fds: int | None, timeout: float | None, cooperative: bool = False) -> list[int]:
+    """Wait until one of *fds* can be read or has ended, *timeout* seconds at most.
+
+    *cooperative*: in a program that gevent or eventlet has patched, let other greenlets run. It is
+    for waits of the daemon's own, and for our threads, which are greenlets there.
+    """
+    wanted = [fd for fd in fds if fd is not None]
+    wait = _greenlets_wait(wanted) if cooperative else None
+    if wait is None:
+        wait = _wait_of(_system_poll(), wanted)
     deadline = float("inf") if timeout is None else time.monotonic() + timeout
     while True:
-        left = min(max(0.0, deadline - time.monotonic()), _GLANCE)
-        found = [fd for fd, _ in poller.poll(left * 1000)]
+        found = wait(min(max(0.0, deadline - time.monotonic()), _GLANCE))
         if found or time.monotonic() >= deadline:
             return found
+
+
+def _wait_of(poller: "select.poll", fds: "Iterable[int]") -> "Callable[[float], list[int]]":
+    for fd in fds:
+        poller.register(fd, select.POLLIN)
+    return lambda left: [fd for fd, _ in poller.poll(left * 1000)]
+
+
+def _greenlets_wait(fds: "Sequence[int]") -> "Callable[[float], list[int]] | None":
+    """Return how a greenlet waits; None where the program has none."""
+    if not hasattr(select, "poll"):  # eventlet has a select() only
+        return lambda left: select.select(fds, (), (), left)[0]
+    return None if _is_builtin_poll() else _wait_of(select.poll(), fds)
+
+
+def _is_builtin_poll() -> bool:
+    return type(getattr(select, "poll", None)) is type(len)
 
 
 def _system_poll() -> "select.poll":
@@ -52,7 +72,7 @@ def _system_poll() -> "select.poll":
 
     gevent puts another there, whose loop would reap our children; eventlet takes it away.
     """
-    if type(getattr(select, "poll", None)) is type(len):
+    if _is_builtin_poll():
         return select.poll()
     from importlib import util
 

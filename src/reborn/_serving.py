@@ -186,7 +186,7 @@ class SignalServer:
                 if watchdog is not None:
                     watchdog.ping()
                 interval = None if watchdog is None else watchdog.interval
-                _process.poll(self.fileno(), timeout=interval)
+                _process.poll(self.fileno(), timeout=interval, cooperative=True)
 
     async def serve_async(self, *, watchdog: Watchdog | None = None) -> None:
         """Serve as `serve` does, in a task of asyncio or trio; await the results of handlers.

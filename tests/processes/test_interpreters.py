@@ -64,7 +64,7 @@ def test_an_application_loads_nothing_that_only_some_verbs_need():
     script = "import argparse; from reborn.application import control"
     new = loaded(script) - loaded("import argparse, contextlib, functools")
     assert {name for name in new if name.startswith("reborn")} == {
-        *("reborn", "reborn._inherited", "reborn.application")
+        *("reborn", "reborn._errors", "reborn._inherited", "reborn.application")
     }
     assert "click" not in new
     assert new & EXPENSIVE == set()

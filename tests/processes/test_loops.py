@@ -240,12 +240,25 @@ with DaemonContext(**settings) as context:
         server.serve()
 print("after", flush=True)
 """
-PATCHED = "from gevent import monkey; monkey.patch_all()"
+UPGRADABLE = """
+from {library} import sleep, spawn
+with DaemonContext(**settings, upgradable=True) as context:
+    context.ready()
+    {wait}
+    sleep(0.01)
+    print("a greenlet runs", flush=True)
+    while True: sleep(3600)
+"""
+WAIT = "spawn(context.superseded.wait)"
+PATCHED = {
+    "gevent": "from gevent import monkey; monkey.patch_all()\n",
+    "eventlet": "import eventlet; eventlet.monkey_patch()\n",
+}
 
 
 def test_other_greenlets_run_while_signals_are_served(sandbox):
     needs("gevent")
-    pid = start(sandbox, f"{PATCHED}\n{GREENLETS}")
+    pid = start(sandbox, PATCHED["gevent"] + GREENLETS)
     sandbox.wait_log("a greenlet runs\n")
     sandbox.stop(pid)
     assert sandbox.log_text() == "a greenlet runs\nafter\n"
@@ -255,3 +268,22 @@ def test_other_greenlets_run_while_signals_are_served_control(sandbox):
     needs("gevent")
     sandbox.stop(start(sandbox, GREENLETS))
     assert sandbox.log_text() == "after\n"
+
+
+@pytest.mark.parametrize("wait", ["", WAIT], ids=["", "superseded"])
+@pytest.mark.parametrize("library", PATCHED)
+def test_greenlets_run_while_a_daemon_can_be_replaced(sandbox, library, wait):
+    needs(library)
+    pid = start(sandbox, PATCHED[library] + UPGRADABLE.format(library=library, wait=wait))
+    sandbox.wait_log("a greenlet runs\n")
+    sandbox.stop(pid)
+
+
+@pytest.mark.parametrize("library", PATCHED)
+def test_greenlets_run_while_a_daemon_can_be_replaced_control(sandbox, library):
+    needs(library)
+    wait = "spawn(lambda: [context.superseded.wait(0.1), print('waited', flush=True)])"
+    pid = start(sandbox, UPGRADABLE.format(library=library, wait=wait))
+    sandbox.wait_log("a greenlet runs\n")
+    sandbox.stop(pid)
+    assert sandbox.log_text() == "waited\na greenlet runs\n"

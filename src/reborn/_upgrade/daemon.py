@@ -59,7 +59,7 @@ class Superseded:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until then; tell whether it came within *timeout* seconds."""
-        return bool(_process.poll(self._reader, timeout=timeout))
+        return bool(_process.poll(self._reader, timeout=timeout, cooperative=True))
 
     async def wait_async(self) -> None:
         """Wait until then, in asyncio."""
@@ -235,7 +235,7 @@ class Generation:
             watched = [self._control.fileno(), self._wake]
             if self._upgrader is not None:
                 watched.append(self._upgrader.fileno())
-            found = _process.poll(*watched, timeout=None)
+            found = _process.poll(*watched, timeout=None, cooperative=True)
             with self._lock:
                 if self._state == "ended":
                     return
