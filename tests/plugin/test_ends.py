@@ -54,6 +54,10 @@ def script(code):
     return ["sh", "-c", f"echo up; {code}"]
 
 
+# Not after some time: a daemon that has ended before it is found to be ready is an error.
+GO = "until [ -e go ]; do sleep 0.01; done"
+
+
 def test_slow_daemon_ends_in_order(spawn, tmp_path):
     spawn(slow(0.3), ready="log:up", cwd=tmp_path)
     assert spawn.end() == []
@@ -103,7 +107,7 @@ def test_restart_gives_as_much_time_as_the_end(spawn, tmp_path):
     [("echo no such table; exit 3", "exited with status 3"), ("kill -6 $$", "was killed by SIGAB")],
 )
 def test_daemon_that_has_ended_by_itself_is_named(spawn, tmp_path, code, end):
-    daemon = spawn(script(f"until [ -e go ]; do :; done; {code}"), ready="log:up", cwd=tmp_path)
+    daemon = spawn(script(f"{GO}; {code}"), ready="log:up", cwd=tmp_path)
     (tmp_path / "go").touch()
     assert daemon._handle.wait(20)
     [report] = spawn.end()
@@ -113,8 +117,9 @@ def test_daemon_that_has_ended_by_itself_is_named(spawn, tmp_path, code, end):
 
 
 @pytest.mark.parametrize("code", ["exit 0", "kill -15 $$", "kill -2 $$", "exit 143"])
-def test_daemon_that_was_stopped_by_others_is_no_news(spawn, code):
-    daemon = spawn(script(f"sleep 0.1; {code}"), ready="log:up")
+def test_daemon_that_was_stopped_by_others_is_no_news(spawn, tmp_path, code):
+    daemon = spawn(script(f"{GO}; {code}"), ready="log:up", cwd=tmp_path)
+    (tmp_path / "go").touch()
     assert daemon._handle.wait(20)
     assert spawn.end() == []
 
@@ -125,21 +130,34 @@ def test_daemon_that_was_stopped_by_others_is_no_news(spawn, code):
         lambda daemon: daemon.wait(20),
         lambda daemon: daemon._handle.wait(20) and daemon.is_running(),
         lambda daemon: daemon._handle.wait(20) and daemon.wait() and daemon.exit_code,
+    ],
+)
+def test_end_that_the_test_knows_of_is_no_news(spawn, tmp_path, notice):
+    daemon = spawn(script(f"{GO}; exit 3"), ready="log:up", cwd=tmp_path)
+    (tmp_path / "go").touch()
+    notice(daemon)
+    assert not daemon.is_alive()
+    assert spawn.end() == []
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
         lambda daemon: daemon.kill(),
         lambda daemon: daemon.crash(),
         lambda daemon: daemon.send_signal(signal.SIGQUIT),
         lambda daemon: daemon.stop(),
     ],
 )
-def test_end_that_the_test_knows_of_is_no_news(spawn, notice):
-    daemon = spawn(script("exec sleep 0.2; exit 3"), ready="log:up")
-    notice(daemon)
-    daemon._handle.wait(20)
+def test_end_that_the_test_brings_about_is_no_news(spawn, end):
+    daemon = spawn(script("exec sleep 600"), ready="log:up")
+    end(daemon)
+    assert daemon._handle.wait(20)
     assert spawn.end() == []
 
 
 def test_end_after_a_restart_is_news_again(spawn, tmp_path):
-    code = "[ -e again ] && { until [ -e go ]; do :; done; exit 3; }; exec sleep 600"
+    code = f"[ -e again ] && {{ {GO}; exit 3; }}; exec sleep 600"
     daemon = spawn(script(code), ready="log:up", cwd=tmp_path)
     (tmp_path / "again").touch()
     daemon.restart()
@@ -178,8 +196,8 @@ def test_both_are_warnings_of_the_test(session):
         """
 @pytest.fixture(scope="session")
 def database(spawn_daemon_session):
-    return spawn_daemon_session(["sh", "-c", "echo up; until [ -e go ]; do :; done; exit 3"],
-                                ready="log:up", name="db")
+    code = "echo up; until [ -e go ]; do sleep 0.01; done; exit 3"
+    return spawn_daemon_session(["sh", "-c", code], ready="log:up", name="db")
 def test_before(database): pass
 def test_died(database):
     pathlib.Path("go").touch()
@@ -200,7 +218,10 @@ def test_both_can_be_errors(session):
     outcome = session.run(
         """
 def test_died(spawn_daemon):
-    spawn_daemon(["sh", "-c", "echo up; sleep 0.1; exit 3"], ready="log:up")._handle.wait(20)
+    daemon = spawn_daemon(["sh", "-c", "echo up; until [ -e go ]; do sleep 0.01; done; exit 3"],
+                          ready="log:up")
+    pathlib.Path("go").touch()
+    daemon._handle.wait(20)
 def test_killed(spawn_daemon):
     daemon = spawn_daemon(STUBBORN, ready="log:up", stop_timeout=0.1)
     pathlib.Path("pid").write_text(str(daemon.pid))

@@ -211,7 +211,7 @@ def serve():
 def test_it(spawn_daemon):
     async def main():
         spawn_daemon(SLEEP, ready="log:up")
-        spawn_daemon(serve, ready="log:in the loop", timeout=5).stop(timeout=0)
+        spawn_daemon(serve, ready="log:in the loop").stop(timeout=0)
     {LOOPS[loop]}
 """,
         "-Wdefault",
@@ -232,7 +232,7 @@ async def main():
 def test_it(spawn_daemon):
     async def test():
         with pytest.raises(Exception, match="inside a run|status 1"):
-            spawn_daemon(serve, ready="log:in the loop", timeout=5)
+            spawn_daemon(serve, ready="log:in the loop")
     trio.run(test)
 """
     )
