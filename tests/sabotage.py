@@ -54,6 +54,7 @@ SEAMS = {
     "locks": "_pidfile:fcntl",
     "patience with lookers": "_pidfile:_PATIENCE",
     "refuse if locked": "_pidfile:LockedPidFile.refuse_if_locked",
+    "write the pid": "_pidfile:LockedPidFile.write",
     "write the pid over another": "_pidfile:LockedPidFile.write_over",
     "leave the directory": "_pidfile:LockedFile.leave_directory",
     "give the log": "_log:_give",

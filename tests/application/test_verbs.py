@@ -1,5 +1,6 @@
 """start, stop, restart, reload, status, run: what each does, says, and ends with."""
 
+import contextlib
 import json
 import re
 import signal
@@ -44,6 +45,59 @@ def test_start_of_a_running_program_is_a_success(app):
     assert app("start") == (0, f"app is already running, pid {pid}\n", "")
     assert is_alive(pid)
     app.stopped()
+
+
+WRITE_LATE = "lambda file: (open({reached!r}, 'w').close(), pass_gate({gate!r}), whole(file))"
+LET_PASS = """
+def let_pass(refuse):
+    def refuse_and_let_pass(*arguments, **options):
+        try:
+            refuse(*arguments, **options)
+        except Exception:
+            with open({gate!r}, "wb") as gate:
+                gate.write(b"x")
+            raise
+    return refuse_and_let_pass
+"""
+
+
+@contextlib.contextmanager
+def start_under_way(app, gate):
+    """Start the program, which has locked its pid file and waits at the gate to write its pid."""
+    reached = app.directory / "reached"
+    late = WRITE_LATE.format(reached=str(reached), gate=gate.path)
+    app.write(before=sabotage.code("write the pid", late))
+
+    def named_later():
+        assert reached.exists()
+
+    with subprocess.Popen(
+        app.command("start"), cwd=app.directory, stdout=subprocess.PIPE, text=True
+    ) as first:
+        try:
+            eventually(named_later)
+            yield first
+        finally:
+            gate.let_pass()
+            first.communicate(timeout=PATIENCE)
+    app.stopped()
+
+
+@pytest.mark.all_pairs
+def test_start_waits_until_another_one_has_named_its_daemon(app, gate):
+    with start_under_way(app, gate):
+        refused = sabotage.code("refuse if locked", "let_pass(whole)")
+        app.write(before=LET_PASS.format(gate=gate.path) + refused)
+        status, out, err = app("start")
+        assert (status, out, err) == (0, f"app is already running, pid {app.pid}\n", "")
+
+
+def test_start_waits_until_another_one_has_named_its_daemon_control(app, gate):
+    with start_under_way(app, gate):
+        app.write(before="control._NAMING = 0.0")
+        status, out, err = app("start")
+        assert (status, out) == (1, "")
+        assert "is locked by another process; wait for it" in err
 
 
 def test_stop_of_a_stopped_program_is_a_success(app):

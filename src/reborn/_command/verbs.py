@@ -401,6 +401,7 @@ class NamedDaemon(DaemonVerbs):
 
     def _held(self, error: PidFileLockedError, spec: Spec) -> Outcome:
         """Return that somebody has the name: the same program, or another one."""
+        self._holder(error)  # another start may be under way
         daemon = self.look().daemon
         supervisor = self.supervisor()
         if daemon is None and supervisor is None:

@@ -7,11 +7,15 @@ outcome; elsewhere there is nothing but the outcome.
 
 A program started again (``strategy="reexec"``) has the same command line, and so comes to the same
 verb: there it carries on as the daemon, and neither looks for another one nor stops it.
+
+A start that finds another one under way waits until that names its daemon, and then succeeds. A pid
+file itself refuses sooner: a program that did not ask for a verb may rather do something else.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from errno import EACCES, EPERM
 
 from reborn import _descriptors, _inherited
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from reborn._process import Daemon
     from reborn._verbs.keywords import ContextOptions
     from reborn._verbs.status import DaemonStatus
+    from reborn.exceptions import PidFileLockedError
 else:
     import _signal
 
@@ -54,6 +59,9 @@ VERBS = {
 # Those that come to run the program itself, and so take its arguments.
 RUNNING = ("start", "restart", "upgrade", "run")
 TIMEOUT = 10.0
+# Between the lock of a start and its pid lie milliseconds; seconds, where many programs start.
+_NAMING = 5.0
+_PAUSE = 0.01
 
 
 class Outcome:
@@ -149,6 +157,22 @@ class DaemonVerbs:
         from reborn._verbs import status
 
         return status.look(self.searched(), name=self.name)
+
+    def _holder(self, error: PidFileLockedError) -> int | None:
+        """Return who has the pid file locked; a start under way has some time to name itself."""
+        if error.pid is not None or error.others:
+            return error.pid
+        from reborn._pidfile import PidFile
+
+        file, pid, end = PidFile(error.path), None, time.monotonic() + _NAMING
+        with Waiting(f"waiting for another start of {self.name} ..."):
+            try:
+                while pid is None and file.is_locked() and time.monotonic() < end:
+                    time.sleep(_PAUSE)
+                    pid = file.holder()
+            except (StartError, OSError):
+                return None  # the error at hand says enough
+        return pid
 
     def _launch(
         self,
@@ -285,8 +309,10 @@ class Control(DaemonVerbs):
     def _not_started(self, error: StartError, *, may_run: bool) -> Outcome:
         from reborn.exceptions import PidFileLockedError, UpgradeError
 
-        if may_run and isinstance(error, PidFileLockedError) and error.pid is not None:
-            return Outcome(OK, f"{self.name} is already running, pid {error.pid}")
+        if may_run and isinstance(error, PidFileLockedError):
+            pid = self._holder(error)
+            if pid is not None:
+                return Outcome(OK, f"{self.name} is already running, pid {pid}")
         if isinstance(error, UpgradeError) and error.pid is None:
             return self._not_running(self.look(), NOT_RUNNING)
         status = FAILED
