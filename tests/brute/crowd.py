@@ -167,6 +167,10 @@ class Crowd:
         expect(set(losers) <= {(1, "")}, f"starters ended with {losers}")
         holders = [pid for pid in (predecessor, *winners) if pid]
         named = [self.refusal(f"process {pid}; stop") for pid in holders]
+        # Seen to have the lock, in the moment before it has written its number.
+        named += [
+            self.refusal(f"process {pid}, which it does not name; wait for") for pid in holders
+        ]
         unknown = set(said) - {*named, self.refusal("another process; wait for")}
         expect(not unknown, f"process {winners} won, and others said {unknown}")
         count = sum(said[text] for text in named)
