@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import posix  # not os: eventlet's read() and write() wait in its hub, as no handler may
 import signal
 from collections import deque
 from contextlib import contextmanager
@@ -260,9 +261,7 @@ class SignalServer:
             self._close()
 
     def _open(self) -> None:
-        import threading
-
-        if threading.current_thread() is not threading.main_thread():
+        if not _signals.in_main_thread():
             message = "signals are served in the main thread only; call this there"
             raise RuntimeError(message)
         if not _signals.are_handled_here():
@@ -329,7 +328,7 @@ class SignalServer:
         with self._lock:
             if self._pipe is not None:
                 try:
-                    os.write(self._pipe[1], _WAKE)
+                    posix.write(self._pipe[1], _WAKE)
                 except BlockingIOError:
                     pass  # it is full, so it can be read
 
@@ -435,7 +434,7 @@ def _hook_forks(server: SignalServer) -> None:
 
 def _read(fd: int) -> bytes:
     try:
-        return os.read(fd, _CAPACITY)
+        return posix.read(fd, _CAPACITY)
     except BlockingIOError:
         return b""
 

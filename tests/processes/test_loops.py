@@ -226,7 +226,7 @@ def test_signals_are_served_in_a_task(sandbox, loop):
 
 
 GREENLETS = """
-from gevent import sleep, spawn
+from {library} import sleep, spawn
 serving = False
 def turn():
     while not serving: sleep(0)
@@ -256,9 +256,10 @@ PATCHED = {
 }
 
 
-def test_other_greenlets_run_while_signals_are_served(sandbox):
-    needs("gevent")
-    pid = start(sandbox, PATCHED["gevent"] + GREENLETS)
+@pytest.mark.parametrize("library", PATCHED)
+def test_other_greenlets_run_while_signals_are_served(sandbox, library):
+    needs(library)
+    pid = start(sandbox, PATCHED[library] + GREENLETS.format(library=library))
     sandbox.wait_log("a greenlet runs\n")
     sandbox.stop(pid)
     assert sandbox.log_text() == "a greenlet runs\nafter\n"
@@ -266,7 +267,7 @@ def test_other_greenlets_run_while_signals_are_served(sandbox):
 
 def test_other_greenlets_run_while_signals_are_served_control(sandbox):
     needs("gevent")
-    sandbox.stop(start(sandbox, GREENLETS))
+    sandbox.stop(start(sandbox, GREENLETS.format(library="gevent")))
     assert sandbox.log_text() == "after\n"
 
 

@@ -6,6 +6,7 @@ import errno
 import gc
 import logging
 import os
+import posix
 import select
 import signal
 import threading
@@ -348,7 +349,7 @@ def test_signal_without_a_name_is_its_number():
 @pytest.mark.parametrize("promise", [True, False], ids=["promise", "control"])
 def test_server_is_not_closed_under_a_thread_that_stops_it(monkeypatch, promise):
     server = SignalServer()
-    write, writing, closed, failed = os.write, threading.Event(), threading.Event(), []
+    write, writing, closed, failed = posix.write, threading.Event(), threading.Event(), []
 
     def slowly(fd, data):
         writing.set()
@@ -363,7 +364,7 @@ def test_server_is_not_closed_under_a_thread_that_stops_it(monkeypatch, promise)
         server._lock = contextlib.nullcontext()
     thread = threading.Thread(target=server.stop)
     with server:
-        monkeypatch.setattr(os, "write", slowly)
+        monkeypatch.setattr(posix, "write", slowly)
         thread.start()
         writing.wait()
     closed.set()
