@@ -3,6 +3,7 @@
 import os
 import select
 import sys
+from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
 import psutil
@@ -49,11 +50,15 @@ def start(sandbox, before="", after="tell()\nsit()", **arguments):
 
 
 def send(sandbox, pid):
-    """Send SIGTERM when the main thread sleeps in C."""
+    """Send SIGTERM when the main thread sleeps in C, and the thread of C has begun its own sleep.
+
+    The kernel may give a signal to a thread that begins, and faulthandler writes nothing there.
+    """
 
     def sits():
         assert (sandbox.directory / "sitting").exists()
-        assert psutil.Process(pid).status() == psutil.STATUS_SLEEPING
+        threads = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+        assert all("\nState:\tS" in status for status in threads)
 
     eventually(sits)
     os.kill(pid, SIGTERM)
