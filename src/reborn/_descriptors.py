@@ -100,6 +100,19 @@ def flush_each_line() -> None:
             continue  # None, closed, or not a text file
 
 
+def open_unnamed(name: str) -> int:
+    """Make a file that no directory lists and that goes with its last descriptor.
+
+    Linux shows *name* in /proc.
+    """
+    if sys.platform == "linux":
+        return os.memfd_create(name)
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return duplicate(file.fileno())
+
+
 def duplicate(fd: int) -> int:
     """Return a copy of *fd* above the standard descriptors, closed on exec."""
     copy = os.dup(fd)

@@ -188,7 +188,7 @@ class Launcher:
                 log = errors = self.log_fd
                 self.log_start = os.fstat(log).st_size
             elif _steps.captures_errors(plan):
-                errors = self.capture = _unnamed_file()
+                errors = self.capture = _descriptors.open_unnamed("reborn-stderr")
         own = zip(plan.streams, (self.null, log, errors), strict=True)
         return [default if fd is None else fd for fd, default in own]
 
@@ -433,13 +433,3 @@ def open_log(plan: "Plan") -> tuple[int, bool] | None:
         from reborn import _log
     with Step("log", f"open log file {plan.log_file!r}", role="launcher"):
         return _log.open_to_append(plan.log_file, mode=plan.log_file_mode, owner=owner)
-
-
-def _unnamed_file() -> int:
-    """Make a file that no directory lists and that goes with its last descriptor."""
-    if sys.platform == "linux":
-        return os.memfd_create("reborn-stderr")
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        return _descriptors.duplicate(file.fileno())

@@ -313,16 +313,14 @@ class LockedPidFile(LockedFile):
         if self._fd is None:
             message = f"pid file {self.path!r} is not acquired"
             raise RuntimeError(message)
-        self._owner = OwnProcess()
+        self.own()
         os.ftruncate(self._fd, 0)
-        text = b"%d\n" % self._owner.pid
+        text = b"%d\n" % os.getpid()
         if os.pwrite(self._fd, text, 0) < len(text):
             os.pwrite(self._fd, text, 0)  # a full disk answers the second attempt with ENOSPC
-        self.write_hook()
+        self._leave_in_workers()
 
-    def write_hook(self) -> None:
-        """From now on release only for this process."""
-        self._owner = OwnProcess()
+    def _leave_in_workers(self) -> None:
         if not self._hooked:
             # Workers forked later must not keep the lock after the daemon's end.
             os.register_at_fork(after_in_child=self.leave)
@@ -334,7 +332,8 @@ class LockedPidFile(LockedFile):
         text = b"%d\n" % os.getpid()
         os.pwrite(self._fd, text, 0)  # in one call, which no reader sees half of
         os.ftruncate(self._fd, len(text))
-        self.write_hook()
+        self.own()
+        self._leave_in_workers()
 
     def clear(self) -> None:
         """Empty the file: it is locked, and names nobody."""

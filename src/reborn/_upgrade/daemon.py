@@ -22,6 +22,7 @@ import threading
 import time
 
 from reborn import _descriptors, _process
+from reborn._inherited import OwnProcess
 from reborn._manager import Supervisor
 from reborn._notifier import Notifier
 from reborn._upgrade import listening, messages
@@ -118,7 +119,7 @@ class Generation:
         self._upgrader_pid: int | None = None
         self._control = socket.socket(fileno=grant.control)
         self._wake, self._waker = os.pipe()
-        self._owner = os.getpid()
+        self._owner = OwnProcess()
         os.register_at_fork(after_in_child=self._leave_in_worker)
         if (
             signal.SIGUSR2 not in setup.handlers
@@ -204,7 +205,7 @@ class Generation:
         pidfile = self._setup.pidfile
         assert pidfile is not None  # noqa: S101 - there has been one
         with self._lock:
-            if self._owner != os.getpid():
+            if not self._owner:
                 return
             state, self._state = self._state, "ended"
             if state == "leaving" or (state == "starting" and self._grant.predecessor is not None):
@@ -212,7 +213,7 @@ class Generation:
             elif state != "superseded":
                 if self._upgrader is not None:
                     self._answer(self._upgrader, {"take": "ending"})
-                self._remove_control_socket()
+                messages.remove_control_socket(pidfile.path)
                 pidfile.release()
                 self._stop_draining()
             self._close()
@@ -252,7 +253,7 @@ class Generation:
         self._drain()
 
     def _upgrade_on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler
-        if self._owner == os.getpid():
+        if self._owner:
             os.write(self._waker, b"u")
 
     def _start_launcher(self) -> None:
@@ -366,9 +367,8 @@ class Generation:
 
     def _drain(self) -> None:
         """Give the program its time to finish; end it when that is over."""
-        time.sleep(
-            self._setup.drain_timeout
-        )  # the process may end meanwhile, and this thread with it
+        # The process may end meanwhile, and this thread with it.
+        time.sleep(self._setup.drain_timeout)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_GRACE)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -386,13 +386,6 @@ class Generation:
                 os.close(fd)
                 del self._draining[pid]
 
-    def _remove_control_socket(self) -> None:
-        assert self._setup.pidfile is not None  # noqa: S101 - there is one
-        try:
-            os.unlink(messages.control_path(self._setup.pidfile.path))
-        except OSError:
-            pass  # another root or user; the next start replaces it
-
     def _close(self) -> None:
         """Close what only a generation that serves needs."""
         if self._upgrader is not None:
@@ -409,7 +402,7 @@ class Generation:
 
     def _leave_in_worker(self) -> None:
         """Worker: close all of it, so that no connection waits for a process that never answers."""
-        if self._owner == os.getpid():
+        if self._owner:
             return
         self._lock = threading.RLock()
         self._close()
@@ -433,13 +426,7 @@ def _number(file: File) -> int:
 
 def _file_of(data: bytes) -> int:
     """Return a file without a name that holds *data*."""
-    if hasattr(os, "memfd_create"):
-        fd: int = os.memfd_create("reborn-hand-over")
-    else:
-        import tempfile
-
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
+    fd = _descriptors.open_unnamed("reborn-hand-over")
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

@@ -41,10 +41,7 @@ class UpgradableLauncher(Launcher):
     def _undo(self) -> None:
         grant = self.plan.grant
         if grant is not None and grant.predecessor is None and self.plan.pidfile is not None:
-            try:
-                os.unlink(messages.control_path(self.plan.pidfile.path))
-            except OSError:
-                pass
+            messages.remove_control_socket(self.plan.pidfile.path)
         super()._undo()
 
     def _leave_to_daemon(self) -> None:

@@ -121,6 +121,14 @@ def control_path(pidfile: str) -> str:
     return f"{pidfile}.control"
 
 
+def remove_control_socket(pidfile: str) -> None:
+    """Remove the control socket beside *pidfile*, where that can be done."""
+    try:
+        os.unlink(control_path(pidfile))
+    except OSError:
+        pass  # another root or user; the next start replaces it
+
+
 def open_at(path: str, operation: Any) -> None:  # noqa: ANN401 - bind or connect of a socket
     """Call *operation* with an address for *path*, however long that is (108 bytes in unix(7)).
 
