@@ -314,6 +314,17 @@ class Sandbox:
         path.write_text(self.program(**arguments))
         return path
 
+    def write_app(self, text):
+        """Write a program of which *text* has DaemonContext and its settings; return its path."""
+        path = self.directory / "app.py"
+        settings = {
+            "pidfile": str(self.pidfile),
+            "log_file": str(self.log),
+            "strategy": self.strategy,
+        }
+        path.write_text(f"from reborn import DaemonContext\nsettings = {settings!r}\n{text}")
+        return path
+
     def run(self, command, **run):
         """Run a *command* in the directory; return its result, *run* goes to subprocess.run."""
         options = {

@@ -10,18 +10,6 @@ import pytest
 import sabotage
 from harness import eventually
 
-
-def write(sandbox, text):
-    path = sandbox.directory / "app.py"
-    settings = {
-        "pidfile": str(sandbox.pidfile),
-        "log_file": str(sandbox.log),
-        "strategy": sandbox.strategy,
-    }
-    path.write_text(f"from reborn import DaemonContext\nsettings = {settings!r}\n{text}")
-    return path
-
-
 WAIT = """
 import os, pathlib, time
 def wait_for(condition):
@@ -38,7 +26,7 @@ def need(name):
 
 def run(sandbox, text, *filters):
     options = [word for text in filters for word in ("-W", text)]
-    return sandbox.run([sys.executable, *options, str(write(sandbox, text))])
+    return sandbox.run([sys.executable, *options, str(sandbox.write_app(text))])
 
 
 GEVENT = """

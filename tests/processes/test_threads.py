@@ -34,14 +34,7 @@ def script(sandbox, **program):
 
 
 def write(sandbox, text):
-    path = sandbox.directory / "app.py"
-    settings = {
-        "pidfile": str(sandbox.pidfile),
-        "log_file": str(sandbox.log),
-        "strategy": sandbox.strategy,
-    }
-    path.write_text(f"from reborn import DaemonContext\nsettings = {settings!r}\n{text}")
-    return [sys.executable, str(path)]
+    return [sys.executable, str(sandbox.write_app(text))]
 
 
 def has_forked(sandbox):
