@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -33,7 +32,7 @@ logger = logging.getLogger(__name__)
 project = "reborn"
 author = "the reborn authors"
 project_copyright = "2026 the reborn authors"
-version = release = importlib.metadata.version("reborn")
+version = release = reborn.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"

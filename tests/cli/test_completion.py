@@ -153,5 +153,5 @@ def test_without_shtab_the_way_out_is_told(reborn):
     assert (status, out) == (1, "")
     assert err == (
         "reborn: completion is made by shtab, which is not installed; "
-        "pip install 'reborn[completion]'\n"
+        "pip install 'reborn-daemon[completion]'\n"
     )

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +25,8 @@ PAGES = [
 # By page and first line.
 NOT_RUN = {
     ("README.md", "your shell"): "a drawing; docs/road.py draws the same from the code",
-    ("README.md", "pip install reborn      # reborn[click], reborn[pytest]: with these"): (
-        "the wheel is installed before any test; its extras are looked at below"
+    ("installation.md", "python3 -m pip download"): (
+        "there is nothing to download before a release; ./dev demo is run by test_examples.py"
     ),
     ("CONTRIBUTING.md", 'try=$(mktemp -d) && python3 -m venv "$try" && "$try/bin/pip" install '): (
         "what is installed here is that wheel; the program is run by test_examples.py"
@@ -94,12 +93,21 @@ def is_run_as_a_page(fence):
 
 
 def is_checked_here(fence):
-    return any(fence in chosen for chosen in (chores(), DIFFS, [COMPLETION, ROTATION, TREE, FIRST]))
+    known = [COMPLETION, ROTATION, TREE, FIRST]
+    return is_installation(fence) or fence in [*chores(), *DIFFS, *known]
 
 
 def chores():
     """Return the blocks whose lines are all for `./dev`."""
     return [fence for fence in FENCES if fence.language == "sh" and dev_lines(fence)]
+
+
+def is_installation(fence):
+    """Tell whether pip is all that it runs; tests/docs/test_installation.py sees to the names."""
+    lines = fence.text.splitlines()
+    return fence.language == "sh" and all(
+        re.match(r"(python3 -m )?pip (un)?install ", line) for line in lines
+    )
 
 
 def dev_lines(fence):
@@ -150,15 +158,6 @@ def test_chores_are_those_there_are(fence):
         assert asked <= sessions | {"test", "list"}, line
         for word in words[2].split():
             assert word.startswith("-") or not word.startswith("tests/") or (ROOT / word).exists()
-
-
-def test_extras_that_are_named_are_those_there_are():
-    named = set(re.findall(r"reborn\[(\w+)\]", "".join(fence.text for fence in FENCES)))
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
-    assert named <= extras.keys()
-    assert named >= {"click", "pytest"}
 
 
 @pytest.mark.parametrize("fence", DIFFS, ids=lambda fence: fence.page)

@@ -5,9 +5,9 @@ import json
 import shutil
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
+import harness
 import pytest
 
 from reborn._command import grammar
@@ -44,7 +44,7 @@ def test_man_shows_every_verb_and_option_without_a_warning():
 
 
 def test_manual_page_comes_with_the_wheel():
-    package = metadata.distribution("reborn")
+    package = harness.installed()
     if json.loads(package.read_text("direct_url.json") or "{}").get("dir_info", {}).get("editable"):
         pytest.skip("NEEDS the wheel, which ./dev test installs, to see it")
     installed = Path(sys.prefix) / "share" / "man" / "man1" / "reborn.1"

@@ -163,7 +163,8 @@ daemon = DaemonContext(pidfile).search()
 if daemon is not None:
     daemon.stop()
 """
-    distribution = package = "reborn"
+    distribution = "reborn-daemon"
+    package = "reborn"
 
 
 class PythonDaemon(Peer):

@@ -1,13 +1,13 @@
 """The package from outside: its names."""
 
 import ast
-import importlib.metadata
 import inspect
 import multiprocessing
 import os
 import subprocess
 from pathlib import Path
 
+import harness
 import pytest
 
 import reborn
@@ -38,7 +38,7 @@ def test_public_names_are_the_same_to_type_checkers():
 
 
 def test_version_is_that_of_the_package():
-    assert reborn.__version__ == importlib.metadata.version("reborn")
+    assert reborn.__version__ == harness.installed().version
 
 
 def test_public_names_are_in_order_and_once():

@@ -73,11 +73,10 @@ def _print_answer(request: Request, answer: Answer) -> int:
 
 
 def _print_version() -> int:
-    from importlib.metadata import version
-
     from reborn._verbs import terminal
 
-    return int(not terminal.say(f"reborn {version('reborn')}"))
+    # The root's own, since a zipapp or a frozen program has no metadata to look it up in.
+    return int(not terminal.say(f"reborn {sys.modules['reborn'].__version__}"))
 
 
 def _print_completion(shell: str) -> int:
@@ -88,7 +87,7 @@ def _print_completion(shell: str) -> int:
         return int(not terminal.say(completion.script(shell)))
     except ImportError:
         what = "completion is made by shtab, which is not installed"
-        terminal.say(f"reborn: {what}; pip install 'reborn[completion]'", error=True)
+        terminal.say(f"reborn: {what}; pip install 'reborn-daemon[completion]'", error=True)
         return 1
 
 
