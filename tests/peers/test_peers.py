@@ -96,8 +96,11 @@ class Peer:
 
     def missing(self):
         """Say what it needs to be looked at here."""
-        there = importlib.util.find_spec(self.package) is not None
-        return "" if there else f"pip install {self.distribution}"
+        try:
+            importlib.metadata.distribution(self.distribution)
+        except importlib.metadata.PackageNotFoundError:
+            return f"pip install {self.distribution}"
+        return ""
 
     def version(self):
         return importlib.metadata.version(self.distribution)
