@@ -124,6 +124,29 @@ def duplicate(fd: int) -> int:
         close(copy)
 
 
+def move_above(fd: int, least: int) -> int:
+    """Give *fd* a number from *least* on, if it is below that; closed on exec."""
+    if fd >= least:
+        return fd
+    import fcntl
+
+    copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least)
+    os.close(fd)
+    return copy
+
+
+def arrange(fds: "Sequence[int]", *, first: int) -> None:
+    """Have copies of *fds* as *first*, *first* + 1, ..., for a program to inherit."""
+    import fcntl
+
+    # Copied first, because a source may itself be one of those numbers.
+    least = first + len(fds)
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least) for fd in fds]
+    for number, copy in enumerate(copies, first):
+        os.dup2(copy, number)
+        close(copy)
+
+
 def open_descriptors() -> list[int]:
     """Return the open descriptors, in order.
 

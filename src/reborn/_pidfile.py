@@ -195,6 +195,13 @@ class LockedFile:
         directory, self._directory = self._directory, None
         _descriptors.close(directory)
 
+    def move_above(self, least: int) -> None:
+        """Give the descriptors numbers from *least* on, where they are below that."""
+        if self._fd is not None:
+            self._fd = _descriptors.move_above(self._fd, least)
+        if self._directory is not None:
+            self._directory = _descriptors.move_above(self._directory, least)
+
     def descriptors(self) -> list[int]:
         """Return the descriptors that must stay open for the lock to last."""
         return [fd for fd in (self._fd, self._directory) if fd is not None]

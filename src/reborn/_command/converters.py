@@ -117,6 +117,13 @@ def priority(text: str) -> str:
     return text
 
 
+def socket(text: str) -> str:
+    """Return the description of a socket, in which a path is absolute."""
+    from reborn._supervisor import sockets
+
+    return str(sockets.SocketSpec(text))
+
+
 def name(text: str) -> str:
     from reborn._command import registry
 

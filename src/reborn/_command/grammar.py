@@ -223,16 +223,28 @@ _SUPERVISOR = (
         help="send its output to syslog, as daemon.notice, say",
     ),
 )
+_SOCKETS = (
+    Option(
+        "--socket",
+        metavar="NAME=ADDRESS",
+        convert=converters.socket,
+        many=True,
+        help="give it a listening socket, NAME=tcp:[HOST:]PORT or NAME=unix:PATH",
+    ),
+)
 # What start, restart and run have in common.
 _RUNNING = (
     ("files", _FILES),
     ("process", _PROCESS),
+    ("sockets", _SOCKETS),
     ("supervisor", _SUPERVISOR),
     ("answer", _ANSWER),
 )
 
 _OF_PROGRAM = frozenset(
-    option.dest for option in (*_FILES, *_PROCESS, *_READY, *_SUPERVISOR) if option is not _PIDFILE
+    option.dest
+    for option in (*_FILES, *_PROCESS, *_SOCKETS, *_READY, *_SUPERVISOR)
+    if option is not _PIDFILE
 )
 
 VERBS = {
@@ -366,6 +378,7 @@ def _lone(given: dict[str, Any]) -> str | None:
     """Return the message about options for a supervisor that is not to run; None without any."""
     if "restart" in given:
         return None
-    dests = ("restart_delay", "restart_limit", "timestamps", "syslog")
+    delays = ("restart_delay", "restart_limit")
+    dests = (*delays, *(() if "socket" in given else ("timestamps", "syslog")))
     flags = [f"--{dest.replace('_', '-')}" for dest in dests if dest in given]
     return f"{flags[0]} is for a supervisor; give --restart, too" if flags else None

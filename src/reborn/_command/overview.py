@@ -72,6 +72,7 @@ class Overview:
             "restarts": self._reported("restarts"),
             "last_exit": self._last_exit(),
             "next_start": self._reported("next_start"),
+            "sockets": self._reported("sockets"),
         }
 
     def __str__(self) -> str:
@@ -87,6 +88,7 @@ class Overview:
             "supervisor": self._supervisor(),
             "restarts": self._reported("restarts"),
             "last exit": self._last_exit(),
+            "sockets": self._sockets(),
             "command": None if record is None else terminal.quoted(record.command),
             "log file": self._log_file(),
         }
@@ -130,6 +132,13 @@ class Overview:
         # Only one that was killed leaves its program.
         left = self.status.pid is not None and self._reported("phase") is not None
         return "killed; nobody starts it again" if left else None
+
+    def _sockets(self) -> str | None:
+        """Return where the sockets listen that the program is given."""
+        found = self._reported("sockets")
+        if not isinstance(found, dict) or not found:
+            return None
+        return terminal.visible(", ".join(f"{name} {where}" for name, where in found.items()))
 
     def _log_file(self) -> str | None:
         path = None if self.record is None else self.record.log_file

@@ -6,8 +6,8 @@ that it means the same from another directory and at another time.
 To start a program as before (`Spec.again`) is to give it what it was given: command, options and
 directory, and what it had inherited: environment, umask, limits. The shell in which a daemon is
 restarted adds nothing; options do, and they join the earlier ones: another variable (--env,
---unset-env) or limit is added, anything else takes the place of its like. A new command is a new
-start, with the options and all that is inherited from whoever gives it.
+--unset-env), limit or socket is added, anything else takes the place of its like. A new command is
+a new start, with the options and all that is inherited from whoever gives it.
 
 Rejected: the environment of whoever restarts (cron has neither the token nor the PATH of a login,
 and the program that was stopped cannot be found); /proc/PID/environ of the running program (one
@@ -34,11 +34,12 @@ if TYPE_CHECKING:
     from reborn._privileges import Identity
     from reborn._readiness import Condition
     from reborn._supervisor.program import Program
+    from reborn._supervisor.sockets import SocketSpec
 
 # Of a program that reports nothing, and of which nobody has given a condition.
 _LIVES = "alive:1"
 # What an exported configuration has no paths for, or the manager does in its own way.
-_NOT_EXPORTED = ("nice", "limit", "unset_env", "clean_env")
+_NOT_EXPORTED = ("nice", "limit", "unset_env", "clean_env", "socket")
 
 
 class Inherited:
@@ -169,8 +170,22 @@ class Spec:
 
     @property
     def supervised(self) -> bool:
-        """Whether a supervisor starts it again."""
-        return "restart" in self.options
+        """Whether a supervisor starts it again, or keeps its sockets."""
+        return "restart" in self.options or "socket" in self.options
+
+    def sockets(self) -> Sequence[SocketSpec]:
+        """Return the listening sockets that it is given.
+
+        Raises:
+            ValueError: two have the same name, or one is the condition of its being ready.
+        """
+        if "socket" not in self.options:
+            return ()
+        from reborn._supervisor import sockets
+
+        specs = sockets.parse(self.options["socket"])
+        sockets.refuse_condition(specs, self.options.get("ready", ""))
+        return specs
 
     def condition(self) -> Condition:
         """Return the condition of its being ready, for one start."""
@@ -193,28 +208,42 @@ class Spec:
         """Return the program.
 
         Raises:
-            ValueError: there is no such user or group.
+            ValueError: there is no such user or group, or a socket makes no sense.
         """
         from reborn._supervisor.program import Program
 
         options = self.options
+        words, env = self._filled_in()
         command = self.command[0]
         chroot = options.get("chroot")
         relative = "/" in command and not os.path.isabs(command) and chroot is None
         identity, account = self._identity()
         return Program(
-            self.command,
+            words,
             path=os.path.join(self.directory, command) if relative else None,
             working_directory=None if self._stays else self._working_directory() or None,
             chroot_directory=chroot,
             identity=identity,
             inherited=self.inherited.environment,
-            env={**account, **dict(options.get("env", ()))},
+            env={**account, **env},
             # Our own manager is not the daemon's.
             unset=[*options.get("unset_env", ()), *(["NOTIFY_SOCKET"] if detached else ())],
             clean=options.get("clean_env", False),
             nice=options.get("nice"),
             limits=self._limits(),
+        )
+
+    def _filled_in(self) -> tuple[Sequence[str], dict[str, str]]:
+        """Return the words of the command, and --env, with the numbers of the sockets."""
+        env: dict[str, str] = dict(self.options.get("env", ()))
+        specs = self.sockets()
+        if not specs:
+            return self.command, env
+        from reborn._supervisor.sockets import filled_in
+
+        names = [spec.name for spec in specs]
+        return filled_in(self.command, names), dict(
+            zip(env, filled_in(env.values(), names), strict=True)
         )
 
     def _limits(self) -> list[tuple[int, int, int]]:
@@ -342,6 +371,7 @@ def _current_directory() -> str:
 
 def _added(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
     """Return the *earlier* options with the *later* ones, which count where both say something."""
+    sockets = _by_name(earlier) | _by_name(later)
     options = {**earlier, **later}
     given, unset = later.get("env", []), later.get("unset_env", [])
     env = {name: text for name, text in earlier.get("env", []) if name not in unset}
@@ -350,9 +380,14 @@ def _added(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
         "env": [*{**env, **dict(given)}.items()],
         "unset_env": [*dict.fromkeys([*gone, *unset])],
         "limit": [*{**dict(earlier.get("limit", [])), **dict(later.get("limit", []))}.items()],
+        "socket": [*sockets.values()],
     }
     for dest, values in together.items():
         options.pop(dest, None)
         if values:
             options[dest] = values
     return options
+
+
+def _by_name(options: dict[str, Any]) -> dict[str, str]:
+    return {text.partition("=")[0]: text for text in options.get("socket", [])}

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from reborn._supervisor.output import Output, Sink
     from reborn._supervisor.policy import RestartPolicy
     from reborn._supervisor.program import Program
+    from reborn._supervisor.sockets import KeptSockets
     from reborn._supervisor.supervisor import ProgramState
 else:
     import _signal
@@ -51,6 +52,7 @@ class ProgramStart:
         self.program = program
         self._begun = time.time()
         self.pidfile = foreign_pid_file(spec.paths.pidfile)
+        self.sockets: KeptSockets | None = None
         self.watch = ReadinessWatch(spec.condition(), cwd=spec.root, supervised=spec.supervised)
         # Whether the program was ready at any time; a supervisor's knowledge.
         self.was_ready = False
@@ -88,6 +90,26 @@ class ProgramStart:
         record.started = self._begun
         record.supervised = state.as_data()
         record.write(self.spec.paths.record)
+
+    def open_sockets(self) -> list[int]:
+        """Open the sockets that no manager has handed over; return all that the program gets.
+
+        Raises:
+            StepError: one cannot be opened.
+        """
+        specs = self.spec.sockets()
+        if not specs:
+            return []
+        from reborn._supervisor.sockets import KeptSockets
+
+        self.sockets = kept = KeptSockets()
+        managed = self.program.managed_sockets()
+        by_name = dict(reversed(managed))  # the first of a name counts
+        kept.open(spec for spec in specs if spec.name not in by_name)
+        fds = {**by_name, **kept.descriptors()}
+        named = [(spec.name, fds[spec.name]) for spec in specs]
+        self.program.sockets = [*named, *(pair for pair in managed if pair not in named)]
+        return [*kept.descriptors().values()]
 
     def own_pidfile(self) -> PidFile:
         """Return the pid file that is the daemon's own."""
@@ -171,6 +193,7 @@ class ProgramLauncher(_launcher.Launcher):
             with Step("lock", f"lock {start.pidfile}", role="launcher"):
                 start.pidfile.acquire()
             self.plan.preserve += start.pidfile.descriptors()
+            self.plan.preserve += start.open_sockets()
         if self.log_fd is not None:
             if spec.options.get("truncate_log"):
                 with Step("log", f"empty log file {spec.log_file!r}", role="launcher"):
@@ -191,11 +214,15 @@ class ProgramLauncher(_launcher.Launcher):
                 pass  # it tells of a daemon that is not there, as after a crash
         if self._start.spec.supervised:
             self._start.pidfile.release()
+        if self._start.sockets is not None:
+            self._start.sockets.close()
         super()._undo()
 
     def _leave_to_daemon(self) -> None:
         if self._start.spec.supervised:
             self._start.pidfile.leave()
+        if self._start.sockets is not None:
+            self._start.sockets.leave()
         super()._leave_to_daemon()
 
 
@@ -228,10 +255,13 @@ def run(spec: Spec, program: Program) -> int:
         spec.record(foreground=True).write(spec.paths.record)
         if spec.supervised:
             start.pidfile.acquire()
+            start.open_sockets()
             return supervise(context, start)
         become(start)
     finally:
         registry.put(spec.paths.record, None)
+        if spec.supervised:
+            start.pidfile.release()
         context.release()
 
 
@@ -263,12 +293,15 @@ def supervise(context: DaemonContext, start: ProgramStart) -> int:
         pidfile=start.pidfile,
         condition=start.watch.condition,
         cwd=spec.root,
-        not_ready=start.report_not_ready,
+        addresses=None if start.sockets is None else start.sockets.addresses(),
+        not_ready=None if start.report is None else start.report_not_ready,
         record=start.remember,
     )
     try:
         return supervisor.run()
     finally:
+        if start.sockets is not None:
+            start.sockets.close()
         context.release()
 
 
@@ -281,7 +314,7 @@ def _policy(spec: Spec) -> RestartPolicy:
         for dest, name in (("restart_delay", "delay"), ("restart_limit", "limit"))
         if dest in options
     }
-    return RestartPolicy(options["restart"], **given)
+    return RestartPolicy(options.get("restart", "never"), **given)
 
 
 def _output(spec: Spec) -> Output:

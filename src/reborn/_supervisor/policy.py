@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import Literal
 
-    Restart = Literal["on-failure", "always"]
+    Restart = Literal["never", "on-failure", "always"]
 else:
     import _signal
 
@@ -52,6 +52,8 @@ class RestartPolicy:
         That is its exit status, or the negative number of a signal (by one of *signals_sent* it may
         end); None: it could not be started.
         """
+        if self.restart == "never":
+            return False
         if self.restart == "always" or code is None:
             return True
         return code != 0 and -code not in _REQUESTS and -code not in signals_sent

@@ -28,6 +28,8 @@ else:
     import _signal
 
 SHELL = "/bin/sh"
+# sd_listen_fds(3): SD_LISTEN_FDS_START.
+FIRST_SOCKET = 3
 # Exit statuses of env(1), nohup(1) and timeout(1).
 CANNOT_RUN = 126
 NOT_FOUND = 127
@@ -73,9 +75,22 @@ class Program:
         # What a manager has handed to this process is for the program, whatever its pid will be.
         self.handed_over = _handed_over()
         self._addressee = str(os.getpid())
+        # The listening sockets of its supervisor, with their names; a manager's among them.
+        self.sockets: Sequence[tuple[str, int]] = ()
 
     def __str__(self) -> str:
         return self.argv[0]
+
+    def managed_sockets(self) -> "list[tuple[str, int]]":
+        """Return what a manager has handed over, with its names."""
+        names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+        names += ["unknown"] * (len(self.handed_over) - len(names))
+        return [*zip(names, self.handed_over, strict=False)]
+
+    @property
+    def above_sockets(self) -> int:
+        """The lowest number that no socket is to have."""
+        return FIRST_SOCKET + len(self.sockets) if self.sockets else 0
 
     def leave_root(self) -> None:
         """Do nothing: no open directory is inherited."""
@@ -107,13 +122,22 @@ class Program:
         environment = self.environment(more)
         # A program that uses reborn itself need not go into the background once more.
         environment[_manager.STARTED] = str(os.getpid())
-        if environment.get("LISTEN_PID") == self._addressee:
+        if self.sockets:
+            self._arrange_sockets(environment)
+        elif environment.get("LISTEN_PID") == self._addressee:
             environment["LISTEN_PID"] = str(os.getpid())
         _steps.take(STEPS, self)
         with Step("exec", f"run {self.argv[0]!r}", role="daemon"):
             if last is not None:
                 last()
             self._replace(environment)
+
+    def _arrange_sockets(self, environment: dict[str, str]) -> None:
+        """Have the sockets as 3, 4, ... (sd_listen_fds(3))."""
+        names, fds = zip(*self.sockets, strict=True)
+        _descriptors.arrange(fds, first=FIRST_SOCKET)
+        variables = {"LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}
+        environment |= {**variables, "LISTEN_PID": str(os.getpid())}
 
     def start(
         self,
@@ -125,7 +149,8 @@ class Program:
     ) -> "Execution":
         """Start it as a child of this process, and do not wait for its execve(2).
 
-        *streams* become its 0, 1 and 2; *first* is called in the child before the steps.
+        *streams* become its 0, 1 and 2; *first* is called in the child before the steps, and moves
+        what is to be inherited out of the way of the sockets (`above_sockets`).
 
         Raises:
             OSError: there can be no more processes.
@@ -157,6 +182,8 @@ class Program:
         """Child: become the program, or tell why not."""
         try:
             with Step("exec", f"run {self.argv[0]!r}", role="daemon", errors=(Exception,)):
+                # Its number may be one that a socket is to have.
+                outgoing = _descriptors.move_above(outgoing, self.above_sockets)
                 _descriptors.redirect(streams)
                 if first is not None:
                     first()

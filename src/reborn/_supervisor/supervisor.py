@@ -72,7 +72,7 @@ from reborn.exceptions import RebornError, SpawnError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import ClassVar, Literal, Protocol
 
     from reborn._options import Path
@@ -156,6 +156,8 @@ class ProgramState:
         self.ended: float | None = None
         self.next_start: float | None = None
         self.reason: str | None = None
+        # Where the sockets listen that the program is given, by name.
+        self.sockets: Mapping[str, str] = {}
 
     def as_data(self) -> dict[str, object]:
         """Return everything, fit for JSON."""
@@ -176,11 +178,13 @@ class ProgramSupervisor:
         condition: "Condition",
         cwd: str,
         pidfile: "LockedPidFile | None" = None,
+        addresses: "Mapping[str, str] | None" = None,
         stop_timeout: float = _STOP_TIMEOUT,
         not_ready: "Callable[[str], None] | None" = None,
         record: "Callable[[ProgramState], None] | None" = None,
     ) -> None:
         self.state = ProgramState()
+        self.state.sockets = dict(addresses or {})
         self._program = program
         self._policy = policy
         self._context = context
@@ -328,12 +332,12 @@ class ProgramSupervisor:
         self._is_killed = False
         self.state.restarts += self._was_ready
         run = Run(self._condition, cwd=self._cwd, output=self._output)
-        lock_fd = None if self._pidfile is None else self._pidfile.lock_fd
         try:
             if self._was_ready:
                 self._remember(run)
+            for _, fd in self._program.sockets:
+                os.set_blocking(fd, True)  # whatever the last run has made of it
             execution = self._program.start(
-                inherit=[] if lock_fd is None else [lock_fd],
                 streams=self._output.streams,
                 first=self._prepare,
                 NOTIFY_SOCKET=self._listener.address,
@@ -366,8 +370,10 @@ class ProgramSupervisor:
             # Of its own group, since a script may say "kill 0".
             os.setpgid(0, 0)
         if self._pidfile is not None:
+            self._pidfile.move_above(self._program.above_sockets)
             self._pidfile.write()
-            self._pidfile.keep_for_program()
+            for fd in self._pidfile.keep_for_program():
+                os.set_inheritable(fd, True)
 
     def _be_ready(self, number: int) -> None:  # noqa: ARG002
         """Report READY, unless the program has ended meanwhile."""
@@ -482,6 +488,8 @@ class ProgramSupervisor:
             if not self._was_ready:
                 raise run.refusal
             self._restart(f"{self._name} cannot be started again: {run.refusal}", ran=0.0)
+        elif self._policy.restart == "never" and (self._was_ready or self._not_ready is None):
+            self._end_as_program(run, run.code)
         elif not self._was_ready:
             raise SpawnError(
                 command=str(self._program),
@@ -495,6 +503,10 @@ class ProgramSupervisor:
             self._restart(self._how_ended(run), ran=run.ran)
         else:
             self._finish(0, f"{self._how_ended(run)}; it is not started again after such an end")
+
+    def _end_as_program(self, run: Run, code: int) -> None:
+        """Be done as a program has ended that is never started again."""
+        self._finish(code if code >= 0 else 128 - code, self._how_ended(run))
 
     def _finish_stop(self, number: int) -> None:  # noqa: ARG002
         """Be done after a program that was to stop."""

@@ -93,7 +93,7 @@ def bind_unix(
     if path[:1] in ("", "\0", "@"):  # an abstract name is nobody's file (unix(7))
         listener.bind(f"\0{path[1:]}" if path[:1] == "@" else path)
         return
-    _remove_stale(path)
+    remove_stale(path)
     # The permission bits are there from the start; the umask of a thread is everybody's.
     umask = None if mode is None else os.umask(0o777 & ~mode)
     try:
@@ -105,7 +105,12 @@ def bind_unix(
         os.chown(path, *owner)
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str) -> None:
+    """Remove a socket at *path* that nobody listens to any more.
+
+    Raises:
+        OSError: somebody does, or it is no socket.
+    """
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
