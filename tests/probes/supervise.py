@@ -18,6 +18,7 @@ from reborn._supervisor import program
 from reborn._supervisor.output import LogSink, Output, SyslogSink
 from reborn._supervisor.policy import RestartPolicy
 from reborn._supervisor.program import Program
+from reborn._supervisor.rotation import Rotation
 from reborn._supervisor.run import Run
 from reborn._supervisor.supervisor import ProgramSupervisor
 from reborn.exceptions import StartError
@@ -34,11 +35,15 @@ def record(state):
 
 
 def make_output():
-    log = LogSink(timestamps=spec.get("timestamps", False))
+    rotation = None
+    if "log_size" in spec:
+        path = spec.get("context", {}).get("log_file", f"{directory}/app.log")
+        rotation = Rotation(path, spec["log_size"], spec["log_keep"])
+    log = LogSink(timestamps=spec.get("timestamps", False), rotation=rotation)
     if "syslog" in spec:
         sink = SyslogSink("app", spec["priority"], log=log, addresses=[spec["syslog"]])
         return Output(sink, piped=True)
-    piped = spec.get("timestamps", False)
+    piped = spec.get("timestamps", False) or rotation is not None
     return Output(log, piped=piped, log_file=f"{directory}/app.log")
 
 

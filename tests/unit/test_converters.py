@@ -41,3 +41,17 @@ def test_names_that_are_none(name):
 
 def test_names_are_those_of_the_system():
     assert {"core", "nofile", "as", "cpu"} <= set(converters.limits())
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4096", 4096), ("4K", 4096), ("10m", 10 * 1024**2), ("50MB", 50 * 1024**2), ("1GiB", 2**30)],
+)
+def test_size_of_a_log(text, size):
+    assert converters.size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "4095", "1K", "M", "-1M", "1.5M", "10 M", "10X", "٣M"])
+def test_no_size_of_a_log(text):
+    with pytest.raises(ValueError, match="is not a size of a log such as 512K or 10M, at least 4K"):
+        converters.size(text)

@@ -16,6 +16,7 @@ else:
 _LARGEST_MODE = 0o777
 # The names of limits are those of ulimit and of RLIMIT_* in getrlimit(2).
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_LEAST_LOG = 4096
 _UNLIMITED = ("unlimited", "infinity")
 _PREFIX = "RLIMIT_"
 
@@ -34,6 +35,16 @@ def count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise ValueError(f"{text!r} is not a number from 0")
     return int(text)
+
+
+def size(text: str) -> int:
+    """Return the size of a log, with a unit of 1024 such as supervisord, Docker and pm2 have it."""
+    plain = text.upper().removesuffix("B").removesuffix("I")
+    unit = _UNITS.get(plain[-1:], 1)
+    digits = plain if unit == 1 else plain[:-1]
+    if not (digits.isascii() and digits.isdigit() and _LEAST_LOG <= int(digits) * unit < 2**63):
+        raise ValueError(f"{text!r} is not a size of a log such as 512K or 10M, at least 4K")
+    return int(digits) * unit
 
 
 def niceness(text: str) -> int:

@@ -1,8 +1,12 @@
 """The last lines of a log, and what comes after them.
 
-A log is renamed and made anew (logrotate(8)), or emptied where it is (copytruncate): the reader
-stays with the path, takes what is left of the old file first, and begins again where the file has
-become shorter than what was read.
+A log is renamed and made anew (logrotate(8), `_supervisor.rotation`), or emptied where it is
+(copytruncate): the reader stays with the path, takes what is left of the old file first, and begins
+again where the file has become shorter than what was read.
+
+Files that were the log before are called PATH.1, PATH.2 and so on, the newest first. A reader that
+finds its file among them goes on in the one before it, so that it misses nothing however often the
+log is rotated between two looks; names move under it, and so each step is proved by a second look.
 
 The end of a log is searched backwards, block by block, and no block is kept or read twice: between
 two newlines there may be megabytes (progress bars). Rejected: lines cut at some length, since the
@@ -25,12 +29,17 @@ from reborn import _descriptors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Self
+
+    # A file, and a place in it.
+    Mark = tuple[os.stat_result, int]
 
 # How often is looked for more, in seconds.
 _TICK = 0.1
 _BLOCK = 65536
+# How often is looked again while names move.
+_TRIES = 5
 # As many links as the kernel follows (path_resolution(7)).
 _LINKS = 40
 _OWN = ("/dev/fd", "/proc/self/fd", "/proc/thread-self/fd")
@@ -38,9 +47,12 @@ _STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/stdin")
 
 
 class LogReader:
-    """An open log: its `last` lines first, and then `more`."""
+    """An open log: its `last` lines first, and then `more`.
 
-    def __init__(self, path: str) -> None:
+    *gap* is called where lines are missing, since it was rotated faster than it was read.
+    """
+
+    def __init__(self, path: str, *, gap: Callable[[], None] | None = None) -> None:
         """Open the log *path*.
 
         Raises:
@@ -48,6 +60,7 @@ class LogReader:
             ValueError: it is no file that keeps lines, or another one for each process.
         """
         self.path = path
+        self._gap = gap
         self._fd = _open(path)
 
     def __enter__(self) -> Self:
@@ -56,33 +69,26 @@ class LogReader:
     def __exit__(self, *_: object) -> None:
         _descriptors.close(self._fd)
 
-    def last(self, count: int) -> Iterator[bytes]:
-        """Yield the last *count* lines, in blocks, and go on after them."""
-        end = os.fstat(self._fd).st_size
-        place = self._begin(count, end)
-        while place < end and (block := os.pread(self._fd, min(_BLOCK, end - place), place)):
-            place += len(block)
-            yield block
-        os.lseek(self._fd, place, os.SEEK_SET)
+    def last(self, count: int, *, since: Mark | None = None) -> Iterator[bytes]:
+        """Yield the last *count* lines, in blocks, and go on after them.
 
-    def _begin(self, count: int, end: int) -> int:
-        """Return where the last *count* lines begin."""
-        if count == 0:
-            return end
-        # The newline at the very end begins no other line.
-        place = end - (os.pread(self._fd, 1, max(0, end - 1)) == b"\n")
-        while place > 0:
-            begin = max(0, place - _BLOCK)
-            block = os.pread(self._fd, place - begin, begin)
-            found = block.count(b"\n")
-            if found >= count:
-                at = len(block)
-                for _ in range(count):
-                    at = block.rfind(b"\n", 0, at)
-                return begin + at + 1
-            count -= found
-            place = begin
-        return 0
+        What the log lacks of them is taken from the files that were the log before, but nothing
+        that was written before the mark *since*.
+        """
+        parts = [Part(self._fd, count)]
+        try:
+            while parts[-1].missing and not (since and parts[-1].begins_at(since)):
+                fd = self._older(parts[-1].fd)
+                if fd is None:
+                    break
+                parts.append(Part(fd, parts[-1].missing))
+            if since is not None:
+                parts[-1].begins_at(since)
+            for part in reversed(parts):
+                yield from part.blocks()
+            os.lseek(self._fd, parts[0].end, os.SEEK_SET)
+        finally:
+            _descriptors.close(*(part.fd for part in parts[1:]))
 
     def more(self, reader: int) -> Iterator[bytes]:
         """Yield what is written from here on, as long as descriptor *reader* has a reader."""
@@ -91,7 +97,7 @@ class LogReader:
             moved = self._has_moved()
             while data := os.read(self._fd, _BLOCK):
                 yield data
-            if moved and self._reopen():
+            if moved and self._go_on():
                 continue
             if os.fstat(self._fd).st_size < os.lseek(self._fd, 0, os.SEEK_CUR):
                 os.lseek(self._fd, 0, os.SEEK_SET)
@@ -106,14 +112,127 @@ class LogReader:
         # Until it writes there, the program has not turned to the new one.
         return named.st_size > 0 and not os.path.samestat(named, os.fstat(self._fd))
 
-    def _reopen(self) -> bool:
-        try:
-            fd = _open(self.path)
-        except (OSError, ValueError):
+    def _go_on(self) -> bool:
+        """Go on in the file in which the log went on; tell whether there is one."""
+        for _ in range(_TRIES):
+            number = self._number(self._fd)
+            after = self._after_gap() if number is None else number - 1
+            if after < 0:
+                return False
+            try:
+                fd = _open(self._name(after))
+            except (OSError, ValueError):
+                continue
+            if number is not None and self._number(self._fd) != number:
+                _descriptors.close(fd)
+                continue
+            if number is None and after and self._gap is not None:
+                self._gap()
+            _descriptors.close(self._fd)
+            self._fd = fd
+            return True
+        return False
+
+    def _older(self, fd: int) -> int | None:
+        """Open the file that was the log before *fd*; None: there is none."""
+        for _ in range(_TRIES):
+            number = self._number(fd)
+            if number is None:
+                return None
+            try:
+                found = _open(self._name(number + 1))
+            except (OSError, ValueError):
+                return None
+            if self._number(fd) == number:
+                return found
+            _descriptors.close(found)
+        return None
+
+    def _name(self, number: int) -> str:
+        """Return the path of the log after *number* rotations."""
+        return f"{os.path.realpath(self.path)}.{number}" if number else self.path
+
+    def _statuses(self) -> Iterator[tuple[int, os.stat_result]]:
+        """Yield the log and those before it that are there, the newest first, by their number."""
+        missing, number = 0, 0
+        while missing < 2:  # one may just be renamed
+            try:
+                yield number, os.stat(self._name(number))
+                missing = 0
+            except OSError:
+                missing += 1
+            number += 1
+
+    def _number(self, fd: int) -> int | None:
+        """Return after how many rotations the log has been *fd*; None: it is not there any more."""
+        ours = os.fstat(fd)
+        for _ in range(_TRIES if ours.st_nlink else 1):
+            for number, status in self._statuses():
+                if os.path.samestat(status, ours):
+                    return number
+        return None
+
+    def _after_gap(self) -> int:
+        """Return the number of the oldest file that was written to after ours, which is gone."""
+        ours = os.fstat(self._fd)
+        later = [n for n, status in self._statuses() if status.st_mtime_ns > ours.st_mtime_ns]
+        return max(later, default=0)
+
+
+class Part:
+    """The end of the open file *fd*: its last *count* lines, of which it may lack some."""
+
+    def __init__(self, fd: int, count: int) -> None:
+        self.fd = fd
+        self.end = os.fstat(fd).st_size
+        self.begin, self.missing = self._find(count)
+
+    def _find(self, count: int) -> tuple[int, int]:
+        """Return where the last *count* lines begin, and how many of them are missing."""
+        if count == 0 or self.end == 0:
+            return self.end, count
+        # The newline at the very end begins no other line.
+        place = self.end - (os.pread(self.fd, 1, self.end - 1) == b"\n")
+        while place > 0:
+            begin = max(0, place - _BLOCK)
+            block = os.pread(self.fd, place - begin, begin)
+            found = block.count(b"\n")
+            if found >= count:
+                at = len(block)
+                for _ in range(count):
+                    at = block.rfind(b"\n", 0, at)
+                return begin + at + 1, 0
+            count -= found
+            place = begin
+        return 0, count - 1
+
+    def begins_at(self, mark: Mark) -> bool:
+        """Tell whether the file is that of the *mark*; then what comes before that is left out."""
+        status, place = mark
+        if not os.path.samestat(status, os.fstat(self.fd)):
             return False
-        _descriptors.close(self._fd)
-        self._fd = fd
+        self.begin = max(self.begin, place)
         return True
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the lines, in blocks."""
+        place = self.begin
+        while place < self.end:
+            block = os.pread(self.fd, min(_BLOCK, self.end - place), place)
+            if not block:
+                break  # it has been emptied
+            place += len(block)
+            yield block
+
+
+def end_since(path: str, count: int, mark: Mark) -> str:
+    """Return the last *count* lines of the log that were written after the *mark*."""
+    try:
+        with LogReader(path) as log:
+            text = b"".join(log.last(count, since=mark))
+    except (OSError, ValueError):
+        return ""
+    return text.decode("utf-8", "backslashreplace").rstrip("\n")
 
 
 def _open(path: str) -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 READY_TIMEOUT = 30.0
 TIMEOUT = 10.0
 LINES = 10
+LOG_KEEP = 5
 RESTARTS = ("on-failure", "always")
 # Those of `_export`, which need not be loaded for every command line; a test compares them.
 MANAGERS = ("systemd", "supervisord", "s6", "runit", "launchd", "kubernetes", "compose")
@@ -222,6 +223,18 @@ _SUPERVISOR = (
         convert=converters.priority,
         help="send its output to syslog, as daemon.notice, say",
     ),
+    Option(
+        "--log-size",
+        metavar="SIZE",
+        convert=converters.size,
+        help="rename a log that has so many bytes, as 10M, and begin a new one",
+    ),
+    Option(
+        "--log-keep",
+        metavar="N",
+        convert=converters.count,
+        help=f"keep N logs that were renamed (default: {LOG_KEEP})",
+    ),
 )
 _SOCKETS = (
     Option(
@@ -368,6 +381,10 @@ def complaint(verb: str, given: dict[str, Any], program: Sequence[str] | None) -
         (bool(rules.name) and not (named or program), "give a NAME, or --pidfile PATH"),
         (rules.signal and "signal" not in given, "give a signal, such as HUP"),
         (rules.manager and "manager" not in given, f"give a manager: {', '.join(MANAGERS)}"),
+        (
+            verb == "run" and "log_size" in given and "log_file" not in given,
+            "--log-size is for a log; give --log-file, too",
+        ),
         ("json" in given and "follow" in given, "--follow has no end, and --json is one object"),
     )
     found = (text for wrong, text in complaints if wrong)
@@ -375,10 +392,18 @@ def complaint(verb: str, given: dict[str, Any], program: Sequence[str] | None) -
 
 
 def _lone(given: dict[str, Any]) -> str | None:
-    """Return the message about options for a supervisor that is not to run; None without any."""
+    """Return the message about options without the one that they belong to; None without any."""
     if "restart" in given:
-        return None
+        return _without_log_size(given)
     delays = ("restart_delay", "restart_limit")
-    dests = (*delays, *(() if "socket" in given else ("timestamps", "syslog")))
+    has_supervisor = "socket" in given
+    dests = (*delays, *(() if has_supervisor else ("timestamps", "syslog", "log_size", "log_keep")))
     flags = [f"--{dest.replace('_', '-')}" for dest in dests if dest in given]
-    return f"{flags[0]} is for a supervisor; give --restart, too" if flags else None
+    if flags:
+        return f"{flags[0]} is for a supervisor; give --restart, too"
+    return _without_log_size(given)
+
+
+def _without_log_size(given: dict[str, Any]) -> str | None:
+    lonely = "log_keep" in given and "log_size" not in given
+    return "--log-keep is for a log that is rotated; give --log-size, too" if lonely else None

@@ -168,6 +168,21 @@ class Spec:
             foreground=foreground,
         )
 
+    def refuse_log(self) -> None:
+        """See that the log can be rotated, if it is to be.
+
+        Raises:
+            ValueError: it cannot be; nothing has been done.
+        """
+        if "log_size" not in self.options:
+            return
+        from reborn._supervisor import rotation
+
+        why = rotation.refusal(self.log_file)
+        if why is not None:
+            what = f"log file {self.log_file!r} cannot be rotated, because {why}"
+            raise ValueError(f"{what}; give another --log-file, or leave --log-size out")
+
     @property
     def supervised(self) -> bool:
         """Whether a supervisor starts it again, or keeps its sockets."""

@@ -44,6 +44,10 @@ else:
     import _signal
 
 
+# Of a start that has failed so many lines are shown.
+_LAST_LINES = 10
+
+
 class ProgramStart:
     """A start by a spec: what launcher, intermediate and daemon share."""
 
@@ -184,6 +188,15 @@ class ProgramLauncher(_launcher.Launcher):
                 output=error.output,
             ) from None
 
+    def _last_lines(self) -> str:
+        """Return the end of the log, which may have been rotated since the start has begun."""
+        if "log_size" not in self._start.spec.options or self.log_fd is None:
+            return super()._last_lines()
+        from reborn._command import follow
+
+        mark = os.fstat(self.log_fd), self.log_start
+        return follow.end_since(self._start.spec.log_file, _LAST_LINES, mark)
+
     def _open(self) -> list[int | None]:
         start, spec = self._start, self._start.spec
         streams = super()._open()
@@ -321,8 +334,16 @@ def _output(spec: Spec) -> Output:
     from reborn._supervisor.output import LogSink, Output, SyslogSink, priority
 
     options = spec.options
-    sink: Sink = LogSink(timestamps="timestamps" in options)
+    rotation = None
+    if "log_size" in options:
+        from reborn._command import grammar
+        from reborn._supervisor.rotation import Rotation
+
+        keep = options.get("log_keep", grammar.LOG_KEEP)
+        rotation = Rotation(spec.log_file, options["log_size"], keep)
+    sink: Sink = LogSink(timestamps="timestamps" in options, rotation=rotation)
     if "syslog" in options:
-        sink = SyslogSink(spec.paths.name, priority(options["syslog"]), log=LogSink())
-    piped = "syslog" in options or "timestamps" in options
+        log = LogSink(rotation=rotation)
+        sink = SyslogSink(spec.paths.name, priority(options["syslog"]), log=log)
+    piped = any(dest in options for dest in ("syslog", "timestamps", "log_size"))
     return Output(sink, piped=piped, log_file=spec.log_file)

@@ -140,7 +140,7 @@ class NamedDaemon(DaemonVerbs):
     def start(self) -> Outcome:
         """Start the program unless it runs."""
         spec = Spec.of(self.paths, self.request)
-        return self._start(spec, spec.program(detached=True), "started")
+        return self._start(spec, _program(spec, detached=True), "started")
 
     def restart(self, *, timeout: float = control.TIMEOUT) -> Outcome:
         """Stop the daemon if it runs, and start it as before or with a new command."""
@@ -151,7 +151,7 @@ class NamedDaemon(DaemonVerbs):
         if spec is None:
             return Outcome(FAILED, f"{self.name}: cannot restart it: {_UNKNOWN}")
         try:
-            program = spec.program(detached=True)
+            program = _program(spec, detached=True)
             program.refuse_if_missing()
         except StepError as error:
             return self._failed(error)
@@ -266,7 +266,7 @@ class NamedDaemon(DaemonVerbs):
         from reborn._command import start
 
         spec = Spec.of(self.paths, self.request)
-        program = spec.program(detached=False)
+        program = _program(spec, detached=False)
         spec.make_directories()
         try:
             return Outcome(start.run(spec, program), "")
@@ -288,7 +288,7 @@ class NamedDaemon(DaemonVerbs):
             text = f"{self.name}: it has no log; it writes where it was started"
             return self._answer(Outcome(FAILED, text))
         try:
-            with follow.LogReader(path) as log:
+            with follow.LogReader(path, gap=self._say_gap) as log:
                 return self._shown(log)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
@@ -296,6 +296,11 @@ class NamedDaemon(DaemonVerbs):
             return self._answer(Outcome(FAILED, text))
         except KeyboardInterrupt:
             return Answer(INTERRUPTED, "")
+
+    def _say_gap(self) -> None:
+        """Say that lines are missing at this place of the log."""
+        text = f"{self.name}: here lines are missing: the log was rotated faster than it was read"
+        terminal.say(text, error=True)
 
     def _shown(self, log: LogReader) -> Answer:
         lines: int = self.request.get("lines", grammar.LINES)
@@ -471,6 +476,16 @@ class NamedDaemon(DaemonVerbs):
             "pidfile": self.paths.pidfile,
             "log_file": None if record is None else record.log_file,
         }
+
+
+def _program(spec: Spec, *, detached: bool) -> Program:
+    """Return the program, if all that goes with it makes sense.
+
+    Raises:
+        ValueError: there is no such user or group, or its log cannot be rotated.
+    """
+    spec.refuse_log()
+    return spec.program(detached=detached)
 
 
 def _paths(request: Request) -> Paths:

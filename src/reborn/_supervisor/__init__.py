@@ -3,7 +3,7 @@
     program      what is run, and what makes a process become it (`executable`: why it cannot)
     probe        a process that looks whether the program is ready
     watch        the wait for a program without a supervisor, in the intermediate
-    output       what the program writes, on its way to the log
+    output       what the program writes, on its way to the log (`rotation`: which ends somewhere)
     run          one run of the program: from before its start until nothing of it is left
     policy       after which ends it is started again, and after which delays: arithmetic
     supervisor   the table of states and events, and the loop that reads it

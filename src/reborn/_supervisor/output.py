@@ -1,10 +1,10 @@
 """What a program writes, on its way to where it is kept, line by line.
 
-Without timestamps and syslog(3) there is nothing on the way: the program has the log itself as
-stdout and stderr. Otherwise it has a pipe, which its supervisor reads. One pipe for all of its
-lives, so that what it wrote last comes before what its successor writes first; and of the two ends
-the supervisor's alone does not block, so that a slow disk slows the program down, and never keeps
-its supervisor from anything.
+Without timestamps, syslog(3) and an end of the log (`rotation`) there is nothing on the way: the
+program has the log itself as stdout and stderr. Otherwise it has a pipe, which its supervisor
+reads. One pipe for all of its lives, so that what it wrote last comes before what its successor
+writes first; and of the two ends the supervisor's alone does not block, so that a slow disk slows
+the program down, and never keeps its supervisor from anything.
 
 A program whose supervisor is killed has a pipe that nobody reads: as with every broken pipe its
 next line is answered by SIGPIPE, or by EPIPE where it ignores that (pipe(7)). It never waits.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from reborn._readiness import LogSource
+    from reborn._supervisor.rotation import Rotation
 
     class Sink(Protocol):
         """Where lines go to."""
@@ -53,6 +54,8 @@ _LONGEST_READ = 65536  # a pipe holds no more, unless its program sees to it
 _READS = 32
 # What poll(2) promises room for, in a pipe (PIPE_BUF).
 _CHUNK = 4096
+# In one write to a file.
+_LARGE_CHUNK = 65536
 # How much is kept of what a program writes until it is ready, to show the end of it.
 _LONGEST_END = 2**16
 _ERROR = 2
@@ -66,13 +69,20 @@ _LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"
 
 
 class LogSink:
-    """Descriptor *fd*, whatever that is connected to by now."""
+    """Descriptor *fd*, whatever that is connected to by now; with a *rotation* it is a file."""
 
-    longest = 65536
+    longest = 2**20
 
-    def __init__(self, *, timestamps: bool = False, fd: int = _ERROR) -> None:
+    def __init__(
+        self, *, timestamps: bool = False, fd: int = _ERROR, rotation: "Rotation | None" = None
+    ) -> None:
         self._fd = fd
         self._stamps = timestamps
+        self._rotation = rotation
+        # Why the log could not be rotated, as the log says by now.
+        self._known_refusal: str | None = None
+        # Whether the end of the line is still to be written.
+        self._in_line = False
         self._second = -1
         self._stamp = "", ""
         self._rest = bytearray()
@@ -93,11 +103,13 @@ class LogSink:
         """
         if self._rest and self._refusal is not None:
             lost = f"(here lines are lost: {self._refusal})\n"
-            self._rest[:0] = self._now() + lost.encode()
+            self._rest[:0] = b"\n" * self._in_line + self._now() + lost.encode()
             self._refusal = None
         try:
             while self._rest and _can_be_written(self._fd):
-                del self._rest[: os.write(self._fd, self._rest[:_CHUNK])]
+                count = os.write(self._fd, self._rest[: self._room()])
+                self._in_line = self._rest[count - 1 : count] != b"\n"
+                del self._rest[:count]
         except BlockingIOError:
             pass  # somebody else has made the terminal or the pipe such
         except OSError as error:
@@ -107,6 +119,24 @@ class LogSink:
 
     def close(self) -> None:
         """Leave the descriptor open, which was there before."""
+
+    def _room(self) -> int:
+        """Return how many bytes are to be written in one go; a file that is full is rotated."""
+        if self._rotation is None:
+            return _CHUNK
+        end = self._rest.find(b"\n") + 1
+        if self._in_line:
+            return end
+        room = self._rotation.room_for(end)
+        self._note_refusal(self._rotation.refusal)
+        return self._rest.rfind(b"\n", 0, max(end, min(room, _LARGE_CHUNK))) + 1
+
+    def _note_refusal(self, refusal: str | None) -> None:
+        """Say once that the log is longer than it should be."""
+        if refusal is not None and refusal != self._known_refusal:
+            text = f"reborn: the log cannot be rotated, and grows: {refusal}\n"
+            self._rest += self._now() + text.encode("utf-8", "backslashreplace")
+        self._known_refusal = refusal
 
     def _now(self) -> bytes:
         """Return the time of ISO 8601, with its milliseconds and its distance from UTC."""
