@@ -1,4 +1,4 @@
-"""Record a session of the command `reborn` as the pictures of the README.
+"""Record a session of the command `reborn` as the pictures of the first page.
 
     python docs/pictures/record.py [--port N] [--directory DIRECTORY]
 

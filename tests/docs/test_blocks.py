@@ -4,6 +4,7 @@ import doctest
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from reborn._verbs import control
 pytestmark = pytest.mark.brute
 
 ROOT = Path(__file__).parents[2]
+COMPARISON = "docs/comparison.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What a reader's own program would bring along.
 PRELUDE = """
@@ -101,11 +103,13 @@ class Shell:
 
     A number from 4711 on stands for a pid, the same one wherever it is repeated; other numbers with
     a decimal point, or of open files, for any such number; "..." for anything; two blanks for as
-    many as the columns of a table take. /srv/app is where the page is.
+    many as the columns of a table take. /srv/app is where the page is, and 8000 a free port.
     """
 
     def __init__(self, directory):
         self.directory = directory
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self.port = str(server.getsockname()[1])
         self.pids = {}
         self.status = 0
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -116,7 +120,7 @@ class Shell:
         """Run a block: lines that begin with "$ ", each with the output that follows it."""
         for command, expected in re.findall(r"^\$ (.+\n)((?:(?!\$ ).*\n)*)", session, re.MULTILINE):
             result = subprocess.run(
-                ["sh", "-c", f"(exit {self.status}); {command}"],
+                ["sh", "-c", f"(exit {self.status}); {self.with_port(command)}"],
                 cwd=self.directory,
                 env=self.environment,
                 stdout=subprocess.PIPE,
@@ -126,7 +130,11 @@ class Shell:
                 timeout=50,
             )
             self.status = result.returncode
-            self.compare(command, expected, result.stdout.replace(str(self.directory), "/srv/app"))
+            printed = result.stdout.replace(str(self.directory), "/srv/app")
+            self.compare(command, expected, printed.replace(self.port, "8000"))
+
+    def with_port(self, text):
+        return text.replace("8000", self.port)
 
     def compare(self, command, expected, printed):
         expected, printed = (re.sub(" {2,}", "  ", text) for text in (expected, printed))
@@ -160,7 +168,7 @@ def test_console_blocks_print_what_they_show(page, tmp_path):
         if language == "console":
             shell.run(text)
         elif name := is_file(text):
-            (tmp_path / name[1]).write_text(text)
+            (tmp_path / name[1]).write_text(shell.with_port(text))
 
 
 def test_console_blocks_print_what_they_show_control(tmp_path):
@@ -260,46 +268,49 @@ def test_message_block_is_a_message(text, tmp_path, monkeypatch):
 
 
 def linked_tests():
-    """Return the tests that README's tables name, as function and file."""
-    text = (ROOT / "README.md").read_text()
-    inline = re.findall(r"\[`(test_\w+)`\]\((tests/\S+\.py)\)", text)
-    return [*inline, *((name, path) for path, name in defined_links().values())]
-
-
-def defined_links():
-    """Return the tests that README's cells lead to by a label, as file and function."""
-    links = re.findall(r'^\[(.+)\]: (\S+) "(\w+)"$', (ROOT / "README.md").read_text(), re.MULTILINE)
-    return {label: (path, name) for label, path, name in links}
-
-
-def rows(first):
-    """Return the rows of README's table that has *first* in its first column's head, as cells."""
-    table = (ROOT / "README.md").read_text().partition(f"\n| {first} |")[2].partition("\n\n")[0]
-    return [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    """Return the tests that pages lead to by their names, as function and file."""
+    return [
+        (name, (page.parent / path).resolve())
+        for page in PAGES
+        for name, path in re.findall(r"\[`(test_\w+)`\]\((\S+\.py)\)", page.read_text())
+    ]
 
 
 @pytest.mark.parametrize(("name", "path"), linked_tests())
-def test_promise_of_the_readme_has_its_test(name, path):
-    assert f"def {name}(" in (ROOT / path).read_text()
+def test_promise_has_its_test(name, path):
+    assert f"def {name}(" in path.read_text()
 
 
-def test_table_of_the_readme_has_a_test_in_each_row():
-    table = rows("what")
-    assert len(table) > 10
+def rows(page, first):
+    """Return the rows of a page's table that has *first* in its first column's head, as cells."""
+    table = (
+        (ROOT / page).read_text().partition(f"\n| {first}".rstrip() + " |")[2].partition("\n\n")[0]
+    )
+    return [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+
+
+def test_table_of_promises_has_a_test_in_each_row():
+    table = rows("docs/reliability.md", "what")
+    assert len(table) > 40
     assert all(test.startswith("[`test_") for _, test in table)
 
 
-def test_every_cell_beside_the_peers_leads_to_its_test():
-    table = rows("promise")
-    assert len(table) > 10
-    used = set()
-    for _, ours, *theirs in table:
-        assert len(theirs) == 6
-        labels = [re.fullmatch(r"\[[^]]+\]\[(.+)\]", cell)[1] for cell in (ours, *theirs)]
-        files = [defined_links()[label][0] for label in labels]
-        assert [file == "tests/peers/test_peers.py" for file in files] == [False] + [True] * 6
-        used |= {*labels}
-    assert used == defined_links().keys()
+def test_short_comparison_says_what_the_long_one_says():
+    short = {row[0]: row[1:] for row in rows("README.md", "")}
+    long = {re.match(r"\[(.+)\]\(", row[0])[1]: row[1:] for row in rows(COMPARISON, "promise")}
+    managers = {row[0]: row[1:] for row in rows(COMPARISON, "")}
+    assert len(short) > 10
+    compared = 0
+    for name, (_, *theirs) in short.items():
+        there = [cells for title, cells in long.items() if title.startswith(name)]
+        for cells in there:
+            assert theirs[:2] == [cells[1], cells[6]], name
+        there = [cells for title, cells in managers.items() if title.startswith(name)]
+        compared += len(there)
+        for cells in there:
+            said = [re.sub(r"^\[(.+)\]([\[(].*)$", r"\1", cell) for cell in cells[1:]]
+            assert [cell.strip("*") for cell in theirs[2:]] == said, name
+    assert compared > 5
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -85,3 +85,18 @@ def test_version_is_shown_where_there_is_no_metadata(tmp_path):
         [sys.executable, "-S", "-m", "reborn", "--version"], cwd=tmp_path, text=True
     )
     assert shown == f"reborn {PROJECT['version']}\n"
+
+
+def dead(text):
+    """Return the links and pictures of a page that lead nowhere on PyPI."""
+    return re.findall(r"\]\((?!https?://|#)[^)]+\)|<img[^>]* src=\"(?!https://)[^\"]+", text)
+
+
+def test_page_on_pypi_has_no_dead_link():
+    description = harness.installed().metadata.get_payload()
+    assert description.startswith("# reborn\n")
+    assert dead(description) == []
+
+
+def test_page_as_it_is_would_have_some():
+    assert len(dead((ROOT / "README.md").read_text())) > 10

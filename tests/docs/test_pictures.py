@@ -1,4 +1,4 @@
-"""The recorded session in the README is what the command prints today."""
+"""The recorded session on the first page is what the command prints today."""
 
 import re
 import socket
@@ -46,6 +46,6 @@ def test_picture_shows_what_is_printed_today(recorded, name):
     assert "web started, pid 1; see /srv/app/web1log" in shown
 
 
-def test_pictures_are_in_the_readme():
-    text = (PICTURES.parents[1] / "README.md").read_text()
-    assert all(f"docs/pictures/{name}" in text for name in NAMES)
+def test_pictures_are_on_the_first_page():
+    text = (PICTURES.parent / "index.md").read_text()
+    assert all(f"pictures/{name}" in text for name in NAMES)
