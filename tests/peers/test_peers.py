@@ -35,7 +35,7 @@ NAMES = TABLE[0]
 ROWS = {re.search(r"\(#(.+)\)$", first)[1]: cells for first, *cells in TABLE[2:]}
 PROOFS = {
     title.lower().replace(" ", "-"): text
-    for title, text in re.findall(r"^### (.+)\n\n(.+?\n```)$", PAGE, re.MULTILINE | re.DOTALL)
+    for title, text in re.findall(r"^### ([^\n]+)\n\n(.+?\n```)$", PAGE, re.MULTILINE | re.DOTALL)
 }
 TESTS = {re.search(r"^:pyobject: (\w+)$", PROOFS[title], re.MULTILINE)[1]: title for title in ROWS}
 NOBODY = pwd.getpwnam("nobody")
