@@ -19,6 +19,7 @@ SEAMS = {
     "install signals": "_signals:install",
     "may sit in C": "_signals:main_thread_may_sit_in_c",
     "patience with the main thread": "_main_thread:_UNTIL_END",
+    "patience with calls": "_main_thread:_UNTIL_KILLED",
     "block all signals": "_signals:block_all",
     "end the program": "_signals:end_program",
     "leave the loop": "_loops:leave",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from reborn.exceptions import (
         EarlyExitError,
         ForkUnsafeError,
+        ForkWithResourcesWarning,
         ForkWithThreadsWarning,
         InvalidPidFileError,
         NotReadyError,
@@ -49,6 +50,7 @@ __all__ = [
     "DaemonContext",
     "EarlyExitError",
     "ForkUnsafeError",
+    "ForkWithResourcesWarning",
     "ForkWithThreadsWarning",
     "InvalidPidFileError",
     "NotReadyError",

@@ -4,10 +4,14 @@ The pid file and the log are opened by a process that is often root, in director
 often write (CVE-2017-11747, CVE-2020-28935). Both follow one rule, judged on the open descriptor
 and never on a path that may have changed since: a regular file, with one name, that belongs to us
 or to root unless nobody else can write its directory.
+
+A path is one that every process can look up, whatever its directory is; what cannot be one is
+refused as soon as it is given (`check_path`, `absolute`).
 """
 
 import os
 import stat
+import sys
 from errno import ELOOP, EMLINK, ENXIO, EOPNOTSUPP
 
 from reborn import _descriptors
@@ -17,6 +21,53 @@ _SEARCH = getattr(os, "O_PATH", os.O_RDONLY)
 # A planted fifo must not make open() wait, a planted terminal must not become ours.
 _CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 LINKS = 40  # as many as the kernel follows (path_resolution(7))
+# Of a path that is too long, so many characters are shown.
+_SHOWN = 60
+
+
+def check_path(name: str, value: object) -> None:
+    """See that *value*, given as *name*, can be a path.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    # pathlib's paths, and whatever else has a path in it
+    fspath = getattr(type(value), "__fspath__", None)
+    path = value if fspath is None else fspath(value)
+    if not isinstance(path, str):
+        message = f"{name} must be a path of text, or None, not {value!r} ({type(value).__name__})"
+        raise TypeError(message)
+    if not path or "\0" in path:
+        message = f"{name} {path!r} cannot be a path"
+        raise ValueError(message)
+
+
+def absolute(name: str, path: str | os.PathLike[str]) -> str:
+    """Return the *path* given as *name*, resolved against the current directory.
+
+    Raises:
+        ValueError: it is relative, and there is no such directory any more, or it is longer than
+            the system takes.
+    """
+    text = os.fspath(path)
+    try:
+        whole: str = os.path.abspath(text)
+    except FileNotFoundError:
+        message = (
+            f"{name} {text!r} is relative to the current directory, which is gone; "
+            "give an absolute path"
+        )
+        raise ValueError(message) from None
+    if sys.platform == "win32":  # there is no start there that could use it
+        return whole
+    longest = os.pathconf("/", "PC_PATH_MAX") - 1
+    if len(os.fsencode(whole)) > longest:
+        message = (
+            f"{name} {whole[:_SHOWN]!r}... is too long for the system, which takes {longest} bytes; "
+            "give a shorter path"
+        )
+        raise ValueError(message)
+    return whole
 
 
 def open_directory(path: str, *, kind: str) -> tuple[int, str]:

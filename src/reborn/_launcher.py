@@ -285,21 +285,21 @@ def warn_of_losses() -> None:
         count = "another thread runs" if len(names) == 1 else f"{len(names)} other threads run"
         known = [repr(name) for name in names if name is not None]
         listed = ", ".join([*known, *(["?"] if len(known) < len(names) else [])])
-        _warn(f"forking while {count} ({listed}), which the daemon will not have")
+        _warn(f"forking while {count} ({listed}), which the daemon will not have", threads=True)
     libraries = _steps.libraries()
     lost = None if libraries is None else libraries.lost_by_fork()
     if lost is not None:
-        _warn(f"forking after the start of {lost}")
+        _warn(f"forking after the start of {lost}", threads=False)
 
 
-def _warn(text: str) -> None:
+def _warn(text: str, *, threads: bool) -> None:
     import warnings
 
-    from reborn.exceptions import ForkWithThreadsWarning
+    from reborn.exceptions import ForkWithResourcesWarning, ForkWithThreadsWarning
 
     warnings.warn(
         f"{text}; call reborn() earlier or use strategy='reexec'",
-        ForkWithThreadsWarning,
+        ForkWithThreadsWarning if threads else ForkWithResourcesWarning,
         stacklevel=_frames_of_ours(),
     )
 

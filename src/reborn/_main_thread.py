@@ -13,6 +13,10 @@ no handler of its own where it finds another's, and its mount is left stale. The
 - Otherwise the library is signalled first, with one for which it has a handler of its own: it
   comes back, and SIGTERM is handled in Python as ever. If that does not help, the program ends
   without its main thread: the exit handlers run (they release the pid file), and that is all.
+- A call into C may be a loop, or one that takes its time and comes back (a query, a download). If
+  the Python code that has called has one of those modules at hand, it is taken for a loop after 3
+  seconds. Any other call has 8 seconds: who stops a program waits for 10, as a rule, and then
+  sends SIGKILL, after which not even the exit handlers run.
 - Where the kernel gives the signal to a thread of C, because the main thread blocks it at that
   moment, faulthandler writes nothing, and it takes a second SIGTERM. Its dump of all threads would
   be written, and is not safe while they run.
@@ -20,7 +24,9 @@ no handler of its own where it finds another's, and its mount is left stale. The
 
 Rejected: signal.set_wakeup_fd, which trio and asyncio take for themselves; the default disposition
 for SIGTERM, with which no `finally` and no exit handler runs in any program; a helper process,
-which would be in every process listing; SIGKILL after some patience, which is what `stop` does.
+which would be in every process listing; SIGKILL after some patience, which is what `stop` does; to
+wait for every call until it comes back, since a loop does not; to look at the stack of C, which
+takes a debugger's rights, and symbols.
 """
 
 import os
@@ -31,13 +37,14 @@ from reborn import _signals
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 else:
     import _signal
 
-# Seconds until a library is signalled, and until the wait for it ends.
+# Seconds until a library is signalled, and until the wait for it ends; for any other call.
 _UNTIL_ASKED = 0.5
 _UNTIL_END = 3.0
+_UNTIL_KILLED = 8.0
 _TICK = 0.05
 # A thread that has computed for less than this part of the time is one that waits.
 _IDLE = 10
@@ -150,17 +157,20 @@ class SigtermWatch:
 
         begin = time.monotonic()
         worked = _processor_time(self._main)
-        asked = False
+        asked, patience = False, _UNTIL_END
         while self._calls == calls and self._writer >= 0:
             self._news.acquire(timeout=_TICK)
             waited = time.monotonic() - begin
             if waited > _UNTIL_ASKED and not asked:
                 asked = True
                 _ask_libraries()
-            if waited > _UNTIL_END:
+            if patience == _UNTIL_END and waited > patience and not _may_loop(self._main):
+                patience = _UNTIL_KILLED
+            if waited > patience:
                 if _processor_time(self._main) - worked < waited / _IDLE:
                     self._end()
                 # It computes, and comes back some day.
+                patience = _UNTIL_END
                 begin, worked = time.monotonic(), _processor_time(self._main)
 
     def _end(self) -> None:
@@ -187,6 +197,34 @@ def _ask_libraries() -> None:
         if caught >> (number - 1) & 1 and _signal.getsignal(number) == _signal.SIG_DFL:
             os.kill(os.getpid(), number)
             return
+
+
+def _may_loop(thread: int) -> bool:
+    """Tell whether the Python code that has called into C may have called one of those libraries.
+
+    It has such an object in a variable, or in an attribute of one, or is part of the library.
+    """
+    frame = sys._current_frames().get(thread)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    if frame is None:  # embedded in a program of C
+        return True
+    names, globals_ = frame.f_code.co_names, frame.f_globals
+    found = [globals_.get(name) for name in names]
+    if frame.f_locals is not globals_:
+        found += frame.f_locals.values()
+    for value in found[:]:
+        attributes = getattr(value, "__dict__", None)
+        if isinstance(attributes, dict):
+            found += [attributes.get(name) for name in names]
+    homes = {str(globals_.get("__name__")), *(name for value in found for name in _homes(value))}
+    return not _signals.C_LOOPS.isdisjoint(home.partition(".")[0] for home in homes)
+
+
+def _homes(value: object) -> "Iterator[str]":
+    """Yield the modules in which the classes of *value* were made, or that *value* is."""
+    if isinstance(value, type(sys)):
+        yield value.__name__
+    for kind in value.__mro__ if isinstance(value, type) else type(value).__mro__:
+        yield str(kind.__module__)
 
 
 def _processor_time(thread: int) -> float:

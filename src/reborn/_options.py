@@ -7,7 +7,6 @@ anything is forked or locked. The result, a `Plan`, is all that the later module
 
 import os
 import stat
-import sys
 
 from reborn._errors import loading
 
@@ -45,8 +44,6 @@ else:
     import _signal
 
 _PERMISSIONS = 0o777
-# Of a path that is too long, so many characters are shown.
-_SHOWN = 60
 # PEP 3143: what a terminal sends to stop a job is ignored, SIGTERM ends the program.
 _TERMINAL_STOPS = ("SIGTSTP", "SIGTTIN", "SIGTTOU")
 
@@ -134,7 +131,6 @@ def _resolve_pidfile(plan: Plan, options: "Options") -> None:
     pidfile = options.pidfile
     if isinstance(pidfile, PidFile):
         plan.pidfile = of_pid_file(pidfile)
-        refuse_too_long("pidfile", plan.pidfile.path)
     elif isinstance(pidfile, str | os.PathLike):
         plan.pidfile = LockedPidFile(absolute("pidfile", pidfile), mode=options.pidfile_mode)
     else:
@@ -165,31 +161,12 @@ def absolute(name: str, path: str | os.PathLike[str]) -> str:
     Raises:
         ValueError: it is relative, and there is no such directory any more, or it is too long.
     """
-    try:
-        whole: str = os.path.abspath(os.fspath(path))
-    except FileNotFoundError:
-        _refuse(
-            f"{name} {os.fspath(path)!r} is relative to the current directory, which is gone; "
-            "give an absolute path"
-        )
-    refuse_too_long(name, whole)
-    return whole
+    if path == "/":  # as for most programs, which need no module for it
+        return "/"
+    with loading():
+        from reborn import _files
 
-
-def refuse_too_long(name: str, path: str) -> None:
-    """Refuse a path that other processes could not look up, or this one from another directory.
-
-    Raises:
-        ValueError: it is longer than the system takes.
-    """
-    if sys.platform == "win32":  # there is no start there that could use it
-        return
-    longest = os.pathconf("/", "PC_PATH_MAX") - 1
-    if len(os.fsencode(path)) > longest:
-        _refuse(
-            f"{name} {path[:_SHOWN]!r}... is too long for the system, which takes {longest} bytes; "
-            "give a shorter path"
-        )
+    return _files.absolute(name, path)
 
 
 def _refuse_file(name: str, path: str | None) -> None:
@@ -271,19 +248,12 @@ def _is_integer(value: object) -> bool:
 
 
 def _check_path(name: str, value: "Any") -> None:
-    if value is None:
+    if value is None or value == "/":
         return
-    path = _plain(value)
-    if not isinstance(path, str):
-        _wrong_type(name, value, "a path of text, or None")
-    if not path or "\0" in path:
-        _refuse(f"{name} {path!r} cannot be a path")
+    with loading():
+        from reborn import _files
 
-
-def _plain(value: object) -> object:
-    # pathlib's paths, and whatever else has a path in it
-    fspath = getattr(type(value), "__fspath__", None)
-    return value if fspath is None else fspath(value)
+    _files.check_path(name, value)
 
 
 def _check_root(name: str, value: "Any") -> None:

@@ -456,7 +456,7 @@ class PidFile:
 
     *path* may be relative to the current directory; *mode* holds the permission bits of the file
     when it has to be made, whatever the umask. As a context manager it is acquired and written for
-    the current process, and released at the end.
+    the current process, and released at the end. What cannot be a path is a TypeError or ValueError.
 
     All of it may be called from several threads. The process has one lock, whichever thread took
     it: a second `acquire` is refused like another process's.
@@ -467,7 +467,8 @@ class PidFile:
         raise TypeError(message)
 
     def __init__(self, path: str | os.PathLike[str], *, mode: int = 0o644) -> None:
-        self._file = LockedPidFile(path, mode=mode)
+        _files.check_path("pidfile", path)
+        self._file = LockedPidFile(_files.absolute("pidfile", path), mode=mode)
         self._mutex = allocate_lock()
         self._pid = os.getpid()
 

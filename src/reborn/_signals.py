@@ -32,9 +32,11 @@ else:
 # How long a program has from SIGTERM to its end, in seconds.
 _TERM_TIMEOUT = 2.0
 # What calls into libraries in C, and libraries with loops in which Python runs no handler.
-_C_LOOPS = (
-    *("ctypes", "_cffi_backend", "_tkinter", "gi", "llfuse", "pygame", "pyfuse3", "wx"),
-    *("PyQt5", "PyQt6", "PySide2", "PySide6"),
+C_LOOPS = frozenset(
+    (
+        *("ctypes", "_cffi_backend", "_tkinter", "gi", "llfuse", "pygame", "pyfuse3", "wx"),
+        *("PyQt5", "PyQt6", "PySide2", "PySide6"),
+    )
 )
 # Python ignores these when it starts, so that a write to a closed pipe raises an exception.
 _IGNORED_BY_PYTHON = ("SIGPIPE", "SIGXFSZ")
@@ -165,7 +167,7 @@ def install(handlers: "Mapping[int, Any]") -> None:
 
 def main_thread_may_sit_in_c() -> bool:
     """Tell whether the program has loaded what can keep its main thread in C (`_main_thread`)."""
-    return any(name in sys.modules for name in _C_LOOPS)
+    return not C_LOOPS.isdisjoint(sys.modules)
 
 
 def keep_child_status() -> "dict[int, Any]":

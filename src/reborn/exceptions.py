@@ -17,6 +17,7 @@
     └── StopTimeoutError            the daemon did not go away (also a TimeoutError)
 
     ForkWithThreadsWarning          forking now loses threads (a RuntimeWarning)
+    ForkWithResourcesWarning        forking now loses resources of the program (a RuntimeWarning)
 
 A message is one line: what could not be done, to what, why, and the way out. What the message is
 made of can be read from the attributes. An error travels from daemon to launcher as the names and
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EarlyExitError",
     "ForkUnsafeError",
+    "ForkWithResourcesWarning",
     "ForkWithThreadsWarning",
     "InvalidPidFileError",
     "NotReadyError",
@@ -278,6 +280,10 @@ class StopTimeoutError(RebornError, TimeoutError):
 
 class ForkWithThreadsWarning(RuntimeWarning):
     """Other threads run while the program forks; the daemon will not have them."""
+
+
+class ForkWithResourcesWarning(RuntimeWarning):
+    """Resources of the program end with the launcher; the daemon will not have them."""
 
 
 def daemon_named(pid: int | None) -> str:

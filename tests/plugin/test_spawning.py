@@ -255,6 +255,23 @@ def test_missing_program_is_said(spawn):
     assert str(raised.value) == "cannot start '/nowhere/app': No such file or directory [ENOENT]"
 
 
+@pytest.mark.parametrize(
+    ("text", "mode", "why"),
+    [
+        ("#!/opt/none/ruby\n", 0o755, "whose interpreter '/opt/none/ruby' is missing: No such"),
+        ("#!/bin/sh\n", 0o644, "which is not executable (chmod +x): Permission denied [EACCES]"),
+        ("\0\0", 0o755, "which is no program: Exec format error [ENOEXEC]"),
+    ],
+)
+def test_what_is_wrong_with_a_program_that_is_there_is_said(spawn, tmp_path, text, mode, why):
+    program = tmp_path / "job"
+    program.write_text(text)
+    program.chmod(mode)
+    with pytest.raises(SpawnError) as raised:
+        spawn(["./job", "--fast"], cwd=tmp_path)
+    assert str(raised.value).startswith(f"cannot start './job --fast': cannot run './job', {why}")
+
+
 def test_missing_directory_is_said(spawn):
     with pytest.raises(SpawnError) as raised:
         spawn(["sleep", "60"], cwd="/nowhere")

@@ -212,7 +212,7 @@ if __name__ == "__main__":
 """
     result = run(fork_sandbox, text, "always")
     [line] = [line for line in result.stderr.splitlines() if "Warning: forking" in line]
-    assert "ForkWithThreadsWarning: forking after the start of multiprocessing's resource" in line
+    assert "ForkWithResourcesWarning: forking after the start of multiprocessing's resource" in line
     eventually(lambda: _logged(fork_sandbox, "made\n"))
 
 

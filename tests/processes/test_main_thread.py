@@ -143,6 +143,43 @@ def test_program_that_handles_sigterm_late_is_let_be(fork_sandbox, after):
     assert "could not be handled" not in fork_sandbox.log_text()
 
 
+# Another function than the one that calls has the library at hand, as with a module in C.
+CALL = """
+import functools
+call = functools.partial(libc.pthread_join, number, None)
+def begin():
+    libc.pthread_create(ctypes.byref(number), None, address(libc.usleep), 2_500_000)
+    os.close(os.open("sitting", os.O_CREAT))
+def query():
+    try:
+        call()
+    finally:
+        print("finished", flush=True)
+class Client:
+    def __init__(self):
+        self.lib = libc
+    def wait(self):
+        self.lib.pthread_join(number, None)
+"""
+
+
+def test_call_that_takes_its_time_is_let_be(sandbox):
+    result = start(sandbox, CALL, "tell()\nbegin()\nquery()")
+    send(sandbox, result.pid)
+    assert exit_code(result.pid) == 0
+    assert sandbox.log_text() == "finished\n"
+
+
+@pytest.mark.parametrize("after", ["query()", "Client().wait()"], ids=["patience", "attribute"])
+def test_call_that_takes_its_time_control(fork_sandbox, after):
+    impatient = sabotage.code("patience with calls", "1.0") if after == "query()" else ""
+    result = start(fork_sandbox, CALL + impatient, f"tell()\nbegin()\n{after}")
+    send(fork_sandbox, result.pid)
+    assert exit_code(result.pid) == 0
+    assert "SIGTERM could not be handled" in fork_sandbox.log_text()
+    assert "finished" not in fork_sandbox.log_text()
+
+
 THREADS = "tell(threads=len(os.listdir('/proc/self/task')))"
 
 

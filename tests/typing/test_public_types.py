@@ -17,6 +17,7 @@ from reborn import (
     DaemonContext,
     EarlyExitError,
     ForkUnsafeError,
+    ForkWithResourcesWarning,
     ForkWithThreadsWarning,
     InvalidPidFileError,
     NotReadyError,
@@ -242,8 +243,8 @@ def tree(
     starts: list[StartError] = [fork, relaunch, other, step]
     system: OSError = step
     every: list[RebornError] = [*starts]
-    warning: type[RuntimeWarning] = ForkWithThreadsWarning
-    del system, every, warning
+    warnings: list[type[RuntimeWarning]] = [ForkWithThreadsWarning, ForkWithResourcesWarning]
+    del system, every, warnings
 
 
 def test_names_of_these_types_exist() -> None:

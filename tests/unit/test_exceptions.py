@@ -192,8 +192,9 @@ def test_every_error_is_exported_and_has_a_message_here():
     classes = {value for value in vars(exceptions).values() if isinstance(value, type)}
     classes = {kind for kind in classes if kind.__module__ == exceptions.__name__}
     assert {kind.__name__ for kind in classes} <= set(reborn.__all__)
-    abstract = {exceptions.RebornError, exceptions.StartError, exceptions.ForkWithThreadsWarning}
-    assert {type(error) for error in ERRORS} == classes - abstract
+    abstract = {exceptions.RebornError, exceptions.StartError}
+    warnings = {kind for kind in classes if issubclass(kind, Warning)}
+    assert {type(error) for error in ERRORS} == classes - abstract - warnings
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=MESSAGES)
@@ -220,6 +221,7 @@ def test_error_survives_json_copy_and_pickle(error):
         (exceptions.InvalidPidFileError, (exceptions.RebornError, ValueError)),
         (exceptions.StopTimeoutError, (exceptions.RebornError, TimeoutError)),
         (exceptions.ForkWithThreadsWarning, (RuntimeWarning,)),
+        (exceptions.ForkWithResourcesWarning, (RuntimeWarning,)),
         *(
             (getattr(exceptions, name), (exceptions.StartError, exceptions.RebornError))
             for name in (

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from reborn._supervisor import executable
+from reborn import _executable
 
 
 @pytest.fixture
@@ -21,21 +21,21 @@ def file(tmp_path):
 
 
 def test_dynamic_linker_of_a_binary_is_found():
-    header = executable._header(sys.executable)
-    linker = executable._interpreter(header)
+    header = _executable._header(sys.executable)
+    linker = _executable._interpreter(header)
     assert linker is None or os.path.exists(linker)
-    assert executable._interpreter(executable._header("/bin/sh"))  # which is not static
+    assert _executable._interpreter(_executable._header("/bin/sh"))  # which is not static
 
 
 def test_binary_whose_linker_is_missing_says_so(file):
     with open("/bin/sh", "rb") as shell:
         data = shell.read()
-    linker = os.fsencode(executable._interpreter(data[:4096]))
+    linker = os.fsencode(_executable._interpreter(data[:4096]))
     path = file("musl", data.replace(linker, b"/no" + linker[3:], 1))
     missing = os.fsdecode(b"/no" + linker[3:])
-    assert executable.reason(path, errno.ENOENT) == f"whose interpreter {missing!r} is missing"
+    assert _executable.reason(path, errno.ENOENT) == f"whose interpreter {missing!r} is missing"
     with pytest.raises(FileNotFoundError):
-        executable.find([path])
+        _executable.find([path])
 
 
 @pytest.mark.parametrize(
@@ -43,30 +43,30 @@ def test_binary_whose_linker_is_missing_says_so(file):
 )
 def test_file_that_makes_no_sense_is_no_trouble(file, data):
     path = file("odd", data)
-    assert executable.find([path]) == path
-    assert isinstance(executable.reason(path, errno.ENOEXEC), str)
+    assert _executable.find([path]) == path
+    assert isinstance(_executable.reason(path, errno.ENOEXEC), str)
 
 
 def test_first_that_can_be_executed_is_found(file, tmp_path):
     (tmp_path / "directory").mkdir()
     plain, program = file("plain", b"", 0o644), file("program", b"#!/bin/sh\n")
     others = [str(tmp_path / "directory"), str(tmp_path / "missing"), plain]
-    assert executable.find([*others, program]) == program
+    assert _executable.find([*others, program]) == program
     with pytest.raises(PermissionError) as raised:
-        executable.find(others)
+        _executable.find(others)
     assert raised.value.filename == plain
     with pytest.raises(FileNotFoundError):
-        executable.find(others[1:2])
+        _executable.find(others[1:2])
 
 
 @pytest.mark.parametrize(("text", "script"), [(b"echo\n", True), (b"", True), (b"\0echo\n", False)])
 def test_script_has_no_zero_byte(file, text, script):
-    assert executable.is_script(file("file", text)) == script
+    assert _executable.is_script(file("file", text)) == script
 
 
 def test_reason_that_cannot_be_seen_is_none(tmp_path):
     path = str(tmp_path / "missing" / "program")
-    assert [executable.reason(path, n) for n in (errno.ENOENT, errno.EACCES, errno.E2BIG)] == [
+    assert [_executable.reason(path, n) for n in (errno.ENOENT, errno.EACCES, errno.E2BIG)] == [
         ""
     ] * 3
 
@@ -76,4 +76,4 @@ def test_reason_that_cannot_be_seen_is_none(tmp_path):
     ("mode", "why"), [(0o644, "is not executable"), (0o011, "this user may not")]
 )
 def test_who_may_not_execute_is_told_apart(file, mode, why):
-    assert why in executable.reason(file("program", b"", mode), errno.EACCES)
+    assert why in _executable.reason(file("program", b"", mode), errno.EACCES)

@@ -64,6 +64,20 @@ def test_path_is_resolved_when_the_object_is_made(tmp_path, monkeypatch):
         assert (tmp_path / "app.pid").exists()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "kind", "text"),
+    [
+        ("/d" * 3000, ValueError, r"pidfile '/d/.*'\.\.\. is too long for the system"),
+        ("", ValueError, "pidfile '' cannot be a path"),
+        ("a\0b", ValueError, r"pidfile 'a\\x00b' cannot be a path"),
+        (b"app.pid", TypeError, "pidfile must be a path of text, or None, not b'app.pid'"),
+    ],
+)
+def test_what_cannot_be_a_path_is_refused_when_the_object_is_made(wrong, kind, text):
+    with pytest.raises(kind, match=text):
+        PidFile(wrong)
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o666])
 @pytest.mark.parametrize("umask", [0, 0o077, 0o777])
 def test_mode_is_the_one_asked_for_whatever_the_umask(path, mode, umask):

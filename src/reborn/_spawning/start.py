@@ -7,7 +7,7 @@ import re
 import time
 from errno import errorcode
 
-from reborn import _proc, _process, _readiness
+from reborn import _executable, _proc, _process, _readiness
 from reborn._manager import SPAWNED
 from reborn._readiness import ByDefault, Condition
 from reborn._sd_notify import Listener
@@ -163,7 +163,8 @@ class SpawnedProgram:
         error = f"{os.strerror(channel.failed)} [{errorcode.get(channel.failed, channel.failed)}]"
         if channel.path == self._spec.cwd:
             return f"cannot enter its directory {channel.path!r}: {error}"
-        return error
+        why = _executable.reason(os.path.join(self._spec.cwd, channel.path), channel.failed)
+        return f"cannot run {channel.path!r}, {why}: {error}" if why else error
 
     def _remember(self) -> None:
         """Note what is true before the start."""

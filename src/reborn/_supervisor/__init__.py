@@ -1,6 +1,6 @@
 """Start a program again when it ends: what `reborn start --restart` and `reborn run` do.
 
-    program      what is run, and what makes a process become it (`executable`: why it cannot)
+    program      what is run, and what makes a process become it
     probe        a process that looks whether the program is ready
     watch        the wait for a program without a supervisor, in the intermediate
     output       what the program writes, on its way to the log (`rotation`: which ends somewhere)

@@ -44,7 +44,7 @@ class Program:
     """
 
     # What execve(2) may be refused with is looked up when the files may be out of reach.
-    needed_later = ("reborn._supervisor.executable",)
+    needed_later = ("reborn._executable",)
 
     def __init__(
         self,
@@ -208,9 +208,9 @@ class Program:
                 os.execve(path, self.argv, environment)
             except OSError as error:
                 if error.errno == ENOEXEC:
-                    from reborn._supervisor import executable
+                    from reborn import _executable
 
-                    if executable.is_script(path):  # one that does not say its interpreter
+                    if _executable.is_script(path):  # one that does not say its interpreter
                         os.execve(SHELL, [SHELL, path, *self.argv[1:]], environment)
                 refusal = OSError(error.errno, error.strerror, path)
                 if error.errno not in (EACCES, ENOENT, ENOTDIR):
@@ -224,9 +224,9 @@ class Program:
 
     def _refusal(self, error: OSError, *, role: str = "daemon") -> StepError:
         """Return the error of execve(2), with the reason where it can be seen."""
-        from reborn._supervisor import executable
+        from reborn import _executable
 
-        why = executable.reason(error.filename, error.errno) if error.filename else ""
+        why = _executable.reason(error.filename, error.errno) if error.filename else ""
         action = f"run {self.argv[0]!r}, {why}" if why else f"run {self.argv[0]!r}"
         return StepError.from_error(error, action=action, step="exec", role=role)
 
@@ -243,12 +243,12 @@ class Program:
         if self.working_directory is not None:
             with Step("chdir", f"change directory to {self.working_directory!r}", role="launcher"):
                 os.stat(os.path.join(self.working_directory, "."))
-        from reborn._supervisor import executable
+        from reborn import _executable
 
         here = self.working_directory or ""  # of a PATH with relative directories
         try:
             paths = self._paths(self.environment())
-            executable.find(os.path.join(here, path) for path in paths)
+            _executable.find(os.path.join(here, path) for path in paths)
         except OSError as error:
             raise self._refusal(error, role="launcher") from None
 
