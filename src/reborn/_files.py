@@ -63,8 +63,8 @@ def absolute(name: str, path: str | os.PathLike[str]) -> str:
     longest = os.pathconf("/", "PC_PATH_MAX") - 1
     if len(os.fsencode(whole)) > longest:
         message = (
-            f"{name} {whole[:_SHOWN]!r}... is too long for the system, which takes {longest} bytes; "
-            "give a shorter path"
+            f"{name} {whole[:_SHOWN]!r}... is too long for the system, which takes "
+            f"{longest} bytes; give a shorter path"
         )
         raise ValueError(message)
     return whole

@@ -456,7 +456,7 @@ class PidFile:
 
     *path* may be relative to the current directory; *mode* holds the permission bits of the file
     when it has to be made, whatever the umask. As a context manager it is acquired and written for
-    the current process, and released at the end. What cannot be a path is a TypeError or ValueError.
+    the current process, and released at the end. What cannot be a path is refused at once.
 
     All of it may be called from several threads. The process has one lock, whichever thread took
     it: a second `acquire` is refused like another process's.
