@@ -23,6 +23,7 @@ SEAMS = {
     "block all signals": "_signals:block_all",
     "end the program": "_signals:end_program",
     "leave the loop": "_loops:leave",
+    "exit from groups": "_loops:exit_from_groups",
     "is open": "_descriptors:is_open",
     "open descriptors": "_descriptors:open_descriptors",
     "system of descriptors": "_descriptors:os",

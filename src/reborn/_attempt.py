@@ -42,6 +42,10 @@ if TYPE_CHECKING:
             """Launcher: take in a message that not every start sends."""
             ...
 
+        def is_lost(self, daemon: ProcessHandle) -> bool:
+            """Launcher: tell whether the intermediate's end has ended the daemon, too."""
+            ...
+
 else:
     import _signal
 
@@ -122,6 +126,11 @@ class Attempt:
         if self._by_shell:
             self._reap()
         self._acknowledge(last_lines)
+        if self._watch is not None and self._leader is not None:
+            # While that one is a zombie, its number is still that of the group, for `abandon`.
+            self._leader.wait(_GRACE)
+            if self._watch.is_lost(self._daemon):
+                raise self._early_exit(last_lines())
         self._reap()  # after the answer: it takes 0.4 ms, 30 ms with 4 GB to give back
         self._channel.close()
         return self._daemon

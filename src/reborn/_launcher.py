@@ -71,6 +71,10 @@ def end_program(*, started_again: bool) -> "NoReturn":
     has begun it once more, and what is the launcher's ends here.
     """
     if started_again:
+        if _steps.libraries() is not None:
+            from reborn import _loops
+
+            _loops.exit_from_groups()
         threading: Any = sys.modules.get("threading")
         if threading is not None:
             # The earliest that Python calls at the end of a program, before it waits for threads.

@@ -9,6 +9,8 @@ The rules:
   cancels the tasks.
 - trio: the main task is cancelled, and all that it has started. The `Cancelled` that leaves
   trio.run() in the end is the program's end, with exit status 0.
+- A launcher that ends inside a group of tasks (a nursery) does so with SystemExit, which the group
+  puts into a BaseExceptionGroup, and Python would show as an error.
 - A library that is not imported does not run, so none is imported here to find out.
 
 Rejected: raising in a callback of trio's (run_sync_soon), which is a TrioInternalError, too; trio's
@@ -62,6 +64,16 @@ def leave() -> bool:
         return False
     loop.call_soon_threadsafe(_exit)
     return True
+
+
+def exit_from_groups() -> None:
+    """Have a SystemExit with status 0 that groups of tasks pass on end the program like any."""
+    if running() is not None:
+        sys.excepthook = _ExitOf(sys.excepthook, _is_success)
+
+
+def _is_success(error: BaseException) -> bool:
+    return isinstance(error, SystemExit) and error.code == 0
 
 
 async def sleep(seconds: float) -> None:
@@ -125,7 +137,7 @@ def _exit() -> "NoReturn":
 def _cancel_main_task() -> None:
     """Cancel the task that trio.run() was called for; called by trio's loop."""
     nurseries = sys.modules["trio"].lowlevel.current_root_task().child_nurseries
-    sys.excepthook = _ExitOfCancelled(sys.excepthook)
+    sys.excepthook = _ExitOf(sys.excepthook, _is_cancelled)
     if len(nurseries) == _NURSERIES:
         nurseries[-1].cancel_scope.cancel()
     else:  # the main task is over; what comes after trio.run() is to end, too
@@ -139,20 +151,26 @@ def _terminate_again() -> None:
     os.kill(os.getpid(), _signal.SIGTERM)
 
 
-class _ExitOfCancelled:
-    """Exit with status 0 where nothing but the cancellation leaves the program."""
+def _is_cancelled(error: BaseException) -> bool:
+    return isinstance(error, sys.modules["trio"].Cancelled)
 
-    def __init__(self, previous: "Callable[..., object]") -> None:
+
+class _ExitOf:
+    """Exit with status 0 where nothing but an exception of one sort leaves the program."""
+
+    def __init__(
+        self, previous: "Callable[..., object]", is_end: "Callable[[BaseException], bool]"
+    ) -> None:
         self._previous = previous
+        self._is_end = is_end
 
     def __call__(
         self, kind: type[BaseException], error: BaseException, traceback: "TracebackType | None"
     ) -> None:
-        cancelled: type[BaseException] = sys.modules["trio"].Cancelled
         rest: BaseException | None = error
         if isinstance(error, BaseExceptionGroup):
             group: BaseExceptionGroup[BaseException] = error  # pyright: ignore[reportUnknownVariableType]
-            rest = group.split(cancelled)[1]
-        if rest is None or isinstance(rest, cancelled):
+            rest = group.split(self._is_end)[1]
+        if rest is None or self._is_end(rest):
             raise SystemExit(0)
         self._previous(kind, error, traceback)

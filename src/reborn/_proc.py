@@ -38,6 +38,7 @@ _LOOKS, _TICK = 5, 0.002
 # How often, and after how many seconds, a signal that is blocked is looked at again.
 _SIGNAL_LOOKS, _SIGNAL_TICK = 8, 0.003
 _PR_SET_CHILD_SUBREAPER = 36
+_PF_EXITING = 0x4  # linux/sched.h
 
 
 def adopt_orphans() -> bool:
@@ -261,6 +262,20 @@ def state(pid: int) -> tuple[str, float]:
         return ("R" if busy else "S", times.user + times.system)
     except psutil.Error:
         return ("X", 0.0)
+
+
+def is_being_ended(pid: int) -> bool:
+    """Tell whether *pid* has ended, is about to, or has a signal that it has not yet taken."""
+    fields = _status(pid)
+    if not fields or int(fields[6]) & _PF_EXITING:
+        return True
+    try:
+        with open(f"{_PROC}/{pid}/status", "rb") as file:
+            masks = dict(line.split(b":", 1) for line in file)
+        pending = int(masks[b"SigPnd"], 16) | int(masks[b"ShdPnd"], 16)
+        return pending & ~int(masks[b"SigBlk"], 16) != 0
+    except (OSError, KeyError, ValueError):
+        return False
 
 
 def session(pid: int) -> int | None:

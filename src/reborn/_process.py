@@ -143,10 +143,10 @@ class ProcessHandle:
         else:
             os.kill(self.pid, number)
 
-    def wait(self, timeout: float | None) -> bool:
-        """Wait for its end; tell whether it came within *timeout* seconds."""
+    def wait(self, timeout: float | None, *, cooperative: bool = False) -> bool:
+        """Wait for its end; tell whether it came within *timeout* seconds; see `poll`."""
         if self._fd is not None:
-            return bool(poll(self._fd, timeout=timeout))
+            return bool(poll(self._fd, timeout=timeout, cooperative=cooperative))
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self.has_ended():
             if deadline is not None and time.monotonic() >= deadline:
@@ -207,7 +207,7 @@ class Daemon:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the daemon is gone; tell whether that was within *timeout* seconds."""
-        return self._handle is None or self._handle.wait(timeout)
+        return self._handle is None or self._handle.wait(timeout, cooperative=True)
 
     def stop(self, timeout: float = 10.0, *, mixed: bool = False) -> None:
         """Stop the daemon and its descendants, and return when they are gone.
@@ -243,7 +243,7 @@ class Daemon:
             handle.send(0)
         except ProcessLookupError:
             pass
-        left = end([handle], timeout, mixed=mixed)
+        left = end([handle], timeout, mixed=mixed, cooperative=True)
         if left.alive:
             others = [pid for pid in left.alive if pid != self.pid]
             which = "it does" if self.pid in left.alive else f"descendants {others} of it do"
@@ -345,12 +345,18 @@ class Remaining:
         return bool(self.alive or self.foreign)
 
 
-def end(roots: "Iterable[ProcessHandle]", timeout: float, *, mixed: bool = False) -> Remaining:
+def end(
+    roots: "Iterable[ProcessHandle]",
+    timeout: float,
+    *,
+    mixed: bool = False,
+    cooperative: bool = False,
+) -> Remaining:
     """End *roots* and their descendants: SIGTERM, *timeout* seconds, SIGKILL; return who is left.
 
     *mixed*: SIGTERM is for the *roots* alone. One that belongs to another user is left alone, and
     the others are ended all the same. The caller itself is spared: a worker that stops its own
-    daemon has to see it through.
+    daemon has to see it through. *cooperative*: see `poll`.
     """
     from reborn import _proc  # late, as below: no start ends anybody
 
@@ -360,12 +366,13 @@ def end(roots: "Iterable[ProcessHandle]", timeout: float, *, mixed: bool = False
     deadline = time.monotonic() + timeout
     ending.probe(family)
     ending.terminate(first if mixed else family)
-    if not _wait_all(family, ending.refused, deadline):
+    if not _wait_all(family, ending.refused, deadline, cooperative=cooperative):
         # What they started while they were stopping belongs to them, too.
         family.update(_descendants(family.values()))
         ending.kill(pid for pid, handle in family.items() if not handle.has_ended())
         # SIGKILL cannot be refused, but a process in an uninterruptible call can delay it.
-        _wait_all(family, ending.refused, time.monotonic() + max(timeout, 1.0))
+        late = time.monotonic() + max(timeout, 1.0)
+        _wait_all(family, ending.refused, late, cooperative=cooperative)
     left = [pid for pid, handle in family.items() if not handle.has_ended()]
     foreign = ending.refused.intersection(left)
     return Remaining([pid for pid in left if pid not in foreign], sorted(foreign))
@@ -390,12 +397,17 @@ def _descendants(roots: "Iterable[ProcessHandle]") -> dict[int, ProcessHandle]:
     return found
 
 
-def _wait_all(family: dict[int, ProcessHandle], refused: set[int], deadline: float) -> bool:
+def _wait_all(
+    family: dict[int, ProcessHandle], refused: set[int], deadline: float, *, cooperative: bool
+) -> bool:
     """Wait for the end of all but the *refused*, which get a moment to end with the others."""
-    for pid, handle in family.items():
-        if pid not in refused and not handle.wait(max(0.0, deadline - time.monotonic())):
-            return False
+
+    def wait(handle: ProcessHandle) -> bool:
+        return handle.wait(max(0.0, deadline - time.monotonic()), cooperative=cooperative)
+
+    if not all(wait(handle) for pid, handle in family.items() if pid not in refused):
+        return False
     deadline = min(deadline, time.monotonic() + _FOREIGN_TIMEOUT)
     for pid in refused:
-        family[pid].wait(max(0.0, deadline - time.monotonic()))
+        wait(family[pid])
     return True

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import psutil
 import pytest
@@ -240,6 +241,40 @@ def test_not_ready_in_time_says_what_is_missing(reborn, supervised):
         err,
     )
     reborn.assert_nothing_left()
+
+
+# A signal at the end of the parent, before it is ready.
+ENDS_WITH_PARENT = """
+import ctypes
+ctypes.CDLL(None).prctl(1, {signal}, 0, 0, 0)
+import subprocess
+subprocess.Popen(["sleep", "3600"])
+say('READY=1')
+wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has prctl(2)")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_program_that_ends_with_its_parent_is_told_how_to_stay(reborn, python, number):
+    words = python(ENDS_WITH_PARENT.format(signal=int(number)))
+    status, out, err = reborn("start", "web", "--", *words)
+    assert (status, out) == (1, "")
+    assert "it ends with its parent process (PR_SET_PDEATHSIG of prctl(2))" in err
+    eventually(reborn.assert_nothing_left)  # its child is killed, too, and takes a moment
+    pid = reborn.started("web", "--restart", "on-failure", "--", *words)
+    assert is_alive(pid)
+    reborn.stopped("web")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has prctl(2)")
+def test_program_that_blocks_signals_is_not_taken_for_one_that_ends(reborn, python):
+    text = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
+    text += "os.kill(os.getpid(), signal.SIGUSR1)\nsay('READY=1')\nwait()"
+    begin = time.monotonic()
+    with reborn.running("web", "--", *python("import os, signal\n" + text)) as pid:
+        assert time.monotonic() - begin < 2
+        assert is_alive(pid)
 
 
 def test_program_that_says_ready_is_ready_at_once(reborn, python):

@@ -46,6 +46,10 @@ else:
 
 # Of a start that has failed so many lines are shown.
 _LAST_LINES = 10
+_ENDS_WITH_PARENT = (
+    "it ends with its parent process (PR_SET_PDEATHSIG of prctl(2)), and a daemon has none that "
+    "stays; use --restart, whose supervisor is its parent"
+)
 
 
 class ProgramStart:
@@ -180,6 +184,8 @@ class ProgramLauncher(_launcher.Launcher):
                 output=self._last_lines(),
             ) from None
         except EarlyExitError as error:
+            if watch.lost:
+                raise SpawnError(command=command, pid=error.pid, reason=_ENDS_WITH_PARENT) from None
             raise SpawnError(
                 command=command,
                 pid=error.pid,

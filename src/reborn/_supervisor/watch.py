@@ -10,14 +10,20 @@ and reports that in its place. Four things are waited for, in this order:
    ended
 4. the end of the launcher: nobody takes READY any more, and the program is stopped
 
-Rejected: to look from the launcher, which has another parent than the program, and would learn its
-exit status from nobody; to look from here where that takes time, since a look that hangs would hide
-the end of the program and of the launcher (`probe`).
+The launcher ends the intermediate at READY. A program that has asked the kernel for a signal at the
+end of its parent (PR_SET_PDEATHSIG) gets it then, and nothing shows that it has asked. So the
+launcher looks once more whether it is there (`is_lost`).
+
+Rejected: to leave the intermediate there for such programs, which are not known before; to look
+from the launcher, which has another parent than the program, and would learn its exit status from
+nobody; to look from here where that takes time, since a look that hangs would hide the end of the
+program and of the launcher (`probe`).
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 from reborn import _descriptors, _detach, _process, _signals
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
 
     from reborn._handshake import Channel
     from reborn._options import Plan
+    from reborn._process import ProcessHandle
     from reborn._readiness import Condition, LogFile, MakeProbe, Prober
     from reborn._sd_notify import Listener
 else:
@@ -40,6 +47,8 @@ else:
 _TICK = 0.05
 # How long a program has from SIGTERM to SIGKILL, in seconds.
 _GRACE = 2.0
+# How long a program is looked at when its parent has ended, in seconds.
+_FAREWELL = 0.002
 # How much of a program's status is sent.
 _LONGEST_STATUS = 1000
 
@@ -60,6 +69,8 @@ class ReadinessWatch:
         self.logs: Sequence[LogFile] = ()
         # Received by the launcher: why the program was not ready at the last look.
         self.not_ready_reason = ""
+        # It ends with its parent.
+        self.lost = False
         # What the program has reported (sd_notify(3)), and since when it is executed.
         self.reported: dict[str, str] = {}
         self.since = 0.0
@@ -73,6 +84,17 @@ class ReadinessWatch:
         """Take in a message of the intermediate that not every start sends."""
         if key == MISSING:
             self.not_ready_reason = value
+
+    def is_lost(self, daemon: ProcessHandle) -> bool:
+        """Tell whether the intermediate's end has ended the program."""
+        if self.supervised or sys.platform != "linux":
+            return False
+        from reborn import _proc
+
+        self.lost = daemon.wait(_FAREWELL) or (
+            _proc.is_being_ended(daemon.pid) and daemon.wait(_GRACE)
+        )
+        return self.lost
 
     # Daemon
 
