@@ -61,6 +61,7 @@ SEAMS = {
     "leave the directory": "_pidfile:LockedFile.leave_directory",
     "give the log": "_log:_give",
     "open a pidfd": "_process:_open_pidfd",
+    "wait of greenlets": "_process:_greenlets_wait",
     "kill a family": "_proc:Ending.kill",
     "signal a family": "_proc:Ending._signal",
     "descendants": "_process:_descendants",

@@ -66,6 +66,53 @@ def test_early_end_below_gevent_control(fork_sandbox):
     assert "NotReadyError" in result.stderr
 
 
+# A client that looks after a daemon which needs a moment to end.
+PATCHES = {
+    "gevent": "from gevent import monkey, sleep, spawn; monkey.patch_all()",
+    "eventlet": "import eventlet; from eventlet import sleep, spawn; eventlet.monkey_patch()",
+}
+CLIENT = """
+{patch}
+ticks = []
+def tick():
+    while True:
+        ticks.append(sleep(0.01))
+spawn(tick)
+daemon = DaemonContext(settings["pidfile"]).search()
+{instead}
+for act in (lambda: daemon.wait(0.5), daemon.stop):
+    before = len(ticks)
+    act()
+    print(len(ticks) - before > 10)
+"""
+SLOW_END = """
+import time
+with DaemonContext(**settings) as context:
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(0.5)
+"""
+
+
+def look_after(sandbox, library, instead=""):
+    assert run(sandbox, SLOW_END).returncode == 0
+    result = run(sandbox, CLIENT.format(patch=PATCHES[library], instead=instead), "ignore")
+    assert result.stderr == ""
+    return result.stdout.split()
+
+
+@pytest.mark.parametrize("library", [pytest.param(name, marks=need(name)) for name in PATCHES])
+def test_other_greenlets_run_while_a_daemon_is_waited_for_and_stopped(fork_sandbox, library):
+    assert look_after(fork_sandbox, library) == ["True", "True"]
+
+
+@need("gevent")
+def test_other_greenlets_run_while_a_daemon_is_stopped_control(fork_sandbox):
+    careless = sabotage.code("wait of greenlets", "lambda fds: None")
+    assert look_after(fork_sandbox, "gevent", careless) == ["False", "False"]
+
+
 EVENTLET = """
 import eventlet; eventlet.monkey_patch({patched})
 {before}
