@@ -263,6 +263,39 @@ if __name__ == "__main__":
     eventually(lambda: _logged(fork_sandbox, "made\n"))
 
 
+# The helpers of the default method are started before, and used again in the daemon.
+POOL = """
+import multiprocessing, os
+from concurrent.futures import ProcessPoolExecutor
+def double(number):
+    return 2 * number, os.getppid()
+def use():
+    with ProcessPoolExecutor(1) as pool:
+        return pool.submit(double, 3).result()
+if __name__ == "__main__":
+    multiprocessing.set_start_method({method})
+    _, before = use()
+    with DaemonContext(**settings):
+        result, parent = use()
+        print(result, parent != before, flush=True)
+        multiprocessing.util._exit_function()  # while the log can be read
+"""
+
+
+@pytest.mark.parametrize("method", ["None", "'forkserver'"], ids=["default", "forkserver"])
+def test_daemon_has_processes_of_its_own(fork_sandbox, method):
+    """From Python 3.14 on, the default is the fork server."""
+    result = run(fork_sandbox, POOL.format(method=method), "ignore")
+    assert (result.returncode, result.stderr) == (0, "")
+    eventually(lambda: _logged(fork_sandbox, "6 True\n"))
+
+
+def test_daemon_has_processes_of_its_own_control(fork_sandbox):
+    careless = sabotage.code("renew libraries", "lambda: None")
+    run(fork_sandbox, careless + POOL.format(method="'forkserver'"), "ignore")
+    eventually(lambda: _failed(fork_sandbox))
+
+
 DEATH = """
 import ctypes, signal, time
 def die_with_parent():
