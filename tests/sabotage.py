@@ -69,6 +69,7 @@ SEAMS = {
     # A start.
     "take over": "_upgrade.daemon:_ask",
     "begin to serve": "_upgrade.daemon:Generation.take_over",
+    "name the successor": "_notifier:Notifier.superseded",
     "longest line": "_handshake:_LONGEST_LINE",
     "channel": "_handshake:Channel",
     "close a channel": "_handshake:Channel.close",

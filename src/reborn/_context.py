@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from reborn._launcher import Launcher
     from reborn._main_thread import SigtermWatch
     from reborn._manager import Supervisor
-    from reborn._notifier import ServiceManager
+    from reborn._notifier import Notifier, ServiceManager
     from reborn._options import File, Handler, ManagerName, Path, Plan
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
@@ -207,6 +207,8 @@ class DaemonContext(_options.Options):
         with loading("launcher"):
             from reborn import _launcher
         supervisor = None if self.detach_process else self.supervisor
+        if supervisor is not None and supervisor.reloads and plan.upgradable:
+            return self._replace(plan)
         if self.detach_process is False or supervisor is not None:
             self._stay(plan, supervisor)
             return None
@@ -276,8 +278,10 @@ class DaemonContext(_options.Options):
             self._go_away()
         if first:
             _steps.forget_errors(setup)
-            if self._generation is not None:
-                self._succeed(self._generation)
+            if self._generation is not None and self._generation.notifier is not setup.report:
+                self._succeed(self._generation, message)
+            if "reborn-" in os.environ.get("LISTEN_FDNAMES", ""):
+                self._forget_stored()
 
     def status(self, message: str) -> None:
         """Report the daemon's current status, in one line.
@@ -427,10 +431,9 @@ class DaemonContext(_options.Options):
         from reborn._upgrade import listening
 
         options = listening.SocketOptions(backlog, reuse_port=reuse_port, mode=mode, owner=owner)
-        managed = self.sockets.get(name)
         if self._generation is not None:
-            return self._generation.listen(name, address, options, managed=managed)
-        return listening.create(address, options) if managed is None else managed
+            return self._generation.listen(name, address, options, received=self.sockets)
+        return listening.obtain(name, address, options, self.sockets, self._manager_notifier())
 
     def hand_over(self, name: str, value: "File | bytes") -> None:
         """Give *value*, an open file or some data, to the next generation, as it is now.
@@ -568,8 +571,7 @@ class DaemonContext(_options.Options):
             notifier.failed(error)
             notifier.close()
             raise
-        self._supervisor = supervisor
-        self._manager = _notifier.service_manager(notifier, process=self._process)
+        self._report_to(notifier)
         if not plan.wait_ready:
             self.ready()
 
@@ -582,6 +584,9 @@ class DaemonContext(_options.Options):
             self._generation = self._begin_generation(setup)
         self._process = _inherited.OwnProcess()
         self._unreleased = [setup]
+        notifier = None if self._generation is None else self._generation.notifier
+        if notifier is not None:
+            self._report_to(notifier)
         atexit.register(self.release)
         self._watch_sigterm()
 
@@ -630,17 +635,31 @@ class DaemonContext(_options.Options):
         setup.report.take_over = generation.take_over
         return generation
 
-    def _succeed(self, generation: "Generation") -> None:
-        """Report from now on to the manager that runs the predecessor, if one does."""
-        supervisor = generation.supervisor()
-        if supervisor is None:
-            return
+    def _succeed(self, generation: "Generation", message: str | None) -> None:
+        """Report from now on to the manager that ran the predecessor, if one did."""
+        if generation.notifier is not None:
+            self._opened("ready").report = generation.notifier
+            generation.notifier.succeed(message)
+
+    def _report_to(self, notifier: "Notifier") -> None:
         from reborn import _notifier
 
-        notifier = _notifier.notifier_for(supervisor)
-        self._opened("ready").report = notifier
-        self._supervisor = supervisor
+        self._supervisor = notifier.supervisor
         self._manager = _notifier.service_manager(notifier, process=self._process)
+
+    def _manager_notifier(self) -> "Notifier | None":
+        """Return what reports to the manager of a program in the foreground."""
+        from reborn._notifier import Notifier
+
+        report = self._opened("listen").report
+        return report if isinstance(report, Notifier) else None
+
+    def _forget_stored(self) -> None:
+        notifier = self._manager_notifier()
+        if notifier is not None and self._opened("ready").wait_ready:
+            from reborn._upgrade import listening
+
+            listening.forget_rest(self.sockets, notifier)
 
     def _upgradable(self, method: str) -> "Generation":
         self._opened(method)

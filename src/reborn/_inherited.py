@@ -139,3 +139,5 @@ preserved: "tuple[int, ...]" = ()
 daemon: OwnProcess | None = None
 # Set by `_init`: the program, where process 1 is what it was started as.
 below_init: OwnProcess | None = None
+# Where the program tells that process 1 which of its generations is to be followed.
+to_init: int | None = None

@@ -6,6 +6,10 @@ a child: for the child a signal means what it always means, and no `wait()` of t
 upon a stranger. Process 1 itself does what tini(1) does: it passes signals on, reaps, and ends as
 the program ends.
 
+A program that can be replaced (`_upgrade`) names its successor in a pipe before it ends. Process 1
+reads it whenever a signal arrives, and so before it learns of that end: the successor is the
+program from then on.
+
 Rejected: reaping in the program. Nothing tells an orphan from a child that the program itself is
 going to wait for, and `subprocess` takes one that somebody else has reaped for a success.
 """
@@ -39,28 +43,34 @@ def go_below() -> None:
     except ForkUnsafeError:
         return
     _descriptors.flush()
+    reader, writer = os.pipe()
     # Where SIGCHLD is ignored, nobody could wait for the program (waitpid(2)).
     reaper = _signals.keep_child_status()
     pid, mask = _detach.fork_blocked()
     if pid:
-        _serve(pid)
+        _serve(pid, reader)
+    os.close(reader)
     _signals.install(reaper)
     _signals.restore_mask(mask)
     _inherited.below_init = _inherited.OwnProcess()
+    _inherited.to_init = writer
     for name in _MEANT:
         if os.environ.get(name) == "1":
             os.environ[name] = str(os.getpid())
 
 
-def _serve(program: int) -> "NoReturn":
+def _serve(program: int, successors: int) -> "NoReturn":
     """Process 1: pass signals on and reap, until the program ends. All signals are blocked."""
     if sys.platform == "darwin":
         os._exit(1)  # never: there process 1 is launchd
     try:
         # Pipes and sockets of the program's must not stay open because of us.
-        _descriptors.close(*(fd for fd in _descriptors.open_descriptors() if fd > 2))
+        kept = {0, 1, 2, successors}
+        _descriptors.close(*(fd for fd in _descriptors.open_descriptors() if fd not in kept))
+        os.set_blocking(successors, False)
         while True:
             told = signal.sigwaitinfo(signal.valid_signals())
+            program = _latest(successors) or program
             if told.si_signo == signal.SIGCHLD:
                 _reap(program)
             elif told.si_code <= 0:  # what the kernel sends from the terminal, it sends to both
@@ -69,8 +79,20 @@ def _serve(program: int) -> "NoReturn":
         os._exit(1)  # not into the program's own except and finally
 
 
+def _latest(successors: int) -> int | None:
+    """Return the program's successor, if it has named one."""
+    try:
+        return int(os.read(successors, 4096).split()[-1])
+    except (BlockingIOError, IndexError):
+        return None  # no news; or nobody is left who could have any
+
+
 def _reap(program: int) -> None:
     """Reap all that have ended; end as the program has ended."""
     code = _proc.reap()[0].get(program)
     if code is not None:
         os._exit(code if code >= 0 else 128 - code)
+    try:
+        os.kill(program, 0)
+    except ProcessLookupError:
+        os._exit(1)  # a successor whose own parent has waited for it

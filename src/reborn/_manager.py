@@ -54,11 +54,25 @@ _PATIENCE = 10.0
 class Supervisor:
     """A manager that started this process and expects it to stay in the foreground."""
 
-    def __init__(self, name: str, reason: str, *, notify: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        reason: str,
+        *,
+        notify: str | None = None,
+        unit: str | None = None,
+        stores: bool = False,
+        reloads: bool = False,
+    ) -> None:
         self.name = name
         self.reason = reason
         # The socket at which it receives the messages of this process (sd_notify(3)).
         self.notify = notify
+        # The control group of systemd's unit, and whether that has a store for descriptors.
+        self.unit = unit
+        self.stores = stores
+        # This process is the unit's ExecReload=.
+        self.reloads = reloads
 
     def __repr__(self) -> str:
         return f"Supervisor({self.name!r}, {self.reason!r})"
@@ -134,7 +148,9 @@ def _systemd(pid: int, environment: "Mapping[str, str]") -> Supervisor | None:
     if unit is None or answer is None:
         if notify is not None:
             reason = f"SYSTEMD_EXEC_PID is {pid}, its own pid, and NOTIFY_SOCKET is set"
-            return Supervisor("systemd", reason, notify=notify)
+            stores = "FDSTORE" in environment  # from systemd 254 on
+            unit = control_group()
+            return Supervisor("systemd", reason, notify=notify, unit=unit, stores=stores)
         import warnings
 
         warnings.warn(
@@ -147,24 +163,26 @@ def _systemd(pid: int, environment: "Mapping[str, str]") -> Supervisor | None:
         return None
     if answer.get("MainPID") == str(pid):
         reason = f"it is the main process of {unit}, of Type={answer.get('Type')}"
-        return Supervisor("systemd", reason, notify=notify)
+        stores = answer.get("FileDescriptorStoreMax", "0") != "0"
+        return Supervisor("systemd", reason, notify=notify, unit=control_group(), stores=stores)
     if answer.get("ControlPID") != str(pid):
         return None  # the variable is another process's, whose pid has come round to us
     if (answer.get("Type"), answer.get("SubState")) == ("forking", "start"):
         return None
     # ExecStartPre= and its like: it is to end by itself, and its READY would be the unit's.
-    return Supervisor("systemd", f"it is a control process of {unit}")
+    reloads = answer.get("SubState") == "reload"
+    return Supervisor("systemd", f"it is a control process of {unit}", reloads=reloads)
 
 
 def _ask_systemd() -> tuple[str | None, dict[str, str] | None]:
     """Return the unit of this process, and its state in the manager's words."""
-    unit = _unit()
+    unit = unit_of(control_group())
     if unit is None:
         return None, None
     import subprocess  # late: only what systemd has started comes here
 
     manager = ("--system",) if os.getppid() == 1 else ("--user",)
-    properties = "--property=Type,SubState,MainPID,ControlPID"
+    properties = "--property=Type,SubState,MainPID,ControlPID,FileDescriptorStoreMax"
     try:
         shown = subprocess.run(
             ["systemctl", *manager, "show", properties, "--", unit],  # noqa: S607 - NixOS has its own place
@@ -180,15 +198,19 @@ def _ask_systemd() -> tuple[str | None, dict[str, str] | None]:
     return unit, dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
 
 
-def _unit() -> str | None:
-    """Return the service that this process belongs to, by its control group (cgroups(7))."""
+def control_group() -> str | None:
+    """Return the control group of this process that is in a service of systemd's (cgroups(7))."""
     for line in _read("/proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers in ("", "name=systemd"):
-            for part in reversed(path.split("/")):
-                if part.endswith(".service"):
-                    return part
+        if controllers in ("", "name=systemd") and unit_of(path) is not None:
+            return path
     return None
+
+
+def unit_of(group: str | None) -> str | None:
+    """Return the service that a control group belongs to."""
+    parts = () if group is None else reversed(group.split("/"))
+    return next((part for part in parts if part.endswith(".service")), None)
 
 
 def _launchd(environment: "Mapping[str, str]") -> Supervisor | None:

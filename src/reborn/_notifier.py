@@ -32,17 +32,24 @@ class Notifier:
     From any thread: while one sends, no other closes the descriptor under it.
     """
 
-    def __init__(self, supervisor: Supervisor | None) -> None:
-        """Connect at once: the steps may change the root, or the user."""
-        self._supervisor = supervisor
+    def __init__(self, supervisor: Supervisor | None, *, granted: int | None = None) -> None:
+        """Connect at once: the steps may change the root, or the user.
+
+        *granted* is the descriptor of a predecessor, which is the main process until `succeed`.
+        """
+        self.supervisor = supervisor
         self._is_ready = False
         # What a daemon that can be replaced does when it is ready.
         self.take_over: Callable[[], None] | None = None
         # Reentrant: the handler of a signal may report in the middle of a report.
         self._lock = _thread.RLock()
         # The number alone: an object would complain in a worker that ends without having closed it.
-        self._fd: int | None = None
-        if supervisor is not None and supervisor.notify:
+        self._fd = granted
+        # What is to be sent, with copies of its descriptors, when the manager follows this process.
+        self._delayed: list[tuple[list[int], dict[str, object]]] | None = None
+        if granted is not None:
+            self._delayed = []
+        elif supervisor is not None and supervisor.notify:
             try:
                 self._fd = _sd_notify.open_socket(supervisor.notify).detach()
             except OSError:
@@ -59,7 +66,7 @@ class Notifier:
         report: dict[str, object] = {} if message is None else {"STATUS": message}
         report["READY"] = 1
         # A container's processes have other numbers outside.
-        if self._supervisor is not None and self._supervisor.name == "systemd":
+        if self._is_systemd:
             report["MAINPID"] = os.getpid()
         self.send(**report)
         return True
@@ -90,11 +97,41 @@ class Notifier:
             fd, self._fd = self._fd, None
             _descriptors.close(fd)
 
-    def superseded(self, pid: int) -> None:
-        """Have process *pid* be the main one, and return when the manager has taken that in."""
-        if not self.listens:
-            return
-        self.send(MAINPID=pid)
+    def superseded(self, pid: int, number: int | None) -> None:
+        """Have process *pid* be the main one, and return when the manager has taken that in.
+
+        *number* names it for good (MAINPIDFDID). Nothing is sent afterwards: STOPPING=1 of this
+        process would be the unit's.
+        """
+        if _inherited.to_init is not None:
+            os.write(_inherited.to_init, b"%d\n" % pid)
+        if self._is_systemd and self.listens:
+            report = {"MAINPID": pid} if number is None else {"MAINPID": pid, "MAINPIDFDID": number}
+            self.send(**report)
+            self._wait_until_done()
+        self.close()
+
+    def succeed(self, message: str | None) -> None:
+        """Report READY, now that the manager follows this process; *message* is its status."""
+        with self._lock:
+            delayed, self._delayed = self._delayed or [], None
+        for fds, assignments in delayed:
+            self.send(fds, **assignments)
+            _descriptors.close(*fds)
+        # Whatever status the predecessor had is not this one's.
+        self.ready(message or "")
+
+    def store(self, name: str, file: "File") -> None:
+        """Hand *file* to systemd's store, if it has one for this program."""
+        if self.supervisor is not None and self.supervisor.stores:
+            self.send([file if isinstance(file, int) else file.fileno()], FDSTORE=1, FDNAME=name)
+
+    def unstore(self, name: str) -> None:
+        """Have systemd close what is stored under *name*."""
+        if self.supervisor is not None and self.supervisor.stores:
+            self.send(FDSTOREREMOVE=1, FDNAME=name)
+
+    def _wait_until_done(self) -> None:
         # systemd closes what it is sent with BARRIER when all before it is done (sd_notify(3)).
         reader, writer = os.pipe()
         try:
@@ -107,10 +144,13 @@ class Notifier:
             if writer >= 0:
                 os.close(writer)
 
+    def fileno(self) -> int | None:
+        """Return the descriptor at which the manager listens."""
+        return self._fd
+
     @property
-    def address(self) -> str | None:
-        """Where the manager listens."""
-        return None if self._supervisor is None else self._supervisor.notify
+    def _is_systemd(self) -> bool:
+        return self.supervisor is not None and self.supervisor.name == "systemd"
 
     @property
     def listens(self) -> bool:
@@ -122,6 +162,10 @@ class Notifier:
         with self._lock:
             if self._fd is None:
                 return False
+            if self._delayed is not None:
+                if "WATCHDOG" not in assignments:
+                    self._delayed.append(([os.dup(fd) for fd in fds], assignments))
+                return True
             import socket  # there already
 
             with socket.socket(fileno=self._fd) as notify:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         """What one generation of a daemon gives to the next; see `_upgrade`."""
 
         predecessor: int | None
+        streams: dict[str, int]
 
         def descriptors(self) -> list[int]: ...
         def as_text(self) -> str: ...

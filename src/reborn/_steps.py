@@ -63,8 +63,6 @@ class Setup(Plan):
     had blocked.
     """
 
-    needed_later = ()
-
     if TYPE_CHECKING:
         # To the launcher; of a program that stays in the foreground, to its manager.
         report: Report | Notifier
@@ -86,6 +84,11 @@ class Setup(Plan):
         self.inherited: _descriptors.Inheritance | None = None
         self.channel: Sequence[int] = ()
         self.mask: set[int] = set()
+
+    @property
+    def needed_later(self) -> "Sequence[str]":
+        """What a daemon that can be replaced has to load before its files are out of reach."""
+        return ("reborn._upgrade.daemon", "subprocess") if self.upgradable else ()
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that the steps need."""
@@ -267,7 +270,8 @@ def take(steps: "Iterable[tuple[str, str, Callable[[S], None]]]", subject: "S") 
 
 def captures_errors(plan: Plan) -> bool:
     """Tell whether a file takes the daemon's stderr until it is ready, since there is no log."""
-    silent = plan.log_file is None and plan.streams[2] is None
+    granted = plan.grant is not None and plan.grant.streams
+    silent = plan.log_file is None and plan.streams[2] is None and not granted
     return silent and (plan.wait_ready or plan.strategy == "reexec")
 
 

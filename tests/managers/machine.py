@@ -54,6 +54,12 @@ def script_of(sandbox, name, *, line="exec {}", **arguments):
     return script, report
 
 
+def require(machine, version, what):
+    """Skip the test where systemd is older than *version*."""
+    if int(machine.run("systemctl", "--version").stdout.split()[1]) < version:
+        pytest.skip(f"NEEDS systemd {version}: {what} is not tested here")
+
+
 def control_groups():
     """Return where control groups (v2) are; skip the test where no machine can be booted."""
     needed("systemctl", "unshare", "nsenter", "findmnt", "setpriv", "ip")

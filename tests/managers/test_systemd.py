@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from harness import PATIENCE, Gate, eventually
-from managers.machine import TELL, needed, script_of
+from managers.machine import TELL, needed, require, script_of
 
 pytestmark = pytest.mark.root
 
@@ -13,12 +13,6 @@ pytestmark = pytest.mark.root
 PASS = "open({gate!r}, 'rb', 0).read(1)"
 SERVER = "from reborn import SignalServer\nserver = SignalServer()"
 SERVE = "with server:\n context.ready()\n server.serve()"
-
-
-def require(machine, version, what):
-    """Skip the test where systemd is older than *version*."""
-    if int(machine.run("systemctl", "--version").stdout.split()[1]) < version:
-        pytest.skip(f"NEEDS systemd {version}: {what} is not tested here")
 
 
 @pytest.mark.parametrize(

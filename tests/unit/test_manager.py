@@ -132,7 +132,7 @@ def test_program_that_may_do_more_believes_no_environment(systemd, monkeypatch):
 )
 def test_unit_is_that_of_the_control_group(proc, text, unit):
     proc["/proc/self/cgroup"] = text
-    assert _manager._unit() == unit
+    assert _manager.unit_of(_manager.control_group()) == unit
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,9 @@ class Service:
 
     *directory* is where it is started. *needs* are paths that it reads. *user* and *group* are
     numbers; *drops*: it becomes them by itself. *speaks*: it says READY to its manager. *detaches*:
-    it never stays in the foreground. *reloads*: SIGHUP has it read its configuration. *ready* is
-    how to see from outside that it is ready (`_readiness`). *foreign*: it does not use reborn.
+    it never stays in the foreground. *reloads*: SIGHUP has it read its configuration.
+    *upgradable*: started once more, it takes the place of the one that runs. *ready* is how to see
+    from outside that it is ready (`_readiness`). *foreign*: it does not use reborn.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Service:
     speaks: bool = True
     detaches: bool = False
     reloads: bool = False
+    upgradable: bool = False
     ready: str | None = None
     ready_timeout: float = 30.0
     foreign: bool = False
@@ -113,8 +115,9 @@ class Service:
 
     @property
     def start_timeout(self) -> int:
-        """How many seconds it may take to start."""
-        return max(1, round(self.ready_timeout))
+        """How many seconds it may take to start, or to be replaced."""
+        # Its own launcher says why it is late, and so has to give up first.
+        return max(1, round(self.ready_timeout)) + (5 if self.upgradable else 0)
 
 
 def refuse(kind: str, text: str, manager: str, why: str) -> NoReturn:
@@ -170,6 +173,7 @@ def of_plan(
         prevent_core=plan.prevent_core,
         detaches=detaches,
         reloads=handler is not None and callable(handler),
+        upgradable=plan.upgradable and not detaches,
         ready=ready,
         ready_timeout=plan.ready_timeout,
     )

@@ -31,7 +31,7 @@ _MORE = """\
 # With context.manager.watchdog in the program's loop, it is also restarted when it hangs.
 #WatchdogSec=30
 # With context.manager.store(), open files outlive a restart.
-#FileDescriptorStoreMax=16"""
+{store}FileDescriptorStoreMax=16"""
 
 _UNIT = """\
 # {name}.service, for /etc/systemd/system: copy it there, then
@@ -106,7 +106,7 @@ def unit(service: Service) -> str:
         directory=_path(service.directory),
         environment="\n".join(_environment(service)),
         user=_user(service, drops=drops),
-        more="" if service.foreign else _MORE,
+        more="" if service.foreign else _MORE.format(store="" if service.upgradable else "#"),
         compiles=_COMPILES if service.foreign else "",
         start_timeout=service.start_timeout,
         stop_timeout=service.stop_timeout,
@@ -144,6 +144,12 @@ def _kind(service: Service) -> str:
 
 
 def _reload(service: Service) -> str:
+    if service.upgradable:
+        return (
+            "# A reload is an upgrade: the program is started again, and takes the place of the\n"
+            "# one that serves. If it fails, so does the reload, and the old one serves on.\n"
+            f"ExecReload={_command(service.started(_MANAGER))}"
+        )
     if service.reloads:
         return "ExecReload=/bin/kill -HUP $MAINPID"
     return (

@@ -23,13 +23,13 @@ import time
 
 from reborn import _descriptors, _process
 from reborn._inherited import OwnProcess
-from reborn._manager import Supervisor
 from reborn._notifier import Notifier
-from reborn._upgrade import listening, messages
+from reborn._upgrade import listening, manager, messages
 from reborn._upgrade.grant import Grant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import subprocess
     from types import FrameType
     from typing import Any
 
@@ -110,13 +110,18 @@ class Generation:
         self.number = grant.generation
         self.predecessor = None if grant.predecessor is None else Predecessor(grant)
         self.superseded = Superseded()
+        # What reports to the manager of a program that stays in the foreground.
+        self.notifier = setup.report if isinstance(setup.report, Notifier) else manager.take(grant)
         self._lock = threading.RLock()
         self._state = "starting"
         self._sockets: dict[str, socket.socket] = {}
+        self._managed = set(grant.managed)
         self._files: dict[str, int] = {}
         self._draining = {int(pid): fd for pid, fd in grant.draining.items()}
         self._upgrader: messages.Conversation | None = None
         self._upgrader_pid: int | None = None
+        # The manager has been sent the reason why an upgrade failed.
+        self._reported = False
         self._control = socket.socket(fileno=grant.control)
         self._wake, self._waker = os.pipe()
         self._owner = OwnProcess()
@@ -135,16 +140,24 @@ class Generation:
         address: Address,
         options: listening.SocketOptions,
         *,
-        managed: socket.socket | None,
+        received: dict[str, socket.socket],
     ) -> socket.socket:
         """Return the listening socket *name*, and keep a copy of it for the next generation."""
         fd = self._grant.sockets.pop(name, None)
         listener = None if fd is None else socket.socket(fileno=fd)
-        if listener is not None and not listening.is_at(listener, address):
+        # Where a manager's socket listens, the manager has said.
+        if (
+            listener is not None
+            and name not in self._managed
+            and not listening.is_at(listener, address)
+        ):
             listener.close()
+            listening.forget(name, self.notifier)
             listener = None
         if listener is None:
-            listener = listening.create(address, options) if managed is None else managed
+            if name in received:
+                self._managed.add(name)
+            listener = listening.obtain(name, address, options, received, self.notifier)
         with self._lock:
             if self._state == "superseded":
                 listener.close()
@@ -188,11 +201,15 @@ class Generation:
                     raise RuntimeError(message)
                 assert self._setup.pidfile is not None  # noqa: S101 - an upgrade needs one
                 self._setup.pidfile.write_over()
+                if self.notifier is not None:
+                    manager.await_orphanhood()
                 _ask(predecessor, "taken")
             finally:
                 predecessor.close()
         # Those that `listen` was not called for.
         _descriptors.close(*grant.sockets.values())
+        for name in grant.sockets.keys() - self._managed:
+            listening.forget(name, self.notifier)
         grant.sockets = {}
         with self._lock:
             self._state = "serving"
@@ -217,17 +234,6 @@ class Generation:
                 pidfile.release()
                 self._stop_draining()
             self._close()
-
-    def supervisor(self) -> Supervisor | None:
-        """Return the manager that the predecessor reported to."""
-        if self.predecessor is None or self._grant.notify is None:
-            return None
-        reason = f"process {self.predecessor.pid}, which it has replaced, was its main process"
-        return Supervisor("systemd", reason, notify=self._grant.notify)
-
-    def _notify(self) -> str | None:
-        report = self._setup.report
-        return report.address if isinstance(report, Notifier) and report.listens else None
 
     # The thread's side
 
@@ -277,7 +283,20 @@ class Generation:
                 "cannot start the launcher of an upgrade: %s", error
             )
             return
-        threading.Thread(target=launcher.wait, name="reborn-upgrader", daemon=True).start()
+        if self.notifier is not None:
+            self.notifier.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+        threading.Thread(
+            target=self._watch_launcher, args=[launcher], name="reborn-upgrader", daemon=True
+        ).start()
+
+    def _watch_launcher(self, launcher: subprocess.Popen[bytes]) -> None:
+        """Report when the launcher of an upgrade has failed; the next generation reports if not."""
+        status = launcher.wait()
+        if status and self.notifier is not None:
+            if not self._reported:
+                self.notifier.status(f"upgrade failed: its launcher ended with status {status}")
+            self._reported = False
+            self.notifier.send(READY=1)
 
     def _accept(self) -> None:
         """Answer who connects, if that is root or this process's own user."""
@@ -306,6 +325,10 @@ class Generation:
             by = "" if self._upgrader_pid is None else f" (process {self._upgrader_pid})"
             conversation.send({"refused": f"another upgrade is under way{by}"})
             return False
+        reason = None if self.notifier is None else manager.refusal(self.notifier)
+        if reason is not None:
+            conversation.send({"refused": reason[0], "remedy": reason[1]})
+            return False
         pidfile = self._setup.pidfile
         assert pidfile is not None  # noqa: S101 - there is one
         self._forget_ended()
@@ -314,8 +337,10 @@ class Generation:
             generation=self.number + 1,
             predecessor=os.getpid(),
             lock=pidfile.lock_fd,
-            notify=self._notify(),
         )
+        if self.notifier is not None:
+            manager.give(grant, self.notifier)
+        grant.managed = sorted(self._managed & self._sockets.keys())
         grant.sockets = {name: kept.fileno() for name, kept in self._sockets.items()}
         for key, fd in self._files.items():
             kind, _, name = key.partition(" ")
@@ -347,11 +372,16 @@ class Generation:
         elif received is not None and request == "taken" and self._state == "leaving":
             pidfile.leave()
             self._state = "superseded"
-            if isinstance(self._setup.report, Notifier):
-                self._setup.report.superseded(int(received[0]["pid"]))
+            if self.notifier is not None:
+                pid = int(received[0]["pid"])
+                self.notifier.superseded(pid, manager.pidfd_number(pid))
             self._answer(upgrader, {"taken": "released"})
             self._close()
             self.superseded.set()
+        elif received is not None and request == "failed":
+            if self.notifier is not None:
+                self.notifier.status(f"upgrade failed: {received[0].get('reason')}")
+                self._reported = True
         elif received is None:
             if self._state == "leaving":
                 pidfile.write_over()  # the file may name the one that has just died

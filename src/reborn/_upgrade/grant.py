@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Self
 
-_TABLES = ("sockets", "files", "data", "draining")
+_TABLES = ("sockets", "files", "data", "draining", "streams", "reports")
 
 
 class Grant:
@@ -20,7 +20,9 @@ class Grant:
     The first generation has a *control* socket and nothing else; each later one has the *lock* of
     its predecessor and the *connection* to it, too. *sockets* are listening sockets by name,
     *files* and *data* what was handed over besides, *draining* the pidfds of earlier generations.
-    At *notify* a service manager listens to the main process (sd_notify(3)).
+    Where a service *manager* runs the predecessor, *reports* are where it listens, *streams* what
+    stdout and stderr are there, and *variables* of the environment what it has set. The sockets
+    named in *managed* are the manager's, who has said where they listen.
     """
 
     def __init__(
@@ -31,18 +33,21 @@ class Grant:
         predecessor: int | None = None,
         connection: int | None = None,
         lock: int | None = None,
-        notify: str | None = None,
     ) -> None:
         self.control = control
         self.generation = generation
         self.predecessor = predecessor
         self.connection = connection
         self.lock = lock
-        self.notify = notify
         self.sockets: dict[str, int] = {}
         self.files: dict[str, int] = {}
         self.data: dict[str, int] = {}
         self.draining: dict[str, int] = {}
+        self.streams: dict[str, int] = {}
+        self.reports: dict[str, int] = {}
+        self.manager: dict[str, str] | None = None
+        self.variables: dict[str, str] = {}
+        self.managed: list[str] = []
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that the daemon needs, less the lock, which the pid file has."""
@@ -87,9 +92,8 @@ class Grant:
 
     @classmethod
     def _from_values(cls, values: dict[str, Any]) -> Self:
-        tables = {name: values.pop(name) for name in _TABLES}
-        grant = cls(**values)
-        vars(grant).update(tables)
+        grant = cls(values["control"])
+        vars(grant).update(values)
         return grant
 
     @staticmethod

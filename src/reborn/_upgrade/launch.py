@@ -8,7 +8,7 @@ import socket
 from reborn import _descriptors, _process
 from reborn._errors import Step
 from reborn._launcher import Launcher
-from reborn._upgrade import listening, messages
+from reborn._upgrade import listening, manager, messages
 from reborn._upgrade.grant import Grant
 
 TYPE_CHECKING = False
@@ -60,6 +60,20 @@ class UpgradeLauncher(UpgradableLauncher):
         with Step("lock", f"take over pid file {self.plan.pidfile.path!r}", role="launcher"):
             self.plan.grant = grant = request(self.plan)
             self.plan.pidfile.share(grant.lock)
+            outside = manager.why_outside(grant)
+            if outside is not None:
+                raise _refusal(grant.predecessor, *outside)
+
+    def _open(self) -> list[int | None]:
+        """Do the same; output without a place of its own goes to the predecessor's manager."""
+        sources = super()._open()
+        grant = self.plan.grant
+        assert grant is not None  # noqa: S101 - see `lock`
+        if self.plan.log_file is None:
+            for name, fd in grant.streams.items():
+                if self.plan.streams[int(name)] is None:
+                    sources[int(name)] = fd
+        return sources
 
     def wait(self, attempt: Attempt) -> Daemon:
         """Return the new daemon when it has taken over; else say that the old one serves on."""
@@ -69,7 +83,21 @@ class UpgradeLauncher(UpgradableLauncher):
         except BaseException as error:
             if grant is not None:
                 error.add_note(f"process {grant.predecessor} serves on")
+                self._report(error)
             raise
+
+    def _report(self, error: BaseException) -> None:
+        """Have the predecessor show its manager why there is no successor."""
+        connection = getattr(self.plan.grant, "connection", None)
+        if connection is None:
+            return
+        predecessor = messages.Conversation(socket.socket(fileno=connection))
+        try:
+            predecessor.send({"request": "failed", "reason": str(error)})
+        except OSError:
+            pass  # it has ended
+        finally:
+            predecessor.detach()  # the launcher closes it with all that was granted
 
 
 def first_grant(plan: Plan) -> Grant:
@@ -113,8 +141,13 @@ def request(plan: Plan) -> Grant:
         raise
     if received is None or "refused" in received[0]:
         conversation.close()
-        reason = "it is ending" if received is None else str(received[0]["refused"])
-        raise _refusal(holder, reason, "try again later")
+        if received is None:
+            raise _refusal(holder, "it is ending", "try again later")
+        remedy = received[0].get("remedy")
+        raise _refusal(
+            *(holder, str(received[0]["refused"]), remedy or "try again later"),
+            upgradable=remedy is None,
+        )
     message, fds = received
     grant = Grant.from_message(message, fds, connection=conversation.detach())
     # It is alive, since it has just answered; a later generation finds it by this.

@@ -13,11 +13,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
+    from reborn._notifier import Notifier
     from reborn._options import Path
 
     Address: TypeAlias = tuple[str, int] | Path
 
 _BACKLOG = 128
+# In systemd's store the socket "web" is "reborn-web": one of that name is a socket unit's, and
+# listens where the unit says; what we have stored has to be where the program asks for it.
+STORED = "reborn-"
 
 
 def is_at(found: socket.socket, address: Address) -> bool:
@@ -53,6 +57,47 @@ class SocketOptions:
         self.reuse_port = reuse_port
         self.mode = mode
         self.owner = owner
+
+
+def obtain(
+    name: str,
+    address: Address,
+    options: SocketOptions,
+    received: dict[str, socket.socket],
+    notifier: Notifier | None,
+) -> socket.socket:
+    """Return the manager's socket *name* of those *received*, what it has stored, or a new one.
+
+    A new one is stored, so that it outlives a crash, with all who wait for an answer.
+
+    Raises:
+        OSError: as `create`.
+    """
+    if name in received:
+        return received[name]
+    stored = received.pop(f"{STORED}{name}", None)
+    if stored is not None:
+        if is_at(stored, address):
+            return stored
+        stored.close()
+        forget(name, notifier)
+    listener = create(address, options)
+    if notifier is not None and not {*name} & {*":\n"}:
+        notifier.store(f"{STORED}{name}", listener)
+    return listener
+
+
+def forget(name: str, notifier: Notifier | None) -> None:
+    """Have the manager close the socket *name* that was stored."""
+    if notifier is not None:
+        notifier.unstore(f"{STORED}{name}")
+
+
+def forget_rest(received: dict[str, socket.socket], notifier: Notifier) -> None:
+    """Close what was stored and is not listened to any more: nobody would answer there."""
+    for name in [name for name in received if name.startswith(STORED)]:
+        received.pop(name).close()
+        notifier.unstore(name)
 
 
 def create(address: Address, options: SocketOptions) -> socket.socket:
