@@ -173,7 +173,7 @@ TESTED = {
     "_upgrade.grant": "processes/upgrade",
     "_upgrade.messages": "processes/upgrade",
     "_upgrade.listening": "processes/upgrade",
-    "_upgrade.manager": "managers/reload",
+    "_upgrade.manager": "managers/reload managers/upgrade_below",
     "_upgrade.launch": "processes/upgrade",
     "_upgrade.daemon": "processes/upgrade",
     "_supervisor.program": "cli/process cli/sockets",

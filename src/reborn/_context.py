@@ -550,7 +550,7 @@ class DaemonContext(_options.Options):
         if os.getpid() == 1:
             from reborn import _init
 
-            _init.go_below()
+            _init.go_below(upgradable=plan.upgradable)
         notifier = _notifier.notifier_for(supervisor)
         locked = False
         try:

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 _MEANT = ("LISTEN_PID", "WATCHDOG_PID")
 
 
-def go_below() -> None:
+def go_below(*, upgradable: bool) -> None:
     """Come back in a child of process 1; do nothing if there are threads, or a loop runs.
 
-    Nor in a unit with PrivatePIDs=, where systemd hears READY from the main process only.
+    Nor in a unit with PrivatePIDs=, where systemd hears READY from the main process only. The child
+    may name a successor if it is *upgradable*.
     """
     if {"NOTIFY_SOCKET", "SYSTEMD_EXEC_PID"} <= os.environ.keys():
         return
@@ -43,13 +44,13 @@ def go_below() -> None:
     except ForkUnsafeError:
         return
     _descriptors.flush()
-    reader, writer = os.pipe()
+    reader, writer = os.pipe() if upgradable else (None, None)
     # Where SIGCHLD is ignored, nobody could wait for the program (waitpid(2)).
     reaper = _signals.keep_child_status()
     pid, mask = _detach.fork_blocked()
     if pid:
         _serve(pid, reader)
-    os.close(reader)
+    _descriptors.close(reader)
     _signals.install(reaper)
     _signals.restore_mask(mask)
     _inherited.below_init = _inherited.OwnProcess()
@@ -59,7 +60,7 @@ def go_below() -> None:
             os.environ[name] = str(os.getpid())
 
 
-def _serve(program: int, successors: int) -> "NoReturn":
+def _serve(program: int, successors: int | None) -> "NoReturn":
     """Process 1: pass signals on and reap, until the program ends. All signals are blocked."""
     if sys.platform == "darwin":
         os._exit(1)  # never: there process 1 is launchd
@@ -67,10 +68,11 @@ def _serve(program: int, successors: int) -> "NoReturn":
         # Pipes and sockets of the program's must not stay open because of us.
         kept = {0, 1, 2, successors}
         _descriptors.close(*(fd for fd in _descriptors.open_descriptors() if fd not in kept))
-        os.set_blocking(successors, False)
+        if successors is not None:
+            os.set_blocking(successors, False)
         while True:
             told = signal.sigwaitinfo(signal.valid_signals())
-            program = _latest(successors) or program
+            program = program if successors is None else _latest(successors) or program
             if told.si_signo == signal.SIGCHLD:
                 _reap(program)
             elif told.si_code <= 0:  # what the kernel sends from the terminal, it sends to both
