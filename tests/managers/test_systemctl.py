@@ -32,5 +32,6 @@ def test_systemctl_is_asked_for_the_unit(proc, monkeypatch, tmp_path):
     (tmp_path / "systemctl").write_text('#!/bin/sh\necho "Type=$*"\n')
     (tmp_path / "systemctl").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    words = "--user show --property=Type,SubState,MainPID,ControlPID,FileDescriptorStoreMax -- app.service"
+    properties = "Type,SubState,MainPID,ControlPID,FileDescriptorStoreMax"
+    words = f"--user show --property={properties} -- app.service"
     assert _manager._ask_systemd() == ("app.service", {"Type": words})
