@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import sys
 from pathlib import Path
@@ -34,7 +35,18 @@ author = "the reborn authors"
 project_copyright = "2026 the reborn authors"
 version = release = reborn.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+# Of a session only the commands, and without their prompt.
+copybutton_prompt_text = r"\$ |# |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"
+copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"
 html_theme = "furo"
 html_title = f"reborn {version}"
 html_static_path = ["static"]
@@ -147,6 +159,69 @@ def link_public_name(
     )
 
 
+def anchor_messages(app: Sphinx, doctree: nodes.document) -> None:
+    """Give each message an anchor of its own, so that a link can lead to it."""
+    if app.env.docname != "errors":
+        return
+    for term in doctree.findall(nodes.term):
+        anchor = nodes.make_id(term.astext())[:60].strip("-")
+        while anchor in doctree.ids:
+            anchor += "-"
+        term["ids"].append(anchor)
+        doctree.ids[anchor] = term
+        term.append(nodes.reference("", "¶", refid=anchor, classes=["headerlink"]))
+
+
+def describe(
+    app: Sphinx,
+    pagename: str,
+    _template: str,
+    context: dict[str, Any],
+    doctree: nodes.document | None,
+) -> None:
+    """Add what a page is shown with where somebody shares its address (Open Graph)."""
+    del app
+    first = next(iter(doctree.findall(nodes.paragraph)), None) if doctree else None
+    text = " ".join(first.astext().split()) if first else "reborn: programs in the background"
+    entries = {
+        "og:type": "website" if pagename == "index" else "article",
+        "og:site_name": "reborn",
+        "og:title": context.get("title", project),
+        "og:description": text,
+    }
+    context["metatags"] = (
+        context.get("metatags", "")
+        + "".join(
+            f'\n<meta property="{name}" content="{html.escape(value)}">'
+            for name, value in entries.items()
+        )
+        + f'\n<meta name="description" content="{html.escape(text)}">'
+    )
+
+
+class FragmentsDirective(SphinxDirective):
+    """Show the changes that are not released yet, by their kind."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return a section for each kind that has any."""
+        lines = []
+        changes = Path(__file__).parents[1] / "changes"
+        for kind, title in KINDS.items():
+            found = sorted(changes.glob(f"*.{kind}.md"))
+            lines += (
+                [f"### {title}", "", *(f"- {text(path)}" for path in found), ""] if found else []
+            )
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+
+KINDS = {"feature": "Features", "fix": "Fixes", "change": "Changes", "docs": "Documentation"}
+
+
+def text(path: Path) -> str:
+    """Return what a fragment says, as one item of a list."""
+    return " ".join(path.read_text(encoding="utf-8").split())
+
+
 def paragraph(text: str) -> nodes.paragraph:
     """Return a paragraph of a docstring, with what stands in backticks as code."""
     found = nodes.paragraph()
@@ -223,6 +298,9 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", show_code, priority=400)
     app.connect("autodoc-process-signature", hide_making)
     app.connect("env-check-consistency", require_public_names)
+    app.connect("doctree-read", anchor_messages)
+    app.connect("html-page-context", describe)
+    app.add_directive("fragments", FragmentsDirective)
     app.add_directive("drawing", DrawingDirective)
     app.add_directive("modules", ModulesDirective)
     app.add_directive("steps", StepsDirective)

@@ -1,4 +1,4 @@
-"""The page "What can go wrong" has every message that the code can show, and no other."""
+"""The page "Error messages" has every message that the code can show, and no other."""
 
 import ast
 import re

@@ -31,6 +31,18 @@ NOT_RUN = {
     ("CONTRIBUTING.md", 'try=$(mktemp -d) && python3 -m venv "$try" && "$try/bin/pip" install '): (
         "what is installed here is that wheel; the program is run by test_examples.py"
     ),
+    ("places.md", "@reboot"): "needs cron; tests/managers/test_systemd.py has a job of cron",
+    ("places.md", "ssh server"): (
+        "needs a server; tests/processes/test_streams.py sees that no pipe of the caller is held"
+    ),
+    ("places.md", "CMD "): "needs an image; tests/managers/test_containers.py runs process 1",
+    ("places.md", "docker exec"): "as above; tests/managers/test_containers.py has exec, too",
+    (
+        "systemd.md",
+        "sudo cp",
+    ): "needs a machine; tests/managers/test_export.py installs units in one",
+    ("systemd.md", "[Service]"): "as above; tests/managers/test_systemd.py has the watchdog",
+    ("systemd.md", "mkdir -p"): "needs a session of systemd's",
     ("frozen.md", "pyinstaller --onedir app.py"): (
         "PyInstaller takes a minute; tests/unit/test_reexec.py has what differs in its programs"
     ),
