@@ -113,7 +113,10 @@ def _interpreter() -> str | None:
     if sys.executable:
         # An interpreter that has been replaced since is the same, for all that a command can say.
         same = file.removesuffix(_REPLACED) == os.path.realpath(sys.executable)
-        return sys.executable if same or _is_same(sys.executable, "/proc/self/exe") else None
+        same = same or _is_same(sys.executable, "/proc/self/exe")
+        # A program that has changed its user may not be able to look: then the name has to do.
+        same = same or (_is_python(file) and _is_out_of_reach(sys.executable))
+        return sys.executable if same else None
     # Without a name that leads to it (exec -a), Python does not know its own file.
     return file if _is_python(file) and sys.prefix == sys.base_prefix else None
 
@@ -268,6 +271,16 @@ def _is_same(path: str, other: str) -> bool:
         return os.path.samefile(path, other)
     except OSError:
         return False
+
+
+def _is_out_of_reach(path: str) -> bool:
+    try:
+        os.stat(path)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def parse(argv: "Sequence[str]") -> tuple[int, str, str] | None:

@@ -41,6 +41,8 @@ def check_one_winner(sandbox, count, **arguments):
     assert said <= {
         REFUSED.format(path, f"process {winners[0]}", "stop"),
         REFUSED.format(path, "another process", "wait for"),
+        # Between the lock and the number, which is written a moment later.
+        REFUSED.format(path, f"process {winners[0]}, which it does not name", "wait for"),
     }
     assert sandbox.pidfile.read_text() == f"{winners[0]}\n"
     assert reborn.DaemonContext(pidfile=path).search().pid == winners[0]

@@ -127,6 +127,25 @@ def test_program_that_cannot_be_repeated_is_refused(started, monkeypatch, name, 
         _own_command.command(None)
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("process", ["python3.13", "embedder"])
+def test_interpreter_out_of_reach_of_another_user_is_one_by_its_name(
+    started, monkeypatch, tmp_path, process
+):
+    """The program has become another user, to whom the interpreter's directory is closed."""
+    started("app.py")
+    (tmp_path / "closed").mkdir(mode=0o700)
+    (tmp_path / "closed" / "python").symlink_to(sys.executable)
+    monkeypatch.setattr(_own_command, "_executable_file", lambda: f"/opt/{process}")
+    monkeypatch.setattr(sys, "executable", f"{tmp_path}/closed/python")
+    os.seteuid(65534)
+    try:
+        found = _own_command._interpreter()
+    finally:
+        os.seteuid(0)
+    assert found == (sys.executable if process.startswith("python") else None)
+
+
 def test_worker_of_multiprocessing_is_refused_however_it_was_started(started, monkeypatch):
     started("app.py")
     monkeypatch.setattr(multiprocessing.process, "_parent_process", object())
