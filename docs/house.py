@@ -63,6 +63,7 @@ LAYERS = {
         "program",
         "sockets",
         "probe",
+        "health",
         "watch",
         "rotation",
         "output",
@@ -182,6 +183,7 @@ TESTED = {
     "_supervisor.probe": "supervisor/start cli/conditions",
     "_supervisor.rotation": "supervisor/log_size cli/log_size",
     "_supervisor.output": "supervisor/log",
+    "_supervisor.health": "supervisor/health cli/health",
     "_supervisor.run": "supervisor/start",
     "_supervisor.policy": "supervisor/restart",
     "_supervisor.supervisor": (

@@ -144,6 +144,10 @@ class Condition:
     is_instant = False
     # Whether it looks at the logs of the view.
     reads_logs = False
+    # Whether it tells something about a program that is ready, too (`lapse`).
+    is_repeatable = False
+    # How long a look waits for an answer, in seconds.
+    answer_timeout = _ANSWER_TIMEOUT
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -173,6 +177,14 @@ class Condition:
 
     def close(self) -> None:
         """End what a look has left unfinished."""
+
+    def begin_lapses(self, cwd: str, timeout: float) -> None:  # noqa: ARG002 - some look there
+        """Prepare for `lapse` in a program that is ready, with answers within *timeout* seconds."""
+        self.answer_timeout = timeout
+
+    def lapse(self, cwd: str) -> str | None:
+        """Return why a program that was ready is not well, None if it is."""
+        raise NotImplementedError
 
 
 class Lives(Condition):
@@ -302,6 +314,7 @@ class BecomesTrue(Condition):
     """A condition that can be tested before the start, too: it counts when it has changed."""
 
     takes_time = True
+    is_repeatable = True
     # How a start is refused.
     _errno: int | None = None
 
@@ -329,6 +342,9 @@ class BecomesTrue(Condition):
             self._was_true = False
         return self.already_true() if self._was_true else reason
 
+    def lapse(self, cwd: str) -> str | None:
+        return self._answer(cwd)
+
     def _answer(self, cwd: str) -> str | None:
         """Return why it is not true, None if it is."""
         raise NotImplementedError
@@ -354,7 +370,7 @@ class Tcp(BecomesTrue):
         import socket
 
         try:
-            with socket.create_connection(self._address, _ANSWER_TIMEOUT) as connection:
+            with socket.create_connection(self._address, self.answer_timeout) as connection:
                 # The kernel may give us the very port that we ask for; then we talk to ourselves.
                 if connection.getsockname() != connection.getpeername():
                     return None
@@ -377,7 +393,7 @@ class UnixSocket(BecomesTrue):
 
         path = os.path.join(cwd, self._path)
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(_ANSWER_TIMEOUT)
+            client.settimeout(self.answer_timeout)
             try:
                 _connect(client, path)
             except OSError as error:
@@ -413,7 +429,7 @@ class Http(BecomesTrue):
         parts = urlsplit(self.text)
         target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
         connection = http.client.HTTPConnection(
-            parts.hostname or "127.0.0.1", parts.port or 80, timeout=_ANSWER_TIMEOUT
+            parts.hostname or "127.0.0.1", parts.port or 80, timeout=self.answer_timeout
         )
         try:
             connection.request("GET", target)
@@ -449,15 +465,7 @@ class Succeeds(BecomesTrue):
 
         if self._process is None:
             self._begun = time.monotonic()
-            self._process = subprocess.Popen(  # noqa: S602 - a command of the user's, for the shell
-                self._command,
-                shell=True,
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                process_group=0,  # it is ended with all that it has started
-            )
+            self._process = self._begin(cwd)
         try:
             status = self._process.wait(_GLANCE)
         except subprocess.TimeoutExpired:
@@ -469,23 +477,63 @@ class Succeeds(BecomesTrue):
         self._reason = f"{self._command!r} ends with status {status}"
         return None if status == 0 else self._reason
 
+    def lapse(self, cwd: str) -> str | None:
+        process = self._begin(cwd)
+        deadline = time.monotonic() + self.answer_timeout
+        try:
+            while not _has_ended(process):
+                if time.monotonic() >= deadline:
+                    return f"{self._command!r} does not end within {self.answer_timeout:g} s"
+                time.sleep(_GLANCE)
+        finally:
+            # Before it is waited for, so that the group is its own; nothing of it is left behind.
+            self._end_group(process)
+        status = process.wait()
+        return None if status == 0 else f"{self._command!r} ends with status {status}"
+
+    def _begin(self, cwd: str) -> subprocess.Popen[bytes]:
+        import subprocess
+
+        return subprocess.Popen(  # noqa: S602 - a command of the user's, for the shell
+            self._command,
+            shell=True,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,  # it is ended with all that it has started
+        )
+
+    @staticmethod
+    def _end_group(process: subprocess.Popen[bytes]) -> None:
+        try:
+            os.killpg(process.pid, 9)
+        except (ProcessLookupError, PermissionError):
+            process.kill()
+        process.wait()
+
     def already_true(self) -> str:
         return f"{self._command!r} succeeds already; give a command that does not before the start"
 
     def close(self) -> None:
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
-            try:
-                os.killpg(process.pid, 9)
-            except (ProcessLookupError, PermissionError):
-                process.kill()
-            process.wait()
+            self._end_group(process)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Tell whether it has, and leave it to be waited for where that can be."""
+    if sys.platform == "darwin" or not hasattr(os, "waitid"):
+        return process.poll() is not None
+    found = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    return found is not None
 
 
 class Changed(Condition):
     """What is at a path, and has to be another than before, or changed."""
 
     takes_time = True
+    is_repeatable = True
 
     def __init__(self, text: str, value: str) -> None:
         super().__init__(text)
@@ -530,6 +578,17 @@ class FileThere(Changed):
         times = (status.st_mtime_ns, status.st_ctime_ns)
         return status.st_dev, status.st_ino, status.st_size, *times
 
+    def begin_lapses(self, cwd: str, timeout: float) -> None:
+        super().begin_lapses(cwd, timeout)
+        self.remember(cwd)
+
+    def lapse(self, cwd: str) -> str | None:
+        found, before = self._find(cwd), self._before
+        self._before = found
+        if found is None:
+            return self._absent()
+        return None if found != before else f"file {self._path!r} has not been changed"
+
     def _absent(self) -> str:
         return f"there is no file {self._path!r}"
 
@@ -549,6 +608,9 @@ class Mounted(Changed):
         path = os.path.join(cwd, self._path)
         return _mount_id(path) if sys.platform == "linux" else _mount_id_by_status(path)
 
+    def lapse(self, cwd: str) -> str | None:
+        return self._absent() if self._find(cwd) is None else self._present(cwd)
+
     def _absent(self) -> str:
         return f"nothing is mounted at {self._path!r}"
 
@@ -566,7 +628,7 @@ class Mounted(Changed):
             self._error = None
             self._thread = threading.Thread(target=self._note_answer, args=(path,), daemon=True)
             self._thread.start()
-        self._thread.join(_ANSWER_TIMEOUT)
+        self._thread.join(self.answer_timeout)
         if self._thread.is_alive():
             return f"the file system at {self._path!r} does not answer"
         self._thread = None

@@ -15,6 +15,7 @@ import sys
 from reborn import DaemonContext, _readiness
 from reborn._pidfile import LockedPidFile
 from reborn._supervisor import program
+from reborn._supervisor.health import HealthPolicy
 from reborn._supervisor.output import LogSink, Output, SyslogSink
 from reborn._supervisor.policy import RestartPolicy
 from reborn._supervisor.program import Program
@@ -63,6 +64,7 @@ def supervise(context, pidfile):
         condition=condition,
         cwd=directory,
         record=record,
+        health=HealthPolicy(**spec["health"]) if "health" in spec else None,
         **spec.get("options", {}),
     )
     try:

@@ -29,6 +29,9 @@ _VALUES = {
     "--log-mode": ["0600"],
     "--log-size": ["10M", "4096", "1", "x"],
     "--log-keep": ["0", "-1"],
+    "--healthy": ["exec:true", "notify", "log:x", "x"],
+    "--healthy-every": ["1", "0"],
+    "--healthy-patience": ["1", "0"],
     "--directory": ["a", "/a"],
 }
 _FLAGS = sorted({flag for verb in grammar.VERBS.values() for o in verb.options for flag in o.flags})

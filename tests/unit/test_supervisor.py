@@ -4,7 +4,7 @@ import pytest
 
 from reborn._supervisor.supervisor import EVENTS, ProgramSupervisor
 
-STATES = ("starting", "running", "stopping", "clearing", "leaving", "waiting", "over")
+STATES = ("starting", "running", "healing", "stopping", "clearing", "leaving", "waiting", "over")
 
 
 def cell(state, event):
@@ -21,6 +21,7 @@ def test_each_state_has_a_cell_for_each_event():
     [
         ("starting", "_stop"),  # the program is sent it
         ("running", "_stop"),
+        ("healing", "_stop"),  # and it is not started again
         ("stopping", "_repeat"),  # again, and its time is not extended
         ("clearing", "_leave"),  # no next run when nothing is left
         ("leaving", "_no"),
@@ -34,7 +35,7 @@ def test_what_sigterm_does_is_a_cell(state, does):
 
 @pytest.mark.parametrize("state", STATES)
 def test_signals_are_passed_on_to_a_program_that_runs_and_to_nobody_else(state):
-    runs = state in ("starting", "running", "stopping")
+    runs = state in ("starting", "running", "healing", "stopping")
     assert (cell(state, "signal") == "_pass_on") == runs
     assert (cell(state, "end") != "_no") == runs
 
@@ -46,3 +47,7 @@ def test_program_is_started_again_in_one_state_only():
 def test_time_is_up_only_where_something_is_waited_for():
     idle = [state for state in STATES if cell(state, "alarm") == "_no"]
     assert idle == ["starting", "running", "over"]
+
+
+def test_health_counts_only_while_the_program_is_ready():
+    assert [state for state in STATES if cell(state, "sick") != "_no"] == ["running"]

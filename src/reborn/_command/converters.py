@@ -113,6 +113,20 @@ def ready(text: str) -> str:
     return text
 
 
+def healthy(text: str) -> str:
+    from reborn._supervisor import health
+
+    health.parse(text)
+    return text
+
+
+def positive(text: str) -> int:
+    number = count(text)
+    if number == 0:
+        raise ValueError(f"{text!r} is not a number from 1")
+    return number
+
+
 def signal(text: str) -> int:
     name = text.upper().removeprefix("SIG")
     number = int(text) if text.isascii() and text.isdigit() else getattr(_signals, f"SIG{name}", 0)

@@ -16,6 +16,9 @@ READY_TIMEOUT = 30.0
 TIMEOUT = 10.0
 LINES = 10
 LOG_KEEP = 5
+# Those of `_supervisor.health`; a test compares them.
+EVERY = 10.0
+PATIENCE = 3
 RESTARTS = ("on-failure", "always")
 # Those of `_export`, which need not be loaded for every command line; a test compares them.
 MANAGERS = ("systemd", "supervisord", "s6", "runit", "launchd", "kubernetes", "compose")
@@ -216,6 +219,25 @@ _SUPERVISOR = (
         convert=converters.count,
         help="give up after N restarts in a row (default: 10)",
     ),
+    Option(
+        "--healthy",
+        metavar="CONDITION",
+        convert=converters.healthy,
+        help="start it again when this is not so any more: http://…, exec:COMMAND, "
+        "file:PATH (it changes), mount:PATH, tcp:, unix:, or notify (WATCHDOG=1)",
+    ),
+    Option(
+        "--healthy-every",
+        metavar="SECONDS",
+        convert=converters.seconds,
+        help=f"how often is looked, and how long that may take (default: {EVERY:g})",
+    ),
+    Option(
+        "--healthy-patience",
+        metavar="N",
+        convert=converters.positive,
+        help=f"how many looks in a row have to fail (default: {PATIENCE})",
+    ),
     Option("--timestamps", help="put the time before each line of its output"),
     Option(
         "--syslog",
@@ -391,19 +413,25 @@ def complaint(verb: str, given: dict[str, Any], program: Sequence[str] | None) -
     return next(found, None) or _lone(given)
 
 
+# What each option needs besides: another one, or one of several.
+_NEEDS = {
+    **dict.fromkeys(("restart_delay", "restart_limit", "healthy"), ("restart",)),
+    **dict.fromkeys(("timestamps", "syslog", "log_size", "log_keep"), ("restart", "socket")),
+}
+
+
 def _lone(given: dict[str, Any]) -> str | None:
     """Return the message about options without the one that they belong to; None without any."""
-    if "restart" in given:
-        return _without_log_size(given)
-    delays = ("restart_delay", "restart_limit")
-    has_supervisor = "socket" in given
-    dests = (*delays, *(() if has_supervisor else ("timestamps", "syslog", "log_size", "log_keep")))
-    flags = [f"--{dest.replace('_', '-')}" for dest in dests if dest in given]
-    if flags:
-        return f"{flags[0]} is for a supervisor; give --restart, too"
-    return _without_log_size(given)
+    for dest, needed in _NEEDS.items():
+        if dest in given and not any(other in given for other in needed):
+            return f"{_flag(dest)} is for a supervisor; give --restart, too"
+    if "log_keep" in given and "log_size" not in given:
+        return "--log-keep is for a log that is rotated; give --log-size, too"
+    for dest in ("healthy_every", "healthy_patience"):
+        if dest in given and "healthy" not in given:
+            return f"{_flag(dest)} is for checks; give --healthy, too"
+    return None
 
 
-def _without_log_size(given: dict[str, Any]) -> str | None:
-    lonely = "log_keep" in given and "log_size" not in given
-    return "--log-keep is for a log that is rotated; give --log-size, too" if lonely else None
+def _flag(dest: str) -> str:
+    return f"--{dest.replace('_', '-')}"

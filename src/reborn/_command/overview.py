@@ -71,6 +71,9 @@ class Overview:
             "supervisor": self.supervisor,
             "restarts": self._reported("restarts"),
             "last_exit": self._last_exit(),
+            "last_exit_reason": self._reported("unhealthy"),
+            "healthy": self._reported("healthy"),
+            "health_reason": self._reported("health_reason"),
             "next_start": self._reported("next_start"),
             "sockets": self._reported("sockets"),
         }
@@ -87,7 +90,8 @@ class Overview:
         more = {
             "supervisor": self._supervisor(),
             "restarts": self._reported("restarts"),
-            "last exit": self._last_exit(),
+            "last exit": self._last_exit_with_reason(),
+            "health": self._health(),
             "sockets": self._sockets(),
             "command": None if record is None else terminal.quoted(record.command),
             "log file": self._log_file(),
@@ -151,6 +155,16 @@ class Overview:
         if not isinstance(code, int):
             return None
         return f"status {code}" if code >= 0 else signal_name(-code)
+
+    def _last_exit_with_reason(self) -> str | None:
+        end, why = self._last_exit(), self._reported("unhealthy")
+        return end if end is None or why is None else f"{end}; it was not healthy: {why}"
+
+    def _health(self) -> str | None:
+        reason = self._reported("health_reason")
+        if reason is not None:
+            return f"failed a check: {reason}"
+        return "good" if self._reported("healthy") and self.status.pid is not None else None
 
 
 def table(overviews: Sequence[Overview]) -> str:

@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     from reborn._export import Service
     from reborn._privileges import Identity
     from reborn._readiness import Condition
+    from reborn._supervisor.health import HealthPolicy
     from reborn._supervisor.program import Program
     from reborn._supervisor.sockets import SocketSpec
 
 # Of a program that reports nothing, and of which nobody has given a condition.
 _LIVES = "alive:1"
 # What an exported configuration has no paths for, or the manager does in its own way.
-_NOT_EXPORTED = ("nice", "limit", "unset_env", "clean_env", "socket")
+_NOT_EXPORTED = ("nice", "limit", "unset_env", "clean_env", "socket", "log_size", "healthy")
 
 
 class Inherited:
@@ -199,7 +200,8 @@ class Spec:
         from reborn._supervisor import sockets
 
         specs = sockets.parse(self.options["socket"])
-        sockets.refuse_condition(specs, self.options.get("ready", ""))
+        for dest in ("ready", "healthy"):
+            sockets.refuse_condition(specs, self.options.get(dest, ""), dest)
         return specs
 
     def condition(self) -> Condition:
@@ -207,6 +209,20 @@ class Spec:
         if "ready" in self.options:
             return _readiness.parse(self.options["ready"])
         return _readiness.ByDefault(_readiness.parse(_LIVES))
+
+    def health(self) -> HealthPolicy | None:
+        """Return how it is checked when it is ready; None: not at all."""
+        if "healthy" not in self.options:
+            return None
+        from reborn._supervisor.health import HealthPolicy
+
+        options = self.options
+        given = {
+            name: options[dest]
+            for dest, name in (("healthy_every", "every"), ("healthy_patience", "patience"))
+            if dest in options
+        }
+        return HealthPolicy(options["healthy"], **given)
 
     @property
     def ready_timeout(self) -> float:

@@ -313,6 +313,7 @@ def supervise(context: DaemonContext, start: ProgramStart) -> int:
         condition=start.watch.condition,
         cwd=spec.root,
         addresses=None if start.sockets is None else start.sockets.addresses(),
+        health=spec.health(),
         not_ready=None if start.report is None else start.report_not_ready,
         record=start.remember,
     )

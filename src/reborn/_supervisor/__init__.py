@@ -2,6 +2,7 @@
 
     program      what is run, and what makes a process become it
     probe        a process that looks whether the program is ready
+    health       whether a program that is ready goes on to be well
     watch        the wait for a program without a supervisor, in the intermediate
     output       what the program writes, on its way to the log (`rotation`: which ends somewhere)
     run          one run of the program: from before its start until nothing of it is left

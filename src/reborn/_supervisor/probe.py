@@ -127,18 +127,15 @@ class _Place:
 def _look(condition: "Condition", cwd: str, outgoing: int, *, remember: bool) -> "NoReturn":
     """Child: look until it is met, or until nobody reads that it is not."""
     try:
-        for number in _signals.numbers():
-            if callable(_signal.getsignal(number)):
-                _signal.signal(number, _signal.SIG_DFL)
-        _signals.restore_mask(set())
+        reset_signals()
         if remember:
-            _write(outgoing, _remember(condition, cwd))
+            write_line(outgoing, _remember(condition, cwd))
         waiter = _readiness.Waiter(condition, _Place(cwd))
         reason: str | None = ""
         while reason is not None:
             reason = waiter.look()
-            _write(outgoing, reason or "")
-            if reason is not None and _is_broken(outgoing, waiter.pause() or 0.0):
+            write_line(outgoing, reason or "")
+            if reason is not None and is_broken(outgoing, waiter.pause() or 0.0):
                 break
     finally:
         os._exit(0)
@@ -153,12 +150,21 @@ def _remember(condition: "Condition", cwd: str) -> str:
     return f"there was no time to look at {condition.text}"
 
 
-def _write(fd: int, text: str) -> None:
+def reset_signals() -> None:
+    """Child: have what is looked at, or run for that, find what every process finds."""
+    for number in _signals.numbers():
+        if callable(_signal.getsignal(number)):
+            _signal.signal(number, _signal.SIG_DFL)
+    _signals.restore_mask(set())
+
+
+def write_line(fd: int, text: str) -> None:
+    """Write a line for whoever reads the pipe *fd*."""
     data = " ".join(text.split()).encode("utf-8", "backslashreplace")
     os.write(fd, data[:_LONGEST_LINE] + b"\n")
 
 
-def _is_broken(fd: int, timeout: float) -> bool:
+def is_broken(fd: int, timeout: float) -> bool:
     """Wait; tell whether meanwhile the pipe *fd* has lost its reader."""
     poller = select.poll()
     poller.register(fd, 0)

@@ -120,6 +120,8 @@ class Program:
         for fd in (*inherit, *self.handed_over):
             os.set_inheritable(fd, True)
         environment = self.environment(more)
+        if more is not None and "WATCHDOG_USEC" in more:
+            environment["WATCHDOG_PID"] = str(os.getpid())
         # A program that uses reborn itself need not go into the background once more.
         environment[_manager.STARTED] = str(os.getpid())
         if self.sockets:
@@ -145,7 +147,7 @@ class Program:
         inherit: "Iterable[int]" = (),
         streams: "Sequence[int | None]" = (None, None, None),
         first: "Callable[[], None] | None" = None,
-        **more: str,
+        more: "Mapping[str, str] | None" = None,
     ) -> "Execution":
         """Start it as a child of this process, and do not wait for its execve(2).
 
@@ -177,7 +179,7 @@ class Program:
         inherit: "Iterable[int]",
         streams: "Sequence[int | None]",
         first: "Callable[[], None] | None",
-        more: "Mapping[str, str]",
+        more: "Mapping[str, str] | None",
     ) -> "NoReturn":
         """Child: become the program, or tell why not."""
         try:

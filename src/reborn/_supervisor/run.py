@@ -35,6 +35,9 @@ class Run:
         # Of what it leaves behind.
         self.ending = _proc.Ending()
         self.refusal: StepError | None = None
+        # Why it was ended, if it was not healthy, and until when it was (time.monotonic()).
+        self.sickness: str | None = None
+        self.well_until: float | None = None
         self.not_ready_reason = ""
         self.last_lines = ""
         self._ended = 0.0
@@ -69,6 +72,11 @@ class Run:
     def ran(self) -> float:
         """How long it ran, in seconds."""
         return (time.monotonic() if self.code is None else self._ended) - self.since
+
+    @property
+    def was_well(self) -> float:
+        """How long it was well, in seconds, if it was not in the end."""
+        return 0.0 if self.well_until is None else self.well_until - self.since
 
     def is_executed(self) -> bool:
         """Tell whether the process has become the program."""

@@ -203,13 +203,20 @@ def parse(texts: Sequence[str]) -> list[SocketSpec]:
     return found
 
 
-def refuse_condition(specs: Iterable[SocketSpec], ready: str) -> None:
-    """Refuse a condition that is met by a socket, whether or not a program runs.
+# What a program with sockets can be waited for by, and looked at by later.
+_OTHER_CONDITIONS = {
+    "ready": "notify, http://…, log:REGEX, file:PATH or alive:SECONDS",
+    "healthy": "notify, http://…, file:PATH or exec:COMMAND",
+}
+
+
+def refuse_condition(specs: Iterable[SocketSpec], text: str, dest: str) -> None:
+    """Refuse a condition, that of option *dest*, that is met by a socket without a program.
 
     Raises:
         ValueError: it is.
     """
-    kind, _, value = ready.partition(":")
+    kind, _, value = text.partition(":")
     for spec in specs:
         if isinstance(spec.address, str):
             met = kind == "unix" and os.path.abspath(value) == spec.address
@@ -217,8 +224,8 @@ def refuse_condition(specs: Iterable[SocketSpec], ready: str) -> None:
             met = kind == "tcp" and value.rpartition(":")[2] == str(spec.address[1])
         if met:
             raise ValueError(
-                f"--ready {ready} is met before the program runs, since connections wait in socket "
-                f"{spec.name!r}; use notify, http://…, log:REGEX, file:PATH or alive:SECONDS"
+                f"--{dest} {text} is met before the program runs, since connections wait in socket "
+                f"{spec.name!r}; use {_OTHER_CONDITIONS[dest]}"
             )
 
 

@@ -14,7 +14,8 @@ As in s6-supervise, what it does is a table (`ProgramSupervisor.TABLE`): a row f
 column for each event, and a method in each cell. The states:
 
     starting   the program runs, and is not ready yet
-    running    it is ready
+    running    it is ready, and checked where that is wanted (`health`)
+    healing    it runs, and has been sent SIGTERM, since it is not healthy
     stopping   it runs, and has been sent SIGTERM, since the supervisor is to stop
     clearing   it has ended; what it has left behind is being ended
     leaving    the same, and the supervisor is to stop
@@ -28,6 +29,7 @@ The events, in the order in which they are looked for:
     end        the program has ended
     alarm      the time set by the state has come: the next start, or the end of patience
     ready      the program is ready
+    sick       so many checks in a row have failed that it is not healthy
     clear      nothing is left of it
 
 Rules that the table does not show:
@@ -49,7 +51,9 @@ Rules that the table does not show:
    the first start is noted by whoever makes the *condition*, who can refuse it.
 5. At a terminal (`reborn run`) the kernel sends both program and supervisor what is typed there; so
    these signals are not passed on. What stops at a terminal is the terminal's affair.
-6. *record* is called with the `ProgramState` at every change.
+6. A run that was not healthy has failed, however it ended: it is started again, and counts in the
+   limit by how long it was well.
+7. *record* is called with the `ProgramState` at every change.
 
 Rejected: flags for what is under way (stopping, killed, childless, …) that are read in an order
 which comments have to defend; signal handlers that act at once, in the middle of anything; a thread
@@ -78,13 +82,16 @@ if TYPE_CHECKING:
     from reborn._options import Path
     from reborn._pidfile import LockedPidFile
     from reborn._readiness import Condition
+    from reborn._supervisor.health import Checks, HealthPolicy
     from reborn._supervisor.output import Output
     from reborn._supervisor.policy import RestartPolicy
     from reborn._supervisor.program import Program
 
     Phase = Literal["starting", "running", "waiting", "stopping", "ended", "failed"]
-    State = Literal["starting", "running", "stopping", "clearing", "leaving", "waiting", "over"]
-    Event = Literal["signal", "stop", "end", "alarm", "ready", "clear"]
+    State = Literal[
+        "starting", "running", "healing", "stopping", "clearing", "leaving", "waiting", "over"
+    ]
+    Event = Literal["signal", "stop", "end", "alarm", "ready", "sick", "clear"]
     Action = Callable[["ProgramSupervisor", int], None]
 
     class Context(Protocol):
@@ -133,9 +140,9 @@ _LONGEST_SLEEP = 86400.0
 
 
 # The states in which the program runs, and those in which what it has left behind is ended.
-_RUNS = ("starting", "running", "stopping")
+_RUNS = ("starting", "running", "healing", "stopping")
 _CLEARS = ("clearing", "leaving")
-EVENTS: "tuple[Event, ...]" = ("signal", "stop", "end", "alarm", "ready", "clear")
+EVENTS: "tuple[Event, ...]" = ("signal", "stop", "end", "alarm", "ready", "sick", "clear")
 
 
 class ProgramState:
@@ -156,6 +163,11 @@ class ProgramState:
         self.ended: float | None = None
         self.next_start: float | None = None
         self.reason: str | None = None
+        # Whether its last check was good, and why not; None: none has been made.
+        self.healthy: bool | None = None
+        self.health_reason: str | None = None
+        # Why its last run was ended, if that was not healthy.
+        self.unhealthy: str | None = None
         # Where the sockets listen that the program is given, by name.
         self.sockets: Mapping[str, str] = {}
 
@@ -179,6 +191,7 @@ class ProgramSupervisor:
         cwd: str,
         pidfile: "LockedPidFile | None" = None,
         addresses: "Mapping[str, str] | None" = None,
+        health: "HealthPolicy | None" = None,
         stop_timeout: float = _STOP_TIMEOUT,
         not_ready: "Callable[[str], None] | None" = None,
         record: "Callable[[ProgramState], None] | None" = None,
@@ -193,6 +206,9 @@ class ProgramSupervisor:
         self._condition = condition
         self._cwd = cwd
         self._pidfile = pidfile
+        self._health = health
+        # The checks of the present run, as long as it is ready.
+        self._checks: Checks | None = None
         self._stop_timeout = stop_timeout
         self._not_ready = not_ready
         self._record = record
@@ -271,6 +287,8 @@ class ProgramSupervisor:
             return "alarm"
         if run is not None and self._state == "starting" and self._is_ready(run):
             return "ready"
+        if self._checks is not None and self._is_sick(self._checks):
+            return "sick"
         if self._state in _CLEARS and self._is_clear():
             return "clear"
         return None
@@ -281,6 +299,26 @@ class ProgramSupervisor:
         if reason is not None and reason != run.not_ready_reason:
             self._note(run, reason)
         return reason is None
+
+    def _is_sick(self, checks: "Checks") -> bool:
+        """Look what has come of the checks, and report it; tell whether too many have failed."""
+        while checks.look():
+            self._tell_health(checks)
+            if checks.is_sick:
+                return True
+        return False
+
+    def _tell_health(self, checks: "Checks") -> None:
+        """Report the first check that has failed in a row, and the first that has not."""
+        if checks.is_sick:
+            return  # it is stopped, which says more
+        who = f"{self._name} (process {self.state.pid})"
+        if checks.reason is not None:
+            self._output.say(f"{who} failed a check: {checks.reason}")
+        elif self.state.healthy is False:
+            self._output.say(f"{who} is healthy again")
+        is_good = checks.reason is None
+        self._tell(self.state.phase, healthy=is_good, health_reason=checks.reason)
 
     def _sleep(self) -> None:
         """Wait until there is something to do."""
@@ -293,6 +331,11 @@ class ProgramSupervisor:
         times = [time.monotonic() + _LONGEST_SLEEP if self._alarm is None else self._alarm]
         if self._run is not None and self._state == "starting":
             look, fd = self._run.next_look(), self._run.fileno()
+            times += [] if look is None else [look]
+            if fd is not None:
+                poller.register(fd, select.POLLIN)
+        if self._checks is not None:
+            look, fd = self._checks.next_look(), self._checks.fileno()
             times += [] if look is None else [look]
             if fd is not None:
                 poller.register(fd, select.POLLIN)
@@ -309,11 +352,16 @@ class ProgramSupervisor:
         for pid, code in codes.items():
             if self._run is not None:
                 self._run.note_end(pid, code)
+            if self._checks is not None:
+                self._checks.note_end(pid)
         return is_any_left
 
     def _receive(self) -> None:
         """Take in what the program reports (sd_notify(3))."""
-        reported = dict(self._listener.receive())
+        pairs = self._listener.receive()
+        reported = dict(pairs)
+        if self._checks is not None:
+            self._checks.receive(pairs)
         if self._run is not None:
             self._run.reported.update(reported)
         status = reported.get("STATUS")
@@ -337,10 +385,11 @@ class ProgramSupervisor:
                 self._remember(run)
             for _, fd in self._program.sockets:
                 os.set_blocking(fd, True)  # whatever the last run has made of it
+            checked = {} if self._health is None else self._health.environment
             execution = self._program.start(
                 streams=self._output.streams,
                 first=self._prepare,
-                NOTIFY_SOCKET=self._listener.address,
+                more={"NOTIFY_SOCKET": self._listener.address, **checked},
             )
         except OSError as error:
             run.settle()
@@ -385,6 +434,8 @@ class ProgramSupervisor:
         run.settle()
         self._state = "running"
         self._tell("running", ready=True)
+        if self._health is not None:
+            self._checks = self._health.begin(self._cwd)
         if not self._was_ready:
             self._was_ready = True
             self._to_launcher(self._context.ready)
@@ -401,8 +452,38 @@ class ProgramSupervisor:
             name = signal_name(number)
             self._output.say(f"cannot send {name} to process {run.pid}: {error.strerror}")
 
+    def _heal(self, number: int) -> None:  # noqa: ARG002
+        """Have the program end, to be started again."""
+        run, checks = self._run, self._checks
+        assert run is not None  # noqa: S101 - it runs
+        assert checks is not None  # noqa: S101 - they have failed
+        run.sickness, run.well_until = checks.reason, checks.last_good
+        often = f", {checks.failures} times in a row" if checks.failures > 1 else ""
+        why = f"{self._name} (process {run.pid}) is not healthy: {checks.reason}{often}"
+        self._output.say(f"{why}; it is stopped, and started again")
+        self._check_no_more()
+        self._state = "healing"
+        self._alarm = time.monotonic() + min(self._stop_timeout, _CLEAR_TIMEOUT)
+        self._tell("stopping", healthy=False, health_reason=run.sickness)
+        self._repeat(_signal.SIGTERM)
+
+    def _force_heal(self, number: int) -> None:  # noqa: ARG002
+        """Kill a program that does not stop; where that is in vain, its end is waited for."""
+        if not self._is_killed:
+            self._kill_in_time()
+        elif self._run is not None:
+            why = f"{self._name} (process {self._run.pid}) does not end, even by SIGKILL"
+            self._output.say(f"{why}; it is started again when it has")
+
+    def _check_no_more(self) -> None:
+        """End the checks of this run."""
+        if self._checks is not None:
+            self._checks.close()
+            self._checks = None
+
     def _stop(self, number: int) -> None:
         """Have the program end, and be done then."""
+        self._check_no_more()
         self._state = "stopping"
         self._alarm = time.monotonic() + self._stop_timeout
         if self._run is not None and self._run.code is None:
@@ -435,11 +516,14 @@ class ProgramSupervisor:
         run = self._run
         assert run is not None  # noqa: S101 - it has ended
         self._state = state
+        self._check_no_more()
         self._output.finish()
         if not self._was_ready and state == "clearing":
             run.last_lines = self._output.last_lines(_LAST_LINES)
         run.settle()
         self._name_nobody()
+        self.state.healthy = self.state.health_reason = None
+        self.state.unhealthy = run.sickness
         self._tell(phase, pid=None, ready=False, code=run.code, ended=time.time())
 
     def _force_stop(self, number: int) -> None:  # noqa: ARG002
@@ -499,6 +583,8 @@ class ProgramSupervisor:
                 signal=-run.code if run.code < 0 else None,
                 output=run.last_lines,
             )
+        elif run.sickness is not None:
+            self._restart(f"{self._how_ended(run)}, since it was not healthy", ran=run.was_well)
         elif self._policy.wants_restart(run.code, signals_sent=run.signals_sent):
             self._restart(self._how_ended(run), ran=run.ran)
         else:
@@ -522,14 +608,15 @@ class ProgramSupervisor:
 
     # fmt: off
     TABLE: "ClassVar[dict[State, tuple[Action, ...]]]" = {  # noqa: RUF012 - nobody changes it
-        #            signal    stop     end        alarm        ready      clear
-        "starting": (_pass_on, _stop,   _end_run,  _no,         _be_ready, _no),
-        "running":  (_pass_on, _stop,   _end_run,  _no,         _no,       _no),
-        "stopping": (_pass_on, _repeat, _end_stop, _force_stop, _no,       _no),
-        "clearing": (_no,      _leave,  _no,       _force_next, _no,       _judge),
-        "leaving":  (_no,      _no,     _no,       _force_quit, _no,       _finish_stop),
-        "waiting":  (_no,      _quit,   _no,       _begin,      _no,       _no),
-        "over":     (_no,      _no,     _no,       _no,         _no,       _no),
+        #            signal    stop     end        alarm        ready      sick   clear
+        "starting": (_pass_on, _stop,   _end_run,  _no,         _be_ready, _no,   _no),
+        "running":  (_pass_on, _stop,   _end_run,  _no,         _no,       _heal, _no),
+        "healing":  (_pass_on, _stop,   _end_run,  _force_heal, _no,       _no,   _no),
+        "stopping": (_pass_on, _repeat, _end_stop, _force_stop, _no,       _no,   _no),
+        "clearing": (_no,      _leave,  _no,       _force_next, _no,       _no,   _judge),
+        "leaving":  (_no,      _no,     _no,       _force_quit, _no,       _no,   _finish_stop),
+        "waiting":  (_no,      _quit,   _no,       _begin,      _no,       _no,   _no),
+        "over":     (_no,      _no,     _no,       _no,         _no,       _no,   _no),
     }
     # fmt: on
 
