@@ -84,6 +84,8 @@ SEAMS = {
     "give up a start": "_attempt:Attempt.abandon",
     "dismiss the intermediate": "_attempt:Attempt._dismiss_intermediate",
     "reap the intermediate": "_attempt:Attempt._reap",
+    "moment of a program": "_attempt:_MOMENT",
+    "threads of a family": "_attempt:family_states",
     "shell": "_reexec:SHELL",
     "variables of the shell": "_reexec:_SHELL_OWN",
     "directory of a fresh program": "_own_command:directory",

@@ -10,7 +10,7 @@ import sys
 import time
 
 from reborn import _manager, _process, _signals
-from reborn._handshake import ERROR, SERVES, number, rebuild
+from reborn._handshake import ERROR, SERVES, SET_UP, disarm_sigterm_on_close, number, rebuild
 from reborn._process import ProcessHandle
 
 TYPE_CHECKING = False
@@ -23,6 +23,32 @@ if TYPE_CHECKING:
     from reborn._options import Plan
     from reborn._status_line import StatusLine
     from reborn.exceptions import EarlyExitError, StartError
+
+    class Lookout(Protocol):
+        """How the launcher sees itself that a daemon is ready, once that is set up."""
+
+        # Whether a program that has ended by then, with exit status 0, has done its work.
+        may_end: bool
+        # Why it was not ready at the last look.
+        reason: str
+        # The daemon itself has reported READY, which need not be enough.
+        is_reported_ready: bool
+
+        def begin(self, pid: int) -> None:
+            """Begin: the daemon *pid* is set up, and the program goes on."""
+            ...
+
+        def look(self) -> str | None:
+            """Return why the daemon is not ready, None if it is."""
+            ...
+
+        def pause(self) -> float | None:
+            """Return how long not to look, in seconds; None: until the daemon reports something."""
+            ...
+
+        def close(self) -> None:
+            """Look no more."""
+            ...
 
     class Watch(Protocol):
         """The intermediate's look at a daemon that becomes another program by execve(2)."""
@@ -53,6 +79,9 @@ else:
 _GRACE = 2.0
 # How often is looked where the system cannot tell us that a process has ended.
 _TICK = 0.02
+# Seconds for which a program that says nothing is looked at, and for which it has to be quiet.
+_MOMENT = 0.2
+_QUIET_TIME = 0.001
 # Above this, the exit status of a shell stands for a signal.
 _SHELL_SIGNALS = 128
 
@@ -72,6 +101,7 @@ class Attempt:
         watch: "Watch | None" = None,
         *,
         by_shell: bool = False,
+        armed: int | None = None,
     ) -> None:
         self._watch = watch
         # A shell that is about to die may still take the end of a daemon that was quick.
@@ -92,13 +122,25 @@ class Attempt:
         self.takes_over = False
         self._serves = False
         self._status_line: StatusLine | None = None
+        # Who sees that the daemon is ready, if it is not the program that says so.
+        self.lookout: Lookout | None = None
+        self._is_set_up = False
+        self._pause: float | None = None
+        # The end of the channel that the daemon reads: the same open file, with the signal that the
+        # kernel sends when the launcher goes away (F_SETSIG).
+        self._armed = armed
 
-    def wait_ready(self, timeout: float, last_lines: "Callable[[], str]") -> ProcessHandle:
-        """Return the daemon when it has said READY and its parent is no longer ours.
+    def wait_ready(
+        self, timeout: float, last_lines: "Callable[[bool], str | None]"
+    ) -> tuple[int, ProcessHandle | None]:
+        """Return the daemon when it is ready and its parent is no longer ours: pid and handle.
+
+        The handle is None if it has ended already, and that was no failure.
 
         Raises:
             NotReadyError: *timeout* seconds have passed.
-            EarlyExitError: it has ended; *last_lines* gives what it wrote last.
+            EarlyExitError: it has ended; *last_lines* gives what it wrote last, None where nobody
+                keeps that; its argument tells whether the program went on before READY.
             StartError: what the daemon says went wrong.
         """
         deadline = time.monotonic() + timeout
@@ -108,20 +150,21 @@ class Attempt:
             finally:
                 _signals.restore_mask(self._mask)  # Ctrl-C since the fork comes here
             while not self._ready:
-                alive = self._listen(deadline - time.monotonic())
+                left = deadline - time.monotonic()
+                alive = self._listen(left if self._pause is None else min(left, self._pause))
                 if self._error is not None:
                     raise self._error
                 if not alive:
                     break
-                if not self._ready and time.monotonic() >= deadline:
-                    from reborn.exceptions import NotReadyError
-
-                    raise NotReadyError(pid=self._pid, timeout=timeout)
+                if not self._ready and (self._is_set_up or time.monotonic() >= deadline):
+                    self._look(deadline, timeout)
         finally:
             if self._status_line is not None:
                 self._status_line.clear()
+            if self.lookout is not None:
+                self.lookout.close()
         if not self._ready or self._daemon is None:
-            raise self._early_exit(last_lines())
+            return self._ended(last_lines)
         self._dismiss_intermediate()
         if self._by_shell:
             self._reap()
@@ -132,16 +175,50 @@ class Attempt:
             if self._watch.is_lost(self._daemon):
                 raise self._early_exit(last_lines())
         self._reap()  # after the answer: it takes 0.4 ms, 30 ms with 4 GB to give back
-        self._channel.close()
-        return self._daemon
+        self._close()
+        return self._daemon.pid, self._daemon
 
-    def _acknowledge(self, last_lines: "Callable[[], str]") -> None:
+    def _look(self, deadline: float, timeout: float) -> None:
+        """See whether the daemon is ready, if that is not the program's to say.
+
+        Raises:
+            NotReadyError: it is not, and it is too late.
+        """
+        late = time.monotonic() >= deadline
+        reason: str | None = ""
+        if self._is_set_up and self.lookout is not None:
+            reason = self.lookout.look()
+            ready = reason is None or (late and self.lookout.may_end)
+            self._ready = ready and self._daemon is not None and not self._daemon.has_ended()
+            self._pause = _TICK if ready else self.lookout.pause()
+        if late and not self._ready:
+            from reborn.exceptions import NotReadyError
+
+            raise NotReadyError(pid=self._pid, timeout=timeout, missing=reason or "")
+
+    def _ended(self, last_lines: "Callable[[bool], str | None]") -> tuple[int, None]:
+        """Return the pid of a daemon that has done its work; it has ended.
+
+        Raises:
+            EarlyExitError: it has not.
+        """
+        may_end = self._is_set_up and self.lookout is not None and self.lookout.may_end
+        if self._pid is None or not may_end or self._end_code() != 0:
+            raise self._early_exit(last_lines)
+        self._reap()
+        self._close()
+        return self._pid, None
+
+    def _acknowledge(self, last_lines: "Callable[[bool], str | None]") -> None:
         """Answer READY; of a daemon that can be replaced, wait until it serves as such."""
+        if self.lookout is not None:
+            self._disarm()
+            return
         if self._watch is None or self._watch.supervised:
             try:
                 self._channel.send(READY=1)
             except BrokenPipeError:
-                raise self._early_exit(last_lines()) from None
+                raise self._early_exit(last_lines) from None
         if not self.takes_over:
             return
         while not self._serves:
@@ -151,7 +228,19 @@ class Attempt:
         if self._error is not None:
             raise self._error
         if not self._serves:
-            raise self._early_exit(last_lines())
+            raise self._early_exit(last_lines)
+
+    def _disarm(self) -> None:
+        """Have the daemon outlive this process, though the program knows nothing of it."""
+        if self._armed is not None:
+            disarm_sigterm_on_close(self._armed)
+            self._channel.send(READY=1)
+
+    def _close(self) -> None:
+        self._channel.close()
+        armed, self._armed = self._armed, None
+        if armed is not None:
+            os.close(armed)
 
     def abandon(self) -> None:
         """Stop what has been started: SIGTERM, two seconds, SIGKILL; and wait until it is gone."""
@@ -169,7 +258,7 @@ class Attempt:
                 pass
         self._wait_for_end(_GRACE)
         self._reap()
-        self._channel.close()
+        self._close()
 
     def _listen(self, timeout: float) -> bool:
         """Wait for something to happen and take it in; False when there is nothing more to come."""
@@ -197,6 +286,8 @@ class Attempt:
             elif key == "STATUS":
                 self._show(value)
                 _manager.report_to_spawner(STATUS=value)
+            elif self.lookout is not None and key in (SET_UP, "READY"):
+                self._tell(self.lookout, is_ready=key == "READY")
             elif (key, value) == ("READY", "1"):
                 self._ready = True
             elif key == SERVES:
@@ -208,6 +299,14 @@ class Attempt:
             elif self._watch is not None:
                 self._watch.hear(key, value)
         return lines is not None
+
+    def _tell(self, lookout: "Lookout", *, is_ready: bool) -> None:
+        """Tell the look-out that the daemon has reported READY, or that it is set up."""
+        if is_ready:
+            lookout.is_reported_ready = True
+        else:
+            self._is_set_up = True
+            lookout.begin(self._pid or 0)
 
     def _show(self, status: str) -> None:
         """Show the daemon's status, if there is a terminal."""
@@ -232,19 +331,23 @@ class Attempt:
             if self._daemon is None:
                 self._pid = pid  # it has ended already
 
-    def _early_exit(self, output: str) -> "EarlyExitError":
+    def _early_exit(self, last_lines: "Callable[[bool], str | None]") -> "EarlyExitError":
         """Return the error that says how the daemon ended."""
-        code = self._exit_code
-        if code is None:
-            code = self._shell_exit_code()
+        code = self._end_code()
         from reborn.exceptions import EarlyExitError
 
+        output = last_lines(self._is_set_up)
         return EarlyExitError(
             pid=self._pid,
             status=code if code is not None and code >= 0 else None,
             signal=-code if code is not None and code < 0 else None,
-            output=output,
+            output=output or "",
+            is_logged=output is not None,
         )
+
+    def _end_code(self) -> int | None:
+        """Return the daemon's exit code, None where nobody knows it."""
+        return self._shell_exit_code() if self._exit_code is None else self._exit_code
 
     def _shell_exit_code(self) -> int | None:
         """Return the daemon's exit code as the shell that waited for it passes it on."""
@@ -297,6 +400,91 @@ class Attempt:
         while (left := deadline - time.monotonic()) > 0:
             if _process.poll(self._channel.incoming, timeout=left) and not self._take_in():
                 return
+
+
+class FirstRest:
+    """The look-out if nobody has said anything: all of the daemon first waits for something.
+
+    Who has lived for a moment is ready, too, and who has ended with exit status 0.
+    """
+
+    may_end = True
+    reason = ""
+    is_reported_ready = False
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._begun = 0.0
+        self._rest = RestDetector(_QUIET_TIME)
+
+    def begin(self, pid: int) -> None:
+        """Begin: the daemon *pid* is set up, and the program goes on."""
+        self._pid, self._begun = pid, time.monotonic()
+
+    def look(self) -> str | None:
+        """Return None if it is ready."""
+        if self.is_reported_ready or time.monotonic() - self._begun >= _MOMENT:
+            return None
+        states = family_states(self._pid)
+        return None if states and self._rest.reached(states) else "it has not come to rest"
+
+    def pause(self) -> float | None:
+        """Return how long not to look, in seconds."""
+        return min(0.001 + (time.monotonic() - self._begun) / 10, _MOMENT / 10)
+
+    def close(self) -> None:
+        """Look no more."""
+
+
+class RestDetector:
+    """Tells when processes come to rest: all their threads wait for something.
+
+    They have to be seen so for *quiet* seconds, with nothing changed meanwhile.
+    """
+
+    def __init__(self, quiet: float) -> None:
+        self._quiet = quiet
+        self._since = 0.0
+        self._last: object = None
+
+    def reached(self, states: "Sequence[tuple[str, *tuple[object, ...]]]") -> bool:
+        """Take in the *states* of all threads, each with its letter in proc(5) first."""
+        now = time.monotonic()
+        # R and D: it computes, or is about to; Z and X: it has ended, and its parent will reap it.
+        if states != self._last or any(state[0] in "RDZX" for state in states):
+            self._last, self._since = states, now
+            return False
+        return now - self._since >= self._quiet
+
+
+def family_states(pid: int) -> "list[tuple[str, bytes, bytes]]":
+    """Return the states of all threads of *pid* and its descendants, and how much each has run.
+
+    None where the system does not show them.
+    """
+    found: list[tuple[str, bytes, bytes]] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            place = f"/proc/{pid}/task/{thread}"
+            stat = _read(f"{place}/stat").rpartition(b")")[2].split(None, 1)
+            found.append((stat[0].decode(), thread.encode(), _read(f"{place}/schedstat")))
+            for child in _read(f"{place}/children").split():
+                found += family_states(int(child))
+    except (OSError, IndexError):
+        return []
+    return found
+
+
+def _read(path: str) -> bytes:
+    """Return the content of a file in /proc; nothing where this kernel has no such file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    try:
+        return os.read(fd, 65536)
+    finally:
+        os.close(fd)
 
 
 def _rebuild(text: str) -> "StartError":

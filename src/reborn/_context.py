@@ -14,7 +14,7 @@ from reborn._errors import StartError, Step, loading
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
     from signal import Signals
     from types import FrameType, TracebackType
@@ -65,7 +65,13 @@ class DaemonContext(_options.Options):
         strategy: "fork" is the double fork. "reexec" starts the program again, with the command
             line it was started with, and is safe with threads and event loops.
         args, env: With "reexec": what replaces ``sys.argv[1:]``, and the environment.
-        wait_ready: Wait for the program's own `ready()`, not only for the end of the set-up.
+        wait_ready: True waits for the program's own `ready()`, False only for the end of the
+            set-up. None stays until the program first waits for something, or has lived for a
+            moment: what it raises by then is a failed start.
+        ready: The condition by which the launcher sees that the program is ready, for programs that
+            have no place to call `ready()`: ``tcp:8080``, ``unix:PATH``, ``http://…``,
+            ``log:REGEX``, ``file:PATH``, ``mount:PATH``, ``exec:COMMAND``, ``alive:SECONDS``, or a
+            callable. It counts when it becomes true after the start. The attribute is `condition`.
         ready_timeout: How many seconds the launcher waits for the daemon to be ready.
         upgradable: The daemon can be replaced while it serves, see `upgrade` and `listen`; that
             needs the path of a pid file, and `wait_ready`.
@@ -107,7 +113,8 @@ class DaemonContext(_options.Options):
         strategy: "Literal['fork', 'reexec']" = "fork",
         args: "Sequence[str] | None" = None,
         env: "Mapping[str, str] | None" = None,
-        wait_ready: bool = False,
+        wait_ready: bool | None = None,
+        ready: "str | Callable[[], object] | None" = None,
         ready_timeout: float = 30.0,
         upgradable: bool = False,
         drain_timeout: float = 30.0,
@@ -122,7 +129,7 @@ class DaemonContext(_options.Options):
         self._manager: ServiceManager | None = None
         # Of a daemon that can be replaced.
         self._generation: Generation | None = None
-        given = locals()
+        given = {**locals(), "condition": ready}
         for name in _options.NAMES:
             setattr(self, name, given[name])
 
@@ -520,15 +527,21 @@ class DaemonContext(_options.Options):
     def _become_daemon(self, setup: "Setup") -> None:
         """Daemon: take the steps, and say READY. All signals are blocked when this is over."""
         from reborn import _signals, _steps
+        from reborn._handshake import Report
 
         _steps.run(setup)
         self._enter(setup)
         # A signal finds a daemon that is ready or one that is not, and nothing between.
         with Step("ready", "block the signals", role="daemon"):
             setup.mask = _signals.block_all()
-        if not setup.wait_ready:
+        if setup.wait_ready:
+            return
+        if setup.is_watched:
+            assert isinstance(setup.report, Report)  # noqa: S101 - a daemon has a launcher
+            setup.report.set_up(briefly=setup.condition is None)
+        else:
             setup.report.ready()
-            _steps.forget_errors(setup)
+        _steps.forget_errors(setup)
 
     def _go_away(self) -> "NoReturn":
         """End a daemon whose launcher has given up, in whichever thread that is noticed."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from reborn._process import ProcessHandle
     from reborn._steps import Setup
 
+# How often is looked where the system cannot tell that a process has ended, in seconds.
+_TICK = 0.02
 # The daemons that this process has started, in order; see `_claim.Launch.earlier`.
 # Weakly: a handle that the program has dropped must not keep a descriptor.
 started: "list[tuple[int, Callable[[], ProcessHandle | None]]]" = []
@@ -68,11 +70,11 @@ def by_fork(
     if pid == 0:
         ours.close()
         setup.mask = mask
-        lead(theirs, start, watch)
+        lead(theirs, start, watch, is_watched=setup.is_watched)
         _live(setup, Report(theirs), daemon)
         return None
-    theirs.close()
-    return Attempt(ours, pid, mask, watch)
+    armed = _leave_to_daemon(theirs, setup)
+    return Attempt(ours, pid, mask, watch, armed=armed)
 
 
 def _live(setup: "Setup", report: Report, daemon: "Callable[[Setup], None]") -> None:
@@ -119,14 +121,28 @@ def by_reexec(argv: "Sequence[str]", setup: "Setup", *, directory: str | None) -
         _signals.restore_mask(mask)
         raise
     finally:
-        theirs.close()
+        armed = _leave_to_daemon(theirs, setup)
         _descriptors.close(*standard)
-    return Attempt(ours, pid, mask, by_shell=True)
+    return Attempt(ours, pid, mask, by_shell=True, armed=armed)
 
 
-def lead(channel: "Channel", start: "Callable[[], int]", watch: "Watch | None" = None) -> None:
+def _leave_to_daemon(theirs: "Channel", setup: "Setup") -> int | None:
+    """Launcher: close the daemon's end; return what is needed to disarm it, if that is to be."""
+    armed = None if setup.condition is None else os.dup(theirs.incoming)
+    theirs.close()
+    return armed
+
+
+def lead(
+    channel: "Channel",
+    start: "Callable[[], int]",
+    watch: "Watch | None" = None,
+    *,
+    is_watched: bool = False,
+) -> None:
     """Intermediate: lead a new session, start the daemon, say how it ended.
 
+    *is_watched*: the launcher sees itself when the daemon is ready, which may well outlive it.
     This returns in one process only: the daemon, where *start* is a fork.
     """
     step, action, pid = "session", "start a session", -1
@@ -139,7 +155,12 @@ def lead(channel: "Channel", start: "Callable[[], int]", watch: "Watch | None" =
         if pid == 0:
             _signals.install(reaper)
             return
-        _, status = wait(pid) if watch is None else watch.wait(pid, channel)
+        if watch is not None:
+            _, status = watch.wait(pid, channel)
+        elif is_watched:
+            _, status = _wait_for_both(pid, channel)
+        else:
+            _, status = wait(pid)
         channel.send(MAINPID=pid, EXIT_STATUS=os.waitstatus_to_exitcode(status))
     except BrokenPipeError:
         pass  # no launcher, nobody to tell
@@ -160,6 +181,24 @@ def wait(pid: int) -> tuple[int, int]:
     if sys.platform == "linux":
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     return posix.waitpid(pid, 0)
+
+
+def _wait_for_both(pid: int, channel: "Channel") -> tuple[int, int]:
+    """Intermediate: the same, but end with the launcher, too.
+
+    Raises:
+        BrokenPipeError: the launcher has gone.
+    """
+    from reborn import _process
+
+    handle = _process.open_process(pid)
+    fd = None if handle is None else handle.fd
+    while True:
+        found = _process.poll(channel.incoming, fd, timeout=_TICK if fd is None else None)
+        if channel.incoming in found:
+            raise BrokenPipeError
+        if handle is None or handle.has_ended():
+            return wait(pid)
 
 
 def relaunch_below(

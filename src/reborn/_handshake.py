@@ -4,6 +4,7 @@ One channel, two pipes: the daemon and the intermediate write to the launcher, t
 the daemon. Lines of KEY=value as in sd_notify(3):
 
     1. daemon        MAINPID=4712             I am the daemon (with 3, if that follows at once)
+    or               X_REBORN_SET_UP=1        it goes on; the launcher sees itself when it is ready
     2. daemon        STATUS=loading           a line for the terminal, any number of times
     or               X_REBORN_MISSING=…       why a program is not ready yet (the command only)
     3. daemon        READY=1                  the launcher may report success
@@ -43,6 +44,7 @@ else:
 ERROR = "X_REBORN_ERROR"
 MISSING = "X_REBORN_MISSING"
 SERVES = "X_REBORN_SERVES"
+SET_UP = "X_REBORN_SET_UP"
 _LONGEST_TRACEBACK = _LONGEST_MESSAGE = 32768
 # Of a line that does not end no more is kept, in bytes.
 _LONGEST_LINE = 2**20
@@ -103,9 +105,31 @@ class Channel:
         lines, self._rest = [self._rest, *others[:-1]], others[-1]
         return [parse(line) for line in lines]
 
+    def is_pipe(self, identity: tuple[int, int]) -> bool:
+        """Tell whether what it writes to still has this device and inode."""
+        try:
+            status = os.fstat(self.outgoing)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == identity
+
+    def was_answered(self) -> bool:
+        """Where nobody has the other end any more: tell whether READY had been taken before."""
+        if self.incoming < 0:
+            return True  # nobody was to answer
+        try:
+            return ("READY", "1") in (self.receive() or ())
+        except OSError:
+            return False
+
+    def close_incoming(self) -> None:
+        """Close the pipe to read from."""
+        incoming, self.incoming = self.incoming, -1
+        _descriptors.close(incoming)
+
     def close(self) -> None:
         """Close both pipes."""
-        _descriptors.close(self.incoming, self.outgoing)
+        _descriptors.close(*(fd for fd in (self.incoming, self.outgoing) if fd >= 0))
 
 
 def open_channel() -> tuple[Channel, Channel]:
@@ -159,6 +183,9 @@ class Report:
         # What a daemon that replaces another does once its launcher has taken READY.
         self.take_over: Callable[[], None] | None = None
         self._is_waiting = False
+        # Of a daemon whose launcher sees itself when it is ready: its pipe, by which no other file
+        # is taken that a program has put in its place.
+        self._pipe: tuple[int, int] | None = None
         self._make_locks()
 
     def _make_locks(self) -> None:
@@ -170,11 +197,35 @@ class Report:
         """Report which process is the daemon; from now on notice when the launcher goes away."""
         with Step("handshake", "answer the launcher", role="daemon"):
             arm_sigterm_on_close(self._open_channel().incoming)
-            self._previous_hook, sys.excepthook = sys.excepthook, self._uncaught
-            # A worker forked before READY must not keep the launcher waiting for the end of file.
-            os.register_at_fork(after_in_child=self._close_in_worker)
+            self._install_hooks()
             self._send(MAINPID=os.getpid())
             self._begun = True
+
+    def _install_hooks(self) -> None:
+        self._previous_hook, sys.excepthook = sys.excepthook, self._uncaught
+        # A worker forked before READY must not keep the launcher waiting for the end of file.
+        os.register_at_fork(after_in_child=self._close_in_worker)
+
+    def set_up(self, *, briefly: bool) -> None:
+        """Report that the program goes on now; the launcher sees itself when it is ready.
+
+        Nothing tells the daemon when that is, so the channel stays open for what it may raise:
+        until the next report, the next fork, or the end. *briefly*: the launcher does not look for
+        long, and if it is killed meanwhile, the daemon is whole and carries on.
+        """
+        with Step("handshake", "answer the launcher", role="daemon"):
+            channel = self._open_channel()
+            if not self._begun:
+                self._install_hooks()
+            elif briefly:
+                disarm_sigterm_on_close(channel.incoming)
+            _signals.outlive_parent()
+            status = os.fstat(channel.outgoing)
+            self._pipe = status.st_dev, status.st_ino
+            self._send(MAINPID=os.getpid(), **{SET_UP: 1})
+            self._begun = True
+            if briefly:
+                channel.close_incoming()
 
     def status(self, message: str) -> None:
         """Report what the daemon is doing; nothing happens once READY is sent."""
@@ -210,6 +261,8 @@ class Report:
             channel = self._channel
             if channel is None or self._is_waiting:  # a handler, in the middle of this very call
                 return False
+            if self._pipe is not None:
+                return self._add_ready(message)
             self._is_waiting = True
             try:
                 with Step("ready", "tell the launcher that it is ready", role="daemon"):
@@ -221,6 +274,13 @@ class Report:
                 self._is_waiting = False
             self.close()
         return True
+
+    def _add_ready(self, message: str | None) -> bool:
+        """Report READY to a launcher that does not depend on it; tell whether this is the first."""
+        first, self._is_announced = not self._is_announced, True
+        if first:
+            self._send_if_open(**({} if message is None else {"STATUS": message}), READY=1)
+        return first
 
     def _announce(self, channel: Channel, message: str | None) -> None:
         with self._sending:
@@ -264,7 +324,7 @@ class Report:
         """Leave the channel; whoever waits at the other end sees the end of file."""
         with self._sending:
             channel, self._channel = self._channel, None
-            if channel is not None:
+            if channel is not None and (self._pipe is None or channel.is_pipe(self._pipe)):
                 channel.close()
         if sys.excepthook == self._uncaught and self._previous_hook is not None:
             sys.excepthook = self._previous_hook
@@ -293,10 +353,15 @@ class Report:
                 self._send(**assignments)
 
     def _send(self, **assignments: object) -> None:
+        channel = self._open_channel()
         try:
-            self._open_channel().send(**assignments)
+            if self._pipe is None or channel.is_pipe(self._pipe):
+                channel.send(**assignments)
+                return
         except BrokenPipeError:
-            raise LauncherGoneError from None
+            if self._pipe is None or not channel.was_answered():
+                raise LauncherGoneError from None
+        self.close()
 
     def _uncaught(
         self, kind: type[BaseException], error: BaseException, traceback: "TracebackType | None"

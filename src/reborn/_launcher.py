@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
-    from reborn._attempt import Attempt, Watch
+    from reborn._attempt import Attempt, Lookout, Watch
     from reborn._options import Plan
     from reborn._process import Daemon
 
@@ -105,6 +105,8 @@ class Launcher:
     # What waits in the intermediate for a daemon that becomes another program.
     watch: "Watch | None" = None
     setup: _steps.Setup
+    # Who sees that the daemon is ready, if it is not the program that says so.
+    lookout: "Lookout | None" = None
 
     def __init__(self, plan: "Plan") -> None:
         self.plan = plan
@@ -154,6 +156,7 @@ class Launcher:
             )
         finally:
             _signals.restore_mask(mask)
+        self.lookout = self._look_before()
 
     def leave(self, daemon: "Callable[[_steps.Setup], None]") -> "Attempt | None":
         """Fork, or start the program again. Launcher: return the attempt. Daemon: None."""
@@ -165,15 +168,30 @@ class Launcher:
 
     def wait(self, attempt: "Attempt") -> "Daemon":
         """Return the daemon when it is ready; stop what there is of it if it will not be."""
+        attempt.lookout = self.lookout
         try:
             with Step("wait", "wait until the daemon is ready", role="launcher"):
-                handle = attempt.wait_ready(self.plan.ready_timeout, self._last_lines)
+                pid, handle = attempt.wait_ready(self.plan.ready_timeout, self._last_lines)
         except BaseException:
             attempt.abandon()
             raise
         self._leave_to_daemon()
-        _detach.started.append((handle.pid, ref(handle)))
-        return _process.running_daemon(handle.pid, handle, pidfile=self.plan.pidfile)
+        _detach.started.append((pid, _nobody if handle is None else ref(handle)))
+        return _process.running_daemon(pid, handle, pidfile=self.plan.pidfile)
+
+    def _look_before(self) -> "Lookout | None":
+        """Note what is true before the start, of a condition by which the daemon is ready."""
+        condition = self.plan.condition
+        if condition is not None:
+            from reborn import _lookout
+
+            with Step("ready", f"wait for {condition.text!r}", role="launcher"):
+                return _lookout.ConditionLookout(condition, self.plan, self.log_fd)
+        if not self.plan.is_watched:
+            return None
+        from reborn._attempt import FirstRest
+
+        return FirstRest()
 
     def lock(self) -> None:
         """Lock the pid file."""
@@ -196,9 +214,11 @@ class Launcher:
         own = zip(plan.streams, (self.null, log, errors), strict=True)
         return [default if fd is None else fd for fd, default in own]
 
-    def _last_lines(self) -> str:
-        """Return the end of what the daemon has written to its stderr."""
+    def _last_lines(self, is_set_up: bool = False) -> str | None:  # noqa: FBT001, FBT002
+        """Return the end of what the daemon has written to its stderr; None: nobody keeps it."""
         fd, start = self.capture, 0
+        if is_set_up and self.log_fd is None and self.plan.streams[2] is None:
+            return None
         if self.log_fd is not None and self.plan.log_file is not None:
             start = self.log_start
             from reborn import _log
@@ -234,6 +254,10 @@ class Launcher:
         if self.plan.pidfile is not None:
             self.plan.pidfile.release()
         self._leave_to_daemon()
+
+
+def _nobody() -> None:
+    """Be the reference to the handle of a daemon that has ended."""
 
 
 def refuse_unsafe_fork() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from reborn._pidfile import LockedPidFile, PidFile
     from reborn._privileges import Identity
+    from reborn._readiness import Condition
 
     class Granted(Protocol):
         """What one generation of a daemon gives to the next; see `_upgrade`."""
@@ -52,7 +53,7 @@ _TERMINAL_STOPS = ("SIGTSTP", "SIGTTIN", "SIGTTOU")
 # Options that need no resolving.
 _COPIED = (
     *("drain_timeout", "log_file_mode", "prevent_core", "ready_timeout", "strategy", "umask"),
-    *("upgradable", "wait_ready"),
+    "upgradable",
 )
 
 
@@ -64,6 +65,10 @@ class Plan:
         chroot_directory: str | None
         # User code runs before READY, so the daemon must exit if the launcher does.
         dies_with_launcher: bool
+        # The program goes on before READY, and the launcher sees itself when it is ready: by a
+        # condition, or else when it first comes to rest.
+        is_watched: bool
+        condition: Condition | None
         drain_timeout: float
         env: Mapping[str, str] | None
         # What one generation of a daemon that can be replaced gives to the next.
@@ -106,11 +111,10 @@ def resolve(options: "Options") -> Plan:
     plan.pidfile = plan.guard = plan.grant = None
     if options.pidfile is not None:
         _resolve_pidfile(plan, options)
+    _resolve_readiness(plan, options)
     if plan.upgradable and (plan.pidfile is None or not plan.wait_ready):
         lacking = "wait_ready=True" if plan.pidfile is not None else "the path of a pidfile"
         _refuse(f"upgradable needs {lacking}: a new generation takes over when it is ready")
-    plan.dies_with_launcher = plan.wait_ready or plan.guard is not None
-    plan.log_file = None if options.log_file is None else absolute("log_file", options.log_file)
     _resolve_directories(plan, options)
     plan.identity = None
     if options.uid is not None or options.gid is not None or options.initgroups:
@@ -123,6 +127,31 @@ def resolve(options: "Options") -> Plan:
     plan.preserve = [fd for fd in preserve if _descriptors.is_open(fd)]
     plan.handlers = _handlers(options)
     return plan
+
+
+def _resolve_readiness(plan: Plan, options: "Options") -> None:
+    """Find out who says when the program is ready, and see that it can be seen."""
+    plan.log_file = None if options.log_file is None else absolute("log_file", options.log_file)
+    ready = options.condition
+    plan.condition, plan.wait_ready = None, bool(options.wait_ready)
+    if ready is not None:
+        if options.wait_ready is not None:
+            _refuse(
+                "ready and wait_ready exclude each other: the launcher waits for a condition, or "
+                "for the program's own ready(); leave one of them out"
+            )
+        if ready == "notify":
+            plan.wait_ready = True
+        else:
+            from reborn import _readiness
+
+            plan.condition = _readiness.parse(ready)
+            if plan.condition.reads_logs and plan.log_file is None:
+                _refuse(f"ready {ready!r} is looked for in the log; give a log_file")
+    undecided = options.wait_ready is None and not plan.wait_ready
+    plan.is_watched = plan.condition is not None or undecided
+    waits = plan.wait_ready or plan.condition is not None
+    plan.dies_with_launcher = waits or plan.guard is not None
 
 
 def _resolve_pidfile(plan: Plan, options: "Options") -> None:
@@ -372,6 +401,16 @@ def _check_environment(name: str, value: "Any") -> None:
             _refuse(f"{name} holds {key!r}: {text!r}, which cannot be a variable")
 
 
+def _check_condition(_: str, value: "Any") -> None:
+    if value is None:
+        return
+    if not (isinstance(value, str) or callable(value)):
+        _wrong_type("ready", value, "a condition such as 'tcp:8080', a callable or None")
+    from reborn import _readiness  # late: most programs have none
+
+    _readiness.parse(value)
+
+
 def _check_timeout(name: str, value: "Any") -> None:
     if not (_is_integer(value) or isinstance(value, float)):
         _wrong_type(name, value, "a number of seconds")
@@ -400,7 +439,8 @@ _CHECKS: "dict[str, Callable[[str, Any], None]]" = {
     "strategy": _check_strategy,
     "args": _check_arguments,
     "env": _check_environment,
-    "wait_ready": _check_flag,
+    "wait_ready": _check_choice,
+    "condition": _check_condition,
     "ready_timeout": _check_timeout,
     "upgradable": _check_flag,
     "drain_timeout": _check_timeout,
@@ -434,7 +474,9 @@ class Options:
         strategy: Literal["fork", "reexec"]
         args: Sequence[str] | None
         env: Mapping[str, str] | None
-        wait_ready: bool
+        wait_ready: bool | None
+        # Given as `ready`, which is a method of the context.
+        condition: str | Callable[[], object] | None
         ready_timeout: float
         upgradable: bool
         drain_timeout: float

@@ -237,7 +237,7 @@ def _children_by_psutil(pid: int) -> list[int]:
         return []
 
 
-def _status(pid: int) -> list[str]:
+def _status(pid: int | str) -> list[str]:
     """Return the fields of /proc/PID/stat from the state on; none if there is no such process."""
     try:
         with open(f"{_PROC}/{pid}/stat", encoding="utf-8", errors="replace") as file:
@@ -276,6 +276,20 @@ def is_being_ended(pid: int) -> bool:
         return pending & ~int(masks[b"SigBlk"], 16) != 0
     except (OSError, KeyError, ValueError):
         return False
+
+
+def thread_states(pid: int) -> list[tuple[str, float]]:
+    """Return what each thread of *pid* is doing, as `state` does of its first one."""
+    found: list[tuple[str, float]] = []
+    try:
+        for thread in os.listdir(f"{_PROC}/{pid}/task"):
+            fields = _status(f"{pid}/task/{thread}")
+            if fields:
+                ticks = int(fields[11]) + int(fields[12])
+                found.append((fields[0], ticks / os.sysconf("SC_CLK_TCK")))
+    except OSError:
+        pass  # it has ended, or this system has no /proc
+    return found or [state(pid)]
 
 
 def session(pid: int) -> int | None:

@@ -122,29 +122,35 @@ class RelaunchError(StartError):
 
 
 class NotReadyError(StartError, TimeoutError):
-    """The daemon was not ready within `timeout` seconds; `pid` is None if it was never known."""
+    """The daemon was not ready within `timeout` seconds; `pid` is None if it was never known.
+
+    `missing` is why, in words, where a condition was waited for.
+    """
 
     pid: int | None
     timeout: float
+    missing: str = ""
 
     def __str__(self) -> str:
-        return (
-            f"{daemon_named(self.pid)} was not ready within {self.timeout} s and was stopped; "
-            "raise ready_timeout or call ready() earlier"
-        )
+        late = f"{daemon_named(self.pid)} was not ready within {self.timeout} s and was stopped"
+        if self.missing:
+            return f"{late}, because {self.missing}; raise ready_timeout"
+        return f"{late}; raise ready_timeout or call ready() earlier"
 
 
 class EarlyExitError(StartError):
     """The daemon ended before it was ready.
 
     Either `status` (its exit status) or `signal` (the number of the signal that ended it) is set;
-    both are None where nobody could find out. `output` holds the last lines it wrote to stderr.
+    both are None where nobody could find out. `output` holds the last lines it wrote to stderr;
+    `is_logged` is False where those are lost, since there was no log.
     """
 
     pid: int | None
     status: int | None
     signal: int | None
     output: str = ""
+    is_logged: bool = True
 
     def __str__(self) -> str:
         from reborn._signals import how_ended  # late, since most errors need no signal's name
@@ -152,6 +158,8 @@ class EarlyExitError(StartError):
         lines = self.output.splitlines()
         last = next((line for line in reversed(lines) if line.strip()), None)
         hint = "; it wrote nothing to stderr" if last is None else f"; its last line was {last!r}"
+        if not self.is_logged:
+            hint = "; give it a log_file to see why"
         end = how_ended(status=self.status, signal=self.signal)
         return f"{daemon_named(self.pid)} {end} before it was ready{hint}"
 

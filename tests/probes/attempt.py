@@ -10,8 +10,11 @@ import os
 import resource
 import select
 import signal
+import socket
+import subprocess
 import sys
 import threading
+import time
 
 import psutil
 import report
@@ -35,6 +38,49 @@ def pass_gate(path):
 
 def ready():
     context.ready()
+
+
+def make(path):
+    """Make a file."""
+    with open(path, "w"):
+        pass
+
+
+def listen_at(path):
+    """Listen at a Unix socket, which is nobody's yet."""
+    global listener  # noqa: PLW0603 - it stays open
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+
+
+def compute(seconds):
+    """Do not rest."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def run_python(code):
+    """Wait for a child that runs *code*, and fail with it."""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def slow_down_looks(seconds):
+    """Have the launcher take the first moment of a program for longer."""
+    report.sabotage.put("moment of a program", seconds)
+
+
+def hide_processes():
+    """Have the launcher see nothing of other processes."""
+    report.sabotage.put("threads of a family", lambda _: [])
+
+
+def take_all_numbers(path):
+    """Close every descriptor but the gate's, and open a file under each of these numbers."""
+    os.closerange(3, 64)
+    for _ in range(3, 64):
+        os.open(path, os.O_RDWR | os.O_CREAT)
 
 
 def in_thread(name, *arguments):

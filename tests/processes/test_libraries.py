@@ -146,7 +146,7 @@ def _logged(sandbox, text):
 TWISTED = """
 from twisted.internet import reactor, task
 {before}
-with DaemonContext(**settings):
+with DaemonContext(**settings, wait_ready=False):
     jobs = []
     task.LoopingCall(lambda: jobs.append(1)).start(0.02)
     reactor.callFromThread(jobs.append, 2)

@@ -95,6 +95,7 @@ def test_end_before_ready_is_told_with_status_and_last_words(sandbox, logged, en
         "status": code if code >= 0 else None,
         "signal": -code if code < 0 else None,
         "output": WORDS[2].rstrip("\n"),
+        "is_logged": True,
     }
     assert report["message"] == f"daemon {pid} {text} before it was ready{LAST}"
     assert WORDS[2] == sandbox.log_text() if logged else not sandbox.log.exists()
@@ -226,7 +227,7 @@ LATE = {"ready_timeout": SHORT, "error": "NotReadyError"}
 
 def assert_late(report):
     pid = report["data"]["pid"]
-    assert report["data"] == {"pid": pid, "timeout": SHORT}
+    assert report["data"] == {"pid": pid, "timeout": SHORT, "missing": ""}
     assert report["timeout_error"]
     assert report["message"] == (
         f"daemon {pid} was not ready within {SHORT} s and was stopped; "

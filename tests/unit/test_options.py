@@ -81,11 +81,16 @@ REFUSED = {
         *(["A=1"], "A=1", 1, {1: "x"}, {"A": 1}, {"A": None}, {b"A": b"x"}),
         *({"": "x"}, {"A=B": "x"}, {"A": "a\0b"}, {"A\0": "x"}),
     ],
-    "wait_ready": NOT_FLAGS,
+    "wait_ready": [value for value in NOT_FLAGS if value is not None],
+    "condition": [1, b"tcp:1", "", "tcp:", "tcp:web", "tcp:1e9", "nothing", "log:[", object()],
     "ready_timeout": [0, -1, 0.0, float("nan"), "30", None, True, Decimal(1), Fraction(1)],
     "upgradable": NOT_FLAGS,
     "drain_timeout": [0, -1, float("nan"), "30", None, True],
 }
+
+
+# An attribute is called otherwise where the context has a method of that name.
+KEYWORDS = {"condition": "ready"}
 
 
 def test_every_option_has_bad_values_here():
@@ -105,10 +110,11 @@ def refusal(call, *arguments, **options):
 def test_bad_value_is_refused_by_name_as_keyword_and_as_attribute(name):
     context = DaemonContext()
     before = getattr(context, name)
+    keyword = KEYWORDS.get(name, name)
     for value in REFUSED[name]:
-        message = refusal(DaemonContext, **{name: value})
-        assert message is not None, f"{name}={value!r} is not refused"
-        assert message.startswith(f"{name} ")
+        message = refusal(DaemonContext, **{keyword: value})
+        assert message is not None, f"{keyword}={value!r} is not refused"
+        assert message.startswith(f"{keyword} ")
         assert len(message.splitlines()) == 1
         assert not message.endswith(".")
         assert refusal(setattr, context, name, value) == message
@@ -134,6 +140,13 @@ def place(tmp_path, monkeypatch):
 NO_ACCOUNT = next(n for n in range(2**31, 2**32) if n not in {p[2] for p in pwd.getpwall()})
 TOGETHER = {
     "args with fork": ({"args": ["x"]}, "args"),
+    "a condition and ready()": ({"ready": "tcp:80", "wait_ready": True}, "ready"),
+    "a condition and no wait": ({"ready": "tcp:80", "wait_ready": False}, "ready"),
+    "a line of no log": ({"ready": "log:serving", "log_file": None}, "ready"),
+    "a generation that does not say READY": (
+        {"ready": "tcp:80", "upgradable": True, "pidfile": "app.pid"},
+        "upgradable",
+    ),
     "no args with fork": ({"args": []}, "args"),
     "env with fork": ({"env": {"A": "B"}}, "env"),
     "initgroups without uid": ({"initgroups": True}, "initgroups"),
@@ -173,7 +186,7 @@ TOGETHER = {
 def test_what_cannot_be_on_this_system_is_refused_before_anything_is_done(place, options, name):
     context = DaemonContext("app.pid", log_file="app.log")
     for option, value in options.items():
-        setattr(context, option, value)
+        setattr(context, {"ready": "condition"}.get(option, option), value)
     for strategy in ["fork"] if name in {"args", "env"} else ["fork", "reexec"]:
         context.strategy = strategy
         with pytest.raises(ValueError, match=rf"\b{name}\b") as caught:
@@ -206,7 +219,6 @@ def test_defaults_are_those_of_the_design():
         "initgroups": False,
         "prevent_core": True,
         "strategy": "fork",
-        "wait_ready": False,
         "ready_timeout": 30.0,
         "upgradable": False,
         "drain_timeout": 30.0,

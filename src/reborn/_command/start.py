@@ -181,7 +181,7 @@ class ProgramLauncher(_launcher.Launcher):
                 pid=error.pid,
                 missing=watch.not_ready_reason,
                 timeout=error.timeout,
-                output=self._last_lines(),
+                output=self._last_lines() or "",
             ) from None
         except EarlyExitError as error:
             if watch.lost:

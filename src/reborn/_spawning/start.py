@@ -8,6 +8,7 @@ import time
 from errno import errorcode
 
 from reborn import _executable, _proc, _process, _readiness
+from reborn._attempt import RestDetector
 from reborn._manager import SPAWNED
 from reborn._readiness import ByDefault, Condition
 from reborn._sd_notify import Listener
@@ -35,33 +36,13 @@ _AT_REST = "at rest"
 _LAUNCHER_TIMEOUT = 1.0
 
 
-class RestDetector:
-    """Tells whether a program that reports nothing has come to rest."""
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-        self._last: object = None
-
-    def reached(self, pid: int) -> bool:
-        """Tell whether *pid* and its descendants wait for something, or compute for long."""
-        pids = [pid, *_proc.descendants(pid)]
-        states = [_proc.state(each) for each in pids]
-        now = time.monotonic()
-        # R and D: it computes, or is about to; Z and X: it has ended, and its parent will reap it.
-        if (pids, states) != self._last or any(state in "RDZX" for state, _ in states):
-            self._last, self._since = (pids, states), now
-        return (
-            now - self._since >= _QUIET_TIME or sum(seconds for _, seconds in states) >= _BUSY_TIME
-        )
-
-
 class AtRest(Condition):
     """Of a program that reports nothing: its launcher has ended, or all of it waits."""
 
     def __init__(self, program: SpawnedProgram) -> None:
         super().__init__(_AT_REST)
         self._program = program
-        self._rest = RestDetector()
+        self._rest = RestDetector(_QUIET_TIME)
 
     def not_ready_reason(self, view: View) -> str | None:  # noqa: ARG002
         program = self._program
@@ -70,7 +51,7 @@ class AtRest(Condition):
             return None if ready else "its launcher has not reported that it is ready"
         if program.main is None:
             return "it has ended"
-        return None if self._rest.reached(program.main) else "it has not come to rest"
+        return None if _is_at_rest(self._rest, program.main) else "it has not come to rest"
 
 
 class Moment(Condition):
@@ -126,7 +107,7 @@ class SpawnedProgram:
         # What it has reported (sd_notify(3)), and every status line.
         self._reported: dict[str, str] = {}
         self.statuses = ""
-        self._rest = RestDetector()
+        self._rest = RestDetector(_QUIET_TIME)
         self._met: float | None = None
         self._keeper = KeeperChannel()
         self._listener = Listener()
@@ -341,7 +322,7 @@ class SpawnedProgram:
             detaching = any(_proc.session(pid) not in {channel.main, None} for pid in family)
         else:
             # The one in the middle of a double fork, perhaps; it is about to end.
-            detaching = not self._rest.reached(channel.main)
+            detaching = not _is_at_rest(self._rest, channel.main)
         self._met = time.monotonic() if self._met is None else self._met
         waited = time.monotonic() - self._met
         return "its launcher has not ended" if detaching and waited < _LAUNCHER_TIMEOUT else None
@@ -361,3 +342,10 @@ class SpawnedProgram:
             timeout=timeout,
             output=self._log.last_lines(self.offsets),
         )
+
+
+def _is_at_rest(detector: RestDetector, pid: int) -> bool:
+    """Tell whether *pid* and its descendants wait for something, or have computed for long."""
+    pids = [pid, *_proc.descendants(pid)]
+    states = [(*state, each) for each in pids for state in _proc.thread_states(each)]
+    return detector.reached(states) or sum(state[1] for state in states) >= _BUSY_TIME

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from signal import Signals
 
     from reborn._options import File, Handler, Path
@@ -34,7 +34,8 @@ class ContextOptions(TypedDict, total=False):
     strategy: Literal["fork", "reexec"]
     args: Sequence[str] | None
     env: Mapping[str, str] | None
-    wait_ready: bool
+    wait_ready: bool | None
+    ready: str | Callable[[], object] | None
     ready_timeout: float
     upgradable: bool
     drain_timeout: float

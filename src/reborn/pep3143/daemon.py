@@ -315,7 +315,7 @@ class _Descriptor:
 
 def _leave_launcher(daemon: Callable[[Setup], None]) -> None:
     """Run *daemon* in the daemon; the launcher ends in here, or raises what went wrong."""
-    plan = _options.resolve(_context.DaemonContext(ready_timeout=float("inf")))
+    plan = _options.resolve(_context.DaemonContext(ready_timeout=float("inf"), wait_ready=False))
     plan.dies_with_launcher = True
     # What is to be closed is python-daemon's to say, later.
     plan.preserve = _descriptors.open_descriptors()
