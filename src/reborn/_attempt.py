@@ -16,13 +16,20 @@ from reborn._process import ProcessHandle
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Protocol
 
     from reborn._handshake import Channel
     from reborn._options import Plan
     from reborn._status_line import StatusLine
     from reborn.exceptions import EarlyExitError, StartError
+
+    class LastLines(Protocol):
+        """Gives what the daemon wrote last; None where nobody keeps that."""
+
+        def __call__(self, *, is_set_up: bool) -> str | None:
+            """Return it; *is_set_up*: the program has gone on before READY."""
+            ...
 
     class Lookout(Protocol):
         """How the launcher sees itself that a daemon is ready, once that is set up."""
@@ -131,7 +138,7 @@ class Attempt:
         self._armed = armed
 
     def wait_ready(
-        self, timeout: float, last_lines: "Callable[[bool], str | None]"
+        self, timeout: float, last_lines: "LastLines"
     ) -> tuple[int, ProcessHandle | None]:
         """Return the daemon when it is ready and its parent is no longer ours: pid and handle.
 
@@ -139,8 +146,7 @@ class Attempt:
 
         Raises:
             NotReadyError: *timeout* seconds have passed.
-            EarlyExitError: it has ended; *last_lines* gives what it wrote last, None where nobody
-                keeps that; its argument tells whether the program went on before READY.
+            EarlyExitError: it has ended.
             StartError: what the daemon says went wrong.
         """
         deadline = time.monotonic() + timeout
@@ -165,6 +171,11 @@ class Attempt:
                 self.lookout.close()
         if not self._ready or self._daemon is None:
             return self._ended(last_lines)
+        self._settle(self._daemon, last_lines)
+        return self._daemon.pid, self._daemon
+
+    def _settle(self, daemon: ProcessHandle, last_lines: "LastLines") -> None:
+        """Leave the *daemon*, which is ready, to its next parent."""
         self._dismiss_intermediate()
         if self._by_shell:
             self._reap()
@@ -172,11 +183,10 @@ class Attempt:
         if self._watch is not None and self._leader is not None:
             # While that one is a zombie, its number is still that of the group, for `abandon`.
             self._leader.wait(_GRACE)
-            if self._watch.is_lost(self._daemon):
-                raise self._early_exit(last_lines())
+            if self._watch.is_lost(daemon):
+                raise self._early_exit(last_lines)
         self._reap()  # after the answer: it takes 0.4 ms, 30 ms with 4 GB to give back
         self._close()
-        return self._daemon.pid, self._daemon
 
     def _look(self, deadline: float, timeout: float) -> None:
         """See whether the daemon is ready, if that is not the program's to say.
@@ -196,7 +206,7 @@ class Attempt:
 
             raise NotReadyError(pid=self._pid, timeout=timeout, missing=reason or "")
 
-    def _ended(self, last_lines: "Callable[[bool], str | None]") -> tuple[int, None]:
+    def _ended(self, last_lines: "LastLines") -> tuple[int, None]:
         """Return the pid of a daemon that has done its work; it has ended.
 
         Raises:
@@ -209,7 +219,7 @@ class Attempt:
         self._close()
         return self._pid, None
 
-    def _acknowledge(self, last_lines: "Callable[[bool], str | None]") -> None:
+    def _acknowledge(self, last_lines: "LastLines") -> None:
         """Answer READY; of a daemon that can be replaced, wait until it serves as such."""
         if self.lookout is not None:
             self._disarm()
@@ -331,12 +341,12 @@ class Attempt:
             if self._daemon is None:
                 self._pid = pid  # it has ended already
 
-    def _early_exit(self, last_lines: "Callable[[bool], str | None]") -> "EarlyExitError":
+    def _early_exit(self, last_lines: "LastLines") -> "EarlyExitError":
         """Return the error that says how the daemon ended."""
         code = self._end_code()
         from reborn.exceptions import EarlyExitError
 
-        output = last_lines(self._is_set_up)
+        output = last_lines(is_set_up=self._is_set_up)
         return EarlyExitError(
             pid=self._pid,
             status=code if code is not None and code >= 0 else None,

@@ -214,7 +214,7 @@ class Launcher:
         own = zip(plan.streams, (self.null, log, errors), strict=True)
         return [default if fd is None else fd for fd, default in own]
 
-    def _last_lines(self, is_set_up: bool = False) -> str | None:  # noqa: FBT001, FBT002
+    def _last_lines(self, *, is_set_up: bool = False) -> str | None:
         """Return the end of what the daemon has written to its stderr; None: nobody keeps it."""
         fd, start = self.capture, 0
         if is_set_up and self.log_fd is None and self.plan.streams[2] is None:

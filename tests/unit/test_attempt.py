@@ -36,7 +36,7 @@ def hear(said):
     os.close(daemon.outgoing)
     try:
         with alone():
-            return Attempt(launcher, NOBODY, set()).wait_ready(LONG, lambda _: "")[1]
+            return Attempt(launcher, NOBODY, set()).wait_ready(LONG, lambda **_: "")[1]
     except StartError as error:
         launcher.close()
         return error
@@ -136,7 +136,7 @@ def test_flood_of_words_does_not_put_off_the_end_of_the_time(monkeypatch):
     monkeypatch.setattr(_handshake.Channel, "receive", flood)
     os.write(writer, b"STATUS=more\n")
     with alone(), pytest.raises(NotReadyError):
-        Attempt(launcher, NOBODY, set()).wait_ready(100.0, lambda _: "")
+        Attempt(launcher, NOBODY, set()).wait_ready(100.0, lambda **_: "")
     assert 10 < len(received) < 100
     daemon.close()
     launcher.close()

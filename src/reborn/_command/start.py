@@ -194,10 +194,10 @@ class ProgramLauncher(_launcher.Launcher):
                 output=error.output,
             ) from None
 
-    def _last_lines(self) -> str:
+    def _last_lines(self, *, is_set_up: bool = False) -> str | None:
         """Return the end of the log, which may have been rotated since the start has begun."""
         if "log_size" not in self._start.spec.options or self.log_fd is None:
-            return super()._last_lines()
+            return super()._last_lines(is_set_up=is_set_up)
         from reborn._command import follow
 
         mark = os.fstat(self.log_fd), self.log_start
