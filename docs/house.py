@@ -181,7 +181,7 @@ TESTED = {
     "_spawning": "plugin/comparison",
     "pytest_plugin": "plugin/reports plugin/session plugin/comparison",
     "_upgrade.grant": "processes/upgrade",
-    "_upgrade.messages": "processes/upgrade",
+    "_upgrade.messages": "processes/upgrade processes/upgrade_rights",
     "_upgrade.listening": "processes/upgrade",
     "_upgrade.manager": "managers/reload managers/upgrade_below",
     "_upgrade.launch": "processes/upgrade",

@@ -152,8 +152,10 @@ def code(name, value):
 
 
 def load_all():
-    """Load each module of the root of the package: later they may be out of reach."""
+    """Load each module of a start or an upgrade: later they may be out of reach."""
     import reborn
+    import reborn._upgrade.daemon
+    import reborn._upgrade.launch
 
     for directory in reborn.__path__:
         with os.scandir(directory) as entries:

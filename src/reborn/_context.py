@@ -520,7 +520,8 @@ class DaemonContext(_options.Options):
         """Return the launcher, where it is to be one that does more."""
         if not plan.upgradable:
             return None
-        from reborn._upgrade.launch import UpgradableLauncher
+        with loading("launcher"):
+            from reborn._upgrade.launch import UpgradableLauncher
 
         return UpgradableLauncher(plan)
 

@@ -49,15 +49,19 @@ class LockHolder:
         self.status: os.stat_result = status
         self.reached: bool = reached
 
+    def doubt(self) -> str | None:
+        """Return why root may not rely on this file: somebody else could have written it."""
+        if not self.reached:
+            return "is reached through a link that others could have put there"
+        return _files.foreign_hand(self.status)
+
     def refuse_if_doubtful(self, number: int) -> None:
         """See that root may send the process signal *number* on the word of this file.
 
         Raises:
             UnsafeFileError: somebody else could have written it.
         """
-        reason = _files.foreign_hand(self.status)
-        if not self.reached:
-            reason = "is reached through a link that others could have put there"
+        reason = self.doubt()
         if reason is None:
             return
         from reborn._signals import signal_name

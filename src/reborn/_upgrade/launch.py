@@ -126,9 +126,14 @@ def request(plan: Plan) -> Grant:
     """
     pidfile = plan.pidfile
     assert pidfile is not None  # noqa: S101 - see `_options.resolve`
-    holder = pidfile.holder()
-    if holder is None:
+    found = pidfile.find_holder()
+    if found is None:
         raise _refusal(None, f"no daemon holds pid file {pidfile.path!r}", "start it")
+    holder, doubt = found.pid, found.doubt() if os.geteuid() == 0 else None
+    if doubt is not None:
+        # Root would run with the descriptors of whoever that is.
+        reason = f"pid file {pidfile.path!r} {doubt}"
+        raise _refusal(holder, reason, "upgrade it as its own user", upgradable=False)
     conversation = _connect(messages.control_path(pidfile.path), holder)
     try:
         conversation.send({"request": "grant"})
@@ -181,7 +186,9 @@ def _connect(path: str, holder: int, *, patience: float = _PATIENCE) -> messages
     except BaseException:
         connection.close()
         raise
-    if pid not in (None, holder) or uid not in (0, os.geteuid(), _owner(holder)):
+    own = os.geteuid()
+    # Root's daemon may have become another user; nobody else takes descriptors of a stranger.
+    if pid not in (None, holder) or uid not in (0, own, own or _owner(holder)):
         connection.close()
         reason = f"process {pid} has its control socket"
         raise _refusal(holder, reason, "restart it instead", upgradable=False)
