@@ -11,12 +11,12 @@ from harness import PATIENCE, eventually, is_alive, living, reap
 SLEEP = ("--ready", "alive:0", "--", "sleep", "60")
 # Says what it is sent, and ends by SIGTERM.
 TELLING = """
-import signal
+import signal, time
 for number in (signal.SIGHUP, signal.SIGUSR1):
     signal.signal(number, lambda number, _: print(signal.Signals(number).name, flush=True))
 print("begins", flush=True)
 while True:
-    signal.pause()
+    time.sleep(0.05)  # not long: a signal just before it would wait for its end
 """
 SUPERVISED = pytest.mark.parametrize("supervised", [(), ("--restart", "always")])
 

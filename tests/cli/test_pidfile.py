@@ -128,7 +128,7 @@ def test_reload_of_a_stranger(reborn, python, tmp_path):
         "signal.signal(signal.SIGHUP, lambda *_: print('again', flush=True))\n"
         "open('s.pid', 'w').write(f'{os.getpid()}\\n')\n"
     )
-    program = [*python("")[:2], f"import os\n{text}\nwhile True: signal.pause()"]
+    program = [*python("")[:2], f"import os, time\n{text}\nwhile True: time.sleep(0.05)"]
     with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         eventually(lambda: has_text(tmp_path / "s.pid"))
         found = reborn("reload", "--pidfile", tmp_path / "s.pid")

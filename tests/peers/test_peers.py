@@ -63,7 +63,7 @@ def start_thread():
     return thread
 def pause():
     while True:
-        signal.pause()
+        threading.Event().wait(0.05)
 def main(ready=lambda: None):
     {main}
 """

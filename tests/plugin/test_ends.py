@@ -17,7 +17,8 @@ def stop(*_):
     sys.exit()
 signal.signal(signal.SIGTERM, stop)
 print("up", flush=True)
-time.sleep(600)
+while True:
+    time.sleep(0.05)  # not long: a signal just before it would wait for its end
 """
 
 
@@ -181,7 +182,8 @@ import os, signal, sys, time
 def stop(*_): {handler}
 signal.signal(signal.SIGTERM, stop)
 print("up", flush=True)
-time.sleep(600)
+while True:
+    time.sleep(0.05)  # not long: a signal just before it would wait for its end
 """
     daemon = spawn([sys.executable, "-S", "-c", code], ready="log:up", name="db")
     reports = spawn.end()

@@ -265,7 +265,8 @@ def stop(*_):
     sys.exit()
 signal.signal(signal.SIGTERM, stop)
 print("up", flush=True)
-time.sleep(600)
+while True:
+    time.sleep(0.05)  # not long: a signal just before it would wait for its end
 """
 
 

@@ -122,7 +122,8 @@ LONG_END = """
 import time
 try:
     tell()
-    time.sleep(60)
+    while True:
+        time.sleep(0.05)
 finally:
     time.sleep(2)
     print("finished", flush=True)
