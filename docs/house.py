@@ -184,7 +184,7 @@ TESTED = {
     "_upgrade.messages": "processes/upgrade processes/upgrade_rights",
     "_upgrade.listening": "processes/upgrade",
     "_upgrade.manager": "managers/reload managers/upgrade_below",
-    "_upgrade.launch": "processes/upgrade",
+    "_upgrade.launch": "processes/upgrade processes/upgrade_rights",
     "_upgrade.daemon": "processes/upgrade",
     "_supervisor.program": "cli/process cli/sockets",
     "_supervisor.sockets": "cli/listen",

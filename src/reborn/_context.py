@@ -77,6 +77,8 @@ class DaemonContext(_options.Options):
             needs the path of a pid file, and `wait_ready`.
         drain_timeout: How many seconds a daemon that has been replaced gets to finish what it has
             accepted, before SIGTERM.
+        ports: Host and port by name, for `listen`: the launcher opens these sockets, with its own
+            rights, and so also below 1024 for a daemon that changes its user. Needs `upgradable`.
     """
 
     __slots__ = (
@@ -118,6 +120,7 @@ class DaemonContext(_options.Options):
         ready_timeout: float = 30.0,
         upgradable: bool = False,
         drain_timeout: float = 30.0,
+        ports: "Mapping[str, tuple[str, int]] | None" = None,
     ) -> None:
         # The process in which the context is open.
         self._process: OwnProcess | None = None
@@ -416,7 +419,7 @@ class DaemonContext(_options.Options):
     def listen(
         self,
         name: str,
-        address: "tuple[str, int] | Path",
+        address: "tuple[str, int] | Path | None" = None,
         *,
         backlog: int | None = None,
         reuse_port: bool = False,
@@ -428,13 +431,21 @@ class DaemonContext(_options.Options):
         It is the predecessor's of that *name*, if this daemon replaces one that listened there; the
         manager's (`sockets`), if there is one of that name, wherever that listens; or made now,
         with *backlog* (128), SO_REUSEPORT, and *mode* and *owner* (user and group) of a Unix
-        socket's file. The program may close it; the next generation is given a copy.
+        socket's file. The address may be left out for a name in `ports`. The program may close the
+        socket; the next generation is given a copy.
 
         Raises:
             OSError: it cannot be made, or somebody else listens there.
             RuntimeError: the context is not open, or another generation has taken over.
+            ValueError: there is no address.
         """
         self._opened("listen")
+        if address is None:
+            host, port = (self.ports or {}).get(name, (None, 0))
+            address = None if host is None else (host, port)
+        if address is None:
+            message = f"listen({name!r}) has no address; give one, here or in ports"
+            raise ValueError(message)
         from reborn._upgrade import listening
 
         options = listening.SocketOptions(backlog, reuse_port=reuse_port, mode=mode, owner=owner)
@@ -571,9 +582,10 @@ class DaemonContext(_options.Options):
             _launcher.lock_pidfile(plan)
             locked = True
             if plan.upgradable:
-                from reborn._upgrade.launch import first_grant
+                from reborn._upgrade.launch import first_grant, open_ports
 
                 plan.grant = first_grant(plan)
+                open_ports(plan, _notifier.received()[0])
             opened = _launcher.open_log(plan)
             setup = _steps.foreground_setup(plan, None if opened is None else opened[0])
             setup.report = notifier

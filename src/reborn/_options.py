@@ -37,7 +37,14 @@ if TYPE_CHECKING:
         def fileno(self) -> int: ...
 
     ManagerName = Literal[
-        "systemd", "supervisord", "s6", "runit", "launchd", "kubernetes", "compose"
+        "systemd",
+        "systemd-socket",
+        "supervisord",
+        "s6",
+        "runit",
+        "launchd",
+        "kubernetes",
+        "compose",
     ]
     Path = str | os.PathLike[str]
     File = HasFileno | int
@@ -46,6 +53,7 @@ else:
     import _signal
 
 _PERMISSIONS = 0o777
+_LARGEST_PORT = 65535
 # PEP 3143: what a terminal sends to stop a job is ignored, SIGTERM ends the program.
 _TERMINAL_STOPS = ("SIGTSTP", "SIGTTIN", "SIGTTOU")
 
@@ -70,6 +78,7 @@ class Plan:
         is_watched: bool
         condition: Condition | None
         drain_timeout: float
+        ports: Mapping[str, tuple[str, int]]
         env: Mapping[str, str] | None
         # What one generation of a daemon that can be replaced gives to the next.
         grant: Granted | None
@@ -115,6 +124,9 @@ def resolve(options: "Options") -> Plan:
     if plan.upgradable and (plan.pidfile is None or not plan.wait_ready):
         lacking = "wait_ready=True" if plan.pidfile is not None else "the path of a pidfile"
         _refuse(f"upgradable needs {lacking}: a new generation takes over when it is ready")
+    plan.ports = {name: (host, port) for name, (host, port) in (options.ports or {}).items()}
+    if plan.ports and not plan.upgradable:
+        _refuse("ports needs upgradable=True: the sockets are kept for the next generation, too")
     _resolve_directories(plan, options)
     plan.identity = None
     if options.uid is not None or options.gid is not None or options.initgroups:
@@ -389,6 +401,23 @@ def _check_arguments(name: str, value: "Any") -> None:
             _refuse(f"{name} holds {item!r}, and no argument can hold a null character")
 
 
+def _check_ports(name: str, value: "Any") -> None:
+    if value is None:
+        return
+    if not hasattr(value, "items"):
+        _wrong_type(name, value, "a mapping of names to hosts and ports, or None")
+    for key, address in value.items():
+        if not isinstance(key, str):
+            _wrong_type(name, key, "a mapping of names to hosts and ports, or None")
+        if not (key.isascii() and all(each.isalnum() or each in "-_." for each in key) and key):
+            _refuse(f"{name} holds {key!r}, and a name has letters, digits, '-', '_' and '.'")
+        match address:
+            case (str(), int(port)) if not isinstance(port, bool) and 0 <= port <= _LARGEST_PORT:
+                pass
+            case _:
+                _refuse(f"{name} holds {address!r} for {key!r}, and must have a host and a port")
+
+
 def _check_environment(name: str, value: "Any") -> None:
     if value is None:
         return
@@ -444,6 +473,7 @@ _CHECKS: "dict[str, Callable[[str, Any], None]]" = {
     "ready_timeout": _check_timeout,
     "upgradable": _check_flag,
     "drain_timeout": _check_timeout,
+    "ports": _check_ports,
 }
 NAMES = tuple(_CHECKS)
 
@@ -480,6 +510,7 @@ class Options:
         ready_timeout: float
         upgradable: bool
         drain_timeout: float
+        ports: Mapping[str, tuple[str, int]] | None
 
         # SIGTERM calls it, unless `signal_map` says otherwise.
         def terminate(self, signal_number: int, stack_frame: FrameType | None) -> None: ...

@@ -308,3 +308,93 @@ def test_exported_unit_upgrades_by_reload(service, options):
     assert machine.sees("app", NRestarts="0", NFileDescriptorStore="1")
     machine.run("systemctl", "stop", "app")
     assert machine.sees("app", Result="success", ExecMainStatus="0")
+
+
+def test_output_stays_the_units_when_the_journal_is_restarted(newest, service):
+    """Of a stream the journal knows who has opened it, who may be gone."""
+    say = "signal.signal(signal.SIGUSR1, lambda *_: print('said by', os.getpid(), flush=True))"
+    first = service.start(spoil=f"import signal; {say}")
+    service.reload()
+    service.machine.run("sh", "-c", f"while test -e /proc/{first}; do sleep 0.01; done")
+    service.machine.run("systemctl", "restart", "systemd-journald")
+    service.machine.run("systemctl", "kill", "-s", "USR1", "--kill-who=main", "app")
+    said = f"said by {service.main()}"
+    eventually(lambda: _contains(service.machine.journal("app").splitlines(), said))
+
+
+def test_new_generation_has_the_environment_of_the_unit_as_it_is_now(service):
+    file = service.machine.work / "environment"
+    file.write_text("B=1\n")
+    settings = "Type=notify\nEnvironment=A={}\nEnvironmentFile={}"
+    spoil = "print('it has', os.environ['A'], os.environ['B'], flush=True)"
+    service.start(settings.format(1, file), spoil=spoil)
+    file.write_text("B=2\n")
+    service.write(settings.format(2, file), spoil=spoil)
+    service.reload()
+    lines = [line for line in service.machine.journal("app").splitlines() if "it has" in line]
+    assert lines == ["it has 1 1", "it has 2 2"]
+
+
+def test_exported_socket_unit_listens_for_the_program(service):
+    machine = service.machine
+    machine.work.chmod(0o1777)
+    ports = {"web": ["127.0.0.1", 8080], "other": ["::1", 8081]}
+    service.program(options={"ports": ports}.items(), address=None)
+    context = DaemonContext(
+        str(service.sandbox.pidfile), wait_ready=True, upgradable=True, ports=ports
+    )
+    given = {"name": "app", "command": [str(service.script)]}
+    machine.unit("app.service", context.export("systemd", **given))
+    script = context.export("systemd-socket", **given)
+    machine.run("sh", "-c", f"cd /etc/systemd/system && {{ {script}\n}}")
+    units = ["app-web.socket", "app-other.socket"]
+    for name in units:
+        verified = machine.run("systemd-analyze", "verify", f"/etc/systemd/system/{name}")
+        assert verified.stderr == ""
+    machine.run("systemctl", "start", *units)
+    assert machine.sees("app", ActiveState="inactive")
+    ask = (
+        "import socket; client = socket.create_connection(('127.0.0.1', 8080), 10)\n"
+        "client.sendall(b'?'); print(client.recv(100).split()[0].decode())"
+    )
+
+    def answers():
+        return machine.run(sys.executable, "-c", ask).stdout.strip() == service.main()
+
+    assert answers()
+    service.reload()
+    assert answers()
+    assert machine.sees("app", NFileDescriptorStore="0", NRestarts="0")
+
+
+def test_reload_of_a_user_service_is_an_upgrade(service):
+    machine = service.machine
+    machine.work.chmod(0o1777)
+    lines = (
+        "Type=notify",
+        "User=nobody",
+        "RuntimeDirectory=user",
+        "Delegate=yes",
+        f"Environment=XDG_RUNTIME_DIR=/run/user SYSTEMD_UNIT_PATH={machine.units}:",
+        "ExecStart=/lib/systemd/systemd --user --unit=basic.target",
+    )
+    machine.unit("manager.service", "\n".join(("[Service]", *lines, "")))
+    service.write("Type=notify\nRestart=on-failure\nFileDescriptorStoreMax=4")
+    machine.run("systemctl", "start", "manager")
+
+    def ask(words):
+        command = f"XDG_RUNTIME_DIR=/run/user exec systemctl --user {words}"
+        return machine.run("setpriv", "--reuid=nobody", "--clear-groups", "sh", "-c", command)
+
+    ask("start app")
+    pids = [ask("show --value --property=MainPID app").stdout]
+    with service.load() as load:
+        for _ in range(5):
+            ask("reload app")
+            pids.append(ask("show --value --property=MainPID app").stdout)
+    assert load.lost == []
+    assert len(set(pids)) == 6
+    assert ask("show --value --property=NRestarts app").stdout == "0\n"
+    assert ask("show --value --property=ActiveState app").stdout == "active\n"
+    ask("kill -s KILL app")
+    eventually(lambda: _is_not([ask("show --value --property=NRestarts app").stdout, ""], ["0\n"]))

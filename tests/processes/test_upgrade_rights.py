@@ -4,6 +4,8 @@ import os
 import pwd
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -41,8 +43,10 @@ class Confined(Upgrading):
         else:
             self.inside = self.path
 
+        self.prefix = ()
+
     def command(self, verb, **spec):
-        return super().command(verb, **{"address": self.inside, **spec})
+        return [*self.prefix, *super().command(verb, **{"address": self.inside, **spec})]
 
 
 @pytest.fixture(params=[True, False], ids=["chroot", "root"])
@@ -193,3 +197,79 @@ def test_control_socket_that_somebody_has_planted_is_not_believed(own, planted):
         own.assert_serves(own.upgrade(), 2)
         own.sandbox.wait_gone(first)
     assert victim.read_text() == "whole"
+
+
+ASK = """\
+import socket, sys
+try:
+    with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 10) as client:
+        client.sendall(b"?\\n")
+        print(client.recv(100).decode(), end="")
+except ConnectionRefusedError:
+    print("refused")
+"""
+
+
+class Network:
+    """A network of its own, in which no port is taken."""
+
+    def __enter__(self):
+        script = "ip link set lo up; echo; exec sleep 3600"
+        self._process = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", script], stdout=subprocess.PIPE
+        )
+        self._process.stdout.readline()
+        self.enter = ("nsenter", "-t", str(self._process.pid), "--net")
+        return self
+
+    def __exit__(self, *_):
+        self._process.kill()
+        self._process.communicate()
+
+    def ask(self, port):
+        """Return the answer of who listens on *port*."""
+        command = [*self.enter, sys.executable, "-c", ASK, str(port)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_port_below_1024_is_opened_by_the_launcher(daemon):
+    """The daemon itself could not."""
+    daemon.options["ports"] = {"web": ["127.0.0.1", 80]}
+    daemon.inside = None
+    with Network() as network:
+        daemon.prefix = network.enter
+        pids = [daemon.start(), daemon.upgrade(), daemon.upgrade()]
+        assert network.ask(80) == f"{pids[-1]} 3 keep"
+        for pid in pids[:-1]:
+            daemon.sandbox.wait_gone(pid)
+        daemon.options["ports"] = {"web": ["127.0.0.1", 81]}
+        pids.append(daemon.upgrade())
+        assert network.ask(81) == f"{pids[-1]} 4 keep"
+        daemon.sandbox.wait_gone(pids[-2])
+        assert network.ask(80) == "refused"
+        daemon.stop()
+
+
+def test_port_below_1024_control(daemon):
+    daemon.inside = ["127.0.0.1", 80]
+    with Network() as network:
+        daemon.prefix = network.enter
+        result = daemon.run("start")
+    assert "Permission denied" in result.stderr.splitlines()[-1]
+
+
+def test_port_that_is_taken_is_refused_by_the_launcher(daemon):
+    daemon.options["ports"] = {"web": ["127.0.0.1", 80]}
+    daemon.inside = None
+    with Network() as network:
+        daemon.prefix = network.enter
+        pid = daemon.start()
+        other = daemon.sandbox.directory / "other.pid"
+        result = daemon.run("start", options={"pidfile": str(other)}.items())
+        assert result.message == (
+            "cannot listen on 127.0.0.1 port 80: Address already in use [EADDRINUSE] "
+            "(step 'ports', in the launcher)"
+        )
+        assert not other.exists()
+        assert network.ask(80) == f"{pid} 1 keep"
+        daemon.stop()

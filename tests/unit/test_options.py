@@ -86,6 +86,11 @@ REFUSED = {
     "ready_timeout": [0, -1, 0.0, float("nan"), "30", None, True, Decimal(1), Fraction(1)],
     "upgradable": NOT_FLAGS,
     "drain_timeout": [0, -1, float("nan"), "30", None, True],
+    "ports": [
+        *([("web", 80)], "web", 80, {1: ("", 80)}, {"": ("", 80)}, {"a:b": ("", 80)}),
+        *({"web": 80}, {"web": ("", -1)}, {"web": ("", 65536)}, {"web": ("", True)}),
+        *({"web": (80, "")}, {"web": ("", 80, 1)}),
+    ],
 }
 
 

@@ -40,6 +40,8 @@ def write(manager: str, service: Service) -> str:
     Raises:
         ValueError: there is no such manager, or it cannot run this service.
     """
+    if manager == "systemd-socket":  # besides that of "systemd", where a program has ports
+        return systemd.sockets(service)
     if manager not in MANAGERS:
         message = f"manager is {manager!r}, and must be one of {', '.join(map(repr, MANAGERS))}"
         raise ValueError(message)

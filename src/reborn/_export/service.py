@@ -25,8 +25,9 @@ class Service:
     *directory* is where it is started. *needs* are paths that it reads. *user* and *group* are
     numbers; *drops*: it becomes them by itself. *speaks*: it says READY to its manager. *detaches*:
     it never stays in the foreground. *reloads*: SIGHUP has it read its configuration.
-    *upgradable*: started once more, it takes the place of the one that runs. *ready* is how to see
-    from outside that it is ready (`_readiness`). *foreign*: it does not use reborn.
+    *upgradable*: started once more, it takes the place of the one that runs. *ports* are those it
+    listens on, by name. *ready* is how to see from outside that it is ready (`_readiness`).
+    *foreign*: it does not use reborn.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Service:
     detaches: bool = False
     reloads: bool = False
     upgradable: bool = False
+    ports: Mapping[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
     ready: str | None = None
     ready_timeout: float = 30.0
     foreign: bool = False
@@ -174,6 +176,7 @@ def of_plan(
         detaches=detaches,
         reloads=handler is not None and callable(handler),
         upgradable=plan.upgradable and not detaches,
+        ports=plan.ports,
         ready=ready,
         ready_timeout=plan.ready_timeout,
     )

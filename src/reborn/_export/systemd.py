@@ -127,6 +127,46 @@ def unit(service: Service) -> str:
     return text
 
 
+def sockets(service: Service) -> str:
+    """Return a script that writes a .socket unit for each port of the program.
+
+    Raises:
+        ValueError: it listens on none by name.
+    """
+    if not service.ports:
+        message = "systemd-socket needs a program that listens by name; give it ports"
+        raise ValueError(message)
+    text = f"""\
+#!/bin/sh
+# Writes socket units for {service.name}.service, for /etc/systemd/system: run it there, then
+#     systemctl daemon-reload && systemctl enable --now {service.name}-NAME.socket
+# systemd then listens from the boot on, and starts the service when somebody connects.
+"""
+    for name, (host, port) in service.ports.items():
+        path = f"{service.name}-{name}.socket"
+        text += f"cat > {path} <<'END_OF_FILE'\n{_socket(service, name, host, port)}END_OF_FILE\n"
+    return text
+
+
+def _socket(service: Service, name: str, host: str, port: int) -> str:
+    if port == 0:
+        message = f"port 0 of {name!r} is another each time, and no socket unit can name it"
+        raise ValueError(message)
+    where = f"[{host}]" if ":" in host else host or "[::]"
+    return f"""\
+[Unit]
+Description={service.name}, {name}
+
+[Socket]
+ListenStream={_path(f"{where}:{port}")}
+FileDescriptorName={name}
+Service={service.name}.service
+
+[Install]
+WantedBy=sockets.target
+"""
+
+
 def _kind(service: Service) -> str:
     if service.detaches:
         if service.pidfile is None:

@@ -145,12 +145,9 @@ class Generation:
         """Return the listening socket *name*, and keep a copy of it for the next generation."""
         fd = self._grant.sockets.pop(name, None)
         listener = None if fd is None else socket.socket(fileno=fd)
-        # Where a manager's socket listens, the manager has said.
-        if (
-            listener is not None
-            and name not in self._managed
-            and not listening.is_at(listener, address)
-        ):
+        # The manager has said where its sockets listen; the launcher has looked at `ports`.
+        known = name in self._managed or self._setup.ports.get(name) == address
+        if listener is not None and not (known or listening.is_at(listener, address)):
             listener.close()
             listening.forget(name, self.notifier)
             listener = None
@@ -158,6 +155,9 @@ class Generation:
             if name in received:
                 self._managed.add(name)
             listener = listening.obtain(name, address, options, received, self.notifier)
+        elif name in self._grant.opened:
+            listening.forget(name, self.notifier)
+            listening.keep(name, listener, self.notifier)
         with self._lock:
             if self._state == "superseded":
                 listener.close()
@@ -206,11 +206,10 @@ class Generation:
                 _ask(predecessor, "taken")
             finally:
                 predecessor.close()
-        # Those that `listen` was not called for.
-        _descriptors.close(*grant.sockets.values())
+        # Those that `listen` was not called for; a manager gives its own once only.
         for name in grant.sockets.keys() - self._managed:
+            _descriptors.close(grant.sockets.pop(name))
             listening.forget(name, self.notifier)
-        grant.sockets = {}
         with self._lock:
             self._state = "serving"
         # Again: whoever connects is shown the process that called listen(2) last (unix(7)).
@@ -340,8 +339,10 @@ class Generation:
         )
         if self.notifier is not None:
             manager.give(grant, self.notifier)
-        grant.managed = sorted(self._managed & self._sockets.keys())
-        grant.sockets = {name: kept.fileno() for name, kept in self._sockets.items()}
+        received = {} if self.notifier is None else listening.of_manager()
+        kept = {name: listener.fileno() for name, listener in self._sockets.items()}
+        grant.sockets = {**received, **self._grant.sockets, **kept}
+        grant.managed = sorted((self._managed | received.keys()) & grant.sockets.keys())
         for key, fd in self._files.items():
             kind, _, name = key.partition(" ")
             getattr(grant, kind)[name] = fd
@@ -425,6 +426,8 @@ class Generation:
         for kept in self._sockets.values():
             kept.close()
         self._sockets = {}
+        _descriptors.close(*self._grant.sockets.values())
+        self._grant.sockets = {}
         _descriptors.close(*self._files.values(), *self._draining.values())
         self._files, self._draining = {}, {}
         if self._state == "ended":

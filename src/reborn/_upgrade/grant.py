@@ -22,7 +22,8 @@ class Grant:
     *files* and *data* what was handed over besides, *draining* the pidfds of earlier generations.
     Where a service *manager* runs the predecessor, *reports* are where it listens, *streams* what
     stdout and stderr are there, and *variables* of the environment what it has set. The sockets
-    named in *managed* are the manager's, who has said where they listen.
+    named in *managed* are the manager's, who has said where they listen; those in *opened* the
+    launcher's own.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Grant:
         self.manager: dict[str, str] | None = None
         self.variables: dict[str, str] = {}
         self.managed: list[str] = []
+        self.opened: list[str] = []
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that the daemon needs, less the lock, which the pid file has."""

@@ -13,6 +13,8 @@ from reborn._upgrade.grant import Grant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from reborn._attempt import Attempt
     from reborn._options import Plan
     from reborn._process import Daemon
@@ -32,6 +34,7 @@ class UpgradableLauncher(Launcher):
         """Lock the pid file; the socket is then nobody else's, and may be made anew."""
         super().lock()
         self.plan.grant = first_grant(self.plan)
+        open_ports(self.plan)
 
     def wait(self, attempt: Attempt) -> Daemon:
         """Return the daemon when it hears its control socket."""
@@ -63,6 +66,7 @@ class UpgradeLauncher(UpgradableLauncher):
             outside = manager.why_outside(grant)
             if outside is not None:
                 raise _refusal(grant.predecessor, *outside)
+        open_ports(self.plan)
 
     def _open(self) -> list[int | None]:
         """Do the same; output without a place of its own goes to the predecessor's manager."""
@@ -116,6 +120,32 @@ def first_grant(plan: Plan) -> Grant:
         control.close()
         raise
     return Grant(control.detach())
+
+
+def open_ports(plan: Plan, received: Mapping[str, object] | None = None) -> None:
+    """Open the sockets of the option `ports`, but those of the predecessor or of a manager."""
+    grant = plan.grant
+    assert isinstance(grant, Grant)  # noqa: S101 - it was made or granted
+    for name, address in plan.ports.items():
+        if {name, f"{listening.STORED}{name}"} & (received or {}).keys():
+            continue  # `listen` sees to it
+        fd = grant.sockets.get(name)
+        if fd is not None and (name in grant.managed or _is_at(fd, address)):
+            continue
+        host, port = address
+        with Step("ports", f"listen on {host or '*'} port {port}", role="launcher"):
+            listener = listening.create(address, listening.SocketOptions())
+        _descriptors.close(fd)
+        grant.sockets[name] = listener.detach()
+        grant.opened.append(name)
+
+
+def _is_at(fd: int, address: tuple[str, int]) -> bool:
+    listener = socket.socket(fileno=fd)
+    try:
+        return listening.is_at(listener, address)
+    finally:
+        listener.detach()
 
 
 def request(plan: Plan) -> Grant:

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 
+from reborn import _notifier
 from reborn._upgrade import messages
 
 TYPE_CHECKING = False
@@ -39,7 +40,9 @@ def is_at(found: socket.socket, address: Address) -> bool:
 def _resolved(address: tuple[str, int]) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
     host, port = address
     flags = socket.AI_PASSIVE
-    return list(socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags))
+    # Bytes need no codec for international names, which cannot be loaded in a new root.
+    name = host.encode() if host.isascii() else host
+    return list(socket.getaddrinfo(name or None, port, type=socket.SOCK_STREAM, flags=flags))
 
 
 class SocketOptions:
@@ -82,15 +85,30 @@ def obtain(
         stored.close()
         forget(name, notifier)
     listener = create(address, options)
+    keep(name, listener, notifier)
+    return listener
+
+
+def keep(name: str, listener: socket.socket, notifier: Notifier | None) -> None:
+    """Have the manager store the socket *name*."""
     if notifier is not None and not {*name} & {*":\n"}:
         notifier.store(f"{STORED}{name}", listener)
-    return listener
 
 
 def forget(name: str, notifier: Notifier | None) -> None:
     """Have the manager close the socket *name* that was stored."""
     if notifier is not None:
         notifier.unstore(f"{STORED}{name}")
+
+
+def of_manager() -> dict[str, int]:
+    """Return the descriptors of the manager's sockets that this process has been handed."""
+    sockets = _notifier.received()[0]
+    return {
+        name: listener.fileno()
+        for name, listener in sockets.items()
+        if not name.startswith(STORED) and listener.fileno() >= 0
+    }
 
 
 def forget_rest(received: dict[str, socket.socket], notifier: Notifier) -> None:

@@ -39,3 +39,4 @@ class ContextOptions(TypedDict, total=False):
     ready_timeout: float
     upgradable: bool
     drain_timeout: float
+    ports: Mapping[str, tuple[str, int]] | None
