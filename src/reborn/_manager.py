@@ -146,21 +146,7 @@ def _systemd(pid: int, environment: "Mapping[str, str]") -> Supervisor | None:
     notify = environment.get("NOTIFY_SOCKET")
     unit, answer = _ask_systemd()
     if unit is None or answer is None:
-        if notify is not None:
-            reason = f"SYSTEMD_EXEC_PID is {pid}, its own pid, and NOTIFY_SOCKET is set"
-            stores = "FDSTORE" in environment  # from systemd 254 on
-            unit = control_group()
-            return Supervisor("systemd", reason, notify=notify, unit=unit, stores=stores)
-        import warnings
-
-        warnings.warn(
-            "systemd has started this process, but cannot be asked whether its unit is of "
-            "Type=forking, so the program detaches if it may; use Type=notify, or set "
-            "detach_process",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-        return None
+        return _unasked(pid, environment)
     if answer.get("MainPID") == str(pid):
         reason = f"it is the main process of {unit}, of Type={answer.get('Type')}"
         stores = answer.get("FileDescriptorStoreMax", "0") != "0"
@@ -172,6 +158,30 @@ def _systemd(pid: int, environment: "Mapping[str, str]") -> Supervisor | None:
     # ExecStartPre= and its like: it is to end by itself, and its READY would be the unit's.
     reloads = answer.get("SubState") == "reload"
     return Supervisor("systemd", f"it is a control process of {unit}", reloads=reloads)
+
+
+def _unasked(pid: int, environment: "Mapping[str, str]") -> Supervisor | None:
+    """Return systemd where it does not answer, as far as the environment shows what it wants."""
+    notify = environment.get("NOTIFY_SOCKET")
+    main = environment.get("MAINPID", str(pid))
+    if main != str(pid):  # only ExecReload= and the like are given it (systemd.exec(5))
+        reason = f"it is a control process of the unit whose main process is {main}"
+        return Supervisor("systemd", reason, reloads=True)
+    if notify is not None:
+        reason = f"SYSTEMD_EXEC_PID is {pid}, its own pid, and NOTIFY_SOCKET is set"
+        stores = "FDSTORE" in environment  # from systemd 254 on
+        unit = control_group()
+        return Supervisor("systemd", reason, notify=notify, unit=unit, stores=stores)
+    import warnings
+
+    warnings.warn(
+        "systemd has started this process, but cannot be asked whether its unit is of "
+        "Type=forking, so the program detaches if it may; use Type=notify, or set "
+        "detach_process",
+        RuntimeWarning,
+        stacklevel=5,
+    )
+    return None
 
 
 def _ask_systemd() -> tuple[str | None, dict[str, str] | None]:
@@ -192,6 +202,8 @@ def _ask_systemd() -> tuple[str | None, dict[str, str] | None]:
             timeout=_PATIENCE,
             check=True,
             encoding="utf-8",
+            # It would report its own failure as the unit's.
+            env={name: text for name, text in os.environ.items() if name != "NOTIFY_SOCKET"},
         ).stdout
     except (OSError, ValueError, subprocess.SubprocessError):
         return unit, None

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from harness import PROBES, eventually
-from managers.machine import require
+from managers.machine import TREES, require
 from processes.test_upgrade import Load, by_path
 from sabotage import code
 
@@ -320,6 +320,9 @@ def test_output_stays_the_units_when_the_journal_is_restarted(newest, service):
     service.machine.run("systemctl", "kill", "-s", "USR1", "--kill-who=main", "app")
     said = f"said by {service.main()}"
     eventually(lambda: _contains(service.machine.journal("app").splitlines(), said))
+    words = ("journalctl", "-u", "app", "-o", "json", "--output-fields=MESSAGE,_PID")
+    entries = map(json.loads, service.machine.run(*words).stdout.splitlines())
+    assert [each["_PID"] for each in entries if each["MESSAGE"] == said] == [service.main()]
 
 
 def test_new_generation_has_the_environment_of_the_unit_as_it_is_now(service):
@@ -398,3 +401,63 @@ def test_reload_of_a_user_service_is_an_upgrade(service):
     assert ask("show --value --property=ActiveState app").stdout == "active\n"
     ask("kill -s KILL app")
     eventually(lambda: _is_not([ask("show --value --property=NRestarts app").stdout, ""], ["0\n"]))
+
+
+def test_new_generation_that_hangs_ends_the_reload(newest, service):
+    """A program that sends RELOADING=1 and then nothing more leaves the unit so for ever."""
+    require(service.machine, 253, "Type=notify-reload")
+    hang = "if context.generation > 1: threading.Event().wait()"
+    settings = "Type=notify-reload\nReloadSignal=SIGUSR2\nTimeoutStartSec=60"
+    pid = service.start(settings, reload="", spoil=hang, options={"ready_timeout": 1.0}.items())
+    service.reload()
+    assert service.main() == pid
+    assert service.machine.sees("app", ActiveState="active", SubState="running")
+    [status] = service.machine.show("app", "StatusText")
+    assert "was not ready within 1.0 s" in status
+
+
+def test_main_process_is_known_after_systemd_has_started_itself_again(service):
+    service.start()
+    service.reload()
+    pid = service.main()
+    service.machine.run("systemctl", "daemon-reexec")
+    assert service.main() == pid
+    service.reload()
+    service.machine.run("systemctl", "kill", "-s", "KILL", "--kill-who=main", "app")
+    eventually(lambda: service.machine.sees("app", NRestarts="1", ActiveState="active"))
+
+
+def test_service_with_a_dynamic_user_is_upgraded(service):
+    trees = " ".join(sorted(TREES))  # which may be in /tmp, and the service has another
+    settings = f"Type=notify\nDynamicUser=yes\nBindPaths={service.machine.work} {trees}"
+    directory = "RuntimeDirectory=app"
+    options = {"pidfile": "/run/app/app.pid"}
+    pids = [service.start(f"{settings}\n{directory}", options=options.items())]
+    with service.load() as load:
+        for _ in range(3):
+            service.reload()
+            pids.append(service.main())
+    assert load.lost == []
+    assert len(set(pids)) == 4
+    # systemctl, which cannot ask there, says nothing in the unit's name.
+    assert "reception only permitted" not in service.machine.journal("app")
+
+
+def test_service_with_a_process_namespace_of_its_own_refuses(newest, service):
+    require(service.machine, 257, "PrivatePIDs=")
+    pid = service.start("Type=notify\nPrivatePIDs=yes")
+    with service.load() as load:
+        assert service.reload(check=False).returncode != 0
+    assert load.lost == []
+    assert service.main() == pid
+    assert "is locked by" in service.machine.journal("app")
+
+
+def test_two_upgrades_at_once_are_one(service):
+    first = service.start(spoil="import time; time.sleep(context.generation > 1)")
+    with service.load() as load:
+        service.machine.run("systemctl", "kill", "-s", "USR2", "--kill-who=main", "app")
+        service.reload(check=False)
+        eventually(lambda: _is_not([service.main(), ""], [first]))
+    assert load.lost == []
+    assert service.machine.sees("app", NRestarts="0", ActiveState="active")
