@@ -253,8 +253,10 @@ def siege(session: nox.Session) -> None:
 
 @nox.session
 def contention(session: nox.Session) -> None:
-    """Let crowds of starters loose on one pid file (brute/crowd.py)."""
+    """Let crowds of starters loose on one pid file (brute/crowd.py), and on ensure (clients.py)."""
     run_program(session, "tests/brute/crowd.py")
+    if not session.posargs:
+        session.run("python", "tests/brute/clients.py", "--rounds", "20")
 
 
 @nox.session

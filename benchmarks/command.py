@@ -2,9 +2,10 @@
 
     python benchmarks/command.py [ROUNDS]
 
-`reborn --help`, a start that is ready at once, `status` and `stop`, each by the console script, in
-turn with `python -c pass`; a ratio is the median of the ratios within the rounds. Older versions of
-pip have every console script load `re`, which is half an interpreter start-up; "bare" is without.
+`reborn --help`, a start that is ready at once, `status`, `ensure` of what runs, and `stop`, each by
+the console script, in turn with `python -c pass`; a ratio is the median of the ratios within the
+rounds. Older versions of pip have every console script load `re`, which is half an interpreter
+start-up; "bare" is without.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ def commands(number: int) -> dict[str, list[str]]:
         "reborn --help": [SCRIPT, "--help"],
         "reborn start": [SCRIPT, *start],
         "reborn status": [SCRIPT, "status", f"d{number}"],
+        "reborn ensure": [SCRIPT, "ensure", *start[1:]],
         "reborn stop": [SCRIPT, "stop", f"d{number}"],
         "reborn start, bare": [sys.executable, "-c", BARE, *start],
+        "reborn ensure, bare": [sys.executable, "-c", BARE, "ensure", *start[1:]],
         "reborn stop, bare": [sys.executable, "-c", BARE, "stop", f"d{number}"],
     }
 

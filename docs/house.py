@@ -83,7 +83,7 @@ LAYERS = {
         "_command", "foreign_pidfile", "registry", "overview", "follow", "arguments"
     ),
     "its words": _inside("_command", "converters", "grammar", "parser", "completion"),
-    "the command": _inside("_command", "spec", "start", "verbs", "cli"),
+    "the command": _inside("_command", "spec", "start_lock", "start", "verbs", "cli"),
     "the roof": ("__main__", "__init__"),
 }
 # The modules of a package that is one room of the picture; its face, `__init__`, follows them.
@@ -208,6 +208,7 @@ TESTED = {
     "_command.parser": "cli/usage",
     "_command.completion": "cli/completion",
     "_command.spec": "cli/process cli/as_before",
+    "_command.start_lock": "cli/ensure",
     "_command.start": "cli/start cli/run",
     "_command.verbs": "cli/life",
     "_command.cli": "cli/usage cli/budget",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from reborn._command.verbs import Answer
 
 _USAGE = 2
-_STARTING = ("start", "restart", "run")
+_STARTING = ("start", "ensure", "restart", "run")
 _SHOWING = ("list", "export", "logs")
 
 

@@ -267,6 +267,11 @@ _SOCKETS = (
         help="give it a listening socket, NAME=tcp:[HOST:]PORT or NAME=unix:PATH",
     ),
 )
+_FINGERPRINT = Option(
+    "--fingerprint",
+    metavar="TEXT",
+    help="of its version or its configuration: one with another is stopped, and started anew",
+)
 # What start, restart and run have in common.
 _RUNNING = (
     ("files", _FILES),
@@ -278,7 +283,7 @@ _RUNNING = (
 
 _OF_PROGRAM = frozenset(
     option.dest
-    for option in (*_FILES, *_PROCESS, *_SOCKETS, *_READY, *_SUPERVISOR)
+    for option in (*_FILES, *_PROCESS, *_SOCKETS, *_READY, _FINGERPRINT, *_SUPERVISOR)
     if option is not _PIDFILE
 )
 
@@ -294,6 +299,14 @@ VERBS = {
             "reborn start web --ready tcp:8000 -- python -m http.server 8000",
             "reborn start db --user redis --restart on-failure -- redis-server",
         ),
+    ),
+    "ensure": Verb(
+        "start it unless it runs, and wait until it is ready, whoever starts it",
+        ("readiness", (*_READY, _FINGERPRINT)),
+        *_RUNNING,
+        name=None,
+        program=True,
+        examples=("reborn ensure build --ready unix:build.sock -- ./build-server build.sock",),
     ),
     "stop": Verb(
         "stop it, and wait until it is gone",

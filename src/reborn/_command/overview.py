@@ -21,19 +21,29 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-COLOURS = {"running": "32", "waiting": "33", "unknown": "33", "dead": "31", "failed": "31"}
+_PENDING = dict.fromkeys(("waiting", "starting", "unknown"), "33")
+COLOURS = {"running": "32", **_PENDING, "dead": "31", "failed": "31"}
 _HEADINGS = ("NAME", "PID", "STATE", "UPTIME", "CPU", "MEMORY", "RESTARTS", "COMMAND")
 # A command may be as long as it likes; in a pipe it is shown whole.
 _NARROWEST = 20
 
 
 class Overview:
-    """One daemon; *supervisor* is the pid of its supervisor, if that runs."""
+    """One daemon; *supervisor* is the pid of its supervisor, if that runs.
+
+    *starting*: somebody waits for its READY.
+    """
 
     def __init__(
-        self, status: DaemonStatus, *, record: Record | None, supervisor: int | None
+        self,
+        status: DaemonStatus,
+        *,
+        record: Record | None,
+        supervisor: int | None,
+        starting: bool = False,
     ) -> None:
         self.status = status
+        self._is_starting = starting
         self.record = record
         self.supervisor = supervisor
 
@@ -41,7 +51,10 @@ class Overview:
     def state(self) -> str:
         """The state in a word; a program that is about to be started again is "waiting"."""
         if self.status.pid is None and self.supervisor is not None:
-            return "waiting"
+            return "starting" if self._is_starting else "waiting"
+        starts_again = self.supervisor is not None and self._reported("phase") == "starting"
+        if self.status.state in ("running", "unknown") and (self._is_starting or starts_again):
+            return "starting"
         if self.status.state in ("stopped", "dead") and self._reported("phase") == "failed":
             return "failed"
         if self.status.state == "dead" and self.was_in_foreground:
@@ -82,6 +95,8 @@ class Overview:
         first, *rows = str(self.status).split("\n")
         if self.state == "waiting":
             first = f"{self.status.name} is not running; {self._plans()}"
+        elif self.state == "starting":
+            first = f"{self.status.name} is starting"
         elif self.state == "failed":
             first = f"{self.status.name} is not running; {self._reported('reason')}"
         elif self.state == "stopped":

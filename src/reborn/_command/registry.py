@@ -3,6 +3,7 @@
     NAME.pid             the program's pid; locked while it lives (`known`)
     NAME.supervisor.pid  the same of its supervisor, if it has one
     NAME.reborn.json     the record: the command and its options, for `restart` and `list`
+    NAME.reborn.lock     locked while somebody starts it and waits for READY (`start_lock`)
     NAME.log             its output, without --log-file
 
 The directory depends on the user alone. Whoever looks for a daemon has another environment than
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 PIDFILE = ".pid"
 SUPERVISOR = ".supervisor"
 RECORD = ".reborn.json"
+START_LOCK = ".reborn.lock"
 LOG = ".log"
 _LONGEST_NAME = 200
 # An environment can have some MiB (execve(2)), and its letters six characters each in JSON.
@@ -74,6 +76,7 @@ class Paths:
         stem = self.pidfile.removesuffix(PIDFILE)
         self.supervisor = f"{stem}{SUPERVISOR}{PIDFILE}"
         self.record = f"{stem}{RECORD}"
+        self.start_lock = f"{stem}{START_LOCK}"
 
     @property
     def log_file(self) -> str:

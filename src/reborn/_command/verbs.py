@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 
-from reborn._command import grammar, registry
+from reborn._command import grammar, registry, start_lock
 from reborn._command.foreign_pidfile import foreign_pid_file, public_pid_file
 from reborn._command.registry import Paths, Record
 from reborn._command.spec import Spec
+from reborn._command.start_lock import StartLock
 from reborn._context import DaemonContext
 from reborn._errors import StartError, StepError
 from reborn._verbs import control, terminal
@@ -38,6 +40,12 @@ else:
 TIMED_OUT = 124
 NOT_STARTED = 125
 _LAST_STREAM = 2
+# How a daemon stands that is to be ensured.
+_ABSENT, _STARTING, _READY, _OTHER = "absent", "starting", "ready", "other"
+# How often is looked whether somebody else's start is over, in seconds.
+_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
+_TRIES = 5
+_UNKNOWN_START = "nothing is known of how it was started; stop it, or leave --fingerprint out"
 _UNKNOWN = "nothing is known of how it was started; give the program after --"
 _INTO_BACKGROUND = (
     "; its input is the null device, so it may have finished; or it goes into the background by "
@@ -128,6 +136,7 @@ class NamedDaemon(DaemonVerbs):
         timeout = self.request.get("timeout", control.TIMEOUT)
         outcome = {
             "start": self.start,
+            "ensure": self.ensure,
             "stop": lambda: self.stop(timeout=timeout),
             "restart": lambda: self.restart(timeout=timeout),
             "reload": self.reload,
@@ -141,6 +150,105 @@ class NamedDaemon(DaemonVerbs):
         """Start the program unless it runs."""
         spec = Spec.of(self.paths, self.request)
         return self._start(spec, _program(spec, detached=True), "started")
+
+    def ensure(self) -> Outcome:
+        """See that the program runs and is ready, whoever starts it.
+
+        One process starts it, all others wait for that start, and are told how it has failed. Who
+        is killed meanwhile is succeeded by one of them.
+        """
+        spec = Spec.of(self.paths, self.request)
+        program = _program(spec, detached=True)
+        begun, deadline = time.time(), time.monotonic() + spec.ready_timeout
+        outcome = self._ensured(spec) if self._standing(spec) == _READY else None
+        with StartLock(self.paths.start_lock) as lock:
+            while outcome is None:
+                standing = self._standing(spec, alone=lock.is_held)
+                if standing == _READY:
+                    outcome = self._ensured(spec)
+                elif standing == _OTHER and "fingerprint" not in spec.options:
+                    outcome = self._taken()
+                elif not lock.is_held:
+                    outcome = self._wait_for(lock, deadline, spec)
+                elif standing == _ABSENT:
+                    outcome = self._start(spec, program, "started", lock=lock)
+                elif standing == _OTHER:
+                    outcome = self._replace(spec, program, begun, lock)
+                elif time.monotonic() < deadline:
+                    time.sleep(_LONGEST_PAUSE)  # its supervisor starts it again
+                else:
+                    outcome = self._too_late(spec)
+        return outcome
+
+    def _standing(self, spec: Spec, *, alone: bool = False) -> str:
+        """Return how the daemon stands; *alone*: nobody else starts it."""
+        daemon, supervisor, record = self.look().daemon, self.supervisor(), self.record()
+        if daemon is None and supervisor is None:
+            return _ABSENT
+        fingerprint = spec.options.get("fingerprint")
+        if record is None:
+            same = fingerprint is None
+        elif fingerprint is None:
+            same = record.command == spec.command
+        else:
+            same = record.options.get("fingerprint") == fingerprint
+        if not same:
+            return _OTHER
+        report = {} if record is None else record.supervised or {}
+        starts_again = supervisor is not None and not report.get("ready")
+        if starts_again or (not alone and start_lock.is_held(self.paths.start_lock)):
+            return _STARTING
+        # One that failed had ended before the lock was free: who lives still was ready by then.
+        return _READY if daemon is None or daemon.is_running() else _STARTING
+
+    def _ensured(self, spec: Spec) -> Outcome:
+        daemon = self.look().daemon
+        if daemon is None:  # it has ended since
+            return Outcome(FAILED, f"{self.name}: it was ready, and has ended; see {spec.log_file}")
+        return Outcome(OK, f"{self.name} is ready, pid {daemon.pid}")
+
+    def _wait_for(self, lock: StartLock, deadline: float, spec: Spec) -> Outcome | None:
+        """Wait until nobody starts it; return how the start has failed that was waited for."""
+        spec.make_directories()
+        if not lock.acquire():
+            pause = _PAUSE
+            with Waiting(f"waiting for another start of {self.name} ..."):
+                while not lock.acquire():
+                    if time.monotonic() >= deadline:
+                        return self._too_late(spec)
+                    time.sleep(pause)
+                    pause = min(_LONGEST_PAUSE, pause * 1.2)
+        failure = lock.failure()
+        lock.is_current()
+        return None if failure is None else Outcome(*failure)
+
+    def _too_late(self, spec: Spec) -> Outcome:
+        what = f"another start of it has taken more than {spec.ready_timeout:g} s"
+        return Outcome(
+            FAILED, f"{self.name}: {what}; raise --ready-timeout, or see {spec.log_file}"
+        )
+
+    def _replace(self, spec: Spec, program: Program, begun: float, lock: StartLock) -> Outcome:
+        """Stop a daemon with another fingerprint, and start this one.
+
+        Not one that was started after this was wanted: two versions that are in use at one time
+        would go on replacing each other.
+        """
+        record = self.record()
+        if record is None:
+            return Outcome(FAILED, f"{self.name}: cannot replace it: {_UNKNOWN_START}")
+        if record.started > begun:
+            other = record.options.get("fingerprint")
+            what = f"it was started with fingerprint {other!r} meanwhile"
+            return Outcome(FAILED, f"{self.name}: {what}; give each version a NAME of its own")
+        try:
+            program.refuse_if_missing()
+        except StepError as error:
+            return self._failed(error)
+        stopped = self._stop(control.TIMEOUT)
+        if stopped is not None and stopped.status != OK:
+            return stopped
+        return self._start(spec, program, "restarted", lock=lock)
 
     def restart(self, *, timeout: float = control.TIMEOUT) -> Outcome:
         """Stop the daemon if it runs, and start it as before or with a new command."""
@@ -343,6 +451,7 @@ class NamedDaemon(DaemonVerbs):
             self.status(),
             record=self.record(),
             supervisor=None if supervisor is None else supervisor.pid,
+            starting=start_lock.is_held(self.paths.start_lock),
         )
 
     def record(self) -> Record | None:
@@ -366,19 +475,46 @@ class NamedDaemon(DaemonVerbs):
         record = Record.read(self.paths.record)
         return None if record is None else Spec.again(self.paths, record, self.request)
 
-    def _start(self, spec: Spec, program: Program, done: str) -> Outcome:
+    def _start(
+        self, spec: Spec, program: Program, done: str, *, lock: StartLock | None = None
+    ) -> Outcome:
         from reborn._command import start
 
         spec.make_directories()
         context = start.ProgramStart(spec, program).context()
+        lock = lock or self._start_lock()
         daemon = self._launch(context, lambda error: self._failed(error, spec))
         if isinstance(daemon, Outcome):
+            failed = daemon.status not in (OK, INTERRUPTED)
+            lock.release((daemon.status, daemon.text) if failed else None)
             return daemon
+        if daemon is not None:
+            lock.release()
         if daemon is None:
             context.carry_on()
         pid = self._pid(daemon) if spec.supervised else daemon.pid
         where = "its output goes to syslog" if "syslog" in spec.options else f"see {spec.log_file}"
         return Outcome(OK, f"{self.name} {done}, pid {pid}; {where}", daemon=daemon)
+
+    def _start_lock(self) -> StartLock:
+        """Return the lock of a start; where somebody has it, the one of the pid file decides."""
+        lock = StartLock(self.paths.start_lock)
+        try:
+            for _ in range(_TRIES):  # somebody may just look whether it is held
+                if lock.acquire() and lock.is_current():
+                    break
+                time.sleep(_PAUSE)
+        except (StartError, OSError):
+            pass
+        return lock
+
+    def _taken(self) -> Outcome:
+        """Return that another program has the name."""
+        daemon, record = self.look().daemon or self.supervisor(), self.record()
+        which = "?" if record is None else terminal.quoted(record.command)
+        who = "somebody" if daemon is None else f"process {daemon.pid}"
+        why = f"the name is taken by {who} ({which})"
+        return Outcome(FAILED, f"{self.name}: {why}; stop it or give another NAME")
 
     def _pid(self, daemon: Daemon) -> int:
         """Return the pid of the program whose supervisor is *daemon*."""
@@ -450,6 +586,9 @@ class NamedDaemon(DaemonVerbs):
             pass  # it may not be ours to remove, and harms nobody
         finally:
             pidfile.release()
+        if os.path.lexists(self.paths.start_lock):  # of a starter that was killed
+            with StartLock(self.paths.start_lock) as lock:
+                lock.acquire()
         supervisor = foreign_pid_file(self.paths.supervisor)
         if os.path.lexists(supervisor.path):  # it was killed
             try:
