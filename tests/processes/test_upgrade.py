@@ -15,6 +15,7 @@ from harness import PATIENCE, PROBES, eventually, is_alive
 from sabotage import code
 
 from reborn import DaemonContext
+from reborn._upgrade.grant import Grant
 
 PROBE = PROBES / "generation.py"
 
@@ -418,3 +419,12 @@ def test_daemon_can_be_replaced_as_soon_as_its_launcher_is_back(daemon):
     slow = "lambda self: __import__('time').sleep(0.5) or whole(self)"
     daemon.start(spoil=code("begin to serve", slow))
     daemon.assert_serves(daemon.upgrade(), 2)
+
+
+def test_grant_of_another_version_is_understood():
+    """What an upgrade replaces may be an older reborn; what it has not is as without it."""
+    message, fds = Grant(10, generation=3, predecessor=4711, lock=11).as_message()
+    del message["streams"], message["managed"]
+    grant = Grant.from_message({**message, "notify": None}, fds, connection=12)
+    expected = Grant(10, generation=3, predecessor=4711, lock=11, connection=12)
+    assert vars(grant) == vars(expected)

@@ -94,8 +94,9 @@ class Grant:
 
     @classmethod
     def _from_values(cls, values: dict[str, Any]) -> Self:
+        """Return a grant with those of *values* that this version knows; others are another's."""
         grant = cls(values["control"])
-        vars(grant).update(values)
+        vars(grant).update((key, value) for key, value in values.items() if key in vars(grant))
         return grant
 
     @staticmethod
@@ -105,5 +106,5 @@ class Grant:
             if values[name] is not None:
                 changed[name] = change(values[name])
         for name in _TABLES:
-            changed[name] = {key: change(fd) for key, fd in values[name].items()}
+            changed[name] = {key: change(fd) for key, fd in values.get(name, {}).items()}
         return changed
