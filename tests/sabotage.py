@@ -16,6 +16,7 @@ SEAMS = {
     # The process and the system.
     "signals there are": "_signals:numbers",
     "reset signals": "_signals:reset",
+    "set timers": "_signals:set_timers",
     "install signals": "_signals:install",
     "may sit in C": "_signals:main_thread_may_sit_in_c",
     "patience with the main thread": "_main_thread:_UNTIL_END",
@@ -37,6 +38,7 @@ SEAMS = {
     "open a placeholder": "_descriptors:open_placeholder",
     "open the null device": "_descriptors:open_null",
     "replace by copies": "_descriptors:replace",
+    "files locked by fcntl(2)": "_descriptors:record_locked",
     "flush": "_descriptors:flush",
     "drop privileges": "_privileges:drop",
     "clear the status line": "_status_line:StatusLine.clear",

@@ -263,7 +263,8 @@ class Inheritance:
         writers = of_writers()
         self.keep = {*keep}
         self._copies = {fd: n for fd, n in of_caller(writers).items() if fd not in self.keep}
-        self.keep.update(writers, of_wakeup())
+        self.wakeup, ends = of_wakeup()
+        self.keep.update(writers, ends)
         self._opened: list[int] | None = None
         self._placeholder: int | None = None
         # Copying them all at a fork takes noticeable time.
@@ -297,6 +298,10 @@ class Inheritance:
         # Some have been closed since; taking their numbers would leak them.
         opened = filter(is_open, self._opened or ())
         close_inherited(opened, keep=self.keep, placeholder=self._placeholder)
+        if self.wakeup >= 0:
+            # At a fork, asyncio takes it away, whoever has set it (CPython 3.12).
+            now = _signal.set_wakeup_fd(-1)
+            _signal.set_wakeup_fd(self.wakeup if now < 0 else now)
 
 
 def carried_on(opened: "Sequence[int]") -> set[int]:
@@ -304,9 +309,11 @@ def carried_on(opened: "Sequence[int]") -> set[int]:
 
     These are servers' sockets and locks (flock(2)) that the program has taken itself, and so are
     closed on exec; and what a library reads random numbers from, which ends the program if it
-    cannot (GnuTLS). Of very many, the first are looked at.
+    cannot (GnuTLS). Nobody can tell which file faulthandler writes to when the program crashes, so
+    with it files are kept that it may be. Of very many, the first are looked at.
     """
     found: set[int] = set()
+    written = "faulthandler" in sys.modules and sys.modules["faulthandler"].is_enabled()
     for fd in opened[len(STANDARD) : _MANY]:
         try:
             mode, device = _kind(fd)
@@ -317,7 +324,8 @@ def carried_on(opened: "Sequence[int]") -> set[int]:
             carried = device in _random_devices()
         else:
             carried = own and (
-                (stat.S_ISSOCK(mode) and _is_server(fd)) or (stat.S_ISREG(mode) and _is_locked(fd))
+                (stat.S_ISSOCK(mode) and _is_server(fd))
+                or (stat.S_ISREG(mode) and (_is_locked(fd) or (written and _is_for_writing(fd))))
             )
         if carried:
             found.add(fd)
@@ -368,13 +376,36 @@ def _is_connected(socket: "socket") -> bool:
 
 def _is_locked(fd: int) -> bool:
     """Tell whether a lock belongs to the open file; False where that is unknown."""
-    try:
-        with open(f"/proc/self/fdinfo/{fd}", "rb", buffering=0) as file:
-            text = file.read(8192) or b""
-    except OSError:
-        return False
+    text = _information(fd)
     # Locks of fcntl(2) are shown, too, and belong to the launcher.
     return b" FLOCK " in text or b" OFDLCK " in text
+
+
+def _is_for_writing(fd: int) -> bool:
+    """Tell whether a file is open for writing alone, as logs are, and databases are not."""
+    _, _, flags = _information(fd).partition(b"\nflags:\t")
+    return int(flags.partition(b"\n")[0] or b"0", 8) & os.O_ACCMODE == os.O_WRONLY
+
+
+def _information(fd: int) -> bytes:
+    """Return what Linux knows of a descriptor."""
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", "rb", buffering=0) as file:
+            return file.read(8192) or b""
+    except OSError:
+        return b""
+
+
+def record_locked() -> "Iterator[str]":
+    """Yield the files that this process alone has locked by fcntl(2), which no fork inherits."""
+    for fd in open_descriptors()[len(STANDARD) : _MANY]:
+        try:
+            if stat.S_ISREG(os.fstat(fd).st_mode) and b" POSIX  ADVISORY  WRITE " in _information(
+                fd
+            ):
+                yield os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue
 
 
 def of_writers() -> dict[int, int]:
@@ -436,8 +467,8 @@ def _descriptors_of(writer: object, depth: int, seen: set[int]) -> "Iterator[int
         yield from _descriptors_of(part, depth - 1, seen)
 
 
-def of_wakeup() -> set[int]:
-    """Return the descriptor that signal numbers are written to, and its other end.
+def of_wakeup() -> tuple[int, set[int]]:
+    """Return the descriptor that signal numbers are written to, and both ends; -1: there is none.
 
     A pipe shows which descriptors are its ends; of a pair of sockets the other has the number
     before or after.
@@ -446,17 +477,17 @@ def of_wakeup() -> set[int]:
     try:
         fd = _signal.set_wakeup_fd(-1)
         if fd < 0:
-            return set()
+            return -1, set()
         _signal.set_wakeup_fd(fd)
     except ValueError:  # in another thread than the main one, or closed
-        return set()
+        return -1, set()
     finally:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
     ends = copies(dict.fromkeys(open_descriptors(), fd), [fd])
     if stat.S_ISSOCK(os.fstat(fd).st_mode):
         neighbours = [other for other in (fd - 1, fd + 1) if is_open(other)]
         ends |= {other: fd for other in neighbours if stat.S_ISSOCK(os.fstat(other).st_mode)}
-    return {*ends}
+    return fd, {*ends}
 
 
 def of_caller(writers: "Mapping[int, int]") -> dict[int, int]:

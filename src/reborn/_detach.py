@@ -48,6 +48,7 @@ def by_fork(
         from reborn._attempt import Attempt  # late: the next life of a program has no use for it
     _descriptors.flush()
     inherited = setup.inherited = _descriptors.Inheritance(_steps.kept(setup))
+    setup.timers = _signals.timers()
     ours, theirs = _handshake.open_channel()
 
     def start() -> int:

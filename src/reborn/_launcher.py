@@ -313,11 +313,17 @@ def warn_of_losses() -> None:
         count = "another thread runs" if len(names) == 1 else f"{len(names)} other threads run"
         known = [repr(name) for name in names if name is not None]
         listed = ", ".join([*known, *(["?"] if len(known) < len(names) else [])])
-        _warn(f"forking while {count} ({listed}), which the daemon will not have", threads=True)
+        text = f"forking while {count} ({listed}), which the daemon will not have"
+        _warn(f"{text}; call reborn() earlier or use strategy='reexec'", threads=True)
     libraries = _steps.libraries()
-    lost = None if libraries is None else libraries.lost_by_fork()
-    if lost is not None:
-        _warn(f"forking after the start of {lost}", threads=False)
+    for lost in () if libraries is None else libraries.lost_by_fork():
+        _warn(f"forking {lost}; call reborn() earlier or use strategy='reexec'", threads=False)
+    for path in _descriptors.record_locked():
+        _warn(
+            f"forking while {path!r} is locked by fcntl(2), whose lock ends with the launcher; "
+            "take it after reborn(), or lock by fcntl.flock() or pidfile=",
+            threads=False,
+        )
 
 
 def _warn(text: str, *, threads: bool) -> None:
@@ -325,11 +331,8 @@ def _warn(text: str, *, threads: bool) -> None:
 
     from reborn.exceptions import ForkWithResourcesWarning, ForkWithThreadsWarning
 
-    warnings.warn(
-        f"{text}; call reborn() earlier or use strategy='reexec'",
-        ForkWithThreadsWarning if threads else ForkWithResourcesWarning,
-        stacklevel=_frames_of_ours(),
-    )
+    kind = ForkWithThreadsWarning if threads else ForkWithResourcesWarning
+    warnings.warn(text, kind, stacklevel=_frames_of_ours())
 
 
 def warn_of_sockets(plan: "Plan") -> None:

@@ -5,21 +5,37 @@ library that is not imported is left alone, and none is imported here.
 
 - asyncio, trio, Twisted: a loop that runs is refused, and eventlet's once it was used; one that was
   not is made anew.
+- asyncio: a loop that has been made and does not run gets a selector, a pipe and threads of the
+  daemon's own, with all that it watches. One of uvloop cannot be given any: warned.
 - Twisted: the reactor has opened its descriptors at its import. They are kept, its hooks called.
 - gevent: the descriptor of its loop is closed. It is made anew, as gevent's own fork does.
 - multiprocessing: the children are the launcher's to end and to wait for. They are forgotten.
 - multiprocessing: the resource tracker ends with the launcher, and removes what it tracks: warned.
 
-Rejected: to keep the resource tracker; it has the caller's stderr open, and would hold its pipe.
+A loop is found by the garbage collector, which looks at everything; so only where the system shows
+that there is one, by an epoll(7) descriptor.
+
+Rejected: to keep the selector of a loop, which launcher and daemon would change for each other; to
+keep the resource tracker; it has the caller's stderr open, and would hold its pipe.
 """
 
+import os
 import sys
+from _weakref import ref
 
 from reborn import _descriptors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Iterator
     from typing import Any
+else:
+    import _signal
+
+# The loops of asyncio that a fork takes along, between its two sides. True: `get_event_loop` has
+# returned it, and does not know it after the fork (CPython 3.12).
+_loops_before: "list[tuple[ref[Any], bool]]" = []
 
 
 def running_loop() -> str | None:
@@ -39,16 +55,17 @@ def running_loop() -> str | None:
     return None
 
 
-def lost_by_fork() -> str | None:
-    """Return the resources that end with the launcher although the daemon may use them."""
+def lost_by_fork() -> "Iterator[str]":
+    """Yield the resources that end with the launcher although the daemon may use them."""
     module: Any = sys.modules.get("multiprocessing.resource_tracker")
     tracker = getattr(module, "_resource_tracker", None)
-    if getattr(tracker, "_fd", None) is None:
-        return None
-    return (
-        "multiprocessing's resource tracker, which removes shared memory and named semaphores "
-        "at the launcher's end"
-    )
+    if getattr(tracker, "_fd", None) is not None:
+        yield (
+            "after the start of multiprocessing's resource tracker, which removes shared memory "
+            "and named semaphores at the launcher's end"
+        )
+    if _idle_loops("uvloop", "Loop"):
+        yield "while there is an event loop of uvloop, which the daemon cannot use"
 
 
 def descriptors() -> list[int]:
@@ -67,6 +84,9 @@ def descriptors() -> list[int]:
 def before_fork() -> None:
     """Launcher: tell the libraries that want to know."""
     _call(_reactor(), "beforeDaemonize")
+    found = _idle_loops("asyncio.selector_events", "BaseSelectorEventLoop")
+    current = _current_loop()
+    _loops_before[:] = [(ref(loop), loop is current) for loop in found]
 
 
 def after_fork() -> None:
@@ -75,6 +95,12 @@ def after_fork() -> None:
     if process is not None:
         process._children = set()  # noqa: SLF001 - as multiprocessing does in its own children
         _forget_helpers()
+    for reference, is_current in _loops_before:
+        loop = reference()
+        if loop is not None:
+            _renew(loop)
+            if is_current:
+                sys.modules["asyncio"].set_event_loop(loop)
     gevent: Any = sys.modules.get("gevent")
     if gevent is not None:
         _call(gevent, "reinit")
@@ -82,6 +108,63 @@ def after_fork() -> None:
     place = _eventlet()
     if getattr(place, "hub", None) is not None:
         del place.hub  # a new one is made when it is first used
+
+
+def _idle_loops(module: str, name: str) -> "list[Any]":
+    """Return the event loops of a class that are not closed."""
+    kind = getattr(sys.modules.get(module), name, None)
+    if kind is None or not _is_epoll_there():
+        return []
+    import gc
+
+    kinds = [kind]
+    for each in kinds:
+        kinds += each.__subclasses__()
+    found = (each for each in gc.get_referrers(*kinds) if isinstance(each, kind))
+    return [loop for loop in found if not loop.is_closed()]
+
+
+def _current_loop() -> "Any":  # noqa: ANN401
+    policy = getattr(sys.modules.get("asyncio.events"), "_event_loop_policy", None)
+    return getattr(getattr(policy, "_local", None), "_loop", None)
+
+
+def _is_epoll_there() -> bool:
+    """Tell whether somebody in this process may wait for descriptors, or for other things."""
+    try:
+        fds = os.listdir("/proc/self/fd")
+    except OSError:
+        return True
+    return any(_link(fd) == "anon_inode:[eventpoll]" for fd in fds)
+
+
+def _link(fd: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""  # that of the listing
+
+
+def _renew(loop: "Any") -> None:  # noqa: ANN401 - asyncio's
+    """Daemon: give a loop a selector, a pipe and threads of this process's own."""
+    selector, ends = loop._selector, (loop._ssock, loop._csock)  # noqa: SLF001
+    own = loop._ssock.fileno()  # noqa: SLF001
+    watched = [key for key in selector.get_map().values() if key.fd != own]
+    for each in (*ends, selector):
+        each.close()
+    loop._selector = type(selector)()  # noqa: SLF001
+    loop._internal_fds = 0  # noqa: SLF001
+    loop._make_self_pipe()  # noqa: SLF001
+    loop._default_executor = None  # noqa: SLF001
+    if loop._signal_handlers:  # noqa: SLF001
+        _signal.set_wakeup_fd(loop._csock.fileno())  # noqa: SLF001
+    for key in watched:
+        try:
+            loop._selector.register(key.fileobj, key.events, key.data)  # noqa: SLF001
+        except (OSError, ValueError):
+            # It has not been kept; whoever has used it is to see that.
+            for handle in filter(None, key.data):
+                loop._add_callback(handle)  # noqa: SLF001
 
 
 def _forget_helpers() -> None:

@@ -170,6 +170,19 @@ def main_thread_may_sit_in_c() -> bool:
     return not C_LOOPS.isdisjoint(sys.modules)
 
 
+def timers() -> "dict[int, tuple[float, float]]":
+    """Return the timers of setitimer(2) and alarm(2) that run, which a fork does not inherit."""
+    kinds = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)
+    running = {kind: _signal.getitimer(kind) for kind in kinds}
+    return {kind: times for kind, times in running.items() if times[0] > 0}
+
+
+def set_timers(timers: "Mapping[int, tuple[float, float]]") -> None:
+    """Start timers, each with the seconds until its first signal, and between the others."""
+    for kind, times in timers.items():
+        _signal.setitimer(kind, *times)
+
+
 def keep_child_status() -> "dict[int, Any]":
     """Have the kernel keep the status of children if SIGCHLD is ignored (waitpid(2)).
 

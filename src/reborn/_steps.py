@@ -26,7 +26,7 @@ _LIBRARIES = frozenset(
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import ModuleType
     from typing import Protocol, TypeVar
 
@@ -57,10 +57,10 @@ class Setup(Plan):
 
     What is not resolved before the process is there: `sources` become 0, 1 and 2 (None: stay);
     `spare` are closed when they are connected; `null` is the null device, which a new root may
-    lack. `inherited`: what a forked daemon has from the launcher; `channel`: the descriptors of its
-    report, until READY. `captured`: stderr goes to a file until READY. `mask`: the signals that
-    stay blocked when the program goes on; until the set-up says otherwise, those that the launcher
-    had blocked.
+    lack. `inherited`, `timers`: what a forked daemon has from the launcher; `channel`: the
+    descriptors of its report, until READY. `captured`: stderr goes to a file until READY. `mask`:
+    the signals that stay blocked when the program goes on; until the set-up says otherwise, those
+    that the launcher had blocked.
     """
 
     if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Setup(Plan):
         self.null = null
         self.captured = captured
         self.inherited: _descriptors.Inheritance | None = None
+        self.timers: Mapping[int, tuple[float, float]] = {}
         self.channel: Sequence[int] = ()
         self.mask: set[int] = set()
 
@@ -221,8 +222,9 @@ def drop_privileges(confinement: "Placed") -> None:
 
 
 def install_handlers(setup: Setup) -> None:
-    """Install the signal map (PEP 3143)."""
+    """Install the signal map (PEP 3143), and start the timers that the launcher had."""
     _signals.install(setup.handlers)
+    _signals.set_timers(setup.timers)
 
 
 # The rows that the daemon shares with a program that a process becomes by execve(2).

@@ -11,7 +11,16 @@ PACKAGE = Path(reborn.__file__).parent
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 # Whose arguments are said to somebody, besides those of what is raised.
 SAYERS = {"refuse", "Outcome", "Step", "SystemExit", "report", "warn"}
-SAYERS |= {"_not_permitted", "_refuse", "_timeout", "_unsafe", "_wrong_type", "failure", "_failure"}
+SAYERS |= {
+    "_not_permitted",
+    "_refuse",
+    "_timeout",
+    "_unsafe",
+    "_warn",
+    "_wrong_type",
+    "failure",
+    "_failure",
+}
 # Whose results are said.
 TOLD = {"_refusal", "already_true", "daemon_named", "foreign_hand", "how_ended"}
 # pep3143 says what python-daemon says; the command has a page of its own.

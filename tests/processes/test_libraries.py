@@ -213,6 +213,144 @@ trio.run(main)
     assert run(fork_sandbox, text).stdout.startswith(expected)
 
 
+# It watches a server, a pipe and a signal, and has used a thread, before the fork.
+ASYNCIO = """
+import asyncio, os, signal, threading
+{careless}
+asyncio.set_event_loop(loop := asyncio.new_event_loop())
+async def answer(reader, writer):
+    writer.write(b"hello")
+    await writer.drain()
+    writer.close()
+async def begin():
+    await asyncio.to_thread(id, None)
+    return await asyncio.start_server(answer, "127.0.0.1", 0)
+server = loop.run_until_complete(begin())
+incoming, outgoing = os.pipe()
+came, stopped, closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+loop.add_reader(incoming, came.set)
+loop.add_signal_handler(signal.SIGUSR1, stopped.set)
+lost, _ = os.pipe()
+def use():
+    loop.remove_reader(lost)
+    closed.set()
+loop.add_reader(lost, use)
+async def main():
+    reader, _ = await asyncio.open_connection(*server.sockets[0].getsockname())
+    os.write(outgoing, b"x")
+    await asyncio.gather(came.wait(), closed.wait())
+    threading.Timer(0.1, loop.call_soon_threadsafe, [os.kill, os.getpid(), signal.SIGUSR1]).start()
+    await stopped.wait()
+    print(await reader.read(), await asyncio.to_thread(str, 1), flush=True)
+with DaemonContext(**settings, files_preserve=[incoming, outgoing]):
+    asyncio.get_event_loop().run_until_complete(asyncio.wait_for(main(), 10))
+"""
+
+
+def test_loop_of_asyncio_that_was_made_before_works(fork_sandbox):
+    result = run(fork_sandbox, ASYNCIO.format(careless=""), "ignore")
+    assert (result.returncode, result.stderr) == (0, "")
+    eventually(lambda: _logged(fork_sandbox, "b'hello' 1\n"))
+
+
+def test_loop_of_asyncio_that_was_made_before_control(fork_sandbox):
+    careless = sabotage.code("renew libraries", "lambda: None")
+    assert run(fork_sandbox, ASYNCIO.format(careless=careless), "ignore").returncode == 0
+    eventually(lambda: _failed(fork_sandbox))
+
+
+@need("uvloop")
+def test_loop_of_uvloop_that_was_made_before_is_told(fork_sandbox):
+    text = "import uvloop\nloop = uvloop.new_event_loop()\nwith DaemonContext(**settings): pass\n"
+    result = run(fork_sandbox, text, "always")
+    assert (
+        "ForkWithResourcesWarning: forking while there is an event loop of uvloop" in result.stderr
+    )
+    eventually(fork_sandbox.assert_nothing_left)
+
+
+LOCKED = """
+import fcntl
+file = open(settings["pidfile"] + ".lock", "w")
+fcntl.lockf(file, fcntl.{how})
+{careless}
+with DaemonContext(**settings): pass
+"""
+
+
+def test_lock_that_ends_with_the_launcher_is_told(fork_sandbox):
+    result = run(fork_sandbox, LOCKED.format(how="LOCK_EX", careless=""), "always")
+    assert f"forking while '{fork_sandbox.pidfile}.lock' is locked by fcntl(2), " in result.stderr
+    eventually(fork_sandbox.assert_nothing_left)
+
+
+@pytest.mark.parametrize("how", ["LOCK_UN", "LOCK_EX"])
+def test_lock_that_ends_with_the_launcher_control(fork_sandbox, how):
+    careless = sabotage.code("files locked by fcntl(2)", "tuple") if how == "LOCK_EX" else ""
+    result = run(fork_sandbox, LOCKED.format(how=how, careless=careless), "always")
+    assert "fcntl" not in result.stderr
+    eventually(fork_sandbox.assert_nothing_left)
+
+
+CRASH = """
+import faulthandler
+file = open(settings["log_file"] + ".crash", "w")
+other = open(settings["log_file"] + ".data", "w+")
+faulthandler.enable(file)
+{careless}
+with DaemonContext(**settings) as context:
+    print(os.fstat(other.fileno()).st_mode & 0o170000 == 0o100000, flush=True)
+    context.release()
+    faulthandler._sigsegv()
+"""
+
+
+def test_crash_is_written_to_faulthandlers_file(sandbox):
+    assert run(sandbox, "import os" + CRASH.format(careless="")).returncode == 0
+    crash = sandbox.log.with_name(sandbox.log.name + ".crash")
+    eventually(lambda: _holds(crash, "Segmentation fault"))
+    # What is read, too, may be a database's.
+    assert sandbox.log_text() == ("False\n" if sandbox.strategy == "fork" else "True\n")
+
+
+def test_crash_is_written_to_faulthandlers_file_control(fork_sandbox):
+    careless = sabotage.code("what is carried on", "lambda opened: set()")
+    text = "import os" + CRASH.format(careless=careless)
+    assert run(fork_sandbox, text).returncode == 0
+    eventually(lambda: _logged(fork_sandbox, "False\n"))
+    eventually(fork_sandbox.assert_nothing_left)
+    assert fork_sandbox.log.with_name(fork_sandbox.log.name + ".crash").read_text() == ""
+
+
+def _holds(path, text):
+    assert text in path.read_text()
+
+
+TIMER = """
+import signal, time
+ticks = []
+signal.signal(signal.SIGALRM, lambda *_: ticks.append(1))
+signal.setitimer(signal.ITIMER_REAL, 0.2, 0.1)
+{careless}
+with DaemonContext(**settings):
+    end = time.monotonic() + {patience}
+    while len(ticks) < 3 and time.monotonic() < end:
+        time.sleep(0.05)
+    print(len(ticks) >= 3, flush=True)
+"""
+
+
+def test_timer_that_was_started_before_goes_on(sandbox):
+    assert run(sandbox, TIMER.format(careless="", patience=20)).returncode == 0
+    eventually(lambda: _logged(sandbox, "True\n"))
+
+
+def test_timer_that_was_started_before_control(fork_sandbox):
+    careless = sabotage.code("set timers", "lambda timers: None")
+    assert run(fork_sandbox, TIMER.format(careless=careless, patience=1)).returncode == 0
+    eventually(lambda: _logged(fork_sandbox, "False\n"))
+
+
 CHILD = (
     WAIT
     + """

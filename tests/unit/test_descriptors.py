@@ -281,7 +281,10 @@ CARRIED_ON = {
 
 @pytest.mark.parametrize("kind", CARRIED_ON)
 @pytest.mark.parametrize("inheritable", [False, True])
-def test_what_a_program_would_miss_in_silence_is_carried_on(tmp_path, kind, inheritable):
+def test_what_a_program_would_miss_in_silence_is_carried_on(
+    tmp_path, monkeypatch, kind, inheritable
+):
+    monkeypatch.delitem(sys.modules, "faulthandler")  # pytest's is on
     make, carried = CARRIED_ON[kind]
     with make(tmp_path / "file") as file:
         os.set_inheritable(file.fileno(), inheritable)
@@ -289,6 +292,18 @@ def test_what_a_program_would_miss_in_silence_is_carried_on(tmp_path, kind, inhe
         assert _descriptors.is_open(file.fileno())
         # What the shell has left open is nobody's wish, but a library's number does no harm.
         carried = carried and (not inheritable or kind == "random numbers")
+        assert found == ({file.fileno()} if carried else set())
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_enabled", "carried"), [("w", True, True), ("w", False, False), ("w+", True, False)]
+)
+def test_file_that_faulthandler_may_write_to_is_carried_on(
+    tmp_path, monkeypatch, mode, is_enabled, carried
+):
+    monkeypatch.setattr("faulthandler.is_enabled", lambda: is_enabled)
+    with (tmp_path / "crash").open(mode) as file:
+        found = _descriptors.carried_on([0, 1, 2, file.fileno()])
         assert found == ({file.fileno()} if carried else set())
 
 
@@ -412,7 +427,7 @@ def test_both_ends_of_what_signals_are_written_to_are_found(make):
     os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer)
     try:
-        assert {reader, writer} <= _descriptors.of_wakeup()
+        assert {reader, writer} <= _descriptors.of_wakeup()[1]
         assert signal.set_wakeup_fd(writer) == writer
     finally:
         signal.set_wakeup_fd(before)
@@ -422,9 +437,9 @@ def test_both_ends_of_what_signals_are_written_to_are_found(make):
 
 def test_nothing_is_found_where_signals_are_written_to_nothing():
     before = signal.set_wakeup_fd(-1)
-    assert _descriptors.of_wakeup() == set()
+    assert _descriptors.of_wakeup() == (-1, set())
     with concurrent.futures.ThreadPoolExecutor() as pool:  # where it cannot be asked for
-        assert pool.submit(_descriptors.of_wakeup).result() == set()
+        assert pool.submit(_descriptors.of_wakeup).result() == (-1, set())
     signal.set_wakeup_fd(before)
 
 
