@@ -93,7 +93,7 @@ SEAMS = {
     "directory of a fresh program": "_own_command:directory",
     "command of a fresh program": "_own_command:command",
     "spawn through the shell": "_reexec:spawn_shell",
-    "fork": "_detach:_fork_unwarned",
+    "fork": "_detach:fork",
     "lead the session": "_detach:lead",
     "prepare the start": "_launcher:Launcher._open",
     "refuse subinterpreters": "_launcher:refuse_subinterpreters",

@@ -57,7 +57,7 @@ def by_fork(
             # Here already: otherwise the fork copies them, and the intermediate ends slowly.
             channel = (theirs.incoming, theirs.outgoing)
             inherited.close_most([*_steps.kept(setup), *setup.descriptors(), *watched, *channel])
-        return posix.fork()
+        return fork()
 
     libraries = _steps.libraries()
     if libraries is not None:
@@ -238,22 +238,25 @@ def fork_blocked() -> tuple[int, set[int]]:
     """
     mask = _signals.block_all()
     try:
-        return _fork_unwarned(), mask
+        return fork(), mask
     except BaseException:
         _signals.restore_mask(mask)
         raise
 
 
-def _fork_unwarned() -> int:
+def fork() -> int:
     """Fork without CPython's own word about threads.
 
-    Ours has been said, in time; theirs comes after the fork (3.12), and if it is an error nobody
-    would know the child.
-    """
-    if len(sys._current_frames()) == 1 and len(native_threads()) == 1:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        return posix.fork()
-    import warnings
+    Ours has been said, in time. Theirs comes in the parent after the fork (3.12), and where it is
+    an error nobody would know the child. It also comes where there is no thread: a name of the
+    process with spaces in it is misread, and hooks of libraries start threads in each child.
 
+    Raises:
+        OSError: there can be no more processes.
+    """
+    warnings = sys.modules.get("warnings")
+    if warnings is None:  # nobody has asked for errors
+        return posix.fork()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return posix.fork()

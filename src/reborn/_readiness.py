@@ -259,8 +259,13 @@ class Called(Condition):
         return None if answer else f"{self.text}() returned {answer!r}"
 
 
+# What a terminal obeys and does not show: CSI and OSC sequences, other escapes, a carriage return
+# at the end of a line (ECMA-48).
+_INVISIBLE = r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)|\x1b[@-Z\\^_]|\r(?=\n)"
+
+
 class Matched(Condition):
-    """log:REGEX."""
+    """log:REGEX; a line matches as it is, or as a terminal shows it."""
 
     reads_logs = True
 
@@ -270,6 +275,7 @@ class Matched(Condition):
         super().__init__(text)
         try:
             self._search = re.compile(value, re.MULTILINE).search
+            self._invisible = re.compile(_INVISIBLE).sub
         except re.error as error:
             raise ValueError(str(error)) from None
         self._value = value
@@ -303,6 +309,12 @@ class Matched(Condition):
         lines, newline, last = others.rpartition(b"\n")
         self._rests[number] = last
         text = (rest + b"\n" + lines + newline).decode("utf-8", "backslashreplace")
+        if self._has_match(text):
+            return True
+        visible = self._invisible("", text)
+        return visible != text and self._has_match(visible)
+
+    def _has_match(self, text: str) -> bool:
         # Not splitlines(): it knows ends of lines that no other tool does.
         return any(map(self._search, io.StringIO(text, newline="\n")))
 

@@ -168,6 +168,25 @@ def test_own_warning_of_cpython_does_not_come_besides_control(fork_sandbox):
     fork_sandbox.stop(result.pid)
 
 
+# A library that begins anew in each child, as some that collect metrics do.
+HOOK = """
+import os, threading, time
+def begin():
+    threading.Thread(target=time.sleep, args=[3600], daemon=True).start()
+os.register_at_fork(after_in_child=begin)
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="CPython does not warn yet")
+@pytest.mark.parametrize("careless", [False, True], ids=["", "control"])
+def test_threads_that_begin_in_each_child_are_no_reason_to_warn(fork_sandbox, careless):
+    before = HOOK + (sabotage.code("fork", "os.fork") if careless else "")
+    result = fork_sandbox.launch(with_filter(script(fork_sandbox, before=before), "always"))
+    assert result.returncode == 0
+    assert ("DeprecationWarning: This process" in result.stderr) is careless
+    fork_sandbox.stop(result.pid)
+
+
 def test_program_with_one_thread_is_not_warned(sandbox):
     before = f"{THREADS}asked.set()\nfor thread in threading.enumerate()[1:]: thread.join()"
     result = sandbox.launch(with_filter(script(sandbox, before=before), "error"))

@@ -113,6 +113,25 @@ def test_log_needs_a_line():
     assert reason("log:^up$", logs=[Pieces(b"not up\n")]) == "no line of its log matches '^up$'"
 
 
+COLOURED = (
+    b"\x1b[32mINFO\x1b[0m: \x1b]8;;http://a\x1b\\start\x1b]8;;\x07up \x1b[1mcomplete\x1b[0m\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_met"),
+    [
+        ("^INFO: startup complete$", True),
+        (r"\x1b\[32mINFO", True),
+        ("^startup", False),
+        ("http://a", True),
+    ],
+)
+def test_line_is_matched_as_a_terminal_shows_it_too(pattern, is_met):
+    """Programs colour their output, and end lines as terminals do, also where there is none."""
+    assert (reason(f"log:{pattern}", logs=[Pieces(COLOURED)]) is None) is is_met
+
+
 @pytest.mark.parametrize("pattern", ["^ready$", "ready$", r"ready\n", "ready"])
 def test_half_a_line_is_no_line(pattern):
     condition = _readiness.parse(f"log:{pattern}")

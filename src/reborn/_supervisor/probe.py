@@ -16,7 +16,7 @@ that does not answer all the time there is.
 import os
 import select
 
-from reborn import _descriptors, _proc, _process, _readiness, _signals
+from reborn import _descriptors, _detach, _proc, _process, _readiness, _signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Probe:
         self._incoming: int | None = incoming
         mask = _signals.block_all()
         try:
-            self.pid = os.fork()
+            self.pid = _detach.fork()
             if self.pid == 0:
                 # Of its own pipe, or that would have a reader for ever.
                 _descriptors.close(incoming, *leave)

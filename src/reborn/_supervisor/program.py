@@ -14,7 +14,7 @@ import os
 import resource
 from errno import EACCES, ENOENT, ENOEXEC, ENOTDIR, EPERM
 
-from reborn import _descriptors, _manager, _signals, _steps
+from reborn import _descriptors, _detach, _manager, _signals, _steps
 from reborn._errors import Step, StepError
 
 TYPE_CHECKING = False
@@ -161,7 +161,7 @@ class Program:
         try:
             mask = _signals.block_all()  # none of our handlers may run in the child
             try:
-                pid = os.fork()
+                pid = _detach.fork()
                 if pid == 0:
                     self._begin(outgoing, inherit, streams, first, more)
             finally:
