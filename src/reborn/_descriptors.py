@@ -396,16 +396,16 @@ def _information(fd: int) -> bytes:
         return b""
 
 
-def record_locked() -> "Iterator[str]":
-    """Yield the files that this process alone has locked by fcntl(2), which no fork inherits."""
+def record_locked() -> list[str]:
+    """Return the files on which this process has locks of fcntl(2), which no fork inherits."""
+    found: list[str] = []
     for fd in open_descriptors()[len(STANDARD) : _MANY]:
         try:
-            if stat.S_ISREG(os.fstat(fd).st_mode) and b" POSIX  ADVISORY  WRITE " in _information(
-                fd
-            ):
-                yield os.readlink(f"/proc/self/fd/{fd}")
+            if stat.S_ISREG(os.fstat(fd).st_mode) and b" POSIX  ADVISORY " in _information(fd):
+                found.append(os.readlink(f"/proc/self/fd/{fd}"))
         except OSError:
             continue
+    return found
 
 
 def of_writers() -> dict[int, int]:

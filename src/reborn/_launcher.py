@@ -318,7 +318,23 @@ def warn_of_losses() -> None:
     libraries = _steps.libraries()
     for lost in () if libraries is None else libraries.lost_by_fork():
         _warn(f"forking {lost}; call reborn() earlier or use strategy='reexec'", threads=False)
-    for path in _descriptors.record_locked():
+    _warn_of_locks(_descriptors.record_locked())
+
+
+def _warn_of_locks(paths: "Sequence[str]") -> None:
+    """Warn of locks on files, which end with the launcher.
+
+    SQLite has such locks on an open database in WAL mode, and on its shared memory. The library in
+    the daemon believes that it still has them, also for a new connection, which waits in vain.
+    """
+    databases = {path.removesuffix("-shm") for path in paths if path.endswith("-shm")}
+    for path in databases:
+        _warn(
+            f"forking while {path!r} is open in SQLite, which the daemon cannot open then; "
+            "close it before reborn() or use strategy='reexec'",
+            threads=False,
+        )
+    for path in {*paths} - databases - {f"{path}-shm" for path in databases}:
         _warn(
             f"forking while {path!r} is locked by fcntl(2), whose lock ends with the launcher; "
             "take it after reborn(), or lock by fcntl.flock() or pidfile=",

@@ -292,6 +292,29 @@ def test_lock_that_ends_with_the_launcher_control(fork_sandbox, how):
     eventually(fork_sandbox.assert_nothing_left)
 
 
+SQLITE = """
+import sqlite3
+path = settings["log_file"] + ".db"
+database = sqlite3.connect(path)
+database.execute("PRAGMA journal_mode = {mode}")
+database.execute("CREATE TABLE t (a)")
+{close}
+with DaemonContext(**settings): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "close", "told"),
+    [("WAL", "", True), ("WAL", "database.close()", False), ("DELETE", "", False)],
+)
+def test_database_that_the_daemon_cannot_open_is_told(fork_sandbox, mode, close, told):
+    result = run(fork_sandbox, SQLITE.format(mode=mode, close=close), "always")
+    warning = f"forking while '{fork_sandbox.log}.db' is open in SQLite, "
+    assert result.stderr.count("ForkWithResourcesWarning: ") == int(told), result.stderr
+    assert (warning in result.stderr) is told
+    eventually(fork_sandbox.assert_nothing_left)
+
+
 CRASH = """
 import faulthandler
 file = open(settings["log_file"] + ".crash", "w")
