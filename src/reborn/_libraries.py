@@ -9,7 +9,8 @@ library that is not imported is left alone, and none is imported here.
   daemon's own, with all that it watches. One of uvloop cannot be given any: warned.
 - Twisted: the reactor has opened its descriptors at its import. They are kept, its hooks called.
 - gevent: the descriptor of its loop is closed. It is made anew, as gevent's own fork does.
-- multiprocessing: the children are the launcher's to end and to wait for. They are forgotten.
+- multiprocessing: the children are the launcher's to end and to wait for. They are forgotten, and
+  warned of: one that serves (a manager, a pool) outlives a launcher that ends for the daemon.
 - multiprocessing: the resource tracker ends with the launcher, and removes what it tracks: warned.
 
 A loop is found by the garbage collector, which looks at everything; so only where the system shows
@@ -56,7 +57,15 @@ def running_loop() -> str | None:
 
 
 def lost_by_fork() -> "Iterator[str]":
-    """Yield the resources that end with the launcher although the daemon may use them."""
+    """Yield what the daemon may use although it is the launcher's, or ends with it."""
+    process: Any = sys.modules.get("multiprocessing.process")
+    children = sorted(child.name for child in process.active_children()) if process else []
+    if children:
+        names = ", ".join(map(repr, children))
+        yield (
+            f"while processes of multiprocessing run ({names}), which are the launcher's and do "
+            "not end with the daemon"
+        )
     module: Any = sys.modules.get("multiprocessing.resource_tracker")
     tracker = getattr(module, "_resource_tracker", None)
     if getattr(tracker, "_fd", None) is not None:

@@ -400,6 +400,17 @@ def test_daemon_signals_no_child_of_the_launchers(fork_sandbox):
     eventually(lambda: _logged(fork_sandbox, "[]\n"))
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_child_of_the_launchers_that_runs_is_told(fork_sandbox, runs):
+    before = "" if runs else '(here / "go").touch(); helper.join()'
+    result = run(fork_sandbox, CHILD.format(before=before), "always::RuntimeWarning")
+    warning = (
+        "ForkWithResourcesWarning: forking while processes of multiprocessing run ('ForkProcess-1')"
+    )
+    assert (warning in result.stderr) is runs
+    eventually(lambda: _logged(fork_sandbox, "[]\n"))
+
+
 def test_daemon_signals_no_child_of_the_launchers_control(fork_sandbox):
     careless = sabotage.code("renew libraries", "lambda: None")
     run(fork_sandbox, CHILD.format(before=careless), "ignore")
