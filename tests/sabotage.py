@@ -25,6 +25,7 @@ SEAMS = {
     "end the program": "_signals:end_program",
     "leave the loop": "_loops:leave",
     "exit from groups": "_loops:exit_from_groups",
+    "end children": "_libraries:end_children",
     "is open": "_descriptors:is_open",
     "open descriptors": "_descriptors:open_descriptors",
     "system of descriptors": "_descriptors:os",

@@ -89,6 +89,9 @@ def _end_without_threads() -> None:
     import atexit
     import threading
 
+    libraries = _steps.libraries()
+    if libraries is not None:
+        libraries.end_children()
     me = threading.current_thread()
     if any(not (thread is me or thread.daemon) for thread in threading.enumerate()):
         atexit._run_exitfuncs()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]

@@ -90,6 +90,16 @@ def descriptors() -> list[int]:
     return [fd for fd in map(_descriptors.fileno, ends) if fd is not None and fd >= 0]
 
 
+def end_children() -> None:
+    """Launcher that ends for a program that was started again: end what it would wait for.
+
+    These are processes of multiprocessing, such as the workers of a pool.
+    """
+    process: Any = sys.modules.get("multiprocessing.process")
+    for child in process.active_children() if process else ():
+        child.terminate()
+
+
 def before_fork() -> None:
     """Launcher: tell the libraries that want to know."""
     _call(_reactor(), "beforeDaemonize")

@@ -5,6 +5,7 @@ Each is wanted in its own test only; `pip install --group loops` brings them.
 
 import importlib.util
 import sys
+import time
 
 import pytest
 import sabotage
@@ -329,7 +330,7 @@ with DaemonContext(**settings) as context:
 
 
 def test_crash_is_written_to_faulthandlers_file(sandbox):
-    assert run(sandbox, "import os" + CRASH.format(careless="")).returncode == 0
+    run(sandbox, "import os" + CRASH.format(careless=""))  # the launcher may see the crash, or not
     crash = sandbox.log.with_name(sandbox.log.name + ".crash")
     eventually(lambda: _holds(crash, "Segmentation fault"))
     # What is read, too, may be a database's.
@@ -339,7 +340,7 @@ def test_crash_is_written_to_faulthandlers_file(sandbox):
 def test_crash_is_written_to_faulthandlers_file_control(fork_sandbox):
     careless = sabotage.code("what is carried on", "lambda opened: set()")
     text = "import os" + CRASH.format(careless=careless)
-    assert run(fork_sandbox, text).returncode == 0
+    run(fork_sandbox, text)
     eventually(lambda: _logged(fork_sandbox, "False\n"))
     eventually(fork_sandbox.assert_nothing_left)
     assert fork_sandbox.log.with_name(fork_sandbox.log.name + ".crash").read_text() == ""
@@ -433,6 +434,40 @@ if __name__ == "__main__":
     [line] = [line for line in result.stderr.splitlines() if "Warning: forking" in line]
     assert "ForkWithResourcesWarning: forking after the start of multiprocessing's resource" in line
     eventually(lambda: _logged(fork_sandbox, "made\n"))
+
+
+WORKERS = """
+import multiprocessing, time
+from concurrent.futures import ProcessPoolExecutor
+if __name__ == "__main__":
+    {begin}
+    with DaemonContext(**settings):
+        print("daemon", flush=True)
+        for child in multiprocessing.active_children(): child.terminate()
+"""
+BEGUN = {
+    "a pool": "pool = ProcessPoolExecutor(1); pool.submit(int).result()",
+    "a process": "multiprocessing.Process(target=time.sleep, args=[3600]).start()",
+    "a manager": "manager = multiprocessing.Manager()",
+}
+
+
+@pytest.mark.parametrize("begun", BEGUN)
+def test_launcher_does_not_wait_for_processes_that_the_daemon_has_begun_anew(reexec_sandbox, begun):
+    text = WORKERS.format(begin=BEGUN[begun])
+    result = run(reexec_sandbox, text, "ignore")
+    assert (result.returncode, result.stderr) == (0, "")
+    eventually(lambda: _holds(reexec_sandbox.log, "daemon\n"))
+    eventually(reexec_sandbox.assert_nothing_left)
+
+
+def test_launcher_waits_for_processes_control(reexec_sandbox):
+    begin = "multiprocessing.Process(target=time.sleep, args=[3]).start()\n    "
+    begin += sabotage.code("end children", "lambda: None")
+    start = time.monotonic()
+    assert run(reexec_sandbox, WORKERS.format(begin=begin), "ignore").returncode == 0
+    assert time.monotonic() - start >= 3
+    eventually(reexec_sandbox.assert_nothing_left)
 
 
 # The helpers of the default method are started before, and used again in the daemon.
