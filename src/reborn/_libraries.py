@@ -93,11 +93,13 @@ def descriptors() -> list[int]:
 def end_children() -> None:
     """Launcher that ends for a program that was started again: end what it would wait for.
 
-    These are processes of multiprocessing, such as the workers of a pool.
+    These are processes of multiprocessing that are no daemons of its sort, such as the workers of
+    a `ProcessPoolExecutor`. A `Pool` ends its own, and could wait for a lock of one that was ended.
     """
     process: Any = sys.modules.get("multiprocessing.process")
     for child in process.active_children() if process else ():
-        child.terminate()
+        if not child.daemon:
+            child.terminate()
 
 
 def before_fork() -> None:

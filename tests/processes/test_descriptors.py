@@ -238,7 +238,8 @@ def test_write_to_a_number_that_was_closed_control(fork_sandbox):
 
 
 DATABASE = """
-import sqlite3
+import sqlite3, warnings
+warnings.simplefilter("ignore")  # of that one
 db = sqlite3.connect("db", isolation_level=None, timeout=0)
 db.executescript("PRAGMA synchronous=NORMAL; INSERT INTO jobs VALUES (1); SELECT * FROM jobs;")
 {forget}

@@ -443,10 +443,12 @@ if __name__ == "__main__":
     {begin}
     with DaemonContext(**settings):
         print("daemon", flush=True)
-        for child in multiprocessing.active_children(): child.terminate()
+        for child in multiprocessing.active_children():
+            if not child.daemon: child.terminate()  # which would be waited for
 """
 BEGUN = {
     "a pool": "pool = ProcessPoolExecutor(1); pool.submit(int).result()",
+    "another pool": "pool = multiprocessing.Pool(2); pool.map(int, [1])",
     "a process": "multiprocessing.Process(target=time.sleep, args=[3600]).start()",
     "a manager": "manager = multiprocessing.Manager()",
 }
