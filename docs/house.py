@@ -63,7 +63,7 @@ LAYERS = {
         *("_claim", "_own_command", "_reexec", "_detach", "_launcher", "_init"),
     ),
     "an upgrade": _inside("_upgrade", "messages", "listening", "manager", "launch", "daemon"),
-    "the class": ("_export", "_context", "_serving"),
+    "the class": ("_export", "_ensure", "_context", "_serving"),
     "command lines": _inside("_verbs", "keywords", "values", "terminal", "status", "control"),
     "for programs": ("application", "click", "graceful", "pep3143", "_spawning", "pytest_plugin"),
     "the supervisor": _inside(
@@ -147,6 +147,7 @@ TESTED = {
     "_export.files": "managers/export",
     "_export.systemd": "managers/export managers/systemd",
     "_export.containers": "managers/pod",
+    "_ensure": "processes/ensure",
     "_context": "processes/with processes/foreground",
     "_serving": "processes/serving",
     "_verbs.keywords": "application/background",

@@ -57,6 +57,7 @@ SEAMS = {
     "take a record lock": "_record_lock:take",
     "doubt a holder": "_holder:LockHolder.refuse_if_doubtful",
     "locks": "_pidfile:fcntl",
+    "starter of a daemon": "_pidfile:LockedPidFile.starter",
     "patience with lookers": "_pidfile:_PATIENCE",
     "refuse if locked": "_pidfile:LockedPidFile.refuse_if_locked",
     "write the pid": "_pidfile:LockedPidFile.write",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from reborn._upgrade.daemon import Predecessor, Superseded
     from reborn.exceptions import (
         EarlyExitError,
+        EnsureTimeoutError,
+        FingerprintError,
         ForkUnsafeError,
         ForkWithResourcesWarning,
         ForkWithThreadsWarning,
@@ -49,6 +51,8 @@ __all__ = [
     "Daemon",
     "DaemonContext",
     "EarlyExitError",
+    "EnsureTimeoutError",
+    "FingerprintError",
     "ForkUnsafeError",
     "ForkWithResourcesWarning",
     "ForkWithThreadsWarning",

@@ -53,6 +53,7 @@ class Launch:
         if not all(fd > 2 and _descriptors.is_open(fd) for fd in self.handed):
             raise ValueError
         self.grant = hello["GRANT"]
+        self.note = hello["NOTE"] or None
         _restore_last_argument(hello)
 
 
@@ -77,6 +78,7 @@ def resume(plan: "Plan", daemon: "Callable[[Setup], None]") -> "Daemon | None":
         with loading("daemon"):
             from reborn import _signals, _steps
         if plan.pidfile is not None:
+            plan.pidfile.note = launch.note
             with Step("lock", f"take over pid file {plan.pidfile.path!r}", role="daemon"):
                 if not launch.grant:
                     plan.pidfile.adopt(launch.lock_fd)

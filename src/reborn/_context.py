@@ -199,6 +199,66 @@ class DaemonContext(_options.Options):
         except (StartError, KeyboardInterrupt) as error:
             raise error.with_traceback(None) from None
 
+    def ensure(self, *, timeout: float = 30.0, fingerprint: str | None = None) -> "Daemon | None":
+        """Return a daemon that is ready, whoever has started it: this process, if nobody has.
+
+        Of several that come at the same moment one starts it, and all get the same daemon, or the
+        error of that start. In a daemon that is started here by fork the result is None, as that of
+        `reborn`; started again, the program comes to its `reborn` or to here.
+
+        A daemon that was started with another *fingerprint*, which is any text, is replaced: by
+        `upgrade` if it is `upgradable`, otherwise it is stopped and a new one started.
+
+        Raises:
+            StartError: the start has failed, here or in the process that was waited for.
+            EnsureTimeoutError: no daemon was ready within *timeout* seconds.
+            FingerprintError: one runs that has replaced the daemon with this fingerprint.
+            StopTimeoutError: the one that is to be replaced does not end.
+            TypeError, ValueError, RuntimeError, KeyboardInterrupt: as in `reborn`.
+        """
+        _require_posix()
+        _require_decision()
+        if self.is_open:
+            message = "ensure() is for a client, and the context is open here"
+            raise RuntimeError(message)
+        with loading("launcher"):
+            from reborn import _ensure
+        _ensure.check(timeout, fingerprint)
+        if self.detach_process is False:
+            message = "ensure() starts in the background, and detach_process is False"
+            raise ValueError(message)
+        if fingerprint is not None and self.chroot_directory is not None:
+            message = (
+                "fingerprint is kept beside the pid file, which chroot_directory leaves behind"
+            )
+            raise ValueError(message)
+        try:
+            if _inherited.is_second_life:
+                from reborn import _claim
+
+                if _claim.is_unfinished():
+                    return _claim.resume(self._resolved(), self._become_daemon)
+            return _ensure.ensure(
+                _ensure.Ways(
+                    search=self.search,
+                    resolve=self._resolved,
+                    start=self._detach,
+                    replace=self._replace,
+                ),
+                timeout=float(timeout),
+                fingerprint=fingerprint,
+            )
+        except (StartError, KeyboardInterrupt) as error:
+            raise error.with_traceback(None) from None
+
+    def _resolved(self) -> "Plan":
+        return _options.resolve(self)
+
+    def _detach(self, plan: "Plan") -> "Daemon | None":
+        from reborn import _launcher
+
+        return _launcher.detach(plan, self._become_daemon, launcher=self._launcher(plan))
+
     def _replace(self, plan: "Plan") -> "Daemon | None":
         with loading("launcher"):
             from reborn import _launcher
@@ -278,6 +338,8 @@ class DaemonContext(_options.Options):
             RuntimeError: the context is not open.
         """
         setup = self._opened("ready")
+        if setup.pidfile is not None:
+            setup.pidfile.unmark_start()  # in the foreground; else it is the launcher's mark
         self._watch_sigterm()  # what has been loaded since may sit in C
         from reborn import _steps
         from reborn._handshake import LauncherGoneError
@@ -581,6 +643,8 @@ class DaemonContext(_options.Options):
         try:
             _launcher.lock_pidfile(plan)
             locked = True
+            if plan.wait_ready and plan.pidfile is not None:
+                plan.pidfile.mark_start()
             if plan.upgradable:
                 from reborn._upgrade.launch import first_grant, open_ports
 

@@ -197,8 +197,10 @@ class Launcher:
         return FirstRest()
 
     def lock(self) -> None:
-        """Lock the pid file."""
+        """Lock the pid file, and show that a daemon is being started."""
         lock_pidfile(self.plan)
+        if self.plan.pidfile is not None:
+            self.plan.pidfile.mark_start()
 
     def _open(self) -> list[int | None]:
         """Lock the pid file and open the log; return what the daemon's 0, 1 and 2 are to be."""

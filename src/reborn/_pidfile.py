@@ -52,6 +52,9 @@ _LONGEST_LOOKS = 5.0
 # Each round somebody must have replaced the file between two of our system calls.
 _ROUNDS = 100
 _LONGEST_TEXT = 32
+# Beside the pid file; what is in it.
+_NOTE = ".fingerprint"
+_LONGEST_NOTE = 2**17
 
 
 class LockedFile:
@@ -67,6 +70,8 @@ class LockedFile:
         self._fd: int | None = None
         self._directory: int | None = None
         self._owner: OwnProcess | None = None
+        # The process that has marked the start as under way.
+        self._starter: OwnProcess | None = None
 
     def __str__(self) -> str:
         return f"pid file {self.path!r}"
@@ -202,6 +207,25 @@ class LockedFile:
         if self._directory is not None:
             self._directory = _descriptors.move_above(self._directory, least)
 
+    def mark_start(self) -> None:
+        """Let everybody see that a daemon is being started, until this process leaves the file."""
+        if self._fd is not None:
+            self._starter = OwnProcess()
+            self._lock_start(fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def unmark_start(self) -> None:
+        """Undo it, where this process has done it."""
+        starter, self._starter = self._starter, None
+        if starter:
+            self._lock_start(fcntl.LOCK_UN)
+
+    def _lock_start(self, how: int) -> None:
+        if self._fd is not None:
+            try:
+                fcntl.lockf(self._fd, how, 1, _files.START_BYTE)
+            except OSError:
+                pass  # it is not seen on this file system, and no reason not to start
+
     def descriptors(self) -> list[int]:
         """Return the descriptors that must stay open for the lock to last."""
         return [fd for fd in (self._fd, self._directory) if fd is not None]
@@ -241,6 +265,8 @@ class LockedPidFile(LockedFile):
         super().__init__(path, mode=mode)
         self._unlocked_owner = unlocked_owner
         self._hooked = False
+        # What is kept beside the pid: the daemon's fingerprint, see `_ensure`.
+        self.note: str | None = None
 
     def acquire(self) -> None:
         """Lock the file and empty it; make it if it is not there.
@@ -321,6 +347,8 @@ class LockedPidFile(LockedFile):
             message = f"pid file {self.path!r} is not acquired"
             raise RuntimeError(message)
         self.own()
+        if self.note is not None:
+            self._write_note(self.note)
         os.ftruncate(self._fd, 0)
         text = b"%d\n" % os.getpid()
         if os.pwrite(self._fd, text, 0) < len(text):
@@ -336,11 +364,53 @@ class LockedPidFile(LockedFile):
     def write_over(self) -> None:
         """As `write`, where the file names another process: it names one of them at each moment."""
         assert self._fd is not None  # noqa: S101 - it is shared
+        if self.note is not None:
+            self._write_note(self.note)
         text = b"%d\n" % os.getpid()
         os.pwrite(self._fd, text, 0)  # in one call, which no reader sees half of
         os.ftruncate(self._fd, len(text))
         self.own()
         self._leave_in_workers()
+
+    def _write_note(self, note: str) -> None:
+        """Write the note, with whose it is; it is never somebody else's file."""
+        assert self._directory is not None  # noqa: S101 - with a note there is no new root
+        name = os.path.basename(self.path) + _NOTE
+        try:
+            os.unlink(name, dir_fd=self._directory)
+        except FileNotFoundError:
+            pass
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(name, flags, self.mode, dir_fd=self._directory)
+        try:
+            os.write(fd, b"%d\n%s\n" % (os.getpid(), note.encode()))
+        finally:
+            _descriptors.close(fd)
+
+    def read_note(self) -> tuple[int | None, str]:
+        """Return whose note there is, None if there is none, and what it says."""
+        try:
+            fd = os.open(self.path + _NOTE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None, ""
+        try:
+            if os.fstat(fd).st_uid not in (0, os.stat(self.path).st_uid):
+                return None, ""
+            number, _, note = os.read(fd, _LONGEST_NOTE).partition(b"\n")
+            return _number(number), note.decode("utf-8", "replace")
+        except OSError:
+            return None, ""
+        finally:
+            _descriptors.close(fd)
+
+    def release(self) -> None:
+        """Remove the file and unlock it, if this process owns it; its note goes first."""
+        if self.note is not None and self._fd is not None and self._owner:
+            try:
+                os.unlink(os.path.basename(self.path) + _NOTE, dir_fd=self._directory)
+            except OSError:
+                pass  # whose it was, is in it
+        super().release()
 
     def clear(self) -> None:
         """Empty the file: it is locked, and names nobody."""
@@ -422,6 +492,18 @@ class LockedPidFile(LockedFile):
             return _files.is_named(status, name, directory, alone=False)
         finally:
             _descriptors.close(directory)
+
+    def starter(self) -> int | None:
+        """Return the process that is starting a daemon with this file; None: nobody is seen to."""
+        fd = self._open_to_read()
+        if fd is None:
+            return None
+        try:
+            from reborn import _record_lock
+
+            return _record_lock.starter(fd)
+        finally:
+            _descriptors.close(fd)
 
     def is_locked(self) -> bool:
         """Tell whether any process has locked the file, named or not."""

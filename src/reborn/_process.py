@@ -189,6 +189,10 @@ class Daemon:
         """Tell whether the daemon is alive; a zombie is not."""
         return self._handle is not None and not self._handle.has_ended()
 
+    def is_starting(self) -> bool:
+        """Tell whether its launcher still waits for it to be ready."""
+        return self._pidfile is not None and self._pidfile.starter() is not None
+
     def send_signal(self, number: int) -> None:
         """Send the daemon the signal *number*.
 

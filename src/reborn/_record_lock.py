@@ -20,6 +20,10 @@ belongs to nobody, whoever has inherited the shared lock; `LockedPidFile` replac
 - Where the two kinds of locks exclude each other, as on NFS and the BSDs, step 1 fails, and the
   program and its children keep the lock together. So it is where OFD locks are unknown.
 
+One byte more, beyond those of all processes, is locked by a launcher until its daemon is ready: so
+whoever looks sees that a daemon is starting, and who starts it. That lock is the launcher's alone,
+and ends with it, whatever happens; where OFD locks are unknown, nobody sees it.
+
 Rejected: record locks alone. What locks with flock (filelock, pidfile(3), go-daemon) would not be
 kept out, and one look into the file would unlock it.
 """
@@ -27,6 +31,8 @@ kept out, and one look into the file would unlock it.
 import fcntl
 import os
 import sys
+
+from reborn._files import START_BYTE
 
 if sys.platform == "linux":
     # F_OFD_GETLK, not F_GETLK: it also shows the locks of the process that asks.
@@ -61,6 +67,11 @@ def owner(fd: int, number: int | None = None) -> int | None:
     return None if found is None or found[0] == fcntl.F_UNLCK else max(found[4], 0)
 
 
+def starter(fd: int) -> int | None:
+    """Return the process that starts a daemon, as `owner` does."""
+    return owner(fd, START_BYTE)
+
+
 def exclude(fd: int) -> bool:
     """Keep everybody from locking a byte until *fd* is closed; False if somebody has one locked.
 
@@ -73,7 +84,7 @@ def exclude(fd: int) -> bool:
 def _lock_of(number: int | None) -> tuple[int, int, int, int, int] | None:
     if _GET is None:
         return None
-    start, length = (0, 0) if number is None else (number, 1)
+    start, length = (0, START_BYTE) if number is None else (number, 1)
     return (fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
 
 

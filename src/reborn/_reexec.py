@@ -71,6 +71,7 @@ def announce(
         LOCK="" if lock_fd is None else lock_fd,
         PRESERVED=preserved,
         EARLIER=earlier,
+        NOTE="" if plan.pidfile is None else plan.pidfile.note or "",
         GRANT="" if plan.grant is None else plan.grant.as_text(),
         **_last_argument(env),
     )

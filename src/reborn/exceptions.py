@@ -10,6 +10,8 @@
     │   ├── NotReadyError           the daemon was not ready in time (also a TimeoutError)
     │   ├── EarlyExitError          the daemon ended before it was ready
     │   ├── ProgramError            the daemon raised before it was ready
+    │   ├── EnsureTimeoutError      no daemon was ready in time (also a TimeoutError)
+    │   ├── FingerprintError        the daemon has replaced the version that was wanted
     │   ├── SpawnError              what a test or a command started was not ready, or ended before
     │   └── NotSupportedError       this is not a POSIX system
     ├── NotRunningError             no daemon holds the pid file
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EarlyExitError",
+    "EnsureTimeoutError",
+    "FingerprintError",
     "ForkUnsafeError",
     "ForkWithResourcesWarning",
     "ForkWithThreadsWarning",
@@ -200,6 +204,35 @@ class UpgradeError(StartError):
     def __str__(self) -> str:
         what = "the daemon" if self.pid is None else f"process {self.pid}"
         return f"cannot upgrade {what}: {self.reason}; {self.remedy}"
+
+
+class EnsureTimeoutError(StartError, TimeoutError):
+    """No daemon was ready within `timeout` seconds; `missing` is what was waited for last."""
+
+    path: str
+    timeout: float
+    missing: str
+
+    def __str__(self) -> str:
+        return (
+            f"no daemon of pid file {self.path!r} was ready within {self.timeout} s, because "
+            f"{self.missing}; raise timeout"
+        )
+
+
+class FingerprintError(StartError):
+    """The daemon `pid` with fingerprint `running` has replaced one that was `wanted`."""
+
+    path: str
+    pid: int
+    running: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return (
+            f"daemon {self.pid} has fingerprint {self.running!r}, which has replaced "
+            f"{self.wanted!r}; use that version, stop the daemon, or choose another pid file"
+        )
 
 
 class SpawnError(StartError):

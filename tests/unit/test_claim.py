@@ -86,7 +86,7 @@ def claim_hello(hello):
         daemon.close()
 
 
-HELLO = {"LOCK": "", "PRESERVED": "", "EARLIER": "", "GRANT": ""}
+HELLO = {"LOCK": "", "PRESERVED": "", "EARLIER": "", "NOTE": "", "GRANT": ""}
 NOT_THERE = (
     "a descriptor that the launcher handed to this program is not there; "
     "import reborn before anything closes descriptors"

@@ -88,6 +88,31 @@ MESSAGES = {
         exceptions.SpawnError(command="app", pid=None, reason="Permission denied [EACCES]"),
         "cannot start 'app': Permission denied [EACCES]",
     ),
+    "too late": (
+        exceptions.EnsureTimeoutError(path="app.pid", timeout=5.0, missing="it is starting"),
+        (
+            "no daemon of pid file 'app.pid' was ready within 5.0 s, because it is starting; "
+            "raise timeout"
+        ),
+    ),
+    "another version": (
+        exceptions.FingerprintError(path="app.pid", pid=4712, running="2", wanted="1"),
+        (
+            "daemon 4712 has fingerprint '2', which has replaced '1'; use that version, stop the "
+            "daemon, or choose another pid file"
+        ),
+    ),
+    "not ready, with a condition": (
+        exceptions.NotReadyError(pid=4712, timeout=5.0, missing="there is no file 'up'"),
+        (
+            "daemon 4712 was not ready within 5.0 s and was stopped, because there is no file "
+            "'up'; raise ready_timeout"
+        ),
+    ),
+    "exited without a log": (
+        exceptions.EarlyExitError(pid=4712, status=3, signal=None, is_logged=False),
+        "daemon 4712 exited with status 3 before it was ready; give it a log_file to see why",
+    ),
     "exited": (
         exceptions.EarlyExitError(
             pid=4712, status=3, signal=None, output="starting\nno such table: jobs\n"

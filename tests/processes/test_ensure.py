@@ -1,0 +1,242 @@
+"""`ensure()`: who needs the daemon gets it, who comes first starts it, all wait for READY."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from harness import PATIENCE, PROBES, announced, eventually, is_alive
+
+from reborn import DaemonContext
+
+SLOW = "time.sleep(0.3)"
+
+
+class Crowd:
+    """Clients of one daemon in a sandbox."""
+
+    def __init__(self, sandbox):
+        self.sandbox = sandbox
+        self.socket = str(sandbox.directory / "sock")
+
+    def spec(self, *, options=None, before="", serve="", **ensure):
+        options = {
+            "pidfile": str(self.sandbox.pidfile),
+            "log_file": str(self.sandbox.log),
+            "strategy": self.sandbox.strategy,
+            **(options or {}),
+        }
+        ensure = {"timeout": PATIENCE, **ensure}
+        paths = {"socket": self.socket, "before": before, "serve": serve}
+        return {"options": options, "ensure": ensure, **paths}
+
+    def begin(self, **arguments):
+        command = [sys.executable, str(PROBES / "client.py"), json.dumps(self.spec(**arguments))]
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.sandbox.directory,
+        )
+
+    def end(self, client):
+        output, errors = client.communicate(timeout=3 * PATIENCE)
+        assert errors == ""
+        return json.loads(output)
+
+    def ask(self, **arguments):
+        return self.end(self.begin(**arguments))
+
+    def ask_at_once(self, count, **arguments):
+        clients = [self.begin(**arguments) for _ in range(count)]
+        return [self.end(client) for client in clients]
+
+    def starts(self):
+        """Return the daemons that there were."""
+        return announced(self.sandbox.directory / "sock.starts")
+
+    def daemon(self):
+        return DaemonContext(self.sandbox.pidfile).search()
+
+    def stop(self):
+        daemon = self.daemon()
+        if daemon is not None:
+            daemon.stop()
+
+
+@pytest.fixture
+def crowd(sandbox):
+    crowd = Crowd(sandbox)
+    yield crowd
+    crowd.stop()
+
+
+def test_daemon_is_started_by_the_first_and_found_by_the_next(crowd):
+    first, second = crowd.ask(), crowd.ask()
+    assert first["answer"] == first["pid"] == second["answer"] == second["pid"]
+    assert crowd.starts() == [first["pid"]]
+
+
+def test_all_who_come_at_once_get_the_one_daemon(crowd):
+    reports = crowd.ask_at_once(8, serve=SLOW)
+    assert not [report for report in reports if "error" in report]
+    assert len({report["answer"] for report in reports}) == 1
+    assert len(crowd.starts()) == 1
+
+
+def test_nothing_is_left_beside_the_pid_file(crowd, sandbox):
+    crowd.ask_at_once(4, fingerprint="1")
+    crowd.stop()
+    left = {path.name for path in sandbox.directory.iterdir()}
+    assert left == {"app.log", "sock", "sock.starts"}
+
+
+def test_failed_start_is_told_to_all_who_waited(crowd, sandbox):
+    reports = crowd.ask_at_once(6, serve=SLOW + "\nraise RuntimeError('no jobs')")
+    assert {report["error"] for report in reports} == {"ProgramError"}
+    assert all(report["message"].endswith(": no jobs") for report in reports)
+    # Some may have come too late to have waited for the first of them.
+    started = crowd.starts()
+    told = [
+        report for report in reports if "Another process had started it" in str(report["notes"])
+    ]
+    assert len(started) + len(told) == len(reports)
+    assert len(started) < len(reports)
+    sandbox.assert_nothing_left()
+
+
+def test_starter_that_is_killed_is_succeeded_by_one_who_waited(crowd, gate):
+    once = f"""
+if not os.path.exists({gate.path + ".once"!r}):
+    open({gate.path + ".once"!r}, "w").close()
+    open({gate.path!r}).read(1)
+"""
+    first = crowd.begin(serve=once)
+    (begun,) = crowd.starts()
+    others = [crowd.begin(serve=once) for _ in range(4)]
+    first.kill()
+    first.communicate()
+    reports = [crowd.end(client) for client in others]
+    assert not [report for report in reports if "error" in report]
+    (pid,) = {report["answer"] for report in reports}
+    assert crowd.starts() == [begun, pid]
+
+
+def test_impatient_starter_is_succeeded_by_one_with_more_patience(crowd):
+    twice = "time.sleep(60 if os.path.getsize(spec['socket'] + '.starts') < 10 else 0)"
+    first = crowd.begin(serve=twice, timeout=1.5)
+    crowd.starts()
+    second = crowd.begin(serve=twice)
+    assert crowd.end(first)["error"] == "NotReadyError"
+    report = crowd.end(second)
+    assert report["answer"] == crowd.starts()[-1]
+
+
+def test_time_out_says_what_was_waited_for(crowd, gate):
+    first = crowd.begin(serve=f"open({gate.path!r}, 'rb', buffering=0).read(1)")
+    crowd.starts()
+    report = crowd.ask(timeout=0.2)
+    assert report["error"] == "EnsureTimeoutError"
+    assert report["message"].endswith(
+        " was ready within 0.2 s, because another process is starting the daemon; raise timeout"
+    )
+    gate.let_pass()
+    assert crowd.end(first)["answer"] == crowd.starts()[0]
+
+
+def test_daemon_that_is_started_otherwise_is_waited_for(crowd, sandbox, gate, mark):
+    """It is seen to be starting, and taken when it is ready."""
+    wait = [["announce", str(mark)], ["pass_gate", gate.path], "ready", "hang"]
+    options = {"log_file": str(sandbox.log)}
+    launcher, _ = sandbox.popen(program="attempt.py", after=wait, wait_ready=True, **options)
+    (pid,) = announced(mark)
+    assert crowd.daemon().is_starting()
+    client = crowd.begin(before="ask = lambda: (0, None)")
+    assert client.poll() is None
+    gate.let_pass()
+    assert crowd.end(client)["pid"] == pid
+    launcher.communicate()
+    assert not crowd.daemon().is_starting()
+
+
+def test_pid_is_not_taken_for_readiness_control(crowd, gate):
+    """Without the mark of the launcher, and without a turn, a pid would be enough."""
+    careless = "sabotage.put('starter of a daemon', lambda self: None)\nask = lambda: (0, None)"
+    first = crowd.begin(serve=f"open({gate.path!r}, 'rb', buffering=0).read(1)")
+    (pid,) = crowd.starts()
+    assert crowd.ask(before=careless)["pid"] == pid
+    gate.let_pass()
+    crowd.end(first)
+
+
+def test_other_fingerprint_replaces_the_daemon(crowd):
+    first = crowd.ask(fingerprint="1")
+    second = crowd.ask(fingerprint="2")
+    assert second["pid"] != first["pid"]
+    assert second["fingerprint"] == "2"
+    assert not is_alive(first["pid"])
+
+
+def test_two_versions_replace_each_other_once_and_not_in_turns(crowd):
+    crowd.ask(fingerprint="1")
+    newer = crowd.ask(fingerprint="2")
+    refused = crowd.ask(fingerprint="1")
+    assert refused["error"] == "FingerprintError"
+    assert refused["message"] == (
+        f"daemon {newer['pid']} has fingerprint '2', which has replaced '1'; "
+        "use that version, stop the daemon, or choose another pid file"
+    )
+    assert crowd.ask(fingerprint="2")["pid"] == newer["pid"]
+    crowd.stop()
+    assert crowd.ask(fingerprint="1")["fingerprint"] == "1"
+
+
+def test_daemon_that_can_be_replaced_is_upgraded(crowd):
+    options = {"upgradable": True, "drain_timeout": 1.0}
+    first = crowd.ask(options=options, fingerprint="1")
+    second = crowd.ask(options=options, fingerprint="2")
+    assert second["pid"] != first["pid"]
+    assert crowd.ask(options=options, fingerprint="1")["error"] == "FingerprintError"
+    assert crowd.ask(options=options, fingerprint="2")["pid"] == second["pid"]
+
+
+def test_daemon_without_a_fingerprint_counts_as_another(crowd):
+    first = crowd.ask()
+    second = crowd.ask(fingerprint="2")
+    assert second["pid"] != first["pid"]
+    assert crowd.ask()["pid"] == second["pid"]
+
+
+def test_note_of_an_earlier_daemon_is_not_believed(crowd, sandbox):
+    crowd.ask(fingerprint="1")
+    note = sandbox.directory / "app.pid.fingerprint"
+    text = note.read_text()
+    crowd.daemon().send_signal(signal.SIGKILL)
+    eventually(lambda: _gone(crowd))
+    crowd.ask()
+    assert note.read_text() == text  # that of a process which is gone
+    assert crowd.ask(fingerprint="1")["pid"] == crowd.starts()[-1]
+    assert len(crowd.starts()) == 3
+
+
+def _gone(crowd):
+    assert crowd.daemon() is None
+
+
+def test_ensure_is_for_clients(sandbox):
+    with pytest.raises(ValueError, match="detach_process"):
+        DaemonContext(sandbox.pidfile, detach_process=False).ensure()
+    with pytest.raises(ValueError, match="pid file"):
+        DaemonContext().ensure()
+    with pytest.raises(ValueError, match="chroot_directory"):
+        DaemonContext(sandbox.pidfile, chroot_directory="/").ensure(fingerprint="1")
+    with pytest.raises(TypeError, match="fingerprint"):
+        DaemonContext(sandbox.pidfile).ensure(fingerprint=1)
+    with pytest.raises(TypeError, match="timeout"):
+        DaemonContext(sandbox.pidfile).ensure(timeout="1")
+    with pytest.raises(ValueError, match="timeout"):
+        DaemonContext(sandbox.pidfile).ensure(timeout=0)
+    assert os.listdir(sandbox.directory) == []
