@@ -84,10 +84,12 @@ def launcher_waits_at(gate):
 
 def without_locks():
     class NoLocks:
-        LOCK_EX = LOCK_SH = LOCK_NB = 0
+        LOCK_EX = LOCK_SH = LOCK_NB = LOCK_UN = 0
 
         def flock(self, *_):
             pass
+
+        lockf = flock
 
     sabotage.put("locks", NoLocks())
     sabotage.put("locks of holders", NoLocks())
