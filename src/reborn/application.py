@@ -1,11 +1,12 @@
 """Daemon behaviour for a program with an `argparse` command line, in one call.
 
 `background` adds ``-d/--background``, ``--pidfile`` and ``--log-file`` to the program's parser;
-`control` puts the verbs ``start stop restart upgrade reload status run`` before its arguments. For
-a program with click there is `reborn.click`.
+`control` puts the verbs ``start ensure stop restart upgrade reload status run`` before its
+arguments. `ensure` is for code of the program that needs its daemon. For a program with click there
+is `reborn.click`.
 
-Here the library prints and ends the process, as command lines do. The work and the
-messages come from `reborn._verbs.control`.
+Here the library prints and ends the process, as command lines do. The work and the messages come
+from `reborn._verbs.control`.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
 
     from reborn._context import DaemonContext
     from reborn._options import Path
+    from reborn._process import Daemon
     from reborn._verbs.keywords import ContextOptions
 
     ExitStatus = int | str | None
     _Container = argparse.ArgumentParser | argparse._ArgumentGroup  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
-__all__ = ["Arguments", "background", "control"]
+__all__ = ["Arguments", "background", "control", "ensure"]
 
 # What we add is kept apart from the program's own arguments, and taken out of them.
 _PREFIX = "reborn_"
@@ -103,10 +105,11 @@ def control(
 
         sys.exit(control(parser, main, pidfile="app.pid", log_file="app.log"))
 
-    The verbs are ``start stop restart reload status run``, and ``upgrade`` if ``upgradable=True``
-    is among the *options*. ``start``, ``restart``, ``upgrade`` and ``run`` take the program's own
-    arguments and then call *main* with them: in the daemon, or with ``run`` in this process. What
-    *main* returns is returned. The launcher of a daemon does not come back: it says
+    The verbs are ``start ensure stop restart reload status run``, and ``upgrade`` if
+    ``upgradable=True`` is among the *options*. ``start``, ``ensure``, ``restart``, ``upgrade`` and
+    ``run`` take the program's own arguments and then call *main* with them: in the daemon, or with
+    ``run`` in this process. What *main* returns is returned. The launcher of a daemon does not come
+    back: it says
     ``app started, pid 4711`` and ends with exit status 0.
 
     The parser itself is not changed; options of ours that it has already (``--pidfile``,
@@ -136,6 +139,27 @@ def control(
     args.daemon_context = context
     with context:
         return main(args)
+
+
+def ensure(
+    pidfile: Path,
+    log_file: Path | None = None,
+    *,
+    timeout: float = 30.0,
+    fingerprint: str | None = None,
+    **options: Unpack[ContextOptions],
+) -> Daemon:
+    """Return the daemon of this program, ready, whoever has started it; for its own client code.
+
+        daemon = ensure(pidfile="app.pid", log_file="app.log", wait_ready=True)
+
+    If nobody has, the program is started again with the verb ``start``, as its `control` has it;
+    ``args`` among the *options* replaces that. All of it is as in `DaemonContext.ensure`, and the
+    paths and *options* are to be those of `control`.
+    """
+    from reborn._verbs import control as _control
+
+    return _control.ensured(pidfile, log_file, timeout=timeout, fingerprint=fingerprint, **options)
 
 
 def _add_background_options(
@@ -210,6 +234,15 @@ def _add_own(container: _Container, verb: str) -> None:
     from reborn._verbs import control as _control
     from reborn._verbs import values as _values
 
+    if verb == "ensure":
+        what = "how long to wait for it (default: what it has to be ready)"
+        _add(
+            container,
+            "--timeout",
+            type=partial(_convert, _values.seconds),
+            metavar="SECONDS",
+            help=what,
+        )
     if verb in ("stop", "restart"):
         what = f"how long it gets to stop before it is killed (default: {_control.TIMEOUT:g})"
         _add(

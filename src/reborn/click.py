@@ -2,7 +2,7 @@
 
 The same two ways as in `reborn.application`, as decorators of a ``@click.command()``: `background`
 adds ``-d/--background``, ``--pidfile`` and ``--log-file`` to the command, `control` makes a group
-of the verbs ``start stop restart upgrade reload status run`` of it.
+of the verbs ``start ensure stop restart upgrade reload status run`` of it.
 
 A module of its own, since only a program that has click can import it.
 """
@@ -19,6 +19,7 @@ from reborn._errors import hint_public
 from reborn._verbs import control as _control
 from reborn._verbs import terminal as _terminal
 from reborn._verbs import values as _values
+from reborn.application import ensure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     R = TypeVar("R")
 
-__all__ = ["background", "control", "pass_daemon_context"]
+__all__ = ["background", "control", "ensure", "pass_daemon_context"]
 
 # In ctx.meta, which a context of click shares with its parents.
 _KEY = "reborn."
@@ -91,7 +92,7 @@ def control(
     name: str | None = None,
     **options: Unpack[ContextOptions],
 ) -> Callable[[click.Command], click.Group]:
-    """Make a command a group of the verbs ``start stop restart upgrade reload status run``.
+    """Make a command a group of the verbs ``start ensure stop restart upgrade reload status run``.
 
         @control(pidfile="app.pid", log_file="app.log")
         @click.command()
@@ -161,6 +162,9 @@ def _verb_options(verb: str, *, pidfile: Path, log_file: Path | None) -> list[cl
     options = [_path_option("--pidfile", pidfile)]
     if verb in _control.RUNNING:
         options.append(_path_option("--log-file", None if verb == "run" else log_file))
+    if verb == "ensure":
+        what = "How long to wait for it (default: what it has to be ready)."
+        options.append(_option("--timeout", convert=_values.seconds, metavar="SECONDS", help=what))
     if verb in ("stop", "restart"):
         what = f"How long it gets to stop before it is killed (default: {_control.TIMEOUT:g})."
         options.append(_option("--timeout", convert=_values.seconds, metavar="SECONDS", help=what))

@@ -41,7 +41,10 @@ def ask():
     """Client: return the daemon's answer."""
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(spec["socket"])
-        return json.loads(client.makefile().read())
+        answer = client.makefile().read()
+    if not answer:
+        raise ConnectionResetError("the daemon ended before it had answered")
+    return json.loads(answer)
 
 
 if __name__ == "__main__":

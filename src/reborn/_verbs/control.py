@@ -1,4 +1,4 @@
-"""The verbs over one daemon: start, stop, restart, upgrade, reload, status, run.
+"""The verbs over one daemon: start, ensure, stop, restart, upgrade, reload, status, run.
 
 A verb does its work and returns an `Outcome`, the exit status with the line that explains it, and
 leaves it to its caller to print. The statuses are those of the Linux Standard Base (LSB Core, "Init
@@ -18,7 +18,7 @@ import os
 import time
 from errno import EACCES, EPERM
 
-from reborn import _descriptors, _inherited
+from reborn import _descriptors, _detach, _inherited
 from reborn._context import DaemonContext, was_reborn
 from reborn._errors import StartError
 from reborn._verbs import terminal
@@ -49,6 +49,7 @@ INTERRUPTED = 130  # what a shell says of a program that SIGINT has ended
 # What each verb does, for a help text; the order is that of a life.
 VERBS = {
     "start": "start {name} in the background",
+    "ensure": "start {name} unless it runs, and wait until it is ready",
     "stop": "stop {name}, and wait until it is gone",
     "restart": "stop {name} if it runs, and start it",
     "upgrade": "replace {name} by a new one, while it serves",
@@ -57,7 +58,7 @@ VERBS = {
     "run": "run {name} in the foreground",
 }
 # Those that come to run the program itself, and so take its arguments.
-RUNNING = ("start", "restart", "upgrade", "run")
+RUNNING = ("start", "ensure", "restart", "upgrade", "run")
 TIMEOUT = 10.0
 # Between the lock of a start and its pid lie milliseconds; seconds, where many programs start.
 _NAMING = 5.0
@@ -226,12 +227,14 @@ class Control(DaemonVerbs):
         """Return the context."""
         return self.context
 
-    def perform(self, verb: str, *, timeout: float = TIMEOUT) -> Outcome | None:
+    def perform(self, verb: str, *, timeout: float | None = None) -> Outcome | None:
         """Carry out *verb*, all but `status`; None where this process is to run the program."""
+        if verb == "ensure":
+            return self.ensure(timeout=timeout)
         if verb == "stop":
-            return self.stop(timeout=timeout)
+            return self.stop(timeout=TIMEOUT if timeout is None else timeout)
         if verb == "restart":
-            return self.restart(timeout=timeout)
+            return self.restart(timeout=TIMEOUT if timeout is None else timeout)
         verbs = {
             "start": self.start,
             "upgrade": self.upgrade,
@@ -264,6 +267,31 @@ class Control(DaemonVerbs):
     def start(self) -> Outcome | None:
         """Start the daemon unless it runs; None where this process is to run the program."""
         return self._open("started", may_run=True)
+
+    def ensure(self, *, timeout: float | None = None) -> Outcome | None:
+        """See that a daemon runs and is ready, whoever has started it; None as in `start`."""
+        before = len(_detach.started)
+        wait = self.context.ready_timeout if timeout is None else timeout
+        line = Waiting(f"waiting for {self.name} ...")
+        try:
+            if not was_reborn():
+                line.show()
+            daemon = self.context.ensure(timeout=wait)
+        except StartError as error:
+            line.clear()
+            return self._not_started(error, may_run=False)
+        except KeyboardInterrupt:
+            line.clear()
+            return Outcome(INTERRUPTED, f"{self.name}: interrupted")
+        except BaseException:
+            line.clear()
+            raise
+        if daemon is None:
+            return None
+        line.clear()
+        ours = len(_detach.started) > before
+        gone = daemon if ours else None
+        return Outcome(OK, f"{self.name} is ready, pid {daemon.pid}", daemon=gone)
 
     def restart(self, *, timeout: float = TIMEOUT) -> Outcome | None:
         """Stop the daemon if it runs, and start it; None as in `start`."""
@@ -360,6 +388,30 @@ def leave(outcome: Outcome | None) -> int | None:
         _descriptors.flush()
         os._exit(0)
     return outcome.status
+
+
+def ensured(
+    pidfile: Path,
+    log_file: Path | None,
+    *,
+    timeout: float,
+    fingerprint: str | None,
+    **options: Unpack[ContextOptions],
+) -> Daemon:
+    """Return the daemon of a program with verbs, for client code of the same program.
+
+    Raises:
+        ValueError: the options would have this process become the daemon.
+        RebornError: there is no daemon, as in `DaemonContext.ensure`.
+    """
+    if options.get("strategy") == "fork":
+        message = "a client starts the program again, so strategy must not be 'fork' here"
+        raise ValueError(message)
+    options = {"args": ["start"], **options, "strategy": "reexec"}
+    context = _background_context(pidfile, log_file, detach=True, **options)
+    daemon = context.ensure(timeout=timeout, fingerprint=fingerprint)
+    assert daemon is not None  # noqa: S101 - the daemon is another process
+    return daemon
 
 
 def require_pidfile(pidfile: object) -> None:

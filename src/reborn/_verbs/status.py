@@ -1,6 +1,6 @@
 """The status of the daemon of one pid file, for people and for programs.
 
-Four states, with the exit statuses that the Linux Standard Base gives to "status" (LSB Core, "Init
+Five states, with the exit statuses that the Linux Standard Base gives to "status" (LSB Core, "Init
 Script Actions"). A state is believed when nothing has moved while it was looked at: the text of the
 pid file is read before and after.
 """
@@ -23,10 +23,17 @@ if TYPE_CHECKING:
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
 
-    State = Literal["running", "dead", "stopped", "unknown"]
+    State = Literal["running", "starting", "dead", "stopped", "unknown"]
     T = TypeVar("T")
 
-EXIT_STATUSES: dict[State, int] = {"running": 0, "dead": 1, "stopped": 3, "unknown": 4}
+# Who asks whether it runs wants to use it; so one that is starting does not, as yet.
+EXIT_STATUSES: dict[State, int] = {
+    "running": 0,
+    "dead": 1,
+    "stopped": 3,
+    "starting": 3,
+    "unknown": 4,
+}
 # The facts that psutil is to find; one that it may not see is None.
 _FACTS = ("create_time", "memory_info", "cpu_times", "num_fds", "status")
 # Between two looks somebody must have started or stopped the daemon.
@@ -141,8 +148,9 @@ class DaemonStatus:
             rows["generation"] = str(self.generation)
         if self.draining:
             rows["draining"] = ", ".join(map(str, self.draining))
+        doing = "starting" if self.state == "starting" else "running"
         lines = [f"  {label:<10}  {value}" for label, value in rows.items()]
-        return "\n".join([f"{self.name} is running", *lines])
+        return "\n".join([f"{self.name} is {doing}", *lines])
 
 
 def look(context: DaemonContext, *, name: str) -> DaemonStatus:
@@ -179,7 +187,7 @@ def _state(context: DaemonContext, pidfile: PidFile) -> tuple[State, Daemon | No
         text = _text(pidfile)
         daemon = context.search()
         if daemon is not None:
-            return "running", daemon
+            return "starting" if daemon.is_starting() else "running", daemon
         locked = pidfile.is_locked()
         if text != _text(pidfile):
             continue

@@ -1,0 +1,64 @@
+"""A crowd of clients at one moment, cold: one daemon, and an answer for everybody.
+
+The short form of what `tests/brute` does for long.
+"""
+
+import random
+
+import pytest
+from clients import Crowd
+
+CROWD = 24
+SLOW = "time.sleep(0.3)"
+
+
+@pytest.fixture
+def crowd(sandbox):
+    crowd = Crowd(sandbox)
+    yield crowd
+    crowd.stop()
+
+
+def test_everybody_has_an_answer_of_the_same_daemon(crowd):
+    reports = crowd.ask_at_once(CROWD, serve=SLOW)
+    assert [report for report in reports if "error" in report] == []
+    (pid,) = {report["answer"] for report in reports}
+    assert crowd.starts() == [pid]
+
+
+def test_nobody_is_refused_while_starters_are_killed(crowd):
+    """Those that are not killed have an answer, and there is one daemon in the end."""
+    clients = [crowd.begin(serve=SLOW) for _ in range(CROWD)]
+    victims = random.sample(clients, CROWD // 3)
+    for client in victims:
+        client.kill()
+    reports = [crowd.end(client) for client in clients if client not in victims]
+    for client in victims:
+        client.communicate()
+    assert [report for report in reports if "error" in report] == []
+    assert {report["answer"] for report in reports} == {crowd.starts()[-1]}
+
+
+def test_two_versions_have_one_daemon_each_at_most(crowd):
+    clients = [crowd.begin(serve=SLOW, fingerprint=str(n % 2)) for n in range(CROWD)]
+    reports = [crowd.end(client) for client in clients]
+    assert len(crowd.starts()) <= 2
+    # Who comes late is told that its version has been replaced, or was cut off by that.
+    late = [report for report in reports if "error" in report]
+    assert {report["error"] for report in late} <= {
+        "FingerprintError",
+        "FileNotFoundError",
+        "ConnectionRefusedError",
+        "ConnectionResetError",
+    }
+    answers = {
+        (report["fingerprint"], report["answer"]) for report in reports if report not in late
+    }
+    assert len({fingerprint for fingerprint, _ in answers}) == len(answers)
+
+
+def test_failing_start_fails_for_all_of_the_crowd(crowd, sandbox):
+    reports = crowd.ask_at_once(CROWD, serve=SLOW + "\nraise RuntimeError('no jobs')")
+    assert {report["error"] for report in reports} == {"ProgramError"}
+    assert len(crowd.starts()) < CROWD / 2
+    sandbox.assert_nothing_left()
