@@ -83,7 +83,7 @@ LAYERS = {
         "_command", "foreign_pidfile", "registry", "overview", "follow", "arguments"
     ),
     "its words": _inside("_command", "converters", "grammar", "parser", "completion"),
-    "the command": _inside("_command", "spec", "start_lock", "start", "verbs", "cli"),
+    "the command": _inside("_command", "spec", "start_lock", "start", "selection", "verbs", "cli"),
     "the roof": ("__main__", "__init__"),
 }
 # The modules of a package that is one room of the picture; its face, `__init__`, follows them.
@@ -212,6 +212,7 @@ TESTED = {
     "_command.start_lock": "cli/ensure",
     "_command.start": "cli/start cli/run",
     "_command.verbs": "cli/life",
+    "_command.selection": "cli/selection",
     "_command.cli": "cli/usage cli/budget",
     "__main__": "cli/start",
     "__init__": "unit/public processes/interpreters processes/budget",

@@ -156,6 +156,11 @@ class EarlyExitError(StartError):
     output: str = ""
     is_logged: bool = True
 
+    def __post_init__(self) -> None:
+        # The reason often stands some lines above the last one.
+        if len(self.output.splitlines()) > 1:
+            self.add_note(f"The end of its output:\n{self.output.rstrip()}")
+
     def __str__(self) -> str:
         from reborn._signals import how_ended  # late, since most errors need no signal's name
 

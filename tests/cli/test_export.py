@@ -51,6 +51,7 @@ def test_one_that_runs_is_known_by_its_record(reborn):
 
 
 def test_unknown_one_is_told(reborn):
+    (reborn.home / "web.pid").touch()
     why = "nothing is known of how it was started; give the program after --"
     assert reborn("export", "s6", "web") == (1, "", f"web: cannot export it: {why}\n")
 

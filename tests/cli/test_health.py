@@ -33,7 +33,7 @@ def test_program_that_is_not_healthy_is_started_again_and_status_says_why(reborn
     assert data["restarts"] == 1
     assert reborn.pid("web") != first
     reborn.stopped("web")
-    reborn.assert_nothing_left()
+    reborn.assert_nothing_left("web")
 
 
 def test_failing_check_is_shown_before_its_patience_ends(reborn):

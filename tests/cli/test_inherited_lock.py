@@ -63,7 +63,7 @@ def test_crash_never_blocks_the_next_start_whoever_lives_on(reborn, agent):
 def test_stop_after_a_crash_is_a_success_whoever_lives_on(reborn, agent):
     crash(reborn, reborn.started("web", *agent))
     assert reborn("stop", "web") == (0, "web is not running\n", "")
-    assert reborn.files() == []
+    assert reborn.files() == ["web.reborn.json"]
 
 
 def test_crash_of_supervisor_and_program_never_blocks_the_next_start(reborn, agent):

@@ -27,14 +27,16 @@ def telling(python):
 
 
 @SUPERVISED
-def test_stop_leaves_nothing_but_the_log(reborn, supervised):
+def test_stop_leaves_nothing_but_log_and_record(reborn, supervised):
     reborn.started("web", *supervised, *SLEEP)
     assert reborn("stop", "web") == (0, "web stopped\n", "")
-    reborn.assert_nothing_left()
+    reborn.assert_nothing_left("web")
     assert (reborn.home / "web.log").exists()
 
 
 def test_stop_of_what_does_not_run_is_a_success(reborn):
+    reborn.started("web", *SLEEP)
+    reborn.stopped("web")
     assert reborn("stop", "web") == (0, "web is not running\n", "")
 
 
@@ -43,7 +45,7 @@ def test_stop_of_a_dead_one_removes_what_it_has_left(reborn):
     reborn.end(pid)
     assert reborn.files() == ["web.pid", "web.reborn.json"]
     assert reborn("stop", "web") == (0, "web is not running\n", "")
-    assert reborn.files() == []
+    assert reborn.files() == ["web.reborn.json"]
 
 
 @SUPERVISED
@@ -53,7 +55,7 @@ def test_stop_kills_what_does_not_end(reborn, python, supervised):
     pid = reborn.started("web", *words)
     assert reborn("stop", "web", "--timeout", "0.2") == (0, "web stopped\n", "")
     assert not is_alive(pid)
-    reborn.assert_nothing_left()
+    reborn.assert_nothing_left("web")
 
 
 def test_program_whose_supervisor_was_killed_is_still_known(reborn):
@@ -67,7 +69,7 @@ def test_program_whose_supervisor_was_killed_is_still_known(reborn):
     words = ("start", "web", "--restart", "always", *SLEEP)
     assert reborn(*words) == (0, f"web is already running, pid {pid}\n", "")
     assert reborn("stop", "web") == (0, "web stopped\n", "")
-    reborn.assert_nothing_left()
+    reborn.assert_nothing_left("web")
 
 
 TOLD_BY = """
@@ -118,11 +120,13 @@ def test_restart_with_a_new_command(reborn):
 
 
 def test_restart_of_what_is_not_known(reborn):
+    (reborn.home / "web.pid").touch()
     message = (
         "web: cannot restart it: nothing is known of how it was started; "
         "give the program after --\n"
     )
     assert reborn("restart", "web") == (1, "", message)
+    assert reborn("start", "web") == (1, "", message.replace("cannot restart", "cannot start"))
 
 
 def test_restart_that_fails_can_be_tried_again(reborn):
@@ -192,6 +196,7 @@ def test_signal_by_name_and_number(reborn, telling, word):
 
 
 def test_signal_to_what_does_not_run(reborn):
+    (reborn.home / "web.pid").touch()
     assert reborn("signal", "web", "TERM") == (7, "", "web is not running\n")
 
 
@@ -222,6 +227,7 @@ def test_wait_says_that_it_still_runs(reborn):
 @pytest.mark.parametrize(
     ("words", "status"),
     [
+        (("forget", "web"), 0),
         (("stop", "web"), 0),
         (("restart", "web"), 1),
         (("reload", "web"), 7),
@@ -235,6 +241,7 @@ def test_wait_says_that_it_still_runs(reborn):
 )
 def test_each_verb_answers_with_an_object(reborn, words, status):
     verb, *rest = words
+    (reborn.home / "web.pid").touch()
     found, out, err = reborn(verb, "--json", *rest)
     assert (found, err) == (status, "")
     data = json.loads(out)

@@ -83,7 +83,7 @@ def test_program_gets_sockets_by_name_and_by_number(reborn, supervised):
     assert f"  sockets     web {found['web']}, admin" in reborn("status", "web")[1]
     reborn.stopped("web")
     assert not (reborn.directory / "admin.sock").exists()
-    reborn.assert_nothing_left()
+    reborn.assert_nothing_left("web")
 
 
 def test_crash_loses_no_connection_only_time(reborn):
@@ -254,7 +254,7 @@ def test_program_without_restart_is_not_started_again_and_its_end_is_known(rebor
     assert found["last_exit"] == ("status 7" if "7" in end else "SIGSEGV")
     assert not (reborn.directory / "web.sock").exists()
     assert reborn("stop", "web")[0] == 0
-    reborn.assert_nothing_left()
+    reborn.assert_nothing_left("web")
 
 
 def test_run_with_sockets_ends_with_what_the_program_ends_with(reborn):

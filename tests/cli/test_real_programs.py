@@ -70,7 +70,7 @@ def live(reborn):
             assert reborn.data("status", name)[1]["pid"] == pid
             reborn.stopped(name)
             assert not is_alive(pid)
-            reborn.assert_nothing_left()
+            reborn.assert_nothing_left(name)
             return reborn.log(name)
         finally:
             reborn.end(pid)
@@ -240,7 +240,7 @@ def test_postgres(live, reborn, cluster):
         ready = ["--ready", "log:ready to accept connections"]
         status, _, err = reborn("start", "second", *options, *ready, "--", *words)
         assert status == 1
-        assert "exited with status 1 before it was ready\nThe end of its log:\n" in err
+        assert "exited with status 1 before it was ready\nThe end of its log, " in err
         assert 'FATAL:  lock file "postmaster.pid" already exists' in err
 
     ready = ["--ready", f"exec:{tools}/pg_isready -q -h {directory}"]
@@ -304,4 +304,4 @@ def test_sleep(reborn):
         reborn.stopped("sleep")
     finally:
         reborn.end(pid)
-    reborn.assert_nothing_left()
+    reborn.assert_nothing_left("sleep")

@@ -28,7 +28,7 @@ def test_program_is_the_daemon_itself(reborn):
     blocked, ignored, _ = masks(pid)
     assert (blocked, ignored) == (set(), set())
     reborn.stopped("web")
-    assert reborn.files() == []
+    reborn.assert_nothing_left("web")
 
 
 def test_output_for_syslog_is_not_looked_for_in_the_log(reborn):
@@ -84,9 +84,8 @@ def test_end_before_ready_is_told_with_the_last_lines(reborn, script, end):
     words = ("start", "web", "--ready", "notify", "--", "sh", "-c")
     status, out, err = reborn(*words, f"echo one; echo two >&2; {script}")
     assert (status, out) == (1, "")
-    assert re.fullmatch(
-        rf"web: daemon \d+ \(sh\) {end} before it was ready\nThe end of its log:\none\ntwo\n", err
-    )
+    rest = rf"The end of its log, {reborn.home}/web\.log:\none\ntwo\n"
+    assert re.fullmatch(rf"web: daemon \d+ \(sh\) {end} before it was ready\n{rest}", err)
     reborn.assert_nothing_left()
 
 

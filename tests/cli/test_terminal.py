@@ -57,7 +57,8 @@ def test_error_is_below_an_empty_line(reborn):
         text, status = reborn.ending(spawned)
     assert status == 1
     assert text.startswith(f"{ERASED}web: daemon ")
-    assert text.endswith("before it was ready\r\nThe end of its log:\r\nno jobs\r\n")
+    rest = f"The end of its log, {reborn.home}/web.log:\r\nno jobs\r\n"
+    assert text.endswith(f"before it was ready\r\n{rest}")
 
 
 def test_prompt_comes_back_and_nothing_is_printed_later(reborn, gate):

@@ -14,8 +14,8 @@ AFTER = "; the program and its arguments come after --"
         (["start", "sleep", "60"], "start [NAME]", f"what is '60'{AFTER}"),
         (["start", "python", "-m", "x"], "start [NAME]", f"there is no option '-m'{AFTER}"),
         (["start", "-p", "--", "x"], "start [NAME]", "there is no option '-p'"),
-        (["stop", "a", "b"], "stop NAME", "what is 'b'"),
-        (["stop"], "stop NAME", "give a NAME, or --pidfile PATH"),
+        (["wait", "a", "b"], "wait NAME", "what is 'b'"),
+        (["stop"], "stop NAME...", "give a NAME, or --pidfile PATH"),
         (["signal", "x"], "signal NAME SIGNAL", "give a signal, such as HUP"),
         (["signal", "x", "FOO"], "signal NAME", "'FOO' is no signal; kill -l lists them"),
         (
@@ -57,7 +57,8 @@ def test_user_by_number_brings_home_and_name(reborn):
 def test_nothing_is_said_where_there_is_no_runtime_directory(reborn):
     del reborn.env["REBORN_HOME"]
     status, out, err = reborn("status", "nobody", env={"PYTHONWARNINGS": "always"})
-    assert (status, out, err) == (3, "nobody is not running\n", "")
+    assert (status, out) == (4, "")
+    assert err.startswith("there is no daemon 'nobody'; ")
 
 
 @pytest.mark.parametrize("options", [(), ("--restart", "always")], ids=["alone", "supervised"])

@@ -22,7 +22,7 @@ SAYERS |= {
     "_failure",
 }
 # Whose results are said.
-TOLD = {"_refusal", "already_true", "daemon_named", "foreign_hand", "how_ended"}
+TOLD = {"_no_verb", "_refusal", "already_true", "daemon_named", "foreign_hand", "how_ended"}
 # pep3143 says what python-daemon says; the command has a page of its own.
 ELSEWHERE = {"__main__", "_command/cli", "pep3143"}
 VALUE = "…"

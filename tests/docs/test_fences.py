@@ -42,6 +42,7 @@ NOT_RUN = {
         "sudo cp",
     ): "needs a machine; tests/managers/test_export.py installs units in one",
     ("systemd.md", "[Service]"): "as above; tests/managers/test_systemd.py has the watchdog",
+    ("upgrade.md", "[Service]"): "as above; tests/managers/test_reload.py has such a unit",
     ("systemd.md", "mkdir -p"): "needs a session of systemd's",
     ("frozen.md", "pyinstaller --onedir app.py"): (
         "PyInstaller takes a minute; tests/unit/test_reexec.py has what differs in its programs"

@@ -93,7 +93,7 @@ def test_usual_command_lines_are_read_plainly(words):
     ("words", "complaint"),
     [
         ("start", "give the program after --"),
-        ("start web", "give the program after --"),
+        ("start --pidfile web.pid", "give the program after --"),
         ("start web sleep 60", "what is 'sleep'; the program and its arguments come after --"),
         ("start web --", "give a program after --"),
         ("run", "give the program after --"),
@@ -131,7 +131,7 @@ def test_usual_command_lines_are_read_plainly(words):
         ("stop --timeout 0 web", "'0' is not a number of seconds above 0"),
         ("start a/b -- x", "'a/b' cannot be the name of a daemon"),
         ("wait", "give a NAME"),
-        ("nonsense", "invalid choice: 'nonsense'"),
+        ("nonsense", "there is no verb 'nonsense'"),
     ],
 )
 def test_what_makes_no_sense_is_told(words, complaint, capsys):

@@ -34,6 +34,36 @@ def main(words: Sequence[str] | None = None) -> int:
         return _print_version()
     if request.verb == grammar.COMPLETION:
         return _print_completion(request.get("shell"))
+    if grammar.VERBS[request.verb].several and _is_about_several(request):
+        return _perform_several(request)
+    return _perform(request)
+
+
+def _is_about_several(request: Request) -> bool:
+    return len(request.names) > 1 or any(c in "*?[" for c in request.name or "")
+
+
+def _perform_several(request: Request) -> int:
+    from reborn._command import selection
+    from reborn._verbs import terminal
+
+    try:
+        every = selection.requests(request)
+    except ValueError as error:
+        terminal.say(f"reborn {request.verb}: {error}", error=True)
+        return 1
+    headed = request.verb == "logs" and len(every) > 1 and not request.get("json")
+
+    def perform(one: Request) -> int:
+        if headed:
+            terminal.say(f"==> {one.name} <==")
+        return _perform(one)
+
+    return selection.one_by_one(every, perform)
+
+
+def _perform(request: Request) -> int:
+    """Carry out a request about one daemon or none; print the answer, return the exit status."""
     from reborn._command import verbs
     from reborn._errors import RebornError
     from reborn._verbs import terminal
@@ -138,7 +168,9 @@ def _plain_options(words: Sequence[str]) -> dict[str, Any]:
     for word in rest:
         flag, equals, text = word.partition("=")
         if not word.startswith("-"):
-            option, text = positionals.pop(0), word
+            option, text = positionals[0], word
+            if not option.many:
+                del positionals[0]
         else:
             option = options[flag]
             if option.metavar is None:

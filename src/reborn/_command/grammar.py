@@ -62,8 +62,8 @@ class Option:
 class Verb:
     """One verb: its positional arguments, and groups of options by their title.
 
-    *name*: a NAME is wanted (True), can be given (None) or makes no sense (False); *program*: what
-    follows "--" is a command.
+    *name*: a NAME is wanted (True), can be given (None) or makes no sense (False), or *several* can
+    be; *program*: what follows "--" is a command.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Verb:
         program: bool = False,
         signal: bool = False,
         manager: bool = False,
+        several: bool = False,
         examples: Sequence[str] = (),
     ) -> None:
         self.help = help
@@ -82,6 +83,7 @@ class Verb:
         self.program = program
         self.signal = signal
         self.manager = manager
+        self.several = several
         self.examples = examples
 
     @property
@@ -93,6 +95,7 @@ class Verb:
     def positionals(self) -> list[Option]:
         """The arguments without a flag, in order."""
         names = {True: [_NAME], None: [_NEW_NAME], False: []}[self.name]
+        names = [_NAMES] if self.several else names
         managers = [_MANAGER] if self.manager else []
         return [*managers, *names, *([_SIGNAL] if self.signal else [])]
 
@@ -105,7 +108,8 @@ class Request:
 
     def __init__(self, verb: str, given: dict[str, Any], program: Sequence[str] = ()) -> None:
         self.verb = verb
-        self.name: str | None = given.pop("name", None)
+        self.names: list[str] = given.pop("selected", [])
+        self.name: str | None = given.pop("name", None) or next(iter(self.names), None)
         self.given = given
         self.program = list(program)
 
@@ -120,6 +124,13 @@ class Request:
 
 
 _NAME = Option("name", metavar="NAME", convert=converters.name, help="the daemon's name")
+_NAMES = Option(
+    "selected",
+    metavar="NAME",
+    convert=converters.name,
+    many=True,
+    help="a daemon's name, or a pattern for several, such as 'web-*'",
+)
 _NEW_NAME = Option(
     "name", metavar="NAME", convert=converters.name, help="its name (default: the program's own)"
 )
@@ -289,7 +300,7 @@ _OF_PROGRAM = frozenset(
 
 VERBS = {
     "start": Verb(
-        "start a program in the background, and wait until it is ready",
+        "start a program, and wait until it is ready",
         ("readiness", _READY),
         *_RUNNING,
         name=None,
@@ -297,6 +308,7 @@ VERBS = {
         examples=(
             "reborn start -- python -m http.server",
             "reborn start web --ready tcp:8000 -- python -m http.server 8000",
+            "reborn start web",
             "reborn start db --user redis --restart on-failure -- redis-server",
         ),
     ),
@@ -311,18 +323,25 @@ VERBS = {
     "stop": Verb(
         "stop it, and wait until it is gone",
         ("options", (_PIDFILE, _TIMEOUT, *_ANSWER)),
-        examples=("reborn stop web", "reborn stop --pidfile /run/nginx.pid"),
+        several=True,
+        examples=(
+            "reborn stop web",
+            "reborn stop web jobs",
+            "reborn stop --pidfile /run/nginx.pid",
+        ),
     ),
     "restart": Verb(
         "stop it if it runs, and start it as before or with a new command",
         ("readiness", (*_READY, _TIMEOUT)),
         *_RUNNING,
         program=True,
+        several=True,
         examples=("reborn restart web", "reborn restart web -- python -m http.server 8001"),
     ),
     "reload": Verb(
         "have it read its configuration again (SIGHUP)",
         ("options", (_PIDFILE, *_ANSWER)),
+        several=True,
     ),
     "signal": Verb(
         "send it a signal, by name or number",
@@ -330,7 +349,12 @@ VERBS = {
         signal=True,
         examples=("reborn signal web USR1",),
     ),
-    "status": Verb("say whether it runs, and how it is", ("options", (_PIDFILE, *_ANSWER))),
+    "status": Verb(
+        "say how it is; without a NAME, how all are",
+        ("options", (_PIDFILE, *_ANSWER)),
+        name=None,
+        several=True,
+    ),
     "logs": Verb(
         "show what it has written",
         (
@@ -348,6 +372,7 @@ VERBS = {
                 _JSON,
             ),
         ),
+        several=True,
         examples=("reborn logs -f web",),
     ),
     "list": Verb(
@@ -355,15 +380,24 @@ VERBS = {
         ("options", (Option("--names", help="print the names only, one on each line"), _JSON)),
         name=False,
     ),
+    "forget": Verb(
+        "take one that was stopped out of the list",
+        (
+            "options",
+            (Option("--logs", help="remove its log, too"), *_ANSWER),
+        ),
+        several=True,
+        examples=("reborn forget web", "reborn forget --logs web jobs"),
+    ),
     "run": Verb(
-        "run a program in the foreground, with the same options",
+        "run a program in the foreground",
         *_RUNNING,
         name=None,
         program=True,
         examples=("reborn run --env PORT=8000 -- ./app",),
     ),
     "export": Verb(
-        "print the configuration that has a service manager run it",
+        "print a configuration for a service manager",
         ("readiness", _READY),
         ("process", _PROCESS),
         ("options", (_PIDFILE, _ANSWER[0])),
@@ -391,6 +425,8 @@ VERBS = {
         ),
     ),
 }
+# What other commands call them.
+ALIASES = {"ls": "list", "ps": "list"}
 EXAMPLES = (
     "reborn start web --ready tcp:8000 -- python -m http.server 8000",
     "reborn list",
@@ -408,11 +444,16 @@ def complaint(verb: str, given: dict[str, Any], program: Sequence[str] | None) -
             given["signal"] = converters.signal(given.pop("name"))
         except ValueError as error:
             return str(error)
-    named = "name" in given or "pidfile" in given
+    named = bool(given.keys() & {"name", "selected", "pidfile"})
+    count = len(given.get("selected", ()))
+    can_be_known = verb == "start" and "name" in given and "pidfile" not in given
     complaints = (
         (program is not None and not rules.program, f"{verb} takes no program after --"),
         (program is not None and not (program and program[0]), "give a program after --"),
-        (program is None and rules.name is None, "give the program after --, as in the examples"),
+        (
+            program is None and rules.program and rules.name is None and not can_be_known,
+            "give the program after --, as in the examples",
+        ),
         (bool(rules.name) and not (named or program), "give a NAME, or --pidfile PATH"),
         (rules.signal and "signal" not in given, "give a signal, such as HUP"),
         (rules.manager and "manager" not in given, f"give a manager: {', '.join(MANAGERS)}"),
@@ -420,6 +461,9 @@ def complaint(verb: str, given: dict[str, Any], program: Sequence[str] | None) -
             verb == "run" and "log_size" in given and "log_file" not in given,
             "--log-size is for a log; give --log-file, too",
         ),
+        (count > 1 and program is not None, "give one NAME with a program"),
+        (count > 1 and "pidfile" in given, "give one NAME with --pidfile"),
+        (count > 1 and "follow" in given, "give one NAME with --follow"),
         ("json" in given and "follow" in given, "--follow has no end, and --json is one object"),
     )
     found = (text for wrong, text in complaints if wrong)

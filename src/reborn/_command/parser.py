@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from reborn._command.grammar import (
+    ALIASES,
     COMPLETION,
     EXAMPLES,
     SHELLS,
@@ -46,9 +47,13 @@ def read(words: Sequence[str], program: Sequence[str] | None) -> Request:
     Raises:
         SystemExit: they make no sense, or ask for help; the message or the help has been printed.
     """
+    words = _with_own_verb(words)
     top, parsers = _parsers(only=words[0] if words else None)
-    namespace, rest = top.parse_known_args(list(words))
-    given = {dest: value for dest, value in vars(namespace).items() if value is not None}
+    if words and words[0][:1] != "-" and words[0] not in VERBS:
+        top.error(_no_verb(words[0]))
+    namespace, rest = top.parse_known_args(words)
+    found = vars(namespace).items()
+    given = {dest: value for dest, value in found if value is not None and value != []}
     if "version" in given:
         return Request(VERSION, {})
     if "print_completion" in given:
@@ -56,10 +61,54 @@ def read(words: Sequence[str], program: Sequence[str] | None) -> Request:
     verb = given.pop("verb", None)
     if verb is None:
         top.error("give a VERB; reborn --help lists them")
+    if VERBS[verb].several:
+        _add_names(parsers[verb], given, rest)
+        rest = [word for word in rest if word[:1] == "-"]
     wrong = _surplus(verb, rest, program) or complaint(verb, given, program)
     if wrong is not None:
         parsers[verb].error(wrong)
     return Request(verb, given, program or ())
+
+
+def _with_own_verb(words: Sequence[str]) -> list[str]:
+    """Return the *words* with our verb, where the first one is that of other commands, or help."""
+    first, rest = words[:1], list(words[1:])
+    if first == ["help"]:
+        return [*rest[:1], "--help"]
+    return [*(ALIASES.get(word, word) for word in first), *rest]
+
+
+# What other commands call what ours do in other words.
+_ELSEWHERE = {
+    **dict.fromkeys(("delete", "del", "remove", "rm"), "forget"),
+    **dict.fromkeys(("describe", "info", "show"), "status"),
+    **dict.fromkeys(("enable", "startup"), "export systemd"),
+    **dict.fromkeys(("follow", "tail"), "logs --follow"),
+    "down": "stop",
+    "exec": "start",
+    "kill": "stop' or 'signal",
+    "up": "start",
+}
+
+
+def _no_verb(word: str) -> str:
+    """Return the message about a verb that there is not."""
+    import difflib
+
+    close = [_ELSEWHERE[word]] if word in _ELSEWHERE else difflib.get_close_matches(word, VERBS, 1)
+    what = f"there is no verb {word!r}"
+    return f"{what}; did you mean '{close[0]}'?" if close else f"{what}; reborn --help lists them"
+
+
+def _add_names(parser: argparse.ArgumentParser, given: dict[str, Any], rest: Sequence[str]) -> None:
+    """Add the names among the *rest* of the words: argparse takes none after an option."""
+    [option] = [option for option in VERBS["stop"].positionals if option.many]
+    for word in rest:
+        if word[:1] != "-":
+            try:
+                given.setdefault(option.dest, []).append(option.read(word))
+            except ValueError as error:
+                parser.error(str(error))
 
 
 def _surplus(verb: str, rest: Sequence[str], program: Sequence[str] | None) -> str | None:
@@ -132,7 +181,7 @@ def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
         parser.add_argument(
             option.dest,
             metavar=option.metavar,
-            nargs="?",
+            nargs="*" if option.many else "?",
             default=None,  # argparse would have the type read SUPPRESS
             type=_converted(option),
             help=option.help,
@@ -176,7 +225,8 @@ def _add(
 
 def _usage(verb: Verb) -> str:
     words = " MANAGER" if verb.manager else ""
-    words += {True: " NAME", None: " [NAME]", False: ""}[verb.name]
+    name = "NAME..." if verb.several else "NAME"
+    words += {True: f" {name}", None: f" [{name}]", False: ""}[verb.name]
     words += " SIGNAL" if verb.signal else ""
     words += " [OPTION...]"
     if verb.program:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 # Of a program that reports nothing, and of which nobody has given a condition.
 _LIVES = "alive:1"
+# Python writes to a file in blocks, so that a log stays empty for a long time.
+_UNBUFFERED = "PYTHONUNBUFFERED"
 # What an exported configuration has no paths for, or the manager does in its own way.
 _NOT_EXPORTED = ("nice", "limit", "unset_env", "clean_env", "socket", "log_size", "healthy")
 
@@ -256,7 +258,7 @@ class Spec:
             chroot_directory=chroot,
             identity=identity,
             inherited=self.inherited.environment,
-            env={**account, **env},
+            env={**(self._unbuffered() if detached else {}), **account, **env},
             # Our own manager is not the daemon's.
             unset=[*options.get("unset_env", ()), *(["NOTIFY_SOCKET"] if detached else ())],
             clean=options.get("clean_env", False),
@@ -276,6 +278,12 @@ class Spec:
         return filled_in(self.command, names), dict(
             zip(env, filled_in(env.values(), names), strict=True)
         )
+
+    def _unbuffered(self) -> dict[str, str]:
+        """Return what has Python write each line to the log at once, unless that was chosen."""
+        unset = self.options.get("unset_env", ())
+        chosen = _UNBUFFERED in self.inherited.environment or _UNBUFFERED in unset
+        return {} if chosen or "clean_env" in self.options else {_UNBUFFERED: "1"}
 
     def _limits(self) -> list[tuple[int, int, int]]:
         given = self.options.get("limit")

@@ -18,7 +18,15 @@ from reborn._command.start_lock import StartLock
 from reborn._context import DaemonContext
 from reborn._errors import StartError, StepError
 from reborn._verbs import control, terminal
-from reborn._verbs.control import FAILED, INTERRUPTED, NOT_RUNNING, OK, DaemonVerbs, Outcome
+from reborn._verbs.control import (
+    FAILED,
+    INTERRUPTED,
+    NOT_PERMITTED,
+    NOT_RUNNING,
+    OK,
+    DaemonVerbs,
+    Outcome,
+)
 from reborn._verbs.terminal import Waiting
 
 TYPE_CHECKING = False
@@ -46,6 +54,7 @@ _ABSENT, _STARTING, _READY, _OTHER = "absent", "starting", "ready", "other"
 _PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 _TRIES = 5
 _UNKNOWN_START = "nothing is known of how it was started; stop it, or leave --fingerprint out"
+_NONE = "there are no daemons; reborn start NAME -- PROGRAM starts one"
 _UNKNOWN = "nothing is known of how it was started; give the program after --"
 _INTO_BACKGROUND = (
     "; its input is the null device, so it may have finished; or it goes into the background by "
@@ -88,7 +97,8 @@ def perform(request: Request) -> Answer:
         from reborn._command import arguments
 
         arguments.hide(request.get("env"))
-    if request.verb == "list":
+    without_name = request.name is None and request.get("pidfile") is None
+    if request.verb == "list" or (request.verb == "status" and without_name):
         return show_all(names_only=request.get("names", False))
     return NamedDaemon(request).answer()
 
@@ -103,6 +113,8 @@ def show_all(*, names_only: bool) -> Answer:
     every = [NamedDaemon.named(name).overview() for name in registry.names()]
     # One that somebody ran in the foreground has ended there, and is no daemon.
     overviews = [one for one in every if not (one.state == "stopped" and one.was_in_foreground)]
+    if not overviews:
+        return Answer(OK, _NONE, list, is_error=True)
     return Answer(OK, table(overviews), lambda: [overview.as_data() for overview in overviews])
 
 
@@ -126,6 +138,8 @@ class NamedDaemon(DaemonVerbs):
     def answer(self) -> Answer:
         """Carry out the request."""
         verb = self.request.verb
+        if verb != "run" and not (self.request.program or self._is_known()):
+            return self._answer(self._unknown())
         if verb == "status":
             overview = self.overview()
             return Answer(overview.exit_status, str(overview), overview.as_data, is_error=False)
@@ -141,15 +155,43 @@ class NamedDaemon(DaemonVerbs):
             "restart": lambda: self.restart(timeout=timeout),
             "reload": self.reload,
             "signal": self.signal,
+            "forget": self.forget,
             "run": self.run,
             "wait": self.wait,
         }[verb]()
         return self._answer(outcome)
 
+    def _is_known(self) -> bool:
+        """Whether there is anything of a daemon of this name; a pid file that was given is one."""
+        paths = [self.paths.record, self.paths.pidfile, self.paths.supervisor]
+        if self.request.verb == "logs":
+            paths.append(self.paths.log_file)
+        return self.request.get("pidfile") is not None or any(map(os.path.lexists, paths))
+
+    def _unknown(self) -> Outcome:
+        """Return that nobody has this name; a status cannot be known then."""
+        from reborn._command import selection
+
+        status = NOT_PERMITTED if self.request.verb == "status" else FAILED
+        return Outcome(status, selection.unknown(self.name))
+
     def start(self) -> Outcome:
-        """Start the program unless it runs."""
-        spec = Spec.of(self.paths, self.request)
-        return self._start(spec, _program(spec, detached=True), "started")
+        """Start the program unless it runs: the one given, or as before."""
+        try:
+            spec = self._spec()
+        except PermissionError:
+            return self._not_permitted("start it")
+        if spec is None:
+            return Outcome(FAILED, f"{self.name}: cannot start it: {_UNKNOWN}")
+        program = _program(spec, detached=True)
+        if not self.request.program:
+            self._take_on_limits(spec)
+        return self._start(spec, program, "started")
+
+    def _take_on_limits(self, spec: Spec) -> None:
+        """Take on the limits of the first start, and say which cannot be had again."""
+        for lower in spec.inherited.take_on_limits():
+            terminal.say(f"{self.name}: {lower}, which only root can raise", error=True)
 
     def ensure(self) -> Outcome:
         """See that the program runs and is ready, whoever starts it.
@@ -268,8 +310,7 @@ class NamedDaemon(DaemonVerbs):
             return refusal
         self._close_inherited_lock()
         # What cannot be started has not been stopped either.
-        for lower in spec.inherited.take_on_limits():
-            terminal.say(f"{self.name}: {lower}, which only root can raise", error=True)
+        self._take_on_limits(spec)
         stopped = self._stop(timeout)
         if stopped is not None and stopped.status != OK:
             return stopped
@@ -311,8 +352,35 @@ class NamedDaemon(DaemonVerbs):
         if outcome is None:
             outcome = super().stop(timeout=timeout)  # it says why
         if outcome.status == OK:
-            self._forget()
+            self._tidy(keep=self.request.get("pidfile") is None)
         return outcome
+
+    def forget(self) -> Outcome:
+        """Remove the record of a daemon that does not run, and its log if that is wanted."""
+        daemon = self.supervisor() or self.look().daemon
+        if daemon is not None:
+            why = f"it runs, pid {daemon.pid}; stop it first"
+            return Outcome(FAILED, f"{self.name}: cannot forget it: {why}")
+        record = self.record()
+        log_file = self.paths.log_file if record is None else record.log_file
+        self._tidy(keep=False)
+        if self._is_known():
+            return self._not_permitted("forget it")
+        text = f"{self.name} forgotten"
+        if log_file is None or not os.path.lexists(log_file):
+            return Outcome(OK, text)
+        if not self.request.get("logs"):
+            return Outcome(OK, f"{text}; its log is {log_file}")
+        if os.path.islink(log_file) or not os.path.isfile(log_file):
+            return Outcome(
+                FAILED, f"{text}, and not its log {log_file!r}, which is no regular file"
+            )
+        rotated = itertools.takewhile(
+            os.path.isfile, (f"{log_file}.{number}" for number in itertools.count(1))
+        )
+        for path in [log_file, *rotated]:
+            os.unlink(path)
+        return Outcome(OK, text)
 
     def reload(self) -> Outcome:
         """Send the daemon SIGHUP, by way of its supervisor if it has one."""
@@ -537,8 +605,12 @@ class NamedDaemon(DaemonVerbs):
 
             status = program.status_of(error) or NOT_STARTED
         # The notes hold the last lines of the log.
-        lines = [f"{self.name}: {text}", *getattr(error, "__notes__", ())]
-        return Outcome(status, "\n".join(lines))
+        notes = "\n".join(getattr(error, "__notes__", ()))
+        if spec is not None and isinstance(error, SpawnError):
+            # Where the rest is.
+            named = f"The end of its log, {spec.log_file}:"
+            notes = notes.replace("The end of its log:", named, 1)
+        return Outcome(status, f"{self.name}: {text}" + (f"\n{notes}" if notes else ""))
 
     def _held(self, error: PidFileLockedError, spec: Spec) -> Outcome:
         """Return that somebody has the name: the same program, or another one."""
@@ -571,9 +643,12 @@ class NamedDaemon(DaemonVerbs):
         daemon = self.look().daemon
         return outcome if daemon is None else self.end(daemon, timeout=timeout)
 
-    def _forget(self) -> None:
-        """Remove what a daemon of ours has left, unless another one has been started meanwhile."""
-        if not os.path.lexists(self.paths.record):
+    def _tidy(self, *, keep: bool) -> None:
+        """Remove what a daemon of ours has left, unless another one has been started meanwhile.
+
+        With *keep* the record stays, so that it can be started again as before.
+        """
+        if self.request.verb != "forget" and not os.path.lexists(self.paths.record):
             return  # a pid file without a record is not ours
         pidfile = foreign_pid_file(self.paths.pidfile)
         try:
@@ -581,9 +656,12 @@ class NamedDaemon(DaemonVerbs):
         except (StartError, OSError):
             return
         try:
-            registry.put(self.paths.record, None)
+            if not keep:
+                registry.put(self.paths.record, None)
+            elif not registry.is_plain(self.paths.record):
+                self._settle_record()
         except OSError:
-            pass  # it may not be ours to remove, and harms nobody
+            pass  # it may not be ours to change, and harms nobody
         finally:
             pidfile.release()
         if os.path.lexists(self.paths.start_lock):  # of a starter that was killed
@@ -596,6 +674,15 @@ class NamedDaemon(DaemonVerbs):
             except (StartError, OSError):
                 return
             supervisor.release()
+
+    def _settle_record(self) -> None:
+        """Take out of the record what holds no longer; one of a foreground goes as a whole."""
+        record = self.record()
+        if record is None or record.foreground:
+            registry.put(self.paths.record, None)
+        elif record.supervised is not None:
+            record.supervised = None  # its supervisor has no more to say
+            record.write(self.paths.record)
 
     def _answer(self, outcome: Outcome) -> Answer:
         status, text = outcome.status, outcome.text
