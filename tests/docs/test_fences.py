@@ -42,6 +42,9 @@ NOT_RUN = {
         "sudo cp",
     ): "needs a machine; tests/managers/test_export.py installs units in one",
     ("systemd.md", "[Service]"): "as above; tests/managers/test_systemd.py has the watchdog",
+    ("command.md", "reborn start web --socket"): (
+        "has an address of its own; tests/cli/test_listen.py runs programs with such sockets"
+    ),
     ("upgrade.md", "[Service]"): "as above; tests/managers/test_reload.py has such a unit",
     ("systemd.md", "mkdir -p"): "needs a session of systemd's",
     ("frozen.md", "pyinstaller --onedir app.py"): (
