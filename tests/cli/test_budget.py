@@ -41,7 +41,7 @@ def test_start_and_stop_load_nothing_heavy(reborn, loaded):
     assert {"reborn._supervisor.program", "reborn._supervisor.watch"} <= found
     assert found & HEAVY == set()
     assert loaded("stop", "web") & HEAVY == set()
-    reborn.assert_nothing_left()
+    reborn.assert_nothing_left("web")
 
 
 HELP = "import argparse, sys; argparse.ArgumentParser().format_help(); print(*sys.modules)"

@@ -98,7 +98,7 @@ def test_it_is_started_once_and_found_later(reborn):
         reborn.data(*words[:4], *words[4:4], "--", *words[5:])[1]["pid"] == pid if False else True
     )
     reborn.stopped("web")
-    reborn.assert_nothing_left()
+    reborn.assert_nothing_left("web")
 
 
 @pytest.mark.parametrize("verb", ["ensure", "start"])
@@ -126,7 +126,7 @@ def test_others_wait_for_ready_and_not_for_a_process(reborn, clients, gate, verb
     assert starts(reborn) == 1
     assert reborn("status", "web")[1].startswith("web is running\n")
     reborn.stopped("web")
-    reborn.assert_nothing_left()
+    reborn.assert_nothing_left("web")
 
 
 def test_failed_start_is_told_to_all_who_wait_and_to_nobody_later(reborn, clients, gate):
@@ -170,7 +170,7 @@ def test_starter_that_is_ended_is_succeeded_by_one_who_waits(reborn, clients, ga
     assert starts(reborn) == 2
     assert is_alive(pid)
     reborn.stopped("web")
-    reborn.assert_nothing_left()
+    reborn.assert_nothing_left("web")
 
 
 def test_wait_for_another_start_has_an_end(reborn, clients, gate):
@@ -201,7 +201,7 @@ def test_other_fingerprint_is_replaced_and_the_same_is_left_alone(reborn):
     assert not is_alive(first)
     assert ensure("2") == f"web is ready, pid {reborn.pid('web')}\n"
     reborn.stopped("web")
-    reborn.assert_nothing_left()
+    reborn.assert_nothing_left("web")
 
 
 def test_version_that_was_started_meanwhile_is_not_replaced(reborn, clients):
@@ -252,7 +252,7 @@ def test_program_that_is_started_again_by_its_supervisor_is_waited_for(reborn, g
             out, _ = process.communicate(timeout=PATIENCE)
         assert out == f"web is ready, pid {reborn.pid('web')}\n"
         reborn.stopped("web")
-    reborn.assert_nothing_left()
+    reborn.assert_nothing_left("web")
 
 
 def test_crowd_gets_one_and_the_same(reborn, clients):
@@ -267,7 +267,7 @@ def test_crowd_gets_one_and_the_same(reborn, clients):
     assert sum(end[1] == f"web is ready, pid {pid}\n" for end in ends) == 63
     assert starts(reborn) == 1
     reborn.stopped("web")
-    reborn.assert_nothing_left()
+    reborn.assert_nothing_left("web")
 
 
 def test_lock_that_somebody_has_planted_is_refused(reborn):
