@@ -463,3 +463,37 @@ def test_two_upgrades_at_once_are_one(service):
         eventually(lambda: _is_not([service.main(), ""], [first]))
     assert load.lost == []
     assert service.machine.sees("app", NRestarts="0", ActiveState="active")
+
+
+VERBS = """\
+import argparse, sys
+from reborn import application
+
+def main(arguments):
+    arguments.daemon_context.ready()
+    arguments.daemon_context.superseded.wait()
+
+sys.exit(application.control(
+    argparse.ArgumentParser(), main, name="app", pidfile={pidfile!r}, log_file={log!r},
+    wait_ready=True, upgradable=True,
+))
+"""
+
+
+@pytest.mark.parametrize("verb", ["start", "run", "upgrade"])
+def test_program_with_verbs_is_upgraded_by_each_that_starts_it(service, verb):
+    machine = service.machine
+    machine.work.chmod(0o1777)
+    program = machine.work / "app.py"
+    log = machine.work / "app.log"
+    program.write_text(VERBS.format(pidfile=str(service.sandbox.pidfile), log=str(log)))
+    command = f"{sys.executable} {program}"
+    settings = f"Type=notify\nExecStart={command} run\nExecReload={command} {verb}"
+    machine.unit("app.service", f"[Service]\n{settings}\n")
+    machine.run("systemctl", "start", "app")
+    pids = [service.main()]
+    service.reload()
+    pids.append(service.main())
+    assert pids[0] != pids[1]
+    assert f"app upgraded, pid {pids[1]}" in machine.journal("app")
+    assert "foreground" not in machine.journal("app")

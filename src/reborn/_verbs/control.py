@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Unpack
 
+    from reborn._manager import Supervisor
     from reborn._options import Handler, Path
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
@@ -251,7 +252,13 @@ class Control(DaemonVerbs):
         if verb not in ("start", "restart") or self.context.detach_process is not None:
             return None
         supervisor = None if was_reborn() else self.context.supervisor
-        return None if supervisor is None else f"{self.name} stays in the foreground: {supervisor}"
+        if supervisor is None or self._is_reload(supervisor):
+            return None
+        return f"{self.name} stays in the foreground: {supervisor}"
+
+    def _is_reload(self, supervisor: Supervisor | None) -> bool:
+        """Tell whether a start is an upgrade, since the manager has asked for a reload."""
+        return supervisor is not None and supervisor.reloads and self.context.upgradable
 
     def enter(self) -> Outcome | None:
         """Open the context, whatever it is; None where this process is to run the program."""
@@ -330,6 +337,8 @@ class Control(DaemonVerbs):
         )
         if daemon is None or isinstance(daemon, Outcome):
             return daemon
+        if self.context.upgradable and self._is_reload(self.context.supervisor):
+            done = "upgraded"
         log_file = self.context.log_file
         see = "" if log_file is None else f"; see {os.fspath(log_file)}"
         return Outcome(OK, f"{self.name} {done}, pid {daemon.pid}{see}", daemon=daemon)
