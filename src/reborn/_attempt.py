@@ -373,7 +373,7 @@ class Attempt:
     def _intermediate_exit_code(self) -> int | None:
         """Return how the intermediate ended, and leave it a zombie where the system can."""
         try:
-            if sys.platform == "linux":
+            if sys.platform == "linux" and hasattr(posix, "waitid"):
                 flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
                 result = posix.waitid(os.P_PID, self._intermediate, flags)
                 if result is None:

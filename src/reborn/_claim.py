@@ -165,7 +165,7 @@ def _marked_pipe(number: str, inode: str, *, access: int) -> int:
     fd = int(number)
     status = os.fstat(fd)
     trusted = _descriptors.is_trusted(status)
-    end = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == access
+    end = fcntl.fcntl(fd, fcntl.F_GETFL) & _descriptors.ACCESS_MODE == access
     if not (stat.S_ISFIFO(status.st_mode) and status.st_ino == int(inode) and trusted and end):
         raise ValueError
     return fd

@@ -34,6 +34,8 @@ else:
     import _signal
 
 STANDARD = (0, 1, 2)
+# The flags that say what a descriptor is open for: os.O_ACCMODE, which PyPy does not have.
+ACCESS_MODE = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 # From this number on, listing /proc/self/fd takes longer than trying the numbers.
 _MANY = 500
 # How far an object that writes can be from the file that it writes to: handler, console, wrapper.

@@ -19,12 +19,15 @@ from reborn._handshake import Report, ReportFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Callable, Mapping, Sequence
 
     from reborn._attempt import Attempt, Watch
     from reborn._handshake import Channel
     from reborn._process import ProcessHandle
     from reborn._steps import Setup
+else:
+    import _signal
 
 # How often is looked where the system cannot tell that a process has ended, in seconds.
 _TICK = 0.02
@@ -176,12 +179,16 @@ def lead(
 def wait(pid: int) -> tuple[int, int]:
     """Intermediate: wait for the daemon's end, as waitpid(2).
 
-    In two steps, where the system can: if READY has been taken, we are about to be killed, and a
+    In two steps: if READY has been taken, we are about to be killed, and a
     daemon that ends at that moment is its next parent's to wait for.
     """
-    if sys.platform == "linux":
+    if sys.platform == "linux" and hasattr(os, "waitid"):
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    return posix.waitpid(pid, 0)
+        return posix.waitpid(pid, 0)
+    # All signals are blocked here, so that one for the end of a child is kept until it is taken.
+    while (ended := posix.waitpid(pid, os.WNOHANG))[0] == 0:
+        _signal.sigwait((_signal.SIGCHLD,))
+    return ended
 
 
 def _wait_for_both(pid: int, channel: "Channel") -> tuple[int, int]:

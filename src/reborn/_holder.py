@@ -22,7 +22,7 @@ import os
 import sys
 import time
 
-from reborn import _files, _record_lock
+from reborn import _descriptors, _files, _record_lock
 
 # By how much a process may seem younger than what it has written, in seconds: both clocks tick. A
 # file system that keeps whole seconds, or every second one, rounds down.
@@ -135,7 +135,8 @@ def _locks(info: bytes) -> bool:
     """Tell whether a descriptor has a daemon's lock, by the *info* in /proc/PID/fdinfo."""
     lines = info.split(b"\n")
     flags = next((line.split()[1] for line in lines if line.startswith(b"flags:")), b"0")
-    kinds = (b" WRITE ", b" READ ") if int(flags, 8) & os.O_ACCMODE == os.O_RDWR else (b" WRITE ",)
+    both = int(flags, 8) & _descriptors.ACCESS_MODE == os.O_RDWR
+    kinds = (b" WRITE ", b" READ ") if both else (b" WRITE ",)
     return any(b" FLOCK " in line and any(kind in line for kind in kinds) for line in lines)
 
 

@@ -37,7 +37,7 @@ def go_below(*, upgradable: bool) -> None:
     """
     if {"NOTIFY_SOCKET", "SYSTEMD_EXEC_PID"} <= os.environ.keys():
         return
-    if os.getpid() != 1 or _launcher.other_threads():
+    if os.getpid() != 1 or _launcher.other_threads() or not hasattr(signal, "sigwaitinfo"):
         return
     try:
         _launcher.refuse_unsafe_fork()

@@ -98,7 +98,7 @@ def _duplicate(fd: int) -> int:
     """Return a copy of *fd*, which must be open for writing."""
     import fcntl
 
-    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & _descriptors.ACCESS_MODE == os.O_RDONLY:
         raise OSError(EBADF, os.strerror(EBADF))
     return _descriptors.duplicate(fd)
 

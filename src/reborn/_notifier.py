@@ -221,7 +221,7 @@ def _notification_fd() -> int | None:
             with open(f"{directory}/notification-fd", encoding="ascii") as file:
                 fd = int(file.read())
             # The program may have closed it, and the number be another file's.
-            writes = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+            writes = fcntl.fcntl(fd, fcntl.F_GETFL) & _descriptors.ACCESS_MODE == os.O_WRONLY
             if writes and stat.S_ISFIFO(os.fstat(fd).st_mode):
                 return fd
         except (OSError, ValueError, OverflowError):

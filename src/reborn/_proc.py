@@ -182,7 +182,7 @@ def own_children() -> list[int]:
 
 
 def _has_children() -> bool:
-    if sys.platform == "linux":
+    if sys.platform == "linux" and hasattr(os, "waitid"):
         try:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:

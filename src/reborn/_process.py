@@ -7,7 +7,6 @@ each signal.
 
 import os
 import select
-import sys
 import time
 
 TYPE_CHECKING = False
@@ -138,7 +137,7 @@ class ProcessHandle:
         """
         if self.has_ended():
             raise _gone(self.pid)
-        if sys.platform == "linux" and self._fd is not None:
+        if self._fd is not None and hasattr(_signal, "pidfd_send_signal"):
             _signal.pidfd_send_signal(self._fd, number)
         else:
             os.kill(self.pid, number)

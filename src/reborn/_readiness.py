@@ -417,7 +417,8 @@ if sys.platform == "linux":
 
     def _connect(client: socket.socket, path: str) -> None:
         # By way of its directory, since the address of a Unix socket is short (108 bytes).
-        directory = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)
+        flags = getattr(os, "O_PATH", os.O_RDONLY)  # which PyPy does not have
+        directory = os.open(os.path.dirname(path), flags | os.O_CLOEXEC)
         try:
             client.connect(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
         finally:

@@ -26,7 +26,7 @@ from reborn._inherited import MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from reborn._handshake import Channel
     from reborn._options import Plan
@@ -48,6 +48,9 @@ _SHELL_REDIRECTS = range(3, 10)
 # What is written before anybody reads must fit into a pipe: 64 KiB, 16 KiB on some systems.
 _LONGEST_LIST = 10000
 _LONGEST_VALUE = 1000
+# PyPy knows no posix_spawn(3); `_posix_spawn` knows these two of its file actions.
+_CLOSE = getattr(os, "POSIX_SPAWN_CLOSE", 1)
+_DUP2 = getattr(os, "POSIX_SPAWN_DUP2", 2)
 
 
 def announce(
@@ -145,10 +148,10 @@ def spawn_shell(
     # "exit" last: were it the program, the shell would become it.
     script += f'( exec "$@" 2>&{spare} {spare}>&- ); exit $?'
     stdin, stdout, stderr = standard
-    quiet = (*file_actions((stdin, stdout, stdin), handed), (os.POSIX_SPAWN_DUP2, stderr, spare))
+    quiet = (*file_actions((stdin, stdout, stdin), handed), (_DUP2, stderr, spare))
     try:
         with AboveLimit(handed):
-            return posix.posix_spawn(
+            return _spawn()(
                 SHELL,
                 ["sh", "-c", script, "sh", *parameters, *argv],
                 env,
@@ -171,7 +174,7 @@ def spawn_program(
     """Start the fresh program itself; return its pid."""
     actions = file_actions(standard, handed)
     with AboveLimit(handed):
-        return posix.posix_spawn(
+        return _spawn()(
             argv[0],
             tuple(argv),
             env,
@@ -188,10 +191,10 @@ def file_actions(standard: "Sequence[int]", handed: "Sequence[int]") -> list[tup
     """
     limit = _spawn_limit()
     return [
-        *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(standard)),
+        *((_DUP2, fd, number) for number, fd in enumerate(standard)),
         # Onto itself: so posix_spawn(3) takes the close-on-exec flag off, in the child only.
-        *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in handed if fd < limit),
-        *((os.POSIX_SPAWN_CLOSE, fd) for fd in _unwanted(handed) if fd < limit),
+        *((_DUP2, fd, fd) for fd in handed if fd < limit),
+        *((_CLOSE, fd) for fd in _unwanted(handed) if fd < limit),
     ]
 
 
@@ -215,6 +218,15 @@ class AboveLimit:
         for fd, inheritable in self._changed:
             if _descriptors.is_open(fd):  # another thread may have closed it
                 os.set_inheritable(fd, not inheritable)
+
+
+def _spawn() -> "Callable[..., int]":
+    """Return posix_spawn(3), or what does the same in its absence."""
+    if hasattr(posix, "posix_spawn"):
+        return posix.posix_spawn
+    from reborn._posix_spawn import posix_spawn
+
+    return posix_spawn
 
 
 def _unwanted(handed: "Sequence[int]") -> list[int]:

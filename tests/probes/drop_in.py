@@ -75,7 +75,7 @@ def descriptors():
     for name in os.listdir("/proc/self/fd"):
         try:
             path = os.readlink(f"/proc/self/fd/{name}")
-            refuses = fcntl.fcntl(int(name), fcntl.F_GETFL) & os.O_PATH
+            refuses = fcntl.fcntl(int(name), fcntl.F_GETFL) & getattr(os, "O_PATH", 0)
         except OSError:
             continue  # the listing's own
         found[name] = "placeholder" if refuses and path == os.devnull else path

@@ -129,8 +129,10 @@ def spawn_worker(kind):
         if os.fork() == 0:
             time.sleep(3600)
             os._exit(0)
-    else:
+    elif hasattr(os, "posix_spawn"):
         os.posix_spawn("/bin/sleep", ["sleep", "3600"], os.environ)
+    else:  # PyPy
+        os.spawnv(os.P_NOWAIT, "/bin/sleep", ["sleep", "3600"])
 
 
 def do(actions):
@@ -162,7 +164,7 @@ def descriptors():
     for name in os.listdir("/proc/self/fd"):
         try:
             path = os.readlink(f"/proc/self/fd/{name}")
-            refuses = fcntl.fcntl(int(name), fcntl.F_GETFL) & os.O_PATH
+            refuses = fcntl.fcntl(int(name), fcntl.F_GETFL) & getattr(os, "O_PATH", 0)
         except OSError:
             continue  # the listing's own
         found[name] = "placeholder" if refuses and path == os.devnull else path

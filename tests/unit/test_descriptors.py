@@ -3,6 +3,7 @@
 import concurrent.futures
 import errno
 import fcntl
+import gc
 import logging
 import logging.handlers
 import mmap
@@ -62,7 +63,7 @@ NULL = os.open(os.devnull, os.O_RDONLY)  # to compare with
 def placeholders(request, monkeypatch):
     """As on Linux, and as where there is no O_PATH."""
     if not request.param:
-        monkeypatch.delattr(os, "O_PATH")
+        monkeypatch.delattr(os, "O_PATH", raising=False)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -133,7 +134,7 @@ def test_many_descriptors_are_found_without_a_listing(monkeypatch, pipe, sparse,
         monkeypatch.setattr(os, "open", failing)
     if sparse:
         os.dup2(pipe[0], 200)
-        listed.append(200)
+        listed = sorted([*listed, 200])
     monkeypatch.setattr(_descriptors, "_MANY", 0)
     monkeypatch.setattr(os, "listdir", failing)
     try:
@@ -183,6 +184,7 @@ def test_number_of_a_closed_descriptor_refuses_every_use(placeholders, spare, us
     assert min(os.pipe()) > max(spare)  # they stay taken
 
 
+@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="NEEDS os.O_PATH, which PyPy does not have")
 @pytest.mark.parametrize("use", MORE_USES)
 def test_placeholder_can_be_neither_locked_nor_waited_for(spare, use):
     close(spare)
@@ -195,7 +197,8 @@ def test_who_waits_for_a_placeholder_does_not_wait(spare):
     close(spare)
     poll = select.poll()
     poll.register(spare[0], select.POLLIN)
-    assert poll.poll() == [(spare[0], select.POLLNVAL)]
+    refusal = select.POLLNVAL if hasattr(os, "O_PATH") else select.POLLERR
+    assert poll.poll() == [(spare[0], refusal)]
     assert select.select([spare[0]], [], [])[0] == [spare[0]]
 
 
@@ -223,7 +226,7 @@ def test_descriptors_are_closed_in_a_full_table(spare, monkeypatch):
     _descriptors.close_inherited(spare, keep=())
     monkeypatch.undo()
     for fd in spare:
-        with pytest.raises(OSError, match="Bad file descriptor"):
+        with pytest.raises(OSError, match=r"Bad file descriptor|Broken pipe"):
             os.write(fd, b"lost")
 
 
@@ -423,6 +426,7 @@ def test_sinks_of_loguru_are_found(monkeypatch, file):
 
 @pytest.mark.parametrize("make", [os.pipe, lambda: [end.detach() for end in socket.socketpair()]])
 def test_both_ends_of_what_signals_are_written_to_are_found(make):
+    gc.collect()  # PyPy: so that no numbers are taken between the two
     reader, writer = make()
     os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer)

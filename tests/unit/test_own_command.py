@@ -106,14 +106,22 @@ def test_frozen_program_has_no_options_of_an_interpreter(started, monkeypatch):
 
 
 class Flags:
+    """Like those of this interpreter, which looks at them, too (PyPy)."""
+
     interactive = 1
+
+    def __getattr__(self, name):
+        return getattr(FLAGS, name)
+
+
+FLAGS = sys.flags
 
 
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
         ("ps1", ">>> ", "interactive session; put it into a file"),
-        ("flags", Flags, "interactive session; put it into a file"),
+        ("flags", Flags(), "interactive session; put it into a file"),
         ("executable", "", "embedded in another program"),
         ("executable", None, "embedded in another program"),
         ("orig_argv", [], "embedded in another program"),

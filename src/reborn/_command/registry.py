@@ -194,7 +194,10 @@ def _as_json(value: Any) -> str:  # noqa: ANN401 - whatever a record is made of
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        from _json import encode_basestring_ascii
+        try:
+            from _json import encode_basestring_ascii
+        except ImportError:  # PyPy
+            from json.encoder import encode_basestring_ascii
 
         return encode_basestring_ascii(value)
     plain: Any = value

@@ -58,7 +58,7 @@ _INTERVAL = 0.02
 def open_pidfds(pids: Iterable[int]) -> list[int]:
     """Return a pidfd of each of *pids* that runs; an empty list on systems without pidfds."""
     found: list[int] = []
-    if sys.platform == "linux":
+    if hasattr(os, "pidfd_open"):
         for pid in pids:
             try:
                 found.append(os.pidfd_open(pid))
@@ -183,18 +183,7 @@ class Keeper:
         try:
             os.chdir(cwd)
             path = _find(argv[0], env)
-            try:
-                pid = os.posix_spawn(
-                    path,
-                    argv,
-                    env,
-                    setsid=True,
-                    setsigmask=(),
-                    # All of them: a signal that the tests ignore must not be ignored by the daemon.
-                    setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
-                )
-            except NotImplementedError:
-                pid = _spawn_by_fork(argv, env)
+            pid = _spawn(path, argv, env)
         except OSError as error:
             send_message(self._channel, failed=error.errno or 0, path=path)
             return False
@@ -331,11 +320,17 @@ def _find(program: str, env: dict[str, str]) -> str:
     return next((path for path in paths if os.access(path, os.X_OK)), program)
 
 
-def _spawn_by_fork(argv: list[str], env: dict[str, str]) -> int:
-    """Start *argv* where posix_spawn(3) cannot start a session."""
-    import subprocess
+def _spawn(path: str, argv: list[str], env: dict[str, str]) -> int:
+    """Start *argv* in a session of its own; return its pid.
 
-    program = _find(argv[0], env)
-    process = subprocess.Popen(argv, executable=program, env=env, start_new_session=True)
-    process.returncode = 0  # `_collect` reaps it
-    return process.pid
+    With all signals at their defaults: one that the tests ignore must not be ignored by the daemon.
+    """
+    defaults = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+    if hasattr(os, "posix_spawn"):
+        try:
+            return os.posix_spawn(path, argv, env, setsid=True, setsigmask=(), setsigdef=defaults)
+        except NotImplementedError:
+            pass  # where posix_spawn(3) cannot start a session
+    from reborn._posix_spawn import posix_spawn
+
+    return posix_spawn(path, argv, env, setsid=True, setsigmask=(), setsigdef=defaults)

@@ -47,7 +47,8 @@ def main() -> NoReturn:
     os.chdir("/")
     owners = keeper.open_pidfds(map(int, sys.argv[1].split(",")))
     _proc.adopt_orphans()
-    gc.freeze()  # keepers share these pages with us; a collection would write to all of them
+    if hasattr(gc, "freeze"):
+        gc.freeze()  # keepers share these pages with us; a collection would write to all of them
     gc.disable()
     children = keeper.ChildSignal()
     keepers: set[int] = set()

@@ -142,7 +142,8 @@ def open_at(path: str, operation: Any) -> None:  # noqa: ANN401 - bind or connec
         if error.errno is not None or sys.platform != "linux":
             raise
         # "AF_UNIX path too long" has no errno.
-        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = getattr(os, "O_PATH", os.O_RDONLY)  # which PyPy does not have
+        fd = os.open(directory, flags | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             operation(f"/proc/self/fd/{fd}/{name}")
         finally:
