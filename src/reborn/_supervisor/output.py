@@ -12,6 +12,7 @@ next line is answered by SIGPIPE, or by EPIPE where it ignores that (pipe(7)). I
 
 import os
 import select
+import stat
 import time
 from collections import deque
 
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
             """Return the descriptor that can be written when more can be sent."""
             ...
 
-        def put(self, line: bytes, *, pid: int) -> None:
-            """Take a line that process *pid* has written."""
+        def put(self, text: bytes, *, pid: int) -> None:
+            """Take lines that process *pid* has written, the last one without its end."""
             ...
 
         def send(self) -> bool:
@@ -92,9 +93,10 @@ class LogSink:
         """Return the descriptor."""
         return self._fd
 
-    def put(self, line: bytes, *, pid: int) -> None:  # noqa: ARG002 - as every sink
-        """Take a line."""
-        self._rest += self._now() + line + b"\n"
+    def put(self, text: bytes, *, pid: int) -> None:  # noqa: ARG002 - as every sink
+        """Take lines, which get one time: they were read at one. So nothing is done for each."""
+        now = self._now()
+        self._rest += now + (text.replace(b"\n", b"\n" + now) if now else text) + b"\n"
 
     def send(self) -> bool:
         """Write what can be written without waiting; tell whether that is all.
@@ -123,7 +125,8 @@ class LogSink:
     def _room(self) -> int:
         """Return how many bytes are to be written in one go; a file that is full is rotated."""
         if self._rotation is None:
-            return _CHUNK
+            # A file never has anybody wait for room.
+            return len(self._rest) if _is_file(self._fd) else _CHUNK
         end = self._rest.find(b"\n") + 1
         if self._in_line:
             return end
@@ -145,9 +148,12 @@ class LogSink:
         nanoseconds = time.time_ns()
         second = nanoseconds // 10**9
         if second != self._second:
-            text = time.strftime("%Y-%m-%dT%H:%M:%S %z", time.localtime(second))
-            begin, _, zone = text.partition(" ")
-            self._second, self._stamp = second, (begin, f"{zone[:-2]}:{zone[-2:]}")
+            local = time.localtime(second)
+            sign, minutes = "-" if local.tm_gmtoff < 0 else "+", abs(local.tm_gmtoff) // 60
+            zone = (
+                f"{sign}{minutes // 60:02d}:{minutes % 60:02d}"  # PyPy's %z is always that of UTC
+            )
+            self._second, self._stamp = second, (time.strftime("%Y-%m-%dT%H:%M:%S", local), zone)
         begin, zone = self._stamp
         return f"{begin}.{nanoseconds // 10**6 % 1000:03d}{zone} ".encode()
 
@@ -176,9 +182,9 @@ class SyslogSink:
         known = self._queue and self._socket is not None
         return self._socket.fileno() if known and self._socket else self._log.fileno()
 
-    def put(self, line: bytes, *, pid: int) -> None:
-        """Take a line."""
-        self._queue.append((line, pid))
+    def put(self, text: bytes, *, pid: int) -> None:
+        """Take lines."""
+        self._queue.extend((line, pid) for line in text.split(b"\n"))
 
     def send(self) -> bool:
         """Send what is taken without waiting; tell whether that is all."""
@@ -359,19 +365,30 @@ class Output:
             self._end = (self._end + data)[-_LONGEST_END:]
         if self._fresh is not None:
             self._fresh += data
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._put(line)
+        lines, end, self._rest = (self._rest + data).rpartition(b"\n")
+        if end:
+            self._put(lines)
         longest = self._sink.longest
         while len(self._rest) > longest:
             self._put(self._rest[:longest])
             self._rest = self._rest[longest:]
         return True
 
-    def _put(self, line: bytes) -> None:
+    def _put(self, text: bytes) -> None:
+        """Hand whole lines over, the last one without its end; one that is too long is cut.
+
+        No line is longer than what is read at once, but the first: it may have begun before.
+        """
         longest = self._sink.longest
-        for begin in range(0, len(line) or 1, longest):
-            self._sink.put(line[begin : begin + longest], pid=self.pid)
+        first = text.find(b"\n", 0, longest + 1)
+        if longest < _LONGEST_READ or (first < 0 and len(text) > longest):
+            pieces = (
+                line[begin : begin + longest]
+                for line in text.split(b"\n")
+                for begin in range(0, len(line) or 1, longest)
+            )
+            text = b"\n".join(pieces)
+        self._sink.put(text, pid=self.pid)
 
 
 def priority(text: str) -> int:
@@ -405,6 +422,11 @@ def _end_of(path: str, start: int) -> bytes:
             return file.read(_LONGEST_END)
     except OSError:
         return b""
+
+
+def _is_file(fd: int) -> bool:
+    """Tell whether a descriptor is that of a regular file."""
+    return stat.S_ISREG(os.fstat(fd).st_mode)
 
 
 def _can_be_written(fd: int, timeout: float = 0.0) -> bool:
