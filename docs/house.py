@@ -150,7 +150,7 @@ TESTED = {
     "_export.systemd": "managers/export managers/systemd",
     "_export.containers": "managers/pod",
     "_ensure": "processes/ensure processes/crowd",
-    "_context": "processes/with processes/foreground",
+    "_context": "processes/with processes/foreground processes/stress",
     "_serving": "processes/serving",
     "_verbs.keywords": "application/background",
     "_verbs.values": "application/verbs",
