@@ -281,3 +281,9 @@ def benchmark_command(session: nox.Session) -> None:
 def benchmark_spawn(session: nox.Session) -> None:
     """Compare the fixtures with others (benchmarks/spawn.py)."""
     run_program(session, "benchmarks/spawn.py", groups=("benchmarks",))
+
+
+@nox.session
+def benchmark_growth(session: nox.Session) -> None:
+    """Measure what grows with descriptors, lines and wake-ups (benchmarks/growth.py)."""
+    run_program(session, "benchmarks/growth.py")

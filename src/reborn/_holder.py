@@ -30,6 +30,14 @@ _SLACK = 0.1
 _COARSE_SLACK = 2.0
 # A text that does not end is complete if nobody has added to it for so many seconds.
 _QUIET = 1.0
+# With more descriptors than this, so many of the lowest and of the highest are looked at before
+# all of them are listed.
+_MANY = 200
+_NEAR = 16
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class LockHolder:
@@ -94,10 +102,36 @@ def is_shown(pid: int, status: os.stat_result) -> bool | None:
         return None
     wanted = (status.st_dev, status.st_ino)
     try:
-        numbers = os.listdir(f"/proc/{pid}/fd")
+        count = _count(pid)
+        if count > _MANY and _shows(pid, _likely(count), wanted):
+            return True
+        return _shows(pid, os.listdir(f"/proc/{pid}/fd"), wanted)
     except OSError:
         # Also hidden by the mount option hidepid. A zombie has none, but only root is shown that.
         return False if _is_zombie(pid) else None
+
+
+def _count(pid: int) -> int:
+    """Return how many descriptors a process has open; 0: unknown, as before Linux 6.2."""
+    try:
+        return os.stat(f"/proc/{pid}/fd").st_size
+    except OSError:
+        return 0
+
+
+def _likely(count: int) -> "list[int]":
+    """Return the numbers that the lock has most often among *count* open descriptors.
+
+    A daemon that opens many later has it among the lowest; a launcher that has opened many before,
+    just above them. To list them all takes 20 to 40 ms for 10,000.
+    """
+    return [*range(_NEAR), *range(count, count - _NEAR, -1)]
+
+
+def _shows(
+    pid: int, numbers: "Iterable[int] | Iterable[str]", wanted: tuple[int, int]
+) -> bool | None:
+    """Tell whether one of the descriptors *numbers* of a process is the file, locked."""
     for number in numbers:
         try:
             opened = os.stat(f"/proc/{pid}/fd/{number}")

@@ -60,6 +60,43 @@ def test_holder_is_found_beside_descriptors_on_a_file_system_that_fails(path, mo
     assert failed
 
 
+@pytest.fixture
+def many():
+    """Return a function that opens many descriptors, which are closed after the test."""
+    opened = []
+
+    def open_many():
+        opened.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(300))
+
+    yield open_many
+    for fd in opened:
+        os.close(fd)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.stat("/proc/self/fd").st_size == 0, reason="NEEDS LINUX 6.2"
+)
+@pytest.mark.parametrize("when", ["before", "after", "before and after"])
+def test_holder_with_many_descriptors_is_found_without_a_list_of_them(
+    path, many, monkeypatch, when
+):
+    listed, listdir = [], os.listdir
+
+    def list_and_note(folder):
+        listed.append(folder)
+        return listdir(folder)
+
+    if "before" in when:
+        many()
+    with PidFile(path) as pidfile:
+        if "after" in when:
+            many()
+        monkeypatch.setattr(os, "listdir", list_and_note)
+        assert pidfile.holder() == os.getpid()
+    # Neither among the first nor among the last, it costs a list, and is found as well.
+    assert (f"/proc/{os.getpid()}/fd" in listed) == (when == "before and after")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="NEEDS LINUX: a link that is none in the path")
 def test_holder_is_found_by_whatever_path_leads_to_the_file(path, pidfile):
     with PidFile(path):
