@@ -94,6 +94,7 @@ SEAMS = {
     "variables of the shell": "_reexec:_SHELL_OWN",
     "directory of a fresh program": "_own_command:directory",
     "command of a fresh program": "_own_command:command",
+    "spawn by fork": "_posix_spawn:posix_spawn",
     "spawn through the shell": "_reexec:spawn_shell",
     "fork": "_detach:fork",
     "lead the session": "_detach:lead",

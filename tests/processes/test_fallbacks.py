@@ -9,6 +9,7 @@ import signal
 import sys
 
 import pytest
+import sabotage
 from harness import is_alive
 
 TAKE = """
@@ -69,7 +70,7 @@ def test_daemon_starts_and_stops_without(sandbox, lack):
 
 SPAWN = """
 import json, os, signal, sys
-from reborn._posix_spawn import posix_spawn
+posix_spawn = SPAWNER
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
 reader, writer = os.pipe()
@@ -95,7 +96,7 @@ try:
     os.waitpid(-1, 0)
 except ChildProcessError:
     print("no child")
-"""
+""".replace("SPAWNER", sabotage.expression("spawn by fork"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="is seen in /proc")
