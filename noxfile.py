@@ -260,6 +260,17 @@ def contention(session: nox.Session) -> None:
 
 
 @nox.session
+def upgrade(session: nox.Session) -> None:
+    """Replace servers under load, in a crowd, with faults (brute/upgrades.py and its kin)."""
+    install(session, ".", groups=("servers",))
+    if session.posargs:
+        session.run("python", "tests/brute/upgrades.py", *session.posargs)
+        return
+    for program in ("upgrades.py", "upgrade_crowd.py"):
+        session.run("python", f"tests/brute/{program}")
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """Start, stop and kill a daemon at random for ten minutes (brute/soak.py)."""
     run_program(session, "tests/brute/soak.py")

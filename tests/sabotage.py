@@ -72,6 +72,7 @@ SEAMS = {
     "stop": "_process:Daemon.stop",
     # A start.
     "take over": "_upgrade.daemon:_ask",
+    "probation": "_upgrade.daemon:_PROBATION",
     "begin to serve": "_upgrade.daemon:Generation.take_over",
     "name the successor": "_notifier:Notifier.superseded",
     "longest line": "_handshake:_LONGEST_LINE",

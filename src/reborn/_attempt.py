@@ -89,6 +89,10 @@ _TICK = 0.02
 # Seconds for which a program that says nothing is looked at, and for which it has to be quiet.
 _MOMENT = 0.2
 _QUIET_TIME = 0.001
+# For how long Ctrl-C has to wait while one generation takes over from the other.
+_LONGEST_TAKEOVER = 15.0
+# How often is tried again what must not fail.
+_MOST_FAILURES = 100
 # Above this, the exit status of a shell stands for a signal.
 _SHELL_SIGNALS = 128
 
@@ -127,7 +131,11 @@ class Attempt:
         self._ready = False
         # The daemon can be replaced or replaces another, and reports when it serves as such.
         self.takes_over = False
-        self._serves = False
+        # There is a predecessor. From the answer to READY on nothing may end the daemon any more,
+        # since the predecessor may have gone.
+        self.replaces = False
+        self.serves = False
+        self._is_blocked = False
         self._status_line: StatusLine | None = None
         # Who sees that the daemon is ready, if it is not the program that says so.
         self.lookout: Lookout | None = None
@@ -224,21 +232,47 @@ class Attempt:
         if self.lookout is not None:
             self._disarm()
             return
+        if self.replaces:
+            _signals.block_all()
+            self._is_blocked = True
         if self._watch is None or self._watch.supervised:
             try:
                 self._channel.send(READY=1)
             except BrokenPipeError:
                 raise self._early_exit(last_lines) from None
-        if not self.takes_over:
-            return
-        while not self._serves:
-            _process.poll(self._channel.incoming, timeout=None)
-            if not self._take_in():
-                break
-        if self._error is not None:
-            raise self._error
-        if not self._serves:
-            raise self._early_exit(last_lines)
+        if self.takes_over:
+            self._await_takeover()
+            if self._error is not None and not self.serves:
+                raise self._error
+            if not self.serves:
+                raise self._early_exit(last_lines)
+
+    def _await_takeover(self) -> None:
+        """Wait until it serves, or never will."""
+        failures = 0
+        patience: float | None = _LONGEST_TAKEOVER
+        while not self.serves:
+            try:
+                if not _process.poll(self._channel.incoming, timeout=patience):
+                    self.unblock()  # one of them is suspended: somebody has to be able to give up
+                    patience = None
+                elif not self._take_in():
+                    return
+            except Exception:
+                failures += 1
+                if not self.replaces or failures > _MOST_FAILURES:
+                    raise
+                time.sleep(_TICK)
+
+    def unblock(self) -> None:
+        """Let signals in again. Ctrl-C that came when the daemon served is too late."""
+        if self._is_blocked:
+            self._is_blocked = False
+            try:
+                _signals.restore_mask(self._mask)
+            except KeyboardInterrupt:
+                if not self.serves:
+                    raise
 
     def _disarm(self) -> None:
         """Have the daemon outlive this process, though the program knows nothing of it."""
@@ -301,7 +335,7 @@ class Attempt:
             elif (key, value) == ("READY", "1"):
                 self._ready = True
             elif key == SERVES:
-                self._serves = True
+                self.serves = True
             elif key == ERROR:
                 self._error = _rebuild(value)
             elif key == "EXIT_STATUS":

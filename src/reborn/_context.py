@@ -351,7 +351,8 @@ class DaemonContext(_options.Options):
         if first:
             _steps.forget_errors(setup)
             if self._generation is not None and self._generation.notifier is not setup.report:
-                self._succeed(self._generation, message)
+                generation = self._generation
+                generation.call_when_alone(lambda: self._succeed(generation, message))
             if "reborn-" in os.environ.get("LISTEN_FDNAMES", ""):
                 self._forget_stored()
 
@@ -713,7 +714,7 @@ class DaemonContext(_options.Options):
                 setup.guard.__exit__(kind, error, traceback)
         finally:
             if self._generation is not None:
-                self._generation.release()
+                self._generation.release(failed=_is_failure(error or _current_error()))
             elif setup.pidfile is not None:
                 setup.pidfile.release()
             atexit.unregister(self.release)
@@ -763,6 +764,19 @@ class DaemonContext(_options.Options):
             message = f"{method}() belongs to the daemon, and the context is not open here"
             raise RuntimeError(message)
         return self._setup
+
+
+def _current_error() -> BaseException | None:
+    """Return what is being raised, or has ended the program: exit handlers run after that."""
+    error: BaseException | None = sys.exc_info()[1] or getattr(sys, "last_value", None)
+    return error
+
+
+def _is_failure(error: BaseException | None) -> bool:
+    """Tell whether a program that ends by *error* fails, and is not just ended."""
+    if isinstance(error, SystemExit):
+        return error.code not in (None, 0)
+    return isinstance(error, Exception)
 
 
 def was_reborn() -> bool:

@@ -9,7 +9,7 @@ the daemon. Lines of KEY=value as in sd_notify(3):
     or               X_REBORN_MISSING=…       why a program is not ready yet (the command only)
     3. daemon        READY=1                  the launcher may report success
     4. launcher      READY=1                  taken: the intermediate is ended, and I go
-    5. daemon        X_REBORN_SERVES=1        the predecessor has let go (an upgrade only)
+    5. daemon        X_REBORN_SERVES=1        the predecessor has let go (if it can be replaced)
     or daemon        X_REBORN_ERROR={json}    why there will be no READY (also ERRNO=13)
     or intermediate  EXIT_STATUS=-9           how the daemon ended (negative: by a signal); MAINPID
 
@@ -182,7 +182,7 @@ class Report:
         self._is_announced = False
         # What a daemon that replaces another does once its launcher has taken READY.
         self.take_over: Callable[[], None] | None = None
-        self._is_waiting = False
+        self._is_waiting = self._is_taken = False
         # Of a daemon whose launcher sees itself when it is ready: its pipe, by which no other file
         # is taken that a program has put in its place.
         self._pipe: tuple[int, int] | None = None
@@ -259,7 +259,8 @@ class Report:
         """
         with self._waiting:
             channel = self._channel
-            if channel is None or self._is_waiting:  # a handler, in the middle of this very call
+            # A handler, in the middle of this very call.
+            if channel is None or self._is_waiting or self._is_taken:
                 return False
             if self._pipe is not None:
                 return self._add_ready(message)
@@ -268,11 +269,13 @@ class Report:
                 with Step("ready", "tell the launcher that it is ready", role="daemon"):
                     self._announce(channel, message)
                 self._await_answer(channel)
+                self._is_taken = True
                 if self.take_over is not None:
                     self._take_over(self.take_over)
             finally:
                 self._is_waiting = False
-            self.close()
+            if self.take_over is None:
+                self.close()
         return True
 
     def _add_ready(self, message: str | None) -> bool:
@@ -281,6 +284,14 @@ class Report:
         if first:
             self._send_if_open(**({} if message is None else {"STATUS": message}), READY=1)
         return first
+
+    def serves(self) -> None:
+        """Report that the predecessor has let go, and leave the channel: this is the daemon."""
+        try:
+            self._send_if_open(**{SERVES: 1})
+        except LauncherGoneError:
+            pass  # it was killed after it had taken READY
+        self.close()
 
     def _announce(self, channel: Channel, message: str | None) -> None:
         with self._sending:
@@ -301,10 +312,6 @@ class Report:
         except Exception as error:
             self.failed(error)
             raise LauncherGoneError from error
-        try:
-            self._send(**{SERVES: 1})
-        except LauncherGoneError:
-            pass  # it was killed after it had taken READY, and this is the daemon
 
     def _await_answer(self, channel: Channel) -> None:
         try:

@@ -176,7 +176,8 @@ class Launcher:
             with Step("wait", "wait until the daemon is ready", role="launcher"):
                 pid, handle = attempt.wait_ready(self.plan.ready_timeout, self._last_lines)
         except BaseException:
-            attempt.abandon()
+            if not attempt.serves:
+                attempt.abandon()
             raise
         self._leave_to_daemon()
         _detach.started.append((pid, _nobody if handle is None else ref(handle)))

@@ -3,9 +3,9 @@
     contender.py '{"options": {...}, "before": [...], "after": [...]}'
 
 It is warm: what the starters need is imported, so that a crowd costs a fraction of a second. A line
-on standard input is the number of starters. When all of them wait at the barrier the answer is
-"waiting"; the next line lets them go, and is answered with a JSON list of what became of each: its
-exit code, standard output and standard error.
+on standard input is the number of starters, and of upgraders if there are any. When all of them
+wait at the barrier the answer is "waiting"; the next line lets them go, and is answered with a JSON
+list of what became of each: its exit code, standard output and standard error.
 
 This process never calls reborn() itself. Started again (reexec), it is a starter's daemon.
 """
@@ -35,14 +35,16 @@ def fork_caught():
     return pid, files
 
 
-def forked(count):
-    """Fork *count* starters; in them come back with None, else with the files of each by pid."""
+def forked(count, upgraders=0):
+    """Fork starters, some to upgrade; in them come back with None, else with their files by pid."""
     arrived, arriving = os.pipe()
     barrier, release = os.pipe()
     starters = {}
-    for _ in range(count):
+    for number in range(count + upgraders):
         pid, files = fork_caught()
         if pid == 0:
+            if number >= count:
+                reborn.DaemonContext.reborn = reborn.DaemonContext.upgrade
             os.close(release)
             os.close(arriving)
             os.read(barrier, 1)  # nobody writes: its end is the start
@@ -74,7 +76,7 @@ def is_starter():
     """Fork what is asked for; True in each starter, False at the end of standard input."""
     gc.freeze()
     while line := sys.stdin.readline():
-        starters = forked(int(line))
+        starters = forked(*map(int, line.split()))
         if starters is None:
             return True
         print(json.dumps(ended(starters)), flush=True)

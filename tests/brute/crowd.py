@@ -91,10 +91,12 @@ class Talker:
 class Crowd:
     """Starters and lookers of one pid file."""
 
+    options = {}  # noqa: RUF012 - nobody changes it
+
     def __init__(self, stack, directory, figures, *, strategy, file, starters, lookers, before):
         self.pidfile = Path(directory) / "app.pid"
         self.file, self.starters, self.figures = file, starters, figures
-        options = {"pidfile": str(self.pidfile), "strategy": strategy}
+        options = {"pidfile": str(self.pidfile), "strategy": strategy, **self.options}
         spec = json.dumps({"options": options, "before": before, "after": []})
         python, here = sys.executable, Path(__file__).parent
         self.template = stack.enter_context(Talker(python, here / "contender.py", spec))

@@ -3,10 +3,11 @@
     generation.py start|upgrade SPEC
 
 SPEC is JSON: *options* of the context; *address* of the listening socket; *before*, code that runs
-in each process before reborn(), *spoil*, code that runs in the daemon before it is ready, and
-*after*, code that runs when it is superseded. The launcher prints the daemon's pid. The daemon
-answers each line on a connection with its pid and its generation, until it is superseded: then it
-answers what has been accepted with "close", and ends when no connection is left.
+in each process before reborn(), *spoil*, code that runs in the daemon before it is ready,
+*after_ready*, at once after that, and *after*, code that runs when it is superseded. The launcher
+prints the daemon's pid. The daemon answers each line on a connection with its pid and its
+generation, until it is superseded: then it answers what has been accepted with "close", and ends
+when no connection is left.
 """
 
 import json
@@ -73,6 +74,7 @@ try:
     context.hand_over("state", f"from {os.getpid()}".encode())
     exec(spec.get("spoil", ""), names)
     context.ready()
+    exec(spec.get("after_ready", ""), names)
     accept(web)
 finally:
     context.release()

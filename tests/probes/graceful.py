@@ -2,15 +2,17 @@
 
     graceful.py start|upgrade SPEC
 
-SPEC is JSON: *options* of the context, the *address*, the *server*, and whether it ends
-*gracefully*. The launcher prints the daemon's pid; each request is answered with that of who
-serves.
+SPEC is JSON: *options* of the context, the *address*, the *server*, whether it ends *gracefully*,
+and whether each generation makes a socket of its own (*reuse_port*). The launcher prints the
+daemon's pid; each request is answered with that of who serves.
 """
 
 import asyncio
 import http.server
 import json
 import os
+import signal
+import socket
 import sys
 import threading
 
@@ -123,14 +125,57 @@ def with_http(web):
     server.server_close()
 
 
+def with_gunicorn(web):
+    from gunicorn.app.base import BaseApplication
+
+    def answer(_, start_response):
+        body = b"%d" % os.getppid()
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+
+    class Application(BaseApplication):
+        def load_config(self):
+            settings = {
+                "bind": f"fd://{web.fileno()}",
+                "worker_class": "gthread",
+                "workers": 2,
+                "threads": 8,
+                "loglevel": "warning",
+                "control_socket_disable": True,
+                "when_ready": lambda _: context.ready(),
+            }
+            for name, value in settings.items():
+                self.cfg.set(name, value)
+
+        def load(self):
+            return answer
+
+    def end():
+        context.superseded.wait()
+        os.kill(os.getpid(), signal.SIGTERM if spec["gracefully"] else signal.SIGQUIT)
+
+    threading.Thread(target=end, daemon=True).start()
+    Application().run()
+
+
+def listener_of(address):
+    if not spec.get("reuse_port"):
+        return context.listen("web", address)
+    own = socket.socket()
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    own.bind(address)
+    own.listen(128)
+    return own
+
+
 daemon = context.reborn() if verb == "start" else context.upgrade()
 if daemon is not None:
     print(daemon.pid)
     sys.exit()
 try:
-    listener = context.listen("web", tuple(spec["address"]))
-    if spec["server"] == "http.server":
-        with_http(listener)
+    listener = listener_of(tuple(spec["address"]))
+    if spec["server"] in ("http.server", "gunicorn"):
+        vars()[f"with_{spec['server'].partition('.')[0]}"](listener)
     else:
         serve = vars()[f"with_{spec['server'].partition('-')[0]}"]
         asyncio.run(serve(listener))

@@ -311,7 +311,10 @@ def run(spec):
     with report.started(**{"wait_ready": True, **spec["options"]}) as context:
         do(spec["after"])
         context.ready()
-        idle()
+        if context.upgradable:
+            context.superseded.wait()
+        else:
+            idle()
 
 
 if __name__ == "__main__":

@@ -403,8 +403,8 @@ def test_signal_has_the_daemon_replaced(daemon):
 
     second = eventually(replaced)
     daemon.started.append(second)
-    daemon.assert_serves(second, 2)
     daemon.sandbox.wait_gone(first)
+    daemon.assert_serves(second, 2)
 
 
 def test_stop_takes_a_generation_along_that_still_drains(daemon):

@@ -19,12 +19,15 @@ connects sees that the other end is the process that the pid file proves.
     4. new       {"request": "take"}         it is ready, and its launcher has noted that
     5. old       {"take": "go"}              from here on the old one does not remove the file
     6. new       {"request": "taken"}        the pid file names the new one
-    7. old       {"taken": "released"}       it has closed the lock; it drains
+    7. old       {"taken": "noted"}          it watches the new one for a moment; both serve
+    8. old       closes the connection       it has closed the lock; it drains
+    or new       {"request": "ends"}         it is being stopped, and nobody is to come back
 
-The lock is held at every moment: both have it between 2 and 7, since flock(2) belongs to the open
+The lock is held at every moment: both have it between 2 and 8, since flock(2) belongs to the open
 file. The grant ends with the connection, so a new generation that fails before 4 leaves nothing.
-The old one writes its own number back if the new one dies between 5 and 6. If the old one dies
-before 7, the new one has lock and sockets already.
+The old one writes its own number back if the new one ends between 5 and 8, by a signal or an error.
+If the old one dies before 8, the new one has lock and sockets already. The launcher of the new one
+comes back after 8.
 
 Rejected:
 

@@ -2,14 +2,22 @@
 
 Whatever a generation has to decide depends on one state, so that each message has one answer:
 
-    state       take            taken      end of connection    release()
-    serving     (no grant)      -          -                    removes the file
-    granted     go, -> leaving  -          -> serving           refuses the grant, removes the file
-    leaving     -               released   writes its number    leaves the file to the next one
-    superseded  -               -          -                    nothing is left to do
+    state       take            taken          end of connection  release()
+    serving     (no grant)      -              -                  removes the file
+    granted     go, -> leaving  -> watching    -> serving         refuses it, removes the file
+    leaving     go              -> watching    -> serving         leaves the file to the next one
+    watching    -               -              -> serving         leaves the file to the next one
+    superseded  -               -              -                  nothing is left to do
+
+It serves again by writing its number into the file. It watches for a moment, since most programs
+that fail do so at once: also when they are ready, in the first lines of what they do then. One that
+dies then is seen by its pidfd, and one that ends by an error gives up; the launcher has a copy of
+the connection, and closes it later.
 
 One thread runs it, since the program's own may be anywhere; it only starts in a daemon that can be
-replaced, when it is ready. SIGUSR2 has it start the program again, as the launcher of an upgrade.
+replaced, when it is ready. Nothing may end it: whatever fails, from a full table of descriptors to
+a lack of memory, is tried again, while the state stays what it is. SIGUSR2 has it start the program
+again, as the launcher of an upgrade.
 """
 
 from __future__ import annotations
@@ -22,6 +30,8 @@ import threading
 import time
 
 from reborn import _descriptors, _process
+from reborn._errors import RebornError
+from reborn._handshake import Report
 from reborn._inherited import OwnProcess
 from reborn._notifier import Notifier
 from reborn._upgrade import listening, manager, messages
@@ -30,17 +40,25 @@ from reborn._upgrade.grant import Grant
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
     from reborn._options import File
+    from reborn._process import ProcessHandle
     from reborn._steps import Setup
     from reborn._upgrade.listening import Address
 
+# Upgraders that wait for their turn.
+_BACKLOG = 64
 # How long whoever connects may take to say what for, and a predecessor to answer, in seconds.
 _PATIENCE = 5.0
 # What a generation that has been sent SIGTERM gets before SIGKILL.
 _GRACE = 2.0
+# How long a new generation has to live before its predecessor goes.
+_PROBATION = 0.3
+# Before something that has failed is tried again.
+_PAUSE = 0.05
 
 
 class Superseded:
@@ -55,8 +73,8 @@ class Superseded:
         return self._reader
 
     def is_set(self) -> bool:
-        """Tell whether another generation serves."""
-        return self._is_set
+        """Tell whether another generation serves; workers of this one can ask, too."""
+        return self._is_set or bool(_process.poll(self._reader, timeout=0))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until then; tell whether it came within *timeout* seconds."""
@@ -82,7 +100,8 @@ class Superseded:
         """Wake all who wait."""
         if not self._is_set:
             self._is_set = True
-            os.close(self._writer)
+            # Not by its end: workers that were forked have this end, too.
+            os.write(self._writer, b"s")
 
 
 class Predecessor:
@@ -118,11 +137,20 @@ class Generation:
         self._managed = set(grant.managed)
         self._files: dict[str, int] = {}
         self._draining = {int(pid): fd for pid, fd in grant.draining.items()}
+        # The next generation, or its launcher; until when it is watched.
         self._upgrader: messages.Conversation | None = None
         self._upgrader_pid: int | None = None
         # The manager has been sent the reason why an upgrade failed.
         self._reported = False
+        self._probation = 0.0
+        self._successor: ProcessHandle | None = None
+        # The one before, as long as it watches.
+        self._watcher: messages.Conversation | None = None
+        self._when_alone: Callable[[], None] | None = None
+        self._report = setup.report
         self._control = socket.socket(fileno=grant.control)
+        # Another generation may be faster to accept; and poll(2) finds an end where nobody listens.
+        self._control.setblocking(False)
         self._wake, self._waker = os.pipe()
         self._owner = OwnProcess()
         os.register_at_fork(after_in_child=self._leave_in_worker)
@@ -191,42 +219,75 @@ class Generation:
         Raises:
             RuntimeError: the predecessor is being stopped, so there is nothing to take over.
         """
-        grant = self._grant
-        if grant.connection is not None:
-            predecessor = messages.Conversation(socket.socket(fileno=grant.connection))
-            grant.connection = None
-            try:
-                if _ask(predecessor, "take") == "ending":
-                    message = f"process {grant.predecessor}, which was to be replaced, is ending"
-                    raise RuntimeError(message)
-                assert self._setup.pidfile is not None  # noqa: S101 - an upgrade needs one
-                self._setup.pidfile.write_over()
-                if self.notifier is not None:
-                    manager.await_orphanhood()
-                _ask(predecessor, "taken")
-            finally:
-                predecessor.close()
-        # Those that `listen` was not called for; a manager gives its own once only.
-        for name in grant.sockets.keys() - self._managed:
-            _descriptors.close(grant.sockets.pop(name))
-            listening.forget(name, self.notifier)
+        # All that can fail comes before "taken"; the thread waits for the lock.
         with self._lock:
-            self._state = "serving"
-        # Again: whoever connects is shown the process that called listen(2) last (unix(7)).
-        self._control.listen(8)
-        threading.Thread(target=self._serve, name="reborn-upgrade", daemon=True).start()
+            threading.Thread(target=self._serve, name="reborn-upgrade", daemon=True).start()
+            try:
+                if self._grant.connection is not None:
+                    self._take_from(socket.socket(fileno=self._grant.connection))
+                # Whoever connects is shown the process that called listen(2) last (unix(7)).
+                self._control.listen(_BACKLOG)
+                self._state = "serving"
+            except BaseException:
+                self._state = "failed"
+                raise
+            finally:
+                os.write(self._waker, b"n")  # it has begun to wait without a watcher
+            # Those that `listen` was not called for; a manager gives its own once only.
+            for name in self._grant.sockets.keys() - self._managed:
+                _descriptors.close(self._grant.sockets.pop(name))
+                listening.forget(name, self.notifier)
+            if self._watcher is None and isinstance(self._report, Report):
+                self._report.serves()
 
-    def release(self) -> None:
-        """End this generation: the pid file goes, unless it is the next one's."""
+    def call_when_alone(self, call: Callable[[], None]) -> None:
+        """Call it once the predecessor has let go, in whichever thread."""
+        with self._lock:
+            if self._watcher is not None:
+                self._when_alone = call
+                return
+        call()
+
+    def _take_from(self, connection: socket.socket) -> None:
+        self._grant.connection = None
+        predecessor = messages.Conversation(connection)
+        try:
+            if _ask(predecessor, "take") == "ending":
+                pid = self._grant.predecessor
+                message = f"process {pid}, which was to be replaced, is ending"
+                raise RuntimeError(message)
+            assert self._setup.pidfile is not None  # noqa: S101 - an upgrade needs one
+            self._setup.pidfile.write_over()
+            if self.notifier is not None:
+                manager.await_orphanhood()
+            if _ask(predecessor, "taken") is not None:
+                self._watcher = predecessor
+        finally:
+            if self._watcher is None:
+                # It has died; or it is suspended, and reads all of this when it goes on.
+                self._answer(predecessor, {"request": "ends"})
+                predecessor.close()
+
+    def release(self, *, failed: bool = False) -> None:
+        """End this generation: the pid file goes, unless it is the next one's.
+
+        One that *failed* while its predecessor still watches leaves everything to that.
+        """
         pidfile = self._setup.pidfile
         assert pidfile is not None  # noqa: S101 - there has been one
         with self._lock:
             if not self._owner:
                 return
             state, self._state = self._state, "ended"
-            if state == "leaving" or (state == "starting" and self._grant.predecessor is not None):
+            is_successor = state in ("starting", "failed") and self._grant.predecessor is not None
+            is_watched = self._watcher is not None and failed
+            if state in ("leaving", "watching") or is_successor or is_watched:
+                if self._watcher is not None:
+                    self._answer(self._watcher, {"request": "gives up"})
                 pidfile.leave()
             elif state != "superseded":
+                if self._watcher is not None:
+                    self._answer(self._watcher, {"request": "ends"})
                 if self._upgrader is not None:
                     self._answer(self._upgrader, {"take": "ending"})
                 messages.remove_control_socket(pidfile.path)
@@ -237,25 +298,48 @@ class Generation:
     # The thread's side
 
     def _serve(self) -> None:
-        while True:
-            watched = [self._control.fileno(), self._wake]
-            if self._upgrader is not None:
-                watched.append(self._upgrader.fileno())
-            found = _process.poll(*watched, timeout=None, cooperative=True)
-            with self._lock:
-                if self._state == "ended":
-                    return
-                if self._wake in found:
-                    if not os.read(self._wake, 1):
-                        return
+        while self._state not in ("ended", "failed", "superseded"):
+            try:
+                self._look()
+            except Exception:  # noqa: BLE001 - see above
+                time.sleep(_PAUSE)
+        if self._state == "superseded":
+            self._drain()
+
+    def _look(self) -> None:
+        """Wait until something happens, and act upon it."""
+        others = [each for each in (self._upgrader, self._watcher) if each is not None]
+        watched = [self._wake, *(each.fileno() for each in others)]
+        timeout = None
+        if self._state == "watching":
+            timeout = max(0.0, self._probation - time.monotonic())
+            if self._successor is not None and self._successor.fd is not None:
+                watched.append(self._successor.fd)
+        else:
+            watched.append(self._control.fileno())
+        found = _process.poll(*watched, timeout=timeout, cooperative=True)
+        with self._lock:
+            if self._state in ("ended", "failed"):
+                return
+            if self._wake in found:
+                if os.read(self._wake, 1) == b"u":
                     self._start_launcher()
-                if self._upgrader is not None and self._upgrader.fileno() in found:
-                    self._go_on(self._upgrader)
-                elif self._control.fileno() in found:
-                    self._accept()
-                if self._state == "superseded":
-                    break
-        self._drain()
+                return
+            if self._watcher is not None and self._watcher.fileno() in found:
+                self._be_alone(self._watcher)
+            elif self._upgrader is not None and self._upgrader.fileno() in found:
+                self._go_on(self._upgrader)
+            elif self._state == "watching":
+                self._judge()
+            elif self._control.fileno() in found:
+                self._accept()
+
+    def _judge(self) -> None:
+        """See whether the next generation has died, or has lived long enough."""
+        if self._successor is None or self._successor.has_ended():
+            self._take_back()
+        elif time.monotonic() >= self._probation:
+            self._be_superseded()
 
     def _upgrade_on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler
         if self._owner:
@@ -263,13 +347,11 @@ class Generation:
 
     def _start_launcher(self) -> None:
         """Start this program again, so that it replaces this process; its words go to the log."""
-        import logging
-        import subprocess
-
-        from reborn import _inherited, _own_command
-        from reborn._errors import RebornError
-
         try:
+            import subprocess
+
+            from reborn import _inherited, _own_command
+
             launcher = subprocess.Popen(
                 _own_command.command(self._setup.args),
                 cwd=_own_command.directory(),
@@ -277,7 +359,9 @@ class Generation:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        except (OSError, RebornError) as error:
+        except (OSError, ImportError, RebornError) as error:
+            import logging
+
             logging.getLogger("reborn").error(  # noqa: TRY400 - one line says it all
                 "cannot start the launcher of an upgrade: %s", error
             )
@@ -301,6 +385,7 @@ class Generation:
         """Answer who connects, if that is root or this process's own user."""
         try:
             connection, _ = self._control.accept()
+            connection.setblocking(True)  # BSD hands O_NONBLOCK down
         except OSError:
             return
         conversation = messages.Conversation(connection)
@@ -320,7 +405,7 @@ class Generation:
         conversation.close()
 
     def _grant_to(self, conversation: messages.Conversation, pid: int | None) -> bool:
-        if self._upgrader is not None:
+        if self._upgrader is not None or self._watcher is not None:
             by = "" if self._upgrader_pid is None else f" (process {self._upgrader_pid})"
             conversation.send({"refused": f"another upgrade is under way{by}"})
             return False
@@ -354,41 +439,79 @@ class Generation:
             )
             return False
         conversation.send(message, fds)
-        self._upgrader, self._upgrader_pid = conversation, pid
-        self._state = "granted"
+        # Nothing that can fail comes here: the launcher would have what nobody knows of.
+        self._upgrader, self._upgrader_pid, self._state = conversation, pid, "granted"
         return True
 
     def _go_on(self, upgrader: messages.Conversation) -> None:
         """Go on with the upgrade that is under way."""
         try:
             received = upgrader.receive(_PATIENCE)
-        except (OSError, ValueError):
+        except ValueError:
             received = None
         request = None if received is None else received[0].get("request")
-        pidfile = self._setup.pidfile
-        assert pidfile is not None  # noqa: S101 - there is one
-        if request == "take" and self._state == "granted":
+        if request == "take" and self._state in ("granted", "leaving"):
             self._state = "leaving"
             self._answer(upgrader, {"take": "go"})
-        elif received is not None and request == "taken" and self._state == "leaving":
-            pidfile.leave()
-            self._state = "superseded"
-            if self.notifier is not None:
-                pid = int(received[0]["pid"])
-                self.notifier.superseded(pid, manager.pidfd_number(pid))
-            self._answer(upgrader, {"taken": "released"})
-            self._close()
-            self.superseded.set()
+        # An answer that came late has not kept it from going on.
+        elif received is not None and request == "taken" and self._state in ("granted", "leaving"):
+            self._upgrader_pid = int(received[0]["pid"])
+            self._probation = time.monotonic() + _PROBATION
+            self._successor = _process.open_process(self._upgrader_pid)
+            self._state = "watching"
+            self._answer(upgrader, {"taken": "noted"})
+        elif request == "ends" and self._state == "watching":
+            self._be_superseded()
+        elif request == "gives up":
+            self._take_back()
         elif received is not None and request == "failed":
             if self.notifier is not None:
                 self.notifier.status(f"upgrade failed: {received[0].get('reason')}")
                 self._reported = True
         elif received is None:
-            if self._state == "leaving":
-                pidfile.write_over()  # the file may name the one that has just died
-            upgrader.close()
-            self._upgrader = self._upgrader_pid = None
-            self._state = "serving"
+            self._serve_on(upgrader)
+
+    def _take_back(self) -> None:
+        """Be the daemon again: the next generation has failed, and its launcher is still there."""
+        if self._state in ("leaving", "watching"):
+            assert self._setup.pidfile is not None  # noqa: S101 - there is one
+            self._setup.pidfile.write_over()  # the file may name the one that has just died
+            self._control.listen(_BACKLOG)
+            self._state, self._successor = "granted", None
+
+    def _serve_on(self, upgrader: messages.Conversation) -> None:
+        """Go on as if nothing had happened: of the upgrade, nothing is left."""
+        self._take_back()
+        self._state = "serving"
+        self._upgrader = self._upgrader_pid = None
+        upgrader.close()
+
+    def _be_superseded(self) -> None:
+        """Let go of lock and control socket; tell the program that another generation serves."""
+        pidfile = self._setup.pidfile
+        assert pidfile is not None  # noqa: S101 - there is one
+        pidfile.leave()
+        with contextlib.suppress(OSError):
+            if self.notifier is not None and self._upgrader_pid is not None:
+                pid = self._upgrader_pid
+                self.notifier.superseded(pid, manager.pidfd_number(pid))
+        self.superseded.set()
+        self._close()
+        self._state = "superseded"
+
+    def _be_alone(self, watcher: messages.Conversation) -> None:
+        """Be the only one: the one before has let go, or has died."""
+        try:
+            received = watcher.receive(_PATIENCE)
+        except ValueError:
+            received = None
+        if received is None:
+            self._watcher = None
+            watcher.close()
+            if self._when_alone is not None:
+                self._when_alone()
+            if isinstance(self._report, Report):
+                self._report.serves()
 
     def _answer(self, upgrader: messages.Conversation, message: dict[str, Any]) -> None:
         try:
@@ -419,9 +542,10 @@ class Generation:
 
     def _close(self) -> None:
         """Close what only a generation that serves needs."""
-        if self._upgrader is not None:
-            self._upgrader.close()
-            self._upgrader = None
+        for conversation in (self._upgrader, self._watcher):
+            if conversation is not None:
+                conversation.close()
+        self._upgrader = self._watcher = None
         self._control.close()
         for kept in self._sockets.values():
             kept.close()
@@ -431,7 +555,7 @@ class Generation:
         _descriptors.close(*self._files.values(), *self._draining.values())
         self._files, self._draining = {}, {}
         if self._state == "ended":
-            os.close(self._waker)
+            _descriptors.close(self._waker)
 
     def _leave_in_worker(self) -> None:
         """Worker: close all of it, so that no connection waits for a process that never answers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 
 from reborn import _descriptors, _process
 from reborn._errors import Step
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from reborn._attempt import Attempt
     from reborn._options import Plan
+    from reborn._pidfile import LockedPidFile
     from reborn._process import Daemon
     from reborn.exceptions import UpgradeError
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 _PATIENCE = 5.0
 # The same where nothing depends on the answer.
 _GLANCE = 1.0
+# How long two generations may differ in who is the daemon; between two attempts.
+_MOMENT, _PAUSE = 0.2, 0.01
 _SILENT = (f"it does not answer within {_PATIENCE} s", "see whether it is suspended or hangs")
 
 
@@ -79,16 +83,21 @@ class UpgradeLauncher(UpgradableLauncher):
                     sources[int(name)] = fd
         return sources
 
-    def wait(self, attempt: Attempt) -> Daemon:
-        """Return the new daemon when it has taken over; else say that the old one serves on."""
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Say that the old one serves on, if it does: it may end, too."""
         grant = self.plan.grant
+        if error is not None and isinstance(grant, Grant) and _is_there(grant):
+            error.add_note(f"process {grant.predecessor} serves on")
+            self._report(error)
+        super().__exit__(kind, error, traceback)
+
+    def wait(self, attempt: Attempt) -> Daemon:
+        """Return the new daemon when it has taken over."""
+        attempt.replaces = True
         try:
             return super().wait(attempt)
-        except BaseException as error:
-            if grant is not None:
-                error.add_note(f"process {grant.predecessor} serves on")
-                self._report(error)
-            raise
+        finally:
+            attempt.unblock()
 
     def _report(self, error: BaseException) -> None:
         """Have the predecessor show its manager why there is no successor."""
@@ -156,15 +165,7 @@ def request(plan: Plan) -> Grant:
     """
     pidfile = plan.pidfile
     assert pidfile is not None  # noqa: S101 - see `_options.resolve`
-    found = pidfile.find_holder()
-    if found is None:
-        raise _refusal(None, f"no daemon holds pid file {pidfile.path!r}", "start it")
-    holder, doubt = found.pid, found.doubt() if os.geteuid() == 0 else None
-    if doubt is not None:
-        # Root would run with the descriptors of whoever that is.
-        reason = f"pid file {pidfile.path!r} {doubt}"
-        raise _refusal(holder, reason, "upgrade it as its own user", upgradable=False)
-    conversation = _connect(messages.control_path(pidfile.path), holder)
+    conversation, holder = _connect_to_holder(pidfile)
     try:
         conversation.send({"request": "grant"})
         received = conversation.receive(_PATIENCE)
@@ -194,12 +195,57 @@ def request(plan: Plan) -> Grant:
     return grant
 
 
+def _is_there(grant: Grant) -> bool:
+    """Tell whether the predecessor still has its end of the connection."""
+    if grant.connection is None:
+        return False
+    connection = socket.socket(fileno=os.dup(grant.connection))
+    with connection:
+        try:
+            return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+
+def _connect_to_holder(pidfile: LockedPidFile) -> tuple[messages.Conversation, int]:
+    """Return a conversation with the daemon that holds the pid file, and its pid."""
+    from reborn.exceptions import UpgradeError
+
+    deadline = time.monotonic() + _MOMENT
+    while True:
+        found = pidfile.find_holder()
+        if found is None:
+            raise _refusal(None, f"no daemon holds pid file {pidfile.path!r}", "start it")
+        holder, doubt = found.pid, found.doubt() if os.geteuid() == 0 else None
+        if doubt is not None:
+            # Root would run with the descriptors of whoever that is.
+            reason = f"pid file {pidfile.path!r} {doubt}"
+            raise _refusal(holder, reason, "upgrade it as its own user", upgradable=False)
+        try:
+            return _connect(messages.control_path(pidfile.path), holder), holder
+        except UpgradeError:
+            # Another upgrade may end at this moment: one is named, and the other one listens.
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_MOMENT / 20)
+
+
 def _connect(path: str, holder: int, *, patience: float = _PATIENCE) -> messages.Conversation:
     """Return a conversation with process *holder*, which proves to be the other end."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    deadline = time.monotonic() + patience
     try:
         connection.settimeout(patience)
-        messages.open_at(path, connection.connect)
+        while True:
+            try:
+                messages.open_at(path, connection.connect)
+                break
+            except BlockingIOError:  # its queue is full (unix(7))
+                if time.monotonic() > deadline:
+                    raise TimeoutError from None
+                time.sleep(_PAUSE)
         connection.settimeout(None)
         pid, uid = messages.peer(connection)
     except (FileNotFoundError, ConnectionRefusedError):
