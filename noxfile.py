@@ -266,7 +266,7 @@ def upgrade(session: nox.Session) -> None:
     if session.posargs:
         session.run("python", "tests/brute/upgrades.py", *session.posargs)
         return
-    for program in ("upgrades.py", "upgrade_crowd.py"):
+    for program in ("upgrades.py", "upgrade_crowd.py", "upgrade_faults.py"):
         session.run("python", f"tests/brute/{program}")
 
 

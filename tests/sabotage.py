@@ -72,6 +72,7 @@ SEAMS = {
     "stop": "_process:Daemon.stop",
     # A start.
     "take over": "_upgrade.daemon:_ask",
+    "take back": "_upgrade.daemon:Generation._take_back",
     "probation": "_upgrade.daemon:_PROBATION",
     "begin to serve": "_upgrade.daemon:Generation.take_over",
     "name the successor": "_notifier:Notifier.superseded",

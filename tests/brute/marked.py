@@ -1,6 +1,6 @@
 """A program that says by system calls how far it is, so that faults can be put in between.
 
-    marked.py "{'path': [...], 'options': {...}, 'sabotage': None}"
+    marked.py "{'path': [...], 'options': {...}, 'sabotage': None, 'upgrades': False}"
 
 It loads nothing but what every program loads. The call that says "serving" is not answered until
 it is time to release.
@@ -54,7 +54,18 @@ def wait_for_ever():
     sabotage.put("close a channel", lambda _: None)
 
 
-SABOTAGES = ("deny_the_daemon", "leave_the_files", "tell_nobody", "wait_for_ever")
+def give_up():
+    """Leave everything to a next generation that has died."""
+    sabotage.put("take back", lambda _: None)
+
+
+SABOTAGES = (
+    "give_up",
+    "deny_the_daemon",
+    "leave_the_files",
+    "tell_nobody",
+    "wait_for_ever",
+)
 
 if __name__ == "__main__":
     spec = eval(sys.argv[1])
@@ -68,11 +79,13 @@ if __name__ == "__main__":
         globals()[spec["sabotage"]]()
     context = reborn.DaemonContext(**spec["options"])
     mark("start")
-    daemon = context.reborn()
+    daemon = context.upgrade() if spec.get("upgrades") else context.reborn()
     if daemon is not None:
         mark("returned")
         sys.exit()
     context.ready()
     mark("serving")
+    if context.upgradable:
+        context.superseded.wait()
     context.release()
     mark("released")

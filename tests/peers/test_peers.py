@@ -68,6 +68,7 @@ def main(ready=lambda: None):
     {main}
 """
 SLEEP = [sys.executable, "-I", "-S", "-c", "import signal; signal.pause()"]
+UPGRADABLE = ", upgradable=True, drain_timeout=0.1"
 RUN = "ready(); note('daemon'); pause()"
 
 
@@ -97,6 +98,10 @@ class Peer:
         if not self.program.exists():
             self.program.write_text(text)
         return self.run([*prefix, *self.command([*self.python, str(self.program)], flags)])
+
+    def replace(self):
+        """Have another one take over from the daemon; without a way to say so, start it again."""
+        return self.start(RUN)
 
     def missing(self):
         """Say what it needs to be looked at here."""
@@ -165,11 +170,22 @@ class Reborn(Peer):
 with DaemonContext(pidfile, wait_ready=True{options}) as context:
     main(context.ready)
 """
+    replacing = """\
+context = DaemonContext(pidfile, wait_ready=True{options})
+if context.upgrade() is None:
+    main(context.ready)
+"""
     stopping = """\
 daemon = DaemonContext(pidfile).search()
 if daemon is not None:
     daemon.stop()
 """
+
+    def replace(self):
+        self.program.unlink()
+        self.text = self.replacing
+        return self.start(RUN, options=UPGRADABLE)
+
     distribution = "reborn-daemon"
     package = "reborn"
 
@@ -401,6 +417,25 @@ def test_one_of_a_crowd(peer, cell, gate):
     else:
         assert statuses.count(0) == CROWD
         assert cell == "one, but all report success"
+
+
+def test_next_one_takes_over(peer, cell):
+    peer.start(RUN, options=UPGRADABLE if peer.name == NAMES[0] else "")
+    [old] = announced(peer.mark)
+    launcher = peer.replace()
+
+    def settled():
+        assert launcher.poll() is not None
+        pids = announced(peer.mark)
+        # The old one is replaced, or stays: alone, since the other one was refused, or beside it.
+        if len(pids) == 1:
+            assert living() == {old}
+        elif cell != "no":
+            assert living() == {pids[1]}
+            assert in_pidfile(peer, pids[1]) is None
+        return is_alive(old)
+
+    assert ("no" if eventually(settled) else "yes") == cell
 
 
 def ended(process, pid):

@@ -109,3 +109,30 @@ def test_stop_loads_psutil_only_where_no_process_table_is_shown(fork_sandbox, ch
     result = fork_sandbox.run([sys.executable, "-I", "-S", str(program)])
     needed = proc != "/proc"
     assert (result.stdout, result.stderr) == (f"{needed}\n", "")
+
+
+SOCKETS = """
+import os, sys
+sys.path[:0] = {path!r}
+made = os.open({made!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def hook(event, _):
+    if event.startswith("socket."):
+        os.write(made, event.encode() + b"\\n")
+sys.addaudithook(hook)
+from reborn import DaemonContext
+context = DaemonContext({pidfile!r}, files_preserve=[made], wait_ready=True{options})
+if context.reborn() is None:
+    context.ready()
+    context.release()
+"""
+
+
+@pytest.mark.parametrize("options", ["", ", upgradable=True"], ids=["promise", "control"])
+def test_start_of_what_cannot_be_replaced_makes_no_socket(fork_sandbox, options):
+    made = fork_sandbox.directory / "made"
+    program = fork_sandbox.directory / "program.py"
+    places = {"path": sys.path, "pidfile": str(fork_sandbox.pidfile), "made": str(made)}
+    program.write_text(SOCKETS.format(**places, options=options))
+    result = fork_sandbox.run([sys.executable, "-I", "-S", str(program)])
+    assert (result.returncode, result.stderr) == (0, "")
+    assert bool(made.read_text()) == bool(options)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 FAULTS = Path(__file__).parents[1] / "brute" / "faults.py"
+UPGRADE = FAULTS.with_name("upgrade_faults.py")
 HERE = sys.platform == "linux" and ctypes.util.find_library("seccomp") is not None
 WHY = "NEEDS LINUX AND libseccomp2: every system call is looked at"
 
@@ -20,9 +21,9 @@ pytestmark = [
 ]
 
 
-def sweep(**options):
+def sweep(program=FAULTS, **options):
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, str(FAULTS), "--jobs", "1", *words]
+    command = [sys.executable, str(program), "--jobs", "1", *words]
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
@@ -51,3 +52,27 @@ def test_broken_promise_is_seen(sabotage, role, fault, every, violation):
     result = sweep(strategy="fork", scenario="plain", **options)
     assert result.returncode == 1
     assert violation in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("role", "fault", "every"),
+    [
+        ("launcher", "EIO", 400),
+        ("intermediate", "SIGKILL", 40),
+        ("daemon", "SIGKILL", 200),
+        ("old", "SIGKILL", 20),
+        ("old", "EIO", 20),
+    ],
+)
+def test_fault_of_an_upgrade_leaves_one_of_the_two(role, fault, every):
+    result = sweep(UPGRADE, strategy="fork", role=role, fault=fault, every=every)
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+    assert int(re.search(r"^(\d+) faults", result.stdout, re.MULTILINE)[1]) > 0
+
+
+def test_fault_of_an_upgrade_leaves_one_of_the_two_control():
+    """The old one does not come back when the new one dies in the middle."""
+    options = {"role": "daemon", "fault": "SIGKILL", "every": 6, "sabotage": "give_up"}
+    result = sweep(UPGRADE, strategy="fork", **options)
+    assert result.returncode == 1
+    assert "the pid file does not say so" in result.stdout
