@@ -188,7 +188,7 @@ TESTED = {
     "_upgrade.listening": "processes/upgrade",
     "_upgrade.manager": "managers/reload managers/upgrade_below",
     "_upgrade.launch": "processes/upgrade processes/upgrade_rights",
-    "_upgrade.daemon": "processes/upgrade",
+    "_upgrade.daemon": "processes/upgrade processes/upgrade_checks",
     "_supervisor.program": "cli/process cli/sockets",
     "_supervisor.sockets": "cli/listen",
     "_supervisor.watch": "cli/start cli/conditions",

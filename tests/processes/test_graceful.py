@@ -5,6 +5,7 @@ import socket
 import sys
 import threading
 
+import psutil
 import pytest
 from harness import PROBES, eventually
 
@@ -160,3 +161,23 @@ def test_replaced_server_loses_no_connection(serve, kind):
 def test_replaced_server_loses_no_connection_control(serve, kind):
     """Ended the way it ends by itself, the same server under the same load loses connections."""
     assert serve(kind, gracefully=False).upgrade_under_load().lost
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_connection_that_was_accepted_and_not_used_yet_is_answered(serve, kind):
+    """uvicorn alone closes it (Kludex/uvicorn#2757)."""
+    server = serve(kind, gracefully=True)
+    server.run("start")
+    with socket.create_connection(server.address, timeout=PATIENCE) as client:
+        eventually(lambda: accepted(server, client))
+        server.run("upgrade")
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        pid, kept = receive(client)
+    assert (pid, kept) == (server.pids[0], False)
+
+
+def accepted(server, client):
+    """See that the server has this connection, and not the queue of its socket."""
+    port = client.getsockname()[1]
+    found = psutil.Process(server.pids[0]).net_connections("tcp")
+    assert [each for each in found if each.raddr and each.raddr[1] == port]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import time
 
 import psutil
 import pytest
-from harness import PATIENCE, PROBES, eventually, is_alive
+from harness import PATIENCE, PROBES, eventually, is_alive, living
 from sabotage import code
 
 from reborn import DaemonContext
@@ -428,3 +429,74 @@ def test_grant_of_another_version_is_understood():
     grant = Grant.from_message({**message, "notify": None}, fds, connection=12)
     expected = Grant(10, generation=3, predecessor=4711, lock=11, connection=12)
     assert vars(grant) == vars(expected)
+
+
+def test_two_signals_at_once_are_one_upgrade(daemon):
+    """gunicorn's second SIGUSR2 was an unhandled exception (benoitc/gunicorn#255)."""
+    first = daemon.start()
+    for _ in range(2):
+        os.kill(first, signal.SIGUSR2)
+    daemon.sandbox.wait_gone(first)
+    # Both may have come through, one after the other; whoever came too early says so in the log.
+    last = eventually(lambda: _serves_alone(daemon))
+    daemon.started.append(last)
+    assert daemon.ask()[1] in (2, 3)
+    errors = re.findall(r"^reborn\.exceptions\.(\w+)", daemon.sandbox.log_text(), re.MULTILINE)
+    assert set(errors) <= {"UpgradeError"}
+
+
+def _serves_alone(daemon):
+    [pid] = living()
+    daemon.assert_serves(pid, daemon.ask()[1])
+    return pid
+
+
+def test_next_upgrade_does_not_wait_for_those_that_still_finish(daemon):
+    """In tableflip it does (cloudflare/tableflip#52)."""
+    slow = {"after": "import time; time.sleep(600)"}
+    pids = [daemon.start(**slow), *(daemon.upgrade(**slow) for _ in range(3))]
+    assert all(map(is_alive, pids))
+    daemon.assert_serves(pids[-1], 4)
+    DaemonContext(daemon.sandbox.pidfile).search().stop()
+    for pid in pids:
+        daemon.sandbox.wait_gone(pid)
+
+
+@pytest.mark.parametrize("end", ["os._exit(7)", "raise LookupError", "sys.exit(3)", "os.abort()"])
+def test_generation_that_is_ready_and_fails_at_once_leaves_the_old_one_serving(daemon, end):
+    pid = daemon.start()
+    with Load(by_path(daemon.path)) as load:
+        lines = daemon.fail(after_ready=end)
+        eventually(lambda: daemon.assert_serves(pid, 1))
+    assert lines[-1] == f"process {pid} serves on"
+    assert load.lost == []
+    daemon.assert_serves(daemon.upgrade(), 2)
+
+
+def test_stop_right_after_an_upgrade_stops_both(daemon):
+    first = daemon.start()
+    end = "os.kill(os.getpid(), __import__('signal').SIGTERM); __import__('time').sleep(60)"
+    daemon.run("upgrade", after_ready=end)
+    daemon.sandbox.wait_gone(first)
+    assert daemon.search() is None
+    assert not daemon.sandbox.pidfile.exists()
+
+
+def test_worker_learns_that_another_generation_serves(daemon, mark):
+    """Also where workers keep the end of a pipe open that was made before they were forked."""
+    fork = (
+        "superseded = context.superseded\n"
+        "if os.fork() == 0:\n"
+        "    superseded.wait()\n"
+        f"    open({str(mark)!r}, 'a').write(str(superseded.is_set()))\n"
+        "    os._exit(0)\n"
+    )
+    first = daemon.start(after_ready=fork)
+    daemon.upgrade()
+    daemon.sandbox.wait_gone(first)
+    eventually(lambda: _is_announced(mark))
+
+
+def _is_announced(mark):
+    assert mark.exists()
+    assert mark.read_text() == "True"

@@ -469,7 +469,11 @@ class Generation:
                 self.notifier.status(f"upgrade failed: {received[0].get('reason')}")
                 self._reported = True
         elif received is None:
-            self._serve_on(upgrader)
+            successor = self._successor
+            if self._state == "watching" and successor and not successor.wait(_PROBATION):
+                self._be_superseded()  # of an earlier version, which waits for nothing
+            else:
+                self._serve_on(upgrader)
 
     def _take_back(self) -> None:
         """Be the daemon again: the next generation has failed, and its launcher is still there."""
