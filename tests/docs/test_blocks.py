@@ -195,6 +195,7 @@ class Scripted(reborn.DaemonContext):
 
     __slots__ = ("starting", "stopping")
     pid = 4711
+    is_starting = False
 
     def __init__(self, *, starting=None, stopping=None):
         super().__init__("/srv/app/app.pid")
