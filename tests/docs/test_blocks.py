@@ -195,7 +195,6 @@ class Scripted(reborn.DaemonContext):
 
     __slots__ = ("starting", "stopping")
     pid = 4711
-    is_starting = False
 
     def __init__(self, *, starting=None, stopping=None):
         super().__init__("/srv/app/app.pid")
@@ -203,6 +202,9 @@ class Scripted(reborn.DaemonContext):
 
     def search(self):
         return self
+
+    def is_starting(self):
+        return False
 
     def reborn(self):
         raise self.starting
