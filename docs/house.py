@@ -69,6 +69,7 @@ LAYERS = {
     "for programs": ("application", "click", "graceful", "pep3143", "_spawning", "pytest_plugin"),
     "the supervisor": _inside(
         "_supervisor",
+        "env_file",
         "program",
         "sockets",
         "probe",
@@ -76,7 +77,10 @@ LAYERS = {
         "watch",
         "rotation",
         "output",
+        "version",
         "run",
+        "draining",
+        "requests",
         "policy",
         "supervisor",
     ),
@@ -84,7 +88,9 @@ LAYERS = {
         "_command", "foreign_pidfile", "registry", "overview", "follow", "arguments"
     ),
     "its words": _inside("_command", "converters", "grammar", "parser", "completion"),
-    "the command": _inside("_command", "spec", "start_lock", "start", "selection", "verbs", "cli"),
+    "the command": _inside(
+        "_command", "spec", "start_lock", "start", "upgrade", "selection", "verbs", "cli"
+    ),
     "the roof": ("__main__", "__init__"),
 }
 # The modules of a package that is one room of the picture; its face, `__init__`, follows them.
@@ -189,14 +195,18 @@ TESTED = {
     "_upgrade.manager": "managers/reload managers/upgrade_below",
     "_upgrade.launch": "processes/upgrade processes/upgrade_rights",
     "_upgrade.daemon": "processes/upgrade processes/upgrade_checks",
+    "_supervisor.env_file": "cli/env_file",
     "_supervisor.program": "cli/process cli/sockets",
-    "_supervisor.sockets": "cli/listen",
+    "_supervisor.sockets": "cli/listen cli/servers",
     "_supervisor.watch": "cli/start cli/conditions",
     "_supervisor.probe": "supervisor/start cli/conditions",
     "_supervisor.rotation": "supervisor/log_size cli/log_size",
     "_supervisor.output": "supervisor/log",
     "_supervisor.health": "supervisor/health cli/health",
+    "_supervisor.version": "cli/upgrade",
     "_supervisor.run": "supervisor/start",
+    "_supervisor.draining": "cli/upgrade",
+    "_supervisor.requests": "cli/upgrade",
     "_supervisor.policy": "supervisor/restart",
     "_supervisor.supervisor": (
         "supervisor/restart supervisor/stop supervisor/killed supervisor/terminal"
@@ -213,6 +223,7 @@ TESTED = {
     "_command.spec": "cli/process cli/as_before",
     "_command.start_lock": "cli/ensure",
     "_command.start": "cli/start cli/run",
+    "_command.upgrade": "cli/upgrade",
     "_command.verbs": "cli/life",
     "_command.selection": "cli/selection",
     "_command.cli": "cli/usage cli/budget",

@@ -366,11 +366,16 @@ class LockedPidFile(LockedFile):
         assert self._fd is not None  # noqa: S101 - it is shared
         if self.note is not None:
             self._write_note(self.note)
-        text = b"%d\n" % os.getpid()
-        os.pwrite(self._fd, text, 0)  # in one call, which no reader sees half of
-        os.ftruncate(self._fd, len(text))
+        self.name(os.getpid())
         self.own()
         self._leave_in_workers()
+
+    def name(self, pid: int) -> None:
+        """Name process *pid*, which has the lock, too, in place of another one."""
+        assert self._fd is not None  # noqa: S101 - it is shared
+        text = b"%d\n" % pid
+        os.pwrite(self._fd, text, 0)  # in one call, which no reader sees half of
+        os.ftruncate(self._fd, len(text))
 
     def _write_note(self, note: str) -> None:
         """Write the note, with whose it is; it is never somebody else's file."""

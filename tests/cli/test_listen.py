@@ -69,10 +69,12 @@ def test_program_gets_sockets_by_name_and_by_number(reborn, supervised):
     words = ("--socket", "web=tcp:0", "--socket", "admin=unix:admin.sock,mode=0606", *supervised)
     env = ("--env", "X=fd {admin}")
     pid = reborn.started(
-        "web", *words, *env, *READY, "--", *PROGRAM, "{web}", "--fd={admin}", "{{web}} ${HOME}"
+        "web",
+        *(*words, *env, *READY, "--", *PROGRAM),
+        *("{web}", "--fd={admin}", "{{web}}", "${HOME}", "print {other} {web}"),
     )
     assert facts(reborn) == {
-        "argv": ["3", "--fd=4", "{web} ${HOME}"],
+        "argv": ["3", "--fd=4", "{web}", "${HOME}", "print {other} 3"],
         "names": "web:admin",
         "x": "fd 4",
     }

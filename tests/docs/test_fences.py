@@ -50,6 +50,12 @@ NOT_RUN = {
     ("frozen.md", "pyinstaller --onedir app.py"): (
         "PyInstaller takes a minute; tests/unit/test_reexec.py has what differs in its programs"
     ),
+    ("command.md", "# read by --env-file, by systemd"): (
+        "a file, and no script; tests/unit/test_env_file.py reads such lines"
+    ),
+    ("command.md", "reborn start web --socket web=tcp:8080 --restart"): (
+        "needs servers and root; tests/cli/test_servers.py upgrades such"
+    ),
     (
         "testing.md",
         "[pytest]",

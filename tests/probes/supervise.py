@@ -22,6 +22,7 @@ from reborn._supervisor.program import Program
 from reborn._supervisor.rotation import Rotation
 from reborn._supervisor.run import Run
 from reborn._supervisor.supervisor import ProgramSupervisor
+from reborn._supervisor.version import Version
 from reborn.exceptions import StartError
 
 spec = json.loads(sys.argv[1])
@@ -53,7 +54,7 @@ def supervise(context, pidfile):
     if spec.get("by_default", False):
         condition = _readiness.ByDefault(condition)
     supervisor = ProgramSupervisor(
-        Program(spec["argv"]),
+        Version(Program(spec["argv"]), condition, cwd=directory),
         RestartPolicy(
             spec.get("restart", "on-failure"), **{"delay": 0.01, **spec.get("policy", {})}
         ),
@@ -61,8 +62,6 @@ def supervise(context, pidfile):
         name="app",
         output=make_output(),
         pidfile=pidfile,
-        condition=condition,
-        cwd=directory,
         record=record,
         health=HealthPolicy(**spec["health"]) if "health" in spec else None,
         **spec.get("options", {}),

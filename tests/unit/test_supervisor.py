@@ -4,7 +4,8 @@ import pytest
 
 from reborn._supervisor.supervisor import EVENTS, ProgramSupervisor
 
-STATES = ("starting", "running", "healing", "stopping", "clearing", "leaving", "waiting", "over")
+RUNS = ("starting", "running", "healing", "upgrading", "replacing", "stopping")
+STATES = (*RUNS, "clearing", "leaving", "waiting", "lasting", "over")
 
 
 def cell(state, event):
@@ -22,10 +23,13 @@ def test_each_state_has_a_cell_for_each_event():
         ("starting", "_stop"),  # the program is sent it
         ("running", "_stop"),
         ("healing", "_stop"),  # and it is not started again
+        ("upgrading", "_stop"),  # and the next generation comes to nothing
+        ("replacing", "_stop"),
         ("stopping", "_repeat"),  # again, and its time is not extended
         ("clearing", "_leave"),  # no next run when nothing is left
         ("leaving", "_no"),
         ("waiting", "_quit"),  # there is nobody to wait for
+        ("lasting", "_hurry"),
         ("over", "_no"),
     ],
 )
@@ -35,7 +39,7 @@ def test_what_sigterm_does_is_a_cell(state, does):
 
 @pytest.mark.parametrize("state", STATES)
 def test_signals_are_passed_on_to_a_program_that_runs_and_to_nobody_else(state):
-    runs = state in ("starting", "running", "healing", "stopping")
+    runs = state in RUNS
     assert (cell(state, "signal") == "_pass_on") == runs
     assert (cell(state, "end") != "_no") == runs
 
@@ -46,8 +50,15 @@ def test_program_is_started_again_in_one_state_only():
 
 def test_time_is_up_only_where_something_is_waited_for():
     idle = [state for state in STATES if cell(state, "alarm") == "_no"]
-    assert idle == ["starting", "running", "over"]
+    assert idle == ["running", "lasting", "over"]
 
 
 def test_health_counts_only_while_the_program_is_ready():
-    assert [state for state in STATES if cell(state, "sick") != "_no"] == ["running"]
+    assert [state for state in STATES if cell(state, "sick") == "_heal"] == ["running"]
+
+
+def test_upgrade_begins_where_a_program_is_ready_or_waits_and_is_answered_everywhere():
+    begins = {state: cell(state, "upgrade") for state in STATES}
+    assert begins.pop("running") == "_beside"
+    assert begins.pop("waiting") == "_renew"
+    assert set(begins.values()) == {"_refuse"}

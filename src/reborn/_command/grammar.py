@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 READY_TIMEOUT = 30.0
 TIMEOUT = 10.0
+DRAIN_TIMEOUT = 30.0
 LINES = 10
 LOG_KEEP = 5
 # Those of `_supervisor.health`; a test compares them.
@@ -189,6 +190,13 @@ _PROCESS = (
         many=True,
         help="limit a resource, such as nofile=4096 (see ulimit)",
     ),
+    Option(
+        "--env-file",
+        metavar="PATH",
+        convert=converters.path,
+        many=True,
+        help="set the variables in a file, read at each start",
+    ),
     Option("--env", metavar="K=V", convert=converters.assignment, many=True, help="set a variable"),
     Option(
         "--unset-env", metavar="K", convert=converters.variable, many=True, help="unset a variable"
@@ -277,6 +285,13 @@ _SOCKETS = (
         many=True,
         help="give it a listening socket, NAME=tcp:[HOST:]PORT or NAME=unix:PATH",
     ),
+    Option(
+        "--drain",
+        metavar="SECONDS",
+        convert=converters.seconds,
+        help=f"what an earlier generation gets to finish (default: {DRAIN_TIMEOUT:g})",
+    ),
+    Option("--no-overlap", help="an upgrade ends the earlier generation first"),
 )
 _FINGERPRINT = Option(
     "--fingerprint",
@@ -337,6 +352,15 @@ VERBS = {
         program=True,
         several=True,
         examples=("reborn restart web", "reborn restart web -- python -m http.server 8001"),
+    ),
+    "upgrade": Verb(
+        "have a new generation take its sockets over, while it serves",
+        ("readiness", _READY),
+        ("process", _PROCESS),
+        ("sockets", _SOCKETS),
+        ("options", (_PIDFILE, *_ANSWER)),
+        program=True,
+        examples=("reborn upgrade web", "reborn upgrade web -- uvicorn --fd {web} app:app"),
     ),
     "reload": Verb(
         "have it read its configuration again (SIGHUP)",

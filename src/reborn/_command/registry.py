@@ -170,6 +170,11 @@ class Record:
         """
         put(path, _as_json(self.as_data()).encode())
 
+    def write_to(self, fd: int) -> None:
+        """Write it to the open file *fd*."""
+        with open(fd, "wb", closefd=False) as file:
+            file.write(_as_json(self.as_data()).encode())
+
     @classmethod
     def read(cls, path: str) -> Self | None:
         """Return the record at *path*; None without one that makes sense.

@@ -6,8 +6,8 @@ that it means the same from another directory and at another time.
 To start a program as before (`Spec.again`) is to give it what it was given: command, options and
 directory, and what it had inherited: environment, umask, limits. The shell in which a daemon is
 restarted adds nothing; options do, and they join the earlier ones: another variable (--env,
---unset-env), limit or socket is added, anything else takes the place of its like. A new command is
-a new start, with the options and all that is inherited from whoever gives it.
+--env-file, --unset-env), limit or socket is added, anything else takes the place of its like. A new
+command is a new start, with the options and all that is inherited from whoever gives it.
 
 Rejected: the environment of whoever restarts (cron has neither the token nor the PATH of a login,
 and the program that was stopped cannot be found); /proc/PID/environ of the running program (one
@@ -42,7 +42,10 @@ _LIVES = "alive:1"
 # Python writes to a file in blocks, so that a log stays empty for a long time.
 _UNBUFFERED = "PYTHONUNBUFFERED"
 # What an exported configuration has no paths for, or the manager does in its own way.
-_NOT_EXPORTED = ("nice", "limit", "unset_env", "clean_env", "socket", "log_size", "healthy")
+_NOT_EXPORTED = (
+    *("nice", "limit", "env_file", "unset_env", "clean_env"),
+    *("socket", "log_size", "healthy"),
+)
 
 
 class Inherited:
@@ -143,9 +146,16 @@ class Spec:
     @classmethod
     def again(cls, paths: Paths, record: Record, request: Request) -> Spec:
         """Return the spec of the start in the *record*, with the options of *request* added."""
+        spec = cls.of_record(paths, record)
+        spec.options = _added(record.options, request.options)
+        spec.log_file = spec.options.get("log_file") or spec.log_file
+        return spec
+
+    @classmethod
+    def of_record(cls, paths: Paths, record: Record) -> Spec:
+        """Return the spec of the start in the *record*."""
         inherited = Inherited(record.directory, record.environment, record.umask, record.limits)
-        options = _added(record.options, request.options)
-        return cls(paths, record.command, options, inherited, log_file=record.log_file)
+        return cls(paths, record.command, record.options, inherited, log_file=record.log_file)
 
     def make_directories(self) -> None:
         """Make the directories of our own that its files are in.
@@ -233,6 +243,12 @@ class Spec:
         return timeout
 
     @property
+    def drain_timeout(self) -> float:
+        """How long an earlier generation gets to finish, in seconds."""
+        timeout: float = self.options.get("drain", grammar.DRAIN_TIMEOUT)
+        return timeout
+
+    @property
     def root(self) -> str:
         """Where the program's own paths begin."""
         return os.path.join(self.options.get("chroot", "/"), self._working_directory().lstrip("/"))
@@ -258,6 +274,7 @@ class Spec:
             chroot_directory=chroot,
             identity=identity,
             inherited=self.inherited.environment,
+            env_files=options.get("env_file", ()),
             env={**(self._unbuffered() if detached else {}), **account, **env},
             # Our own manager is not the daemon's.
             unset=[*options.get("unset_env", ()), *(["NOTIFY_SOCKET"] if detached else ())],
@@ -420,6 +437,7 @@ def _added(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
         "unset_env": [*dict.fromkeys([*gone, *unset])],
         "limit": [*{**dict(earlier.get("limit", [])), **dict(later.get("limit", []))}.items()],
         "socket": [*sockets.values()],
+        "env_file": [*dict.fromkeys([*earlier.get("env_file", []), *later.get("env_file", [])])],
     }
     for dest, values in together.items():
         options.pop(dest, None)

@@ -27,8 +27,8 @@ from reborn._supervisor.watch import ReadinessWatch
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable
-    from typing import NoReturn
+    from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn
 
     from reborn._attempt import Attempt
     from reborn._command.spec import Spec
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from reborn._supervisor.program import Program
     from reborn._supervisor.sockets import KeptSockets
     from reborn._supervisor.supervisor import ProgramState
+    from reborn._supervisor.version import Version
 else:
     import _signal
 
@@ -60,7 +61,9 @@ class ProgramStart:
         self.program = program
         self._begun = time.time()
         self.pidfile = foreign_pid_file(spec.paths.pidfile)
+        # What is opened for it, and what a manager has handed over.
         self.sockets: KeptSockets | None = None
+        self.managed: Sequence[tuple[str, int]] = ()
         self.watch = ReadinessWatch(spec.condition(), cwd=spec.root, supervised=spec.supervised)
         # Whether the program was ready at any time; a supervisor's knowledge.
         self.was_ready = False
@@ -105,19 +108,26 @@ class ProgramStart:
         Raises:
             StepError: one cannot be opened.
         """
-        specs = self.spec.sockets()
-        if not specs:
+        if not self.spec.sockets():
             return []
         from reborn._supervisor.sockets import KeptSockets
 
-        self.sockets = kept = KeptSockets()
-        managed = self.program.managed_sockets()
-        by_name = dict(reversed(managed))  # the first of a name counts
-        kept.open(spec for spec in specs if spec.name not in by_name)
-        fds = {**by_name, **kept.descriptors()}
-        named = [(spec.name, fds[spec.name]) for spec in specs]
-        self.program.sockets = [*named, *(pair for pair in managed if pair not in named)]
-        return [*kept.descriptors().values()]
+        self.managed = self.program.managed_sockets()
+        self.sockets = self.give_sockets(self.spec, self.program, KeptSockets())
+        return [*self.sockets.descriptors().values()]
+
+    def give_sockets(self, spec: Spec, program: Program, kept: KeptSockets) -> KeptSockets:
+        """Give *program* the sockets of *spec*; return those that are not a manager's.
+
+        Those in *kept* are used again.
+        """
+        specs = spec.sockets()
+        by_name = dict(reversed(self.managed))  # the first of a name counts
+        opened = kept.next(each for each in specs if each.name not in by_name)
+        fds = {**by_name, **opened.descriptors()}
+        named = [(each.name, fds[each.name]) for each in specs]
+        program.sockets = [*named, *(pair for pair in self.managed if pair not in named)]
+        return opened
 
     def own_pidfile(self) -> PidFile:
         """Return the pid file that is the daemon's own."""
@@ -301,21 +311,26 @@ def supervise(context: DaemonContext, start: ProgramStart) -> int:
     from reborn._command import arguments
     from reborn._supervisor.supervisor import ProgramSupervisor
 
-    spec = start.spec
+    spec, upgrades = start.spec, None
     arguments.replace(f"reborn: supervisor of {spec.paths.name}")
+    if start.sockets is not None:
+        from reborn._supervisor.requests import UpgradeSocket
+        from reborn._upgrade.messages import control_path
+
+        with Step("socket", "make the socket for upgrades", role="daemon"):
+            upgrades = UpgradeSocket(control_path(spec.paths.supervisor))
     supervisor = ProgramSupervisor(
-        start.program,
+        version_of(start, spec, start.program),
         _policy(spec),
         context,
         name=spec.paths.name,
         output=_output(spec),
         pidfile=start.pidfile,
-        condition=start.watch.condition,
-        cwd=spec.root,
-        addresses=None if start.sockets is None else start.sockets.addresses(),
         health=spec.health(),
         not_ready=None if start.report is None else start.report_not_ready,
         record=start.remember,
+        upgrades=upgrades,
+        make_version=lambda data: next_version(start, data),
     )
     try:
         return supervisor.run()
@@ -323,6 +338,54 @@ def supervise(context: DaemonContext, start: ProgramStart) -> int:
         if start.sockets is not None:
             start.sockets.close()
         context.release()
+
+
+def version_of(start: ProgramStart, spec: Spec, program: Program) -> Version:
+    """Return the version of a program that *spec* describes."""
+    from reborn._supervisor.version import Version
+
+    return Version(
+        program,
+        start.watch.condition if spec is start.spec else spec.condition(),
+        cwd=spec.root,
+        ready_timeout=spec.ready_timeout,
+        drain_timeout=spec.drain_timeout,
+        overlap="no_overlap" not in spec.options,
+        addresses=None if start.sockets is None else start.sockets.addresses(),
+    )
+
+
+def next_version(start: ProgramStart, data: dict[str, Any]) -> Version:
+    """Return the version that an upgrader describes by a record.
+
+    Raises:
+        ValueError, StartError, OSError: there can be none.
+    """
+    from reborn._command.spec import Spec
+
+    record = registry.Record.from_data(data)
+    kept = start.sockets
+    assert kept is not None  # noqa: S101 - who has none has no socket for upgrades
+    if record is None:
+        message = "its supervisor does not understand the request; restart it instead"
+        raise ValueError(message)
+    spec = Spec.of_record(start.spec.paths, record)
+    program = spec.program(detached=start.report is not None)
+    opened = start.give_sockets(spec, program, kept)
+
+    def prepare() -> None:
+        os.umask(spec.options.get("umask", spec.inherited.umask))
+        spec.inherited.take_on_limits()
+
+    def adopted() -> None:
+        kept.drop_all_but(opened)
+        start.spec, start.sockets = spec, opened
+
+    version = version_of(start, spec, program)
+    version.addresses = opened.addresses()
+    version.prepare, version.adopted = prepare, adopted
+    version.rejected = lambda: opened.drop_all_but(kept)
+    return version
 
 
 def _policy(spec: Spec) -> RestartPolicy:

@@ -21,6 +21,7 @@ from reborn._verbs import control, terminal
 from reborn._verbs.control import (
     FAILED,
     INTERRUPTED,
+    NOT_IMPLEMENTED,
     NOT_PERMITTED,
     NOT_RUNNING,
     OK,
@@ -153,6 +154,7 @@ class NamedDaemon(DaemonVerbs):
             "ensure": self.ensure,
             "stop": lambda: self.stop(timeout=timeout),
             "restart": lambda: self.restart(timeout=timeout),
+            "upgrade": self.upgrade,
             "reload": self.reload,
             "signal": self.signal,
             "forget": self.forget,
@@ -382,6 +384,45 @@ class NamedDaemon(DaemonVerbs):
             os.unlink(path)
         return Outcome(OK, text)
 
+    def upgrade(self) -> Outcome:
+        """Have a new generation of the program take its sockets over from the one that serves."""
+        from reborn._command import upgrade
+
+        supervisor, daemon = self.supervisor(), self.look().daemon
+        try:
+            record = Record.read(self.paths.record)
+        except PermissionError:
+            return self._not_permitted("upgrade it")
+        runs = daemon or supervisor
+        if runs is None:
+            return self._not_running(self.look(), NOT_RUNNING)
+        if supervisor is None or record is None or not record.options.get("socket"):
+            return self._not_upgradable(runs.pid)
+        try:
+            spec = upgrade.spec_of(self.paths, record, self.request)
+            _program(spec, detached=True).refuse_if_missing()
+            with Waiting(f"upgrading {self.name} ...") as line:
+                pid = upgrade.ask(self.paths, supervisor.pid, spec, show=line.add)
+        except KeyboardInterrupt:
+            return Outcome(INTERRUPTED, f"{self.name}: interrupted, and not upgraded")
+        except StartError as error:
+            outcome = self._failed(error)
+            never = not getattr(error, "upgradable", True)
+            outcome.status = NOT_IMPLEMENTED if never else FAILED
+            return outcome
+        return Outcome(OK, f"{self.name} upgraded, pid {pid}; {_where(spec)}")
+
+    def _not_upgradable(self, pid: int) -> Outcome:
+        """Return that the daemon was not made for an upgrade by this command."""
+        from reborn._upgrade.launch import ask_who
+
+        what = f"{self.name}: cannot upgrade process {pid}"
+        if ask_who(self.paths.pidfile, pid) is not None:
+            why = "it is upgraded by its own command, or by SIGUSR2"
+            return Outcome(NOT_IMPLEMENTED, f"{what}: {why}")
+        why = "it has no sockets of ours (--socket); restart it instead"
+        return Outcome(NOT_IMPLEMENTED, f"{what}: {why}")
+
     def reload(self) -> Outcome:
         """Send the daemon SIGHUP, by way of its supervisor if it has one."""
         supervisor = self.supervisor()
@@ -514,10 +555,14 @@ class NamedDaemon(DaemonVerbs):
         """Return all that is known of the daemon."""
         from reborn._command.overview import Overview
 
-        supervisor = self.supervisor()
+        supervisor, record, status = self.supervisor(), self.record(), self.status()
+        report = None if record is None else record.supervised
+        if report and report.get("sockets") and status.daemon is not None:
+            status.generation = report.get("generation")
+            status.draining = report.get("draining")
         return Overview(
-            self.status(),
-            record=self.record(),
+            status,
+            record=record,
             supervisor=None if supervisor is None else supervisor.pid,
             starting=start_lock.is_held(self.paths.start_lock),
         )
@@ -561,8 +606,7 @@ class NamedDaemon(DaemonVerbs):
         if daemon is None:
             context.carry_on()
         pid = self._pid(daemon) if spec.supervised else daemon.pid
-        where = "its output goes to syslog" if "syslog" in spec.options else f"see {spec.log_file}"
-        return Outcome(OK, f"{self.name} {done}, pid {pid}; {where}", daemon=daemon)
+        return Outcome(OK, f"{self.name} {done}, pid {pid}; {_where(spec)}", daemon=daemon)
 
     def _start_lock(self) -> StartLock:
         """Return the lock of a start; where somebody has it, the one of the pid file decides."""
@@ -673,6 +717,9 @@ class NamedDaemon(DaemonVerbs):
                 supervisor.acquire()
             except (StartError, OSError):
                 return
+            from reborn._upgrade import messages
+
+            messages.remove_control_socket(supervisor.path)
             supervisor.release()
 
     def _settle_record(self) -> None:
@@ -709,9 +756,17 @@ def _program(spec: Spec, *, detached: bool) -> Program:
 
     Raises:
         ValueError: there is no such user or group, or its log cannot be rotated.
+        StepError: a file of variables makes no sense.
     """
     spec.refuse_log()
-    return spec.program(detached=detached)
+    program = spec.program(detached=detached)
+    program.variables_in_files(role="launcher")
+    return program
+
+
+def _where(spec: Spec) -> str:
+    """Return where the program's output goes, in words."""
+    return "its output goes to syslog" if "syslog" in spec.options else f"see {spec.log_file}"
 
 
 def _paths(request: Request) -> Paths:

@@ -39,8 +39,9 @@ class Program:
     """A command, and what its process is to be like; None leaves alone what there is.
 
     *argv* is searched on the PATH of its own environment; *path*, if given, is run instead. Of the
-    environment (*inherited*, or ours) it gets nothing (*clean*) or all but what is *unset*; *env*
-    is added. *nice* is added to the niceness; *limits* are (resource, soft, hard) of setrlimit(2).
+    environment (*inherited*, or ours) it gets nothing (*clean*) or all but what is *unset*; what is
+    in *env_files* by then is added, and *env*. *nice* is added to the niceness; *limits* are
+    (resource, soft, hard) of setrlimit(2).
     """
 
     # What execve(2) may be refused with is looked up when the files may be out of reach.
@@ -55,6 +56,7 @@ class Program:
         chroot_directory: str | None = None,
         identity: "Identity | None" = None,
         inherited: "Mapping[str, str] | None" = None,
+        env_files: "Iterable[str]" = (),
         env: "Mapping[str, str] | None" = None,
         unset: "Iterable[str]" = (),
         clean: bool = False,
@@ -67,6 +69,7 @@ class Program:
         self.chroot_directory = chroot_directory
         self.identity = identity
         self.inherited = inherited
+        self.env_files = tuple(env_files)
         self.env = dict(env or {})
         self.unset = tuple(unset)
         self.clean = clean
@@ -101,7 +104,22 @@ class Program:
         inherited: dict[str, str] = {} if self.clean else dict(ours)
         for name in self.unset:
             inherited.pop(name, None)
-        return {**inherited, **self.env, **(more or {})}
+        return {**inherited, **self.variables_in_files(), **self.env, **(more or {})}
+
+    def variables_in_files(self, *, role: str = "daemon") -> dict[str, str]:
+        """Return what is in the files of variables now.
+
+        Raises:
+            StepError: one cannot be read, or makes no sense.
+        """
+        found: dict[str, str] = {}
+        for path in self.env_files:
+            from reborn._supervisor import env_file
+
+            refusals = (OSError, ValueError)
+            with Step("environment", f"read {path!r}", role=role, errors=refusals):
+                found |= env_file.read(path)
+        return found
 
     def execute(
         self,
@@ -139,7 +157,8 @@ class Program:
         names, fds = zip(*self.sockets, strict=True)
         _descriptors.arrange(fds, first=FIRST_SOCKET)
         variables = {"LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}
-        environment |= {**variables, "LISTEN_PID": str(os.getpid())}
+        variables["LISTEN_PID"] = str(os.getpid())
+        environment |= {key: text for key, text in variables.items() if key not in self.unset}
 
     def start(
         self,

@@ -4,6 +4,7 @@ import time
 
 from reborn import _proc
 from reborn._readiness import Waiter
+from reborn._sd_notify import Listener
 from reborn._supervisor.probe import Probe
 
 TYPE_CHECKING = False
@@ -14,16 +15,23 @@ if TYPE_CHECKING:
     from reborn._readiness import Condition, LogSource
     from reborn._supervisor.output import Output
     from reborn._supervisor.program import Execution
+    from reborn._supervisor.version import Version
+
+
+NOT_EXECUTED = "it has not been executed"
 
 
 class Run:
     """A process as its supervisor knows it; it runs the program once its execution has come.
 
-    The program is ready when the *condition* is met, with relative paths below *cwd*.
+    It is of a *version*, whose condition says when the program is ready. What the program reports
+    (sd_notify(3)) comes to a socket of its own, so that no other run can report in its place.
     """
 
-    def __init__(self, condition: "Condition", *, cwd: str, output: "Output") -> None:
-        self.cwd = cwd
+    def __init__(self, version: "Version", *, output: "Output") -> None:
+        self.version = version
+        self.cwd = version.cwd
+        self.listener = Listener()
         # Since when it lives (time.monotonic()).
         self.since = time.monotonic()
         # How it ended: its exit status, or the negative number of a signal.
@@ -40,13 +48,15 @@ class Run:
         self.well_until: float | None = None
         self.not_ready_reason = ""
         self.last_lines = ""
+        # Whether it was not ready in its time, and was stopped.
+        self.has_expired = False
         self._ended = 0.0
         self._execution: Execution | None = None
         self._is_executed = False
         self._output = output
         self._probe: Probe | None = None
-        self._waiter = Waiter(condition, self, make_probe=self._make_probe)
-        output.begin_start(is_read=condition.reads_logs)
+        self._waiter = Waiter(version.condition, self, make_probe=self._make_probe)
+        output.begin_start(is_read=version.condition.reads_logs)
 
     def remember(self) -> None:
         """Before the start: note what is true already.
@@ -87,7 +97,7 @@ class Run:
 
     def look(self) -> str | None:
         """Return why it is not ready, None if it is."""
-        return self._waiter.look() if self.is_executed() else "it has not been executed"
+        return self._waiter.look() if self.is_executed() else NOT_EXECUTED
 
     def fileno(self) -> int | None:
         """Return a descriptor that can be read when there is something new to look at."""
@@ -110,6 +120,16 @@ class Run:
             self._execution.has_come()
             self.refusal = self._execution.refusal
             self._execution.close()
+
+    def leave(self) -> None:
+        """Receive nothing any more of what it reports: it is over, or another one serves."""
+        self.listener.close()
+
+    def receive(self) -> "list[tuple[str, str]]":
+        """Take in what it has reported; return what is new."""
+        news = self.listener.receive()
+        self.reported.update(news)
+        return news
 
     def note_end(self, pid: int, code: int) -> None:
         """Take note of the end of process *pid*, whose number is free from now on."""

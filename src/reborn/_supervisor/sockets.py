@@ -8,7 +8,8 @@ owner=USER[:GROUP]; mode and owner are those of a Unix socket's file.
 
 1. They are opened in the launcher, where a refusal can still be shown, and before the program.
 2. The program has them as 3, 4, ... in the order given (sd_listen_fds(3)). An argument or a
-   variable may name one: {NAME} becomes its number, and {{NAME}} the text {NAME}.
+   variable may name one: {NAME} becomes its number, and {{NAME}} the text {NAME}. Another name is
+   a mistake, unless it stands in a word with a space in it, which is a script or a format.
 3. The supervisor never accepts. Connections wait in the backlog while no program runs; so the
    backlog is as long as the system has it, and an address here is no condition of readiness.
 4. O_NONBLOCK belongs to the socket, which all runs share. A run that has it alone finds it
@@ -240,6 +241,8 @@ def filled_in(texts: Iterable[str], names: Sequence[str]) -> list[str]:
         before, name, after = found.groups()
         if before and after:
             return f"{{{name}}}"
+        if name not in names and any(letter.isspace() for letter in found.string):
+            return found[0]  # a script, or a format of its own
         if name not in names:
             message = (
                 f"no --socket is called {name!r}; write {{{{{name}}}}} for the text {found[0]}"
@@ -259,24 +262,37 @@ class KeptSockets:
         # Of each path the file that is ours: device and inode.
         self._files: dict[str, tuple[int, int]] = {}
 
-    def open(self, specs: Iterable[SocketSpec]) -> None:
-        """Open those of *specs* that are not open; all of them, or none.
+    def next(self, specs: Iterable[SocketSpec]) -> KeptSockets:
+        """Return the sockets that *specs* describe: those that are here, and others made now.
 
         Raises:
-            StepError: one cannot be opened.
+            StepError: one cannot be opened; none is left of them.
         """
-        opened: list[str] = []
+        found = KeptSockets()
         try:
             for spec in specs:
-                if spec.name in self._sockets and str(self._specs[spec.name]) == str(spec):
+                if str(self._specs.get(spec.name)) == str(spec):
+                    found._share(spec, self)
                     continue
                 with Step("socket", f"listen at {spec.where!r}", role="launcher"):
-                    self._add(spec)
-                opened.append(spec.name)
+                    found._add(spec)
         except BaseException:
-            for name in opened:
-                self._drop(name)
+            found.drop_all_but(self)
             raise
+        return found
+
+    def drop_all_but(self, others: KeptSockets) -> None:
+        """Close those that *others* do not have, too."""
+        for name, listener in [*self._sockets.items()]:
+            if others._sockets.get(name) is not listener:
+                self._drop(name)
+
+    def _share(self, spec: SocketSpec, other: KeptSockets) -> None:
+        self._sockets[spec.name] = other._sockets[spec.name]
+        self._specs[spec.name] = spec
+        path = str(spec.address)
+        if path in other._files:
+            self._files[path] = other._files[path]
 
     def _add(self, spec: SocketSpec) -> None:
         self._sockets[spec.name] = spec.open()

@@ -1,7 +1,7 @@
 """The supervisor: a small process that survives the program, and starts it again.
 
-    supervisor = ProgramSupervisor(program, policy, context, name="web", output=output,
-                                   condition=condition, cwd="/srv", pidfile=pidfile, record=...)
+    supervisor = ProgramSupervisor(version, policy, context, name="web", output=output,
+                                   pidfile=pidfile, record=...)
     status = supervisor.run()          # in the daemon, after reborn(); or in the foreground
 
 It is itself the daemon of `NAME.supervisor.pid`. The program is its child, and the one that
@@ -16,10 +16,13 @@ column for each event, and a method in each cell. The states:
     starting   the program runs, and is not ready yet
     running    it is ready, and checked where that is wanted (`health`)
     healing    it runs, and has been sent SIGTERM, since it is not healthy
+    upgrading  it serves, and its next generation runs beside it and is not ready yet
+    replacing  it has been sent SIGTERM, since the next generation has to have all for itself
     stopping   it runs, and has been sent SIGTERM, since the supervisor is to stop
     clearing   it has ended; what it has left behind is being ended
     leaving    the same, and the supervisor is to stop
     waiting    there is no program until the next start
+    lasting    there will be none, and earlier generations finish what they have accepted
     over       the loop ends
 
 The events, in the order in which they are looked for:
@@ -28,9 +31,11 @@ The events, in the order in which they are looked for:
     stop       SIGTERM or SIGINT has come, or the launcher has given up
     end        the program has ended
     alarm      the time set by the state has come: the next start, or the end of patience
-    ready      the program is ready
-    sick       so many checks in a row have failed that it is not healthy
+    ready      the program is ready, or its next generation
+    sick       so many checks in a row have failed that it is not healthy; of the next generation,
+               that it has ended, or that nobody waits for it any more
     clear      nothing is left of it
+    upgrade    an upgrade is requested, over a socket or by SIGUSR2
 
 Rules that the table does not show:
 
@@ -54,6 +59,9 @@ Rules that the table does not show:
 6. A run that was not healthy has failed, however it ended: it is started again, and counts in the
    limit by how long it was well.
 7. *record* is called with the `ProgramState` at every change.
+8. A generation counts from READY on. Until then the pid file names its predecessor, which serves on
+   if it fails; and whatever is started again is of the last version that was ready. A superseded
+   one has its time to finish (`draining`), and a stop takes it along.
 
 Rejected: flags for what is under way (stopping, killed, childless, …) that are read in an order
 which comments have to defend; signal handlers that act at once, in the middle of anything; a thread
@@ -66,32 +74,32 @@ import time
 
 from reborn import _proc, _signals
 from reborn._errors import Step
-from reborn._sd_notify import Listener
 from reborn._serving import SignalServer
 from reborn._signals import how_ended, signal_name
+from reborn._supervisor.draining import Draining
 from reborn._supervisor.policy import RestartCounter
-from reborn._supervisor.run import Run
-from reborn.exceptions import RebornError, SpawnError
+from reborn._supervisor.run import NOT_EXECUTED, Run
+from reborn.exceptions import RebornError, SpawnError, StartError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable, Mapping
-    from typing import ClassVar, Literal, Protocol
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, ClassVar, Literal, Protocol
 
     from reborn._options import Path
     from reborn._pidfile import LockedPidFile
-    from reborn._readiness import Condition
     from reborn._supervisor.health import Checks, HealthPolicy
     from reborn._supervisor.output import Output
     from reborn._supervisor.policy import RestartPolicy
-    from reborn._supervisor.program import Program
+    from reborn._supervisor.requests import UpgradeRequest, UpgradeSocket
+    from reborn._supervisor.version import Version
 
     Phase = Literal["starting", "running", "waiting", "stopping", "ended", "failed"]
-    State = Literal[
-        "starting", "running", "healing", "stopping", "clearing", "leaving", "waiting", "over"
-    ]
-    Event = Literal["signal", "stop", "end", "alarm", "ready", "sick", "clear"]
+    Alive = Literal["starting", "running", "healing", "upgrading", "replacing", "stopping"]
+    State = Alive | Literal["clearing", "leaving", "waiting", "lasting", "over"]
+    Event = Literal["signal", "stop", "end", "alarm", "ready", "sick", "clear", "upgrade"]
+    MakeVersion = Callable[[dict[str, Any]], Version]
     Action = Callable[["ProgramSupervisor", int], None]
 
     class Context(Protocol):
@@ -140,9 +148,20 @@ _LONGEST_SLEEP = 86400.0
 
 
 # The states in which the program runs, and those in which what it has left behind is ended.
-_RUNS = ("starting", "running", "healing", "stopping")
+_RUNS = ("starting", "running", "healing", "upgrading", "replacing", "stopping")
 _CLEARS = ("clearing", "leaving")
-EVENTS: "tuple[Event, ...]" = ("signal", "stop", "end", "alarm", "ready", "sick", "clear")
+EVENTS: "tuple[Event, ...]" = (
+    *("signal", "stop", "end", "alarm", "ready", "sick", "clear", "upgrade"),
+)
+# What an upgrade that comes at another time is answered.
+_BUSY = {
+    "starting": "it is not ready itself",
+    "healing": "it is not healthy, and about to be started again",
+    "clearing": "it has ended, and is about to be started again",
+    "stopping": "it is being stopped",
+    "leaving": "it is being stopped",
+    "lasting": "it has ended, and is not started again",
+}
 
 
 class ProgramState:
@@ -170,6 +189,9 @@ class ProgramState:
         self.unhealthy: str | None = None
         # Where the sockets listen that the program is given, by name.
         self.sockets: Mapping[str, str] = {}
+        self.generation = 1
+        # Earlier generations that finish what they have accepted.
+        self.draining: list[int] = []
 
     def as_data(self) -> dict[str, object]:
         """Return everything, fit for JSON."""
@@ -181,30 +203,32 @@ class ProgramSupervisor:
 
     def __init__(
         self,
-        program: "Program",
+        version: "Version",
         policy: "RestartPolicy",
         context: "Context",
         *,
         name: str,
         output: "Output",
-        condition: "Condition",
-        cwd: str,
         pidfile: "LockedPidFile | None" = None,
-        addresses: "Mapping[str, str] | None" = None,
         health: "HealthPolicy | None" = None,
         stop_timeout: float = _STOP_TIMEOUT,
         not_ready: "Callable[[str], None] | None" = None,
         record: "Callable[[ProgramState], None] | None" = None,
+        upgrades: "UpgradeSocket | None" = None,
+        make_version: "MakeVersion | None" = None,
     ) -> None:
+        """Take the first *version*.
+
+        Upgrades are requested at the socket *upgrades*; *make_version* is given what comes there.
+        """
         self.state = ProgramState()
-        self.state.sockets = dict(addresses or {})
-        self._program = program
+        self.state.sockets = version.addresses
+        # The last version that was ready, or the first.
+        self._version = version
         self._policy = policy
         self._context = context
         self._name = name
         self._output = output
-        self._condition = condition
-        self._cwd = cwd
         self._pidfile = pidfile
         self._health = health
         # The checks of the present run, as long as it is ready.
@@ -212,12 +236,21 @@ class ProgramSupervisor:
         self._stop_timeout = stop_timeout
         self._not_ready = not_ready
         self._record = record
+        self._upgrades = upgrades
+        self._make_version = make_version
         self._counter = RestartCounter(policy)
-        self._listener = Listener()
         self._server = SignalServer()
         self._state: State = "waiting"
         # The present run, until nothing is left of it.
         self._run: Run | None = None
+        # The next generation: its run beside the present one, or its version until it is started.
+        self._next: Run | None = None
+        self._next_version: Version | None = None
+        # The upgrade that is under way, and the one that has just been requested.
+        self._upgrade: UpgradeRequest | None = None
+        self._requested: UpgradeRequest | None = None
+        # Runs that end while another one serves.
+        self._draining: list[Draining] = []
         # When the event alarm is due (time.monotonic()); None: not in this state.
         self._alarm: float | None = None
         # Whether what is to end has been sent SIGKILL.
@@ -245,7 +278,7 @@ class ProgramSupervisor:
             self._pidfile.own()
             self._pidfile.keep_for_program()
         self._set_handlers()
-        with self._listener, self._server:
+        with self._server:
             try:
                 self._begin()
                 while self._state != "over":
@@ -253,12 +286,15 @@ class ProgramSupervisor:
                     self._server.handle_pending()
                     self._output.pump()
                     self._receive()
+                    self._drain()
                     while (event := self._next_event()) is not None:
                         self._handle(event)
             except BaseException:
                 self._kill()
                 raise
             finally:
+                if self._upgrades is not None:
+                    self._upgrades.close()
                 self._output.close()
                 self._leave_pidfile()
                 _signals.block_all()
@@ -272,6 +308,8 @@ class ProgramSupervisor:
         server.set_handler(self._renew_log, _signal.SIGHUP)
         server.set_handler(lambda _: self._collect(), _signal.SIGCHLD)
         server.set_handler(None, *_OWN)
+        if self._upgrades is not None:
+            server.set_handler(lambda _: self._take_signal(), _signal.SIGUSR2)
 
     def _handle(self, event: "Event", number: int = 0) -> None:
         """Carry out the action in the table; *number* is that of a signal."""
@@ -285,13 +323,26 @@ class ProgramSupervisor:
         if self._alarm is not None and time.monotonic() >= self._alarm:
             self._alarm = None
             return "alarm"
-        if run is not None and self._state == "starting" and self._is_ready(run):
+        if self._state == "upgrading" and self._has_failed():
+            return "sick"
+        awaited = self._awaited
+        if awaited is not None and self._is_ready(awaited):
             return "ready"
         if self._checks is not None and self._is_sick(self._checks):
             return "sick"
-        if self._state in _CLEARS and self._is_clear():
-            return "clear"
-        return None
+        is_over = self._state == "lasting" and not self._draining
+        return "clear" if is_over or (self._state in _CLEARS and self._is_clear()) else None
+
+    @property
+    def _awaited(self) -> Run | None:
+        """The run that is not ready yet."""
+        return {"starting": self._run, "upgrading": self._next}.get(self._state)
+
+    def _has_failed(self) -> bool:
+        """Tell whether the next generation has ended, or nobody waits for it."""
+        assert self._next is not None  # noqa: S101 - it is being upgraded
+        has_gone = self._upgrade is not None and self._upgrade.has_gone()
+        return has_gone or self._next.code is not None
 
     def _is_ready(self, run: Run) -> bool:
         """Look whether the program is ready, and report why it is not."""
@@ -324,24 +375,36 @@ class ProgramSupervisor:
         """Wait until there is something to do."""
         poller = select.poll()
         poller.register(self._server.fileno(), select.POLLIN)
-        poller.register(self._listener.fileno(), select.POLLIN)
         awaited = self._output.awaited()
         if awaited is not None:
             poller.register(*awaited)
+        for fd in self._heard():
+            poller.register(fd, select.POLLIN)
         times = [time.monotonic() + _LONGEST_SLEEP if self._alarm is None else self._alarm]
-        if self._run is not None and self._state == "starting":
-            look, fd = self._run.next_look(), self._run.fileno()
+        run = self._awaited
+        if run is not None:
+            look, news = run.next_look(), run.fileno()
             times += [] if look is None else [look]
-            if fd is not None:
-                poller.register(fd, select.POLLIN)
+            if news is not None:
+                poller.register(news, select.POLLIN)
         if self._checks is not None:
-            look, fd = self._checks.next_look(), self._checks.fileno()
+            look, news = self._checks.next_look(), self._checks.fileno()
             times += [] if look is None else [look]
-            if fd is not None:
-                poller.register(fd, select.POLLIN)
+            if news is not None:
+                poller.register(news, select.POLLIN)
+        times += [each.next_look for each in self._draining]
         left = min(max(0.0, min(times) - time.monotonic()), _LONGEST_SLEEP)
         for_ever = self._alarm is None and len(times) == 1
         poller.poll(None if for_ever else left * 1000)
+
+    def _heard(self) -> "Iterable[int]":
+        """Yield the descriptors of all who send messages."""
+        yield from (run.listener.fileno() for run in (self._run, self._next) if run is not None)
+        if self._upgrades is not None:
+            yield from self._upgrades.filenos()
+        upgrader = None if self._upgrade is None else self._upgrade.fileno()
+        if upgrader is not None:
+            yield upgrader
 
     def _collect(self) -> bool:
         """Wait for all that have ended: the program, its probe, orphans; tell whether any is left.
@@ -350,25 +413,50 @@ class ProgramSupervisor:
         """
         codes, is_any_left = _proc.reap()
         for pid, code in codes.items():
-            if self._run is not None:
-                self._run.note_end(pid, code)
+            for run in (self._run, self._next, *(each.run for each in self._draining)):
+                if run is not None:
+                    run.note_end(pid, code)
             if self._checks is not None:
                 self._checks.note_end(pid)
         return is_any_left
 
     def _receive(self) -> None:
-        """Take in what the program reports (sd_notify(3))."""
-        pairs = self._listener.receive()
-        reported = dict(pairs)
+        """Take in what the program reports (sd_notify(3)), and requests for an upgrade."""
+        pairs = [] if self._run is None else self._run.receive()
         if self._checks is not None:
             self._checks.receive(pairs)
-        if self._run is not None:
-            self._run.reported.update(reported)
-        status = reported.get("STATUS")
+        status = dict(pairs).get("STATUS")
         if status is not None:
             self._tell(self.state.phase, status=status)
             if not self._was_ready:
                 self._to_launcher(self._context.status, status)
+        status = None if self._next is None else dict(self._next.receive()).get("STATUS")
+        if status is not None and self._upgrade is not None:
+            self._upgrade.tell(status=status)
+        for request in () if self._upgrades is None else self._upgrades.receive():
+            self._requested = request
+            self._handle("upgrade")
+
+    def _take_signal(self) -> None:
+        """Upgrade to the present version, once more: its files may have changed."""
+        from reborn._supervisor.requests import UpgradeRequest
+
+        self._requested = UpgradeRequest()
+        self._handle("upgrade")
+
+    def _drain(self) -> None:
+        """Go on with the ends of runs that others have taken the place of."""
+        if not self._draining:
+            return
+        self._collect()
+        over = [each for each in self._draining if each.is_over()]
+        if over:
+            self._draining = [each for each in self._draining if each not in over]
+            self._tell(self.state.phase, draining=self._superseded())
+
+    def _superseded(self) -> list[int]:
+        """Return the earlier generations that still run."""
+        return [each.run.pid for each in self._draining if each.was_ready and each.run.code is None]
 
     # The cells of the table. Each is given the number of the signal, if there is one.
 
@@ -376,51 +464,67 @@ class ProgramSupervisor:
         pass
 
     def _begin(self, number: int = 0) -> None:  # noqa: ARG002
-        """Start the program."""
+        """Start the program: the next version, if there is one."""
         self._is_killed = False
-        self.state.restarts += self._was_ready
-        run = Run(self._condition, cwd=self._cwd, output=self._output)
+        version, self._next_version = self._next_version or self._version, None
+        self.state.restarts += self._was_ready and self._upgrade is None
+        run = Run(version, output=self._output)
         try:
             if self._was_ready:
                 self._remember(run)
-            for _, fd in self._program.sockets:
-                os.set_blocking(fd, True)  # whatever the last run has made of it
-            checked = {} if self._health is None else self._health.environment
-            execution = self._program.start(
-                streams=self._output.streams,
-                first=self._prepare,
-                more={"NOTIFY_SOCKET": self._listener.address, **checked},
-            )
+            self._execute(run, names_itself=True)
         except OSError as error:
-            run.settle()
+            self._end_run_unbegun(run)
             if not self._was_ready:
                 raise
+            self._revert(version, str(error))
             self._restart(f"{self._name} cannot be started again: {error}", ran=0.0)
             return
-        run.begin(execution)
         self._run = run
         self._state = "starting"
-        if self._was_ready:
+        is_new = self._upgrade is not None
+        self._alarm = time.monotonic() + version.ready_timeout if is_new else None
+        if self._was_ready and not is_new:
             self._output.say(f"{self._name} started again, pid {run.pid}")
         self._tell("starting", pid=run.pid, started=time.time(), next_start=None, status=None)
         self._note(run, run.look() or "")
 
+    def _execute(self, run: Run, *, names_itself: bool) -> None:
+        """Start the process of a run; it *names_itself* in the pid file unless another one serves.
+
+        Raises:
+            OSError: there can be no more processes.
+        """
+        program = run.version.program
+        if names_itself and not self._draining:
+            for _, fd in program.sockets:
+                os.set_blocking(fd, True)  # whatever the last run has made of it
+        checked = {} if self._health is None else self._health.environment
+        execution = program.start(
+            streams=self._output.streams,
+            first=lambda: self._prepare(run.version, names_itself=names_itself),
+            more={"NOTIFY_SOCKET": run.listener.address, **checked},
+        )
+        run.begin(execution)
+
     def _remember(self, run: Run) -> None:
         """Note what is true before a later start; whether the program can run, it will show."""
         try:
-            with Step("ready", f"wait for {self._condition.text}", role="daemon"):
+            with Step("ready", f"wait for {run.version.condition.text}", role="daemon"):
                 run.remember()
         except OSError as error:
             self._output.say(f"{self._name} is started again, but {error}")
 
-    def _prepare(self) -> None:
+    def _prepare(self, version: "Version", *, names_itself: bool) -> None:
         """Child: before it becomes the program."""
         if not self._at_terminal:
             # Of its own group, since a script may say "kill 0".
             os.setpgid(0, 0)
+        version.prepare()
         if self._pidfile is not None:
-            self._pidfile.move_above(self._program.above_sockets)
-            self._pidfile.write()
+            self._pidfile.move_above(version.program.above_sockets)
+            if names_itself:
+                self._pidfile.write()
             for fd in self._pidfile.keep_for_program():
                 os.set_inheritable(fd, True)
 
@@ -433,9 +537,10 @@ class ProgramSupervisor:
             return
         run.settle()
         self._state = "running"
+        self._alarm = None
+        self._adopt(run)
         self._tell("running", ready=True)
-        if self._health is not None:
-            self._checks = self._health.begin(self._cwd)
+        self._begin_checks()
         if not self._was_ready:
             self._was_ready = True
             self._to_launcher(self._context.ready)
@@ -467,7 +572,7 @@ class ProgramSupervisor:
         self._tell("stopping", healthy=False, health_reason=run.sickness)
         self._repeat(_signal.SIGTERM)
 
-    def _force_heal(self, number: int) -> None:  # noqa: ARG002
+    def _kill_sick(self, number: int) -> None:  # noqa: ARG002
         """Kill a program that does not stop; where that is in vain, its end is waited for."""
         if not self._is_killed:
             self._kill_in_time()
@@ -481,8 +586,14 @@ class ProgramSupervisor:
             self._checks.close()
             self._checks = None
 
+    def _begin_checks(self) -> None:
+        """Begin the checks of the present run."""
+        if self._health is not None and self._run is not None:
+            self._checks = self._health.begin(self._run.cwd)
+
     def _stop(self, number: int) -> None:
         """Have the program end, and be done then."""
+        self._cancel_upgrade()
         self._check_no_more()
         self._state = "stopping"
         self._alarm = time.monotonic() + self._stop_timeout
@@ -494,12 +605,23 @@ class ProgramSupervisor:
         self._pass_on(number)
         self._pass_on(_signal.SIGCONT)  # one that is suspended takes the other when it goes on
 
-    def _quit(self, number: int) -> None:  # noqa: ARG002
+    def _quit(self, number: int) -> None:
         """Be done, since there is no program."""
         self._finish(self._exit_status)
+        self._hurry(number)
+
+    def _hurry(self, number: int) -> None:  # noqa: ARG002
+        """Have earlier generations end soon, since all is to stop."""
+        for each in self._draining:
+            each.hurry()
+
+    def _be_done(self, number: int) -> None:  # noqa: ARG002
+        """Be done, when the last earlier generation has ended."""
+        self._state = "over"
 
     def _leave(self, number: int) -> None:  # noqa: ARG002
         """Be done when nothing is left of the program, which has ended."""
+        self._cancel_upgrade()
         self._state = "leaving"
 
     def _end_run(self, number: int) -> None:  # noqa: ARG002
@@ -507,7 +629,7 @@ class ProgramSupervisor:
         self._note_end("clearing", "waiting")
         self._alarm = time.monotonic() + min(self._stop_timeout, _CLEAR_TIMEOUT)
 
-    def _end_stop(self, number: int) -> None:  # noqa: ARG002
+    def _end_it(self, number: int) -> None:  # noqa: ARG002
         """End what the program has left behind, which was to stop."""
         self._note_end("leaving", "stopping")
 
@@ -518,7 +640,7 @@ class ProgramSupervisor:
         self._state = state
         self._check_no_more()
         self._output.finish()
-        if not self._was_ready and state == "clearing":
+        if (not self._was_ready or self._upgrade is not None) and state == "clearing":
             run.last_lines = self._output.last_lines(_LAST_LINES)
         run.settle()
         self._name_nobody()
@@ -526,7 +648,7 @@ class ProgramSupervisor:
         self.state.unhealthy = run.sickness
         self._tell(phase, pid=None, ready=False, code=run.code, ended=time.time())
 
-    def _force_stop(self, number: int) -> None:  # noqa: ARG002
+    def _kill_it(self, number: int) -> None:  # noqa: ARG002
         """Kill a program that does not stop; where that was in vain, be done without its end."""
         if not self._is_killed:
             self._kill_in_time()
@@ -534,7 +656,7 @@ class ProgramSupervisor:
             why = f"{self._name} (process {self._run.pid}) does not end, even by SIGKILL"
             self._finish(1, why)
 
-    def _force_next(self, number: int) -> None:
+    def _kill_old(self, number: int) -> None:
         """Kill what is left behind; where that was in vain, go on without its end."""
         if not self._is_killed:
             self._kill_in_time()
@@ -542,19 +664,20 @@ class ProgramSupervisor:
             self._name_what_is_left()
             self._judge(number)
 
-    def _force_quit(self, number: int) -> None:
+    def _kill_all(self, number: int) -> None:
         """Kill what is left behind; where that was in vain, be done without its end."""
         if not self._is_killed:
             self._kill_in_time()
         else:
             self._name_what_is_left()
-            self._finish_stop(number)
+            self._stopped(number)
 
     def _name_what_is_left(self) -> None:
         """Say which processes of the program's cannot be ended."""
         refused: set[int] = set() if self._run is None else self._run.ending.refused
+        spared = self._spared()
         for pid in _proc.descendants(os.getpid()):
-            if pid not in self._older_children:
+            if pid not in spared:
                 why = "belongs to another user" if pid in refused else "outlives SIGKILL"
                 self._output.say(f"{self._name} has left process {pid} behind, which {why}")
 
@@ -568,21 +691,20 @@ class ProgramSupervisor:
         run, self._run, self._alarm = self._run, None, None
         assert run is not None  # noqa: S101 - nothing is left of it
         assert run.code is not None  # noqa: S101
-        if run.refusal is not None:
+        run.leave()
+        if self._next_version is not None:
+            self._begin()
+        elif self._upgrade is not None:
+            self._revert(run.version, self._failure(run))
+            self._wait(0.0)
+        elif run.refusal is not None:
             if not self._was_ready:
                 raise run.refusal
             self._restart(f"{self._name} cannot be started again: {run.refusal}", ran=0.0)
         elif self._policy.restart == "never" and (self._was_ready or self._not_ready is None):
             self._end_as_program(run, run.code)
         elif not self._was_ready:
-            raise SpawnError(
-                command=str(self._program),
-                pid=run.pid,
-                missing=run.not_ready_reason,
-                status=run.code if run.code >= 0 else None,
-                signal=-run.code if run.code < 0 else None,
-                output=run.last_lines,
-            )
+            raise self._failure(run)
         elif run.sickness is not None:
             self._restart(f"{self._how_ended(run)}, since it was not healthy", ran=run.was_well)
         elif self._policy.wants_restart(run.code, signals_sent=run.signals_sent):
@@ -594,10 +716,11 @@ class ProgramSupervisor:
         """Be done as a program has ended that is never started again."""
         self._finish(code if code >= 0 else 128 - code, self._how_ended(run))
 
-    def _finish_stop(self, number: int) -> None:  # noqa: ARG002
+    def _stopped(self, number: int) -> None:  # noqa: ARG002
         """Be done after a program that was to stop."""
         run, self._run = self._run, None
         assert run is not None  # noqa: S101 - nothing is left of it
+        run.leave()
         self._finish(self._exit_status, f"{self._how_ended(run)}, since it was told to stop")
 
     def _how_ended(self, run: Run) -> str:
@@ -606,17 +729,231 @@ class ProgramSupervisor:
         end = how_ended(status=status, signal=number)
         return f"{self._name} (process {run.pid}) {end}"
 
+    # An upgrade.
+
+    def _beside(self, number: int) -> None:  # noqa: ARG002
+        """Start the next generation beside the present one, or have that end first."""
+        request, version = self._accept_request()
+        if request is None or version is None:
+            return
+        self._upgrade = request
+        assert self._run is not None  # noqa: S101 - it is ready
+        if not version.overlap:
+            self._check_no_more()
+            self._next_version = version
+            self._state = "replacing"
+            self._is_killed = False
+            self._alarm = time.monotonic() + version.drain_timeout
+            self._tell("stopping")
+            self._repeat(_signal.SIGTERM)
+            return
+        run = Run(version, output=self._output)
+        try:
+            run.remember()
+        except OSError:
+            self._end_run_unbegun(run)
+            self._revert(
+                version,
+                f"{version.condition.text} is met by the generation that serves; "
+                "give --ready notify, log:REGEX, file:PATH or alive:SECONDS",
+            )
+            return
+        try:
+            self._execute(run, names_itself=False)
+        except OSError as error:
+            self._end_run_unbegun(run)
+            self._revert(version, str(error))
+            return
+        # The successor is the cure of whatever they would find.
+        self._check_no_more()
+        self._next = run
+        self._state = "upgrading"
+        self._alarm = time.monotonic() + version.ready_timeout
+
+    def _end_run_unbegun(self, run: Run) -> None:
+        run.settle()
+        run.leave()
+
+    def _renew(self, number: int) -> None:
+        """Start the next generation in place of a program that waits for its next start."""
+        self._upgrade, self._next_version = self._accept_request()
+        if self._upgrade is not None:
+            self._begin(number)
+
+    def _accept_request(self) -> "tuple[UpgradeRequest | None, Version | None]":
+        """Return the request that has come, and its version; refuse it where there is none."""
+        request, self._requested = self._requested, None
+        assert request is not None  # noqa: S101 - it has just come
+        if request.data is None:
+            return request, self._version
+        assert self._make_version is not None  # noqa: S101 - it comes with the socket
+        try:
+            version = self._make_version(request.data)
+        except (ValueError, OSError, StartError) as error:
+            request.end(failed=None, reason=str(error), serves=self.state.pid)
+            return None, None
+        request.tell(begun=self.state.pid)
+        return request, version
+
+    def _refuse(self, number: int) -> None:  # noqa: ARG002
+        """Answer that there can be no upgrade now."""
+        request, self._requested = self._requested, None
+        assert request is not None  # noqa: S101 - it has just come
+        reason = _BUSY.get(self._state)
+        if reason is None:
+            by = self._upgrade and self._upgrade.pid
+            reason = f"another upgrade is under way{f' (process {by})' if by else ''}"
+        request.end(refused=reason, pid=self.state.pid)
+        if request.data is None:
+            self._output.say(f"{self._name} is not upgraded: {reason}")
+
+    def _succeed(self, number: int) -> None:  # noqa: ARG002
+        """Have the next generation, which is ready, be the program from now on."""
+        self._collect()
+        run, successor = self._run, self._next
+        assert run is not None  # noqa: S101 - it is being upgraded
+        assert successor is not None  # noqa: S101
+        if successor.code is not None:
+            return  # that is the next event
+        if self._pidfile is not None:
+            self._pidfile.name(successor.pid)
+        self._run, self._next, self._alarm = successor, None, None
+        self._state = "running"
+        successor.settle()
+        self._begin_checks()
+        self._let_finish(run, successor.version.drain_timeout)
+        self._adopt(successor)
+        self._tell("running", pid=successor.pid, started=time.time(), ready=True, status=None)
+
+    def _promote(self, number: int) -> None:  # noqa: ARG002
+        """Have the next generation be the program before it is ready, since the present one ended.
+
+        What has begun as an upgrade goes on as a start.
+        """
+        run, successor = self._run, self._next
+        assert run is not None  # noqa: S101 - it has ended
+        assert successor is not None  # noqa: S101 - it is being upgraded
+        self._output.say(self._how_ended(run))
+        if self._pidfile is not None:
+            self._pidfile.name(successor.pid)
+        self._run, self._next, self._state = successor, None, "starting"
+        self._let_finish(run, 0.0)
+        self._tell("starting", pid=successor.pid, ready=False, code=run.code, ended=time.time())
+
+    def _fail(self, number: int) -> None:  # noqa: ARG002
+        """Have the present generation serve on, since the next one has failed."""
+        run = self._next
+        assert run is not None  # noqa: S101 - it is being upgraded
+        has_gone = self._upgrade is not None and self._upgrade.has_gone()
+        self._drop_next("nobody waits for it any more" if has_gone else None)
+
+    def _drop_next(self, why: str | None) -> None:
+        """End what there is of the next generation; None: the reason is its own."""
+        run = self._next
+        assert run is not None  # noqa: S101 - it is being upgraded
+        self._output.finish()
+        run.last_lines = self._output.last_lines(_LAST_LINES)
+        run.settle()
+        self._next, self._alarm, self._state = None, None, "running"
+        if self._run is not None:
+            self._output.pid = self._run.pid
+            self._begin_checks()
+        self._let_finish(run, _KILL_TIMEOUT, was_ready=False)
+        self._revert(run.version, self._failure(run) if why is None else why)
+
+    def _cancel_upgrade(self) -> None:
+        """Have no other generation come: all is to stop."""
+        why = "it is being stopped"
+        version, self._next_version = self._next_version, None
+        if self._next is not None:
+            self._drop_next(why)
+        elif self._upgrade is not None:
+            run = self._run
+            self._revert(version or (self._version if run is None else run.version), why)
+
+    def _kill_run(self, number: int) -> None:  # noqa: ARG002
+        """Kill a program that does not end in its time, and is to be replaced."""
+        run = self._run
+        assert run is not None  # noqa: S101 - it runs
+        self._alarm = time.monotonic() + _KILL_TIMEOUT
+        run.ending.kill([run.pid, *_proc.descendants(run.pid)])
+
+    def _expire(self, number: int) -> None:
+        """End a generation that is not ready in time, and has nobody beside it."""
+        run = self._run
+        assert run is not None  # noqa: S101 - it runs
+        if run.has_expired:
+            self._kill_run(number)
+            return
+        run.has_expired = True
+        self._alarm = time.monotonic() + _KILL_TIMEOUT
+        self._repeat(_signal.SIGTERM)
+
+    def _adopt(self, run: Run) -> None:
+        """Have a run's version, which was ready, be the one that is started from now on."""
+        if run.version is not self._version:
+            self._version = run.version
+            run.version.adopted()
+            self.state.sockets = run.version.addresses
+        request, self._upgrade = self._upgrade, None
+        if request is not None:
+            self.state.generation += 1
+            self._output.say(f"{self._name} upgraded, pid {run.pid}")
+            request.end(upgraded=run.pid, generation=self.state.generation)
+
+    def _revert(self, version: "Version", error: "StartError | str") -> None:
+        """Answer that the upgrade has failed; what is started from now on is as before."""
+        request, self._upgrade = self._upgrade, None
+        if version is not self._version:
+            version.rejected()
+        if request is None:
+            return
+        run = self._run
+        serves = None if run is None or run.code is not None else run.pid
+        failed = error.as_data() if isinstance(error, SpawnError) else None
+        request.end(failed=failed, reason=str(error), serves=serves)
+        what = f"process {serves} serves on" if serves else "its predecessor is started again"
+        self._output.say(f"{self._name} was not upgraded: {error}; {what}")
+
+    def _failure(self, run: Run) -> StartError:
+        """Return the error of a run that was never ready."""
+        if run.refusal is not None:
+            return run.refusal
+        code = None if run.has_expired else run.code
+        # One that has ended has been executed, even if nobody has looked.
+        is_known = not self._was_ready or run.not_ready_reason != NOT_EXECUTED
+        return SpawnError(
+            command=str(run.version.program),
+            pid=run.pid,
+            missing=run.not_ready_reason if is_known else "",
+            status=code if code is not None and code >= 0 else None,
+            signal=-code if code is not None and code < 0 else None,
+            timeout=run.version.ready_timeout if code is None else 0.0,
+            output=run.last_lines,
+        )
+
+    def _let_finish(self, run: Run, timeout: float, *, was_ready: bool = True) -> None:
+        """Have a run end beside the one that serves."""
+        run.leave()
+        draining = Draining(run, timeout, was_ready=was_ready)
+        self._draining.append(draining)
+        draining.begin()
+        self.state.draining = self._superseded()
+
     # fmt: off
     TABLE: "ClassVar[dict[State, tuple[Action, ...]]]" = {  # noqa: RUF012 - nobody changes it
-        #            signal    stop     end        alarm        ready      sick   clear
-        "starting": (_pass_on, _stop,   _end_run,  _no,         _be_ready, _no,   _no),
-        "running":  (_pass_on, _stop,   _end_run,  _no,         _no,       _heal, _no),
-        "healing":  (_pass_on, _stop,   _end_run,  _force_heal, _no,       _no,   _no),
-        "stopping": (_pass_on, _repeat, _end_stop, _force_stop, _no,       _no,   _no),
-        "clearing": (_no,      _leave,  _no,       _force_next, _no,       _no,   _judge),
-        "leaving":  (_no,      _no,     _no,       _force_quit, _no,       _no,   _finish_stop),
-        "waiting":  (_no,      _quit,   _no,       _begin,      _no,       _no,   _no),
-        "over":     (_no,      _no,     _no,       _no,         _no,       _no,   _no),
+        #             signal    stop     end       alarm       ready      sick   clear     upgrade
+        "starting":  (_pass_on, _stop,   _end_run, _expire,    _be_ready, _no,   _no,      _refuse),
+        "running":   (_pass_on, _stop,   _end_run, _no,        _no,       _heal, _no,      _beside),
+        "healing":   (_pass_on, _stop,   _end_run, _kill_sick, _no,       _no,   _no,      _refuse),
+        "upgrading": (_pass_on, _stop,   _promote, _fail,      _succeed,  _fail, _no,      _refuse),
+        "replacing": (_pass_on, _stop,   _end_run, _kill_run,  _no,       _no,   _no,      _refuse),
+        "stopping":  (_pass_on, _repeat, _end_it,  _kill_it,   _no,       _no,   _no,      _refuse),
+        "clearing":  (_no,      _leave,  _no,      _kill_old,  _no,       _no,   _judge,   _refuse),
+        "leaving":   (_no,      _no,     _no,      _kill_all,  _no,       _no,   _stopped, _refuse),
+        "waiting":   (_no,      _quit,   _no,      _begin,     _no,       _no,   _no,      _renew),
+        "lasting":   (_no,      _hurry,  _no,      _no,        _no,       _no,   _be_done, _refuse),
+        "over":      (_no,      _no,     _no,      _no,        _no,       _no,   _no,      _refuse),
     }
     # fmt: on
 
@@ -630,13 +967,19 @@ class ProgramSupervisor:
             self._finish(1, f"{why}; given up after {count} restart{'s' * (count != 1)} in a row")
             return
         self._output.say(f"{why}; next start in {delay:g} s")
+        self._wait(delay)
+
+    def _wait(self, delay: float) -> None:
+        """Wait for the next start."""
         self._state = "waiting"
         self._alarm = time.monotonic() + delay
         self._tell("waiting", next_start=time.time() + delay)
 
     def _finish(self, status: int, why: str | None = None) -> None:
-        """Be done, with an exit status."""
-        self._state = "over"
+        """Be done, with an exit status, when earlier generations have ended."""
+        self._draining = [each for each in self._draining if not each.is_over()]
+        self._state = "lasting" if self._draining else "over"
+        self._alarm = None
         self._exit_status = status
         if why is not None:
             self._output.say(why)
@@ -648,13 +991,16 @@ class ProgramSupervisor:
         assert run is not None  # noqa: S101 - it has ended
         if not self._collect():
             return True
-        left = [pid for pid in _proc.descendants(os.getpid()) if pid not in self._older_children]
-        if not left and self._older_children:
+        spared = self._spared()
+        left = [pid for pid in _proc.descendants(os.getpid()) if pid not in spared]
+        if not left and spared:
             return True
         if self._is_killed:
             run.ending.kill(left)  # what was forked while we looked
-        # The nearest first: a shell gets SIGTERM before the end of its child ends it, too.
-        run.ending.terminate(left)
+        # The nearest first: a shell gets SIGTERM before the end of its child ends it, too. Those
+        # that others have taken the place of have been sent it.
+        superseded = {each.run.pid for each in self._draining}
+        run.ending.terminate(pid for pid in left if pid not in superseded)
         foreign = run.ending.refused.intersection(left)
         if not foreign or len(foreign) < len(left):
             return False
@@ -663,9 +1009,19 @@ class ProgramSupervisor:
         self._output.say(f"{self._name} has left processes of another user: {which}")
         return True
 
+    def _spared(self) -> set[int]:
+        """Return the processes that an end of the program does not concern.
+
+        What was there before, and unless all is to stop, generations that finish.
+        """
+        found = set(self._older_children)
+        if self._state in ("healing", "clearing"):
+            found.update(*(each.members() for each in self._draining))
+        return found
+
     def _kill(self) -> None:
         """Kill the program, and all that descends from it."""
-        family = set(_proc.descendants(os.getpid())) - self._older_children
+        family = set(_proc.descendants(os.getpid())) - self._spared()
         if self._run is not None and self._run.code is None:
             family.add(self._run.pid)
         _proc.send(family, _signal.SIGKILL)

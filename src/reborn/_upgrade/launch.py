@@ -224,7 +224,7 @@ def _connect_to_holder(pidfile: LockedPidFile) -> tuple[messages.Conversation, i
             reason = f"pid file {pidfile.path!r} {doubt}"
             raise _refusal(holder, reason, "upgrade it as its own user", upgradable=False)
         try:
-            return _connect(messages.control_path(pidfile.path), holder), holder
+            return connect(messages.control_path(pidfile.path), holder), holder
         except UpgradeError:
             # Another upgrade may end at this moment: one is named, and the other one listens.
             if time.monotonic() > deadline:
@@ -232,8 +232,12 @@ def _connect_to_holder(pidfile: LockedPidFile) -> tuple[messages.Conversation, i
         time.sleep(_MOMENT / 20)
 
 
-def _connect(path: str, holder: int, *, patience: float = _PATIENCE) -> messages.Conversation:
-    """Return a conversation with process *holder*, which proves to be the other end."""
+def connect(path: str, holder: int, *, patience: float = _PATIENCE) -> messages.Conversation:
+    """Return a conversation with process *holder*, which proves to be the other end.
+
+    Raises:
+        UpgradeError: nobody answers there, or somebody else.
+    """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     deadline = time.monotonic() + patience
     try:
@@ -279,7 +283,7 @@ def ask_who(pidfile: str, holder: int) -> tuple[int, list[int]] | None:
     from reborn.exceptions import UpgradeError
 
     try:
-        conversation = _connect(messages.control_path(pidfile), holder, patience=_GLANCE)
+        conversation = connect(messages.control_path(pidfile), holder, patience=_GLANCE)
     except (OSError, UpgradeError):
         return None
     try:

@@ -20,6 +20,7 @@ from reborn._status_line import StatusLine
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Self
 
 
 class Waiting:
@@ -29,8 +30,9 @@ class Waiting:
         self._text = text
         self._line = StatusLine()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self.show()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.clear()
@@ -38,6 +40,10 @@ class Waiting:
     def show(self) -> None:
         """Show the line, if there is a terminal."""
         self._line.show(self._text)
+
+    def add(self, text: str) -> None:
+        """Show *text* behind it, until another one is shown there."""
+        self._line.show(f"{self._text} {visible(text)}")
 
     def clear(self) -> None:
         """Leave nothing of it."""
