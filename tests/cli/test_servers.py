@@ -92,7 +92,7 @@ def upgraded_under_load(reborn, *words, times=5):
         load.wait_for_more()
     assert len(pids) == times + 1
     reborn.stopped("web")
-    reborn.assert_nothing_left()
+    reborn.assert_nothing_left("web")
     return load
 
 

@@ -171,7 +171,7 @@ def web(reborn):
     yield web
     if web.reborn.files():
         web.reborn("stop", "web")
-        web.reborn.assert_nothing_left()
+        web.reborn.assert_nothing_left("web")
 
 
 @pytest.mark.parametrize("restart", [(), ("--restart", "always")])
@@ -348,7 +348,7 @@ def test_stop_in_the_middle_of_an_upgrade_ends_both(web):
         eventually(begun)
         web.reborn.stopped("web")
         assert "it is being stopped" in upgrader.communicate()[1]
-    web.reborn.assert_nothing_left()
+    web.reborn.assert_nothing_left("web")
 
 
 def test_crash_of_the_old_generation_makes_the_next_one_the_daemon(web):
@@ -417,7 +417,7 @@ def test_stop_takes_the_draining_generation_along(web):
     assert not is_alive(first)
     assert not is_alive(second)
     idle.close()
-    web.reborn.assert_nothing_left()
+    web.reborn.assert_nothing_left("web")
 
 
 def test_crash_while_another_generation_drains_leaves_that_alone(web):
