@@ -138,7 +138,7 @@ class Forgery:
 
     nonce = "0123456789abcdef"
 
-    def __init__(self, said="LOCK=\nPRESERVED=\nEARLIER=\nGRANT=\n"):
+    def __init__(self, said="LOCK=\nPRESERVED=\nEARLIER=\nNOTE=\nGRANT=\n"):
         to_program, self.writer = os.pipe()
         self.reader, from_program = os.pipe()
         self.theirs = Channel(to_program, from_program)
@@ -199,9 +199,9 @@ def test_mark_that_is_right_in_everything_is_taken(forgery):
 
 
 SAID = {
-    "closed lock": "LOCK=999\nPRESERVED=\nEARLIER=\nGRANT=\n",
-    "closed file": "LOCK=\nPRESERVED=999\nEARLIER=\nGRANT=\n",
-    "code": "LOCK=__import__('os')._exit(7)\nPRESERVED=\nEARLIER=\nGRANT=\n",
+    "closed lock": "LOCK=999\nPRESERVED=\nEARLIER=\nNOTE=\nGRANT=\n",
+    "closed file": "LOCK=\nPRESERVED=999\nEARLIER=\nNOTE=\nGRANT=\n",
+    "code": "LOCK=__import__('os')._exit(7)\nPRESERVED=\nEARLIER=\nNOTE=\nGRANT=\n",
     "nothing": "\n",
     "flood": "X" * 65000,
 }
