@@ -446,7 +446,9 @@ def test_two_signals_at_once_are_one_upgrade(daemon):
 
 
 def _serves_alone(daemon):
-    [pid] = living()
+    found = living()
+    assert len(found) == 1
+    [pid] = found
     daemon.assert_serves(pid, daemon.ask()[1])
     return pid
 

@@ -225,8 +225,8 @@ class Generation:
             try:
                 if self._grant.connection is not None:
                     self._take_from(socket.socket(fileno=self._grant.connection))
-                # Whoever connects is shown the process that called listen(2) last (unix(7)).
-                self._control.listen(_BACKLOG)
+                else:
+                    self._control.listen(_BACKLOG)
                 self._state = "serving"
             except BaseException:
                 self._state = "failed"
@@ -258,6 +258,8 @@ class Generation:
                 raise RuntimeError(message)
             assert self._setup.pidfile is not None  # noqa: S101 - an upgrade needs one
             self._setup.pidfile.write_over()
+            # Whoever connects is shown the process that called listen(2) last (unix(7)).
+            self._control.listen(_BACKLOG)
             if self.notifier is not None:
                 manager.await_orphanhood()
             if _ask(predecessor, "taken") is not None:

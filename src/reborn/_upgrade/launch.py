@@ -27,7 +27,7 @@ _PATIENCE = 5.0
 # The same where nothing depends on the answer.
 _GLANCE = 1.0
 # How long two generations may differ in who is the daemon; between two attempts.
-_MOMENT, _PAUSE = 0.2, 0.01
+_MOMENT, _PAUSE = 1.0, 0.01
 _SILENT = (f"it does not answer within {_PATIENCE} s", "see whether it is suspended or hangs")
 
 
@@ -213,7 +213,8 @@ def _connect_to_holder(pidfile: LockedPidFile) -> tuple[messages.Conversation, i
     """Return a conversation with the daemon that holds the pid file, and its pid."""
     from reborn.exceptions import UpgradeError
 
-    deadline = time.monotonic() + _MOMENT
+    path = messages.control_path(pidfile.path)
+    failed, deadline = None, 0.0
     while True:
         found = pidfile.find_holder()
         if found is None:
@@ -224,12 +225,16 @@ def _connect_to_holder(pidfile: LockedPidFile) -> tuple[messages.Conversation, i
             reason = f"pid file {pidfile.path!r} {doubt}"
             raise _refusal(holder, reason, "upgrade it as its own user", upgradable=False)
         try:
-            return connect(messages.control_path(pidfile.path), holder), holder
+            return connect(path, holder), holder
         except UpgradeError:
-            # Another upgrade may end at this moment: one is named, and the other one listens.
-            if time.monotonic() > deadline:
+            # Another upgrade may have ended meanwhile: one is named, and the other one listens.
+            if not os.path.exists(path) and pidfile.holder() == holder:
                 raise
-        time.sleep(_MOMENT / 20)
+            if holder != failed:
+                failed, deadline = holder, time.monotonic() + _MOMENT
+            elif time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE)
 
 
 def connect(path: str, holder: int, *, patience: float = _PATIENCE) -> messages.Conversation:
