@@ -35,6 +35,8 @@ if "NOTIFY_SOCKET" in os.environ:
 while ending is None or clients:
     for key, _ in look.select(0.05):
         if key.fileobj is server:
+            if ending is not None:
+                continue  # closed since this look
             try:
                 client, _ = server.accept()
             except BlockingIOError:
