@@ -192,7 +192,7 @@ TESTED = {
     "_upgrade.grant": "processes/upgrade",
     "_upgrade.messages": "processes/upgrade processes/upgrade_rights",
     "_upgrade.listening": "processes/upgrade",
-    "_upgrade.manager": "managers/reload managers/upgrade_below",
+    "_upgrade.manager": "managers/command_below managers/reload managers/upgrade_below",
     "_upgrade.launch": "processes/upgrade processes/upgrade_rights",
     "_upgrade.daemon": "processes/upgrade processes/upgrade_checks",
     "_supervisor.env_file": "cli/env_file",

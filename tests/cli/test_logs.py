@@ -97,9 +97,12 @@ def test_log_that_is_emptied_is_followed(reborn):
 
 
 def test_log_that_is_not_there(reborn):
-    path = str(reborn.home / "web.log")
-    message = f"web: cannot read its log {path!r}: No such file or directory\n"
-    assert reborn("logs", "web") == (1, "", message)
+    path = reborn.home / "web.log"
+    message = f"web: cannot read its log {str(path)!r}: No such file or directory\n"
+    with reborn.running("web", "--ready", "alive:0", "--", "sleep", "600"):
+        path.unlink()
+        assert reborn("logs", "web") == (1, "", message)
+        reborn.stopped("web")
 
 
 def test_log_that_keeps_nothing(reborn):

@@ -426,10 +426,10 @@ def test_start_that_is_stopped_is_told_so(reborn, supervised):
         words, env=reborn.env, cwd=reborn.directory, stderr=subprocess.PIPE, text=True
     ) as launcher:
 
-        def runs():
-            assert reborn("status", "web", "-q")[0] == 0
+        def starts():
+            assert reborn.data("status", "web")[1].get("state") == "starting"
 
-        eventually(runs)
+        eventually(starts)
         reborn("stop", "web")
         _, err = launcher.communicate()
     assert launcher.returncode == 1
