@@ -1,5 +1,6 @@
 """`reborn upgrade`: a new generation takes the sockets over, and nobody outside notices."""
 
+import contextlib
 import json
 import os
 import signal
@@ -672,13 +673,21 @@ def _there(path):
     return True
 
 
+@contextlib.contextmanager
+def ended_at_last(command, reborn):
+    """Run a command that a failing test does not wait for."""
+    with subprocess.Popen(command, env=reborn.env, cwd=reborn.directory) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
 @pytest.mark.parametrize("by", ["verb", "signal"])
 def test_program_in_the_foreground_is_upgraded_below_the_same_parent(reborn, by):
     """As below supervisord, s6 and runit: the process that they have started stays."""
     web = Foreground(reborn)
-    with subprocess.Popen(
-        web.words("--log-file", "web.log"), env=reborn.env, cwd=reborn.directory
-    ) as running:
+    with ended_at_last(web.words("--log-file", "web.log"), reborn) as running:
         first = web.wait_ready()
         assert psutil.Process(first).ppid() == running.pid
         with Load(web.connect) as load:
@@ -712,9 +721,7 @@ def test_process_1_of_a_container_is_upgraded_by_sigusr2(reborn):
     inside = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]
     if subprocess.run([*inside, "true"], check=False, capture_output=True).returncode:
         pytest.skip("NEEDS namespaces to see it")
-    with subprocess.Popen(
-        [*inside, *web.words("--log-file", "web.log")], env=reborn.env, cwd=reborn.directory
-    ) as container:
+    with ended_at_last([*inside, *web.words("--log-file", "web.log")], reborn) as container:
         web.wait_ready()
         [init] = psutil.Process(container.pid).children()
         generations = []

@@ -53,9 +53,6 @@ NOT_RUN = {
     ("command.md", "# read by --env-file, by systemd"): (
         "a file, and no script; tests/unit/test_env_file.py reads such lines"
     ),
-    ("command.md", "reborn start web --socket web=tcp:8080 --restart"): (
-        "needs servers and root; tests/cli/test_servers.py upgrades such"
-    ),
     (
         "testing.md",
         "[pytest]",
