@@ -386,7 +386,7 @@ def _is_locked(fd: int) -> bool:
 def _is_for_writing(fd: int) -> bool:
     """Tell whether a file is open for writing alone, as logs are, and databases are not."""
     _, _, flags = _information(fd).partition(b"\nflags:\t")
-    return int(flags.partition(b"\n")[0] or b"0", 8) & os.O_ACCMODE == os.O_WRONLY
+    return int(flags.partition(b"\n")[0] or b"0", 8) & ACCESS_MODE == os.O_WRONLY
 
 
 def _information(fd: int) -> bytes:

@@ -397,6 +397,11 @@ def exists(pid: int) -> bool:
         return False
 
 
+def is_zombie(pid: int) -> bool:
+    """Tell whether *pid* is shown as one that has ended; False where it is not shown at all."""
+    return _status(pid)[:1] in (["Z"], ["X"])
+
+
 def _environment(pid: int) -> list[bytes]:
     """Return the environment that *pid* was started with."""
 

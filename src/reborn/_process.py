@@ -155,18 +155,27 @@ class ProcessHandle:
 
     def _refuse_if_ended(self) -> None:
         """Raise ProcessLookupError if the number is free, a zombie's, or a later process's."""
-        import psutil  # late: 17 ms, and only where there is no pidfd
+        if self._has_left():
+            raise _gone(self.pid)
 
+    def _has_left(self) -> bool:
+        try:
+            import psutil  # late: 17 ms, and only where there is no pidfd
+        except (ImportError, OSError):
+            # As another user, or in another root, its files cannot be read any more.
+            return _is_free(self.pid)
         try:
             if self._process is None:
                 self._process = psutil.Process(self.pid)
             # Also compares the start times, which tells most successors apart.
-            if not self._process.is_running() or self._process.status() == psutil.STATUS_ZOMBIE:
-                raise _gone(self.pid)
+            running = self._process.is_running()
+            return not running or bool(self._process.status() == psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
-            raise _gone(self.pid) from None
+            return True
         except psutil.AccessDenied:
-            pass
+            return False
+        except OSError:
+            return _is_free(self.pid)  # no more files can be opened
 
 
 class Daemon:
@@ -327,6 +336,19 @@ def _gone(pid: int) -> ProcessLookupError:
     from errno import ESRCH  # late: it is always there, but its table takes 0.5 %
 
     return ProcessLookupError(ESRCH, f"process {pid} has ended")
+
+
+def _is_free(pid: int) -> bool:
+    """Tell whether nobody has the number, or what is shown to have it is a zombie."""
+    from reborn import _proc
+
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # another user's
+    return _proc.is_zombie(pid)
 
 
 def open_process(pid: int) -> ProcessHandle | None:

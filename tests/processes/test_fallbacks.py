@@ -7,10 +7,13 @@ in the daemon, and in the program that stops it. What PyPy lacks, it lacks all a
 import ast
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import sabotage
 from harness import is_alive
+
+import reborn
 
 TAKE = """
 import gc, os, posix, signal, sys, time, _signal
@@ -34,8 +37,14 @@ PYPY = {
 LACKS = {
     **PYPY,
     "all that PyPy lacks": "; ".join(PYPY.values()),
+    "pidfds and psutil": f"{PYPY['pidfds']}; sys.modules['psutil'] = None",
     "Linux": "sys.platform = 'freebsd14'",
     "all": "; ".join([*PYPY.values(), "sys.platform = 'freebsd14'"]),
+}
+# Of these, the names that stand for the others, which come and go with them.
+ASKED = {
+    *("waitid", "posix_spawn", "pidfd_open", "pidfd_send_signal", "O_PATH", "O_ACCMODE"),
+    *("sigwaitinfo", "pthread_getcpuclockid", "freeze"),
 }
 STOP = """
 import sys
@@ -112,3 +121,25 @@ def test_spawn_by_fork_is_that_of_the_system(fork_sandbox):
     assert int(masks["SigBlk:"], 16) == 0
     assert not int(masks["SigIgn:"], 16) >> (signal.SIGUSR1 - 1) & 1
     assert others == ["True", "/no/such", "no child"]
+
+
+def not_asked_for(source):
+    """Return the names that a module uses and PyPy lacks, and that it does not first look for."""
+    tree = ast.parse(source)
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    asked = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return used & ASKED - asked
+
+
+def test_no_module_uses_what_some_pythons_lack_without_asking():
+    found = {
+        path.name: names
+        for path in Path(reborn.__file__).parent.rglob("*.py")
+        if (names := not_asked_for(path.read_text(encoding="utf-8")))
+    }
+    assert found == {}
+
+
+def test_no_module_uses_what_some_pythons_lack_without_asking_control():
+    assert not_asked_for("flags & os.O_ACCMODE") == {"O_ACCMODE"}
+    assert not_asked_for("if hasattr(os, 'waitid'): os.waitid()") == set()

@@ -37,6 +37,26 @@ def test_process_that_is_not_there_cannot_be_opened(platform):
     assert (caught.value.errno, bool(str(caught.value))) == (errno.ESRCH, True)
 
 
+@pytest.mark.parametrize("broken", ["psutil cannot be loaded", "no more files can be opened"])
+def test_process_is_known_by_its_number_where_it_cannot_be_looked_at(monkeypatch, broken):
+    def full(_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(_process, "_open_pidfd", None)
+    monkeypatch.setattr(psutil, "Process", full)
+    if broken == "psutil cannot be loaded":
+        monkeypatch.setitem(sys.modules, "psutil", None)
+    handle = ProcessHandle(os.getpid())
+    assert not handle.has_ended()
+    handle.send(0)
+    monkeypatch.setattr(_proc, "is_zombie", lambda pid: pid == os.getpid())
+    assert handle.has_ended()
+    with pytest.raises(ProcessLookupError):
+        handle.send(0)
+    with pytest.raises(ProcessLookupError):
+        ProcessHandle(NO_PROCESS)
+
+
 def test_pidfd_is_closed_with_its_object():
     before = os.listdir("/dev/fd")
     handle = ProcessHandle(os.getpid())
@@ -136,13 +156,15 @@ def proc(request, monkeypatch):
     return request.param
 
 
-def test_where_nothing_shows_processes_there_are_no_descendants_to_end(monkeypatch):
+def test_where_nothing_shows_processes_there_are_no_descendants_to_end(platform, monkeypatch):
     monkeypatch.setattr(_proc, "_PROC", "/nowhere")
     monkeypatch.setitem(sys.modules, "psutil", None)
     assert _process._descendants([ProcessHandle(os.getpid())]) == {}
 
 
-def test_where_no_more_files_can_be_opened_there_are_no_descendants_to_end(proc, monkeypatch):
+def test_where_no_more_files_can_be_opened_there_are_no_descendants_to_end(
+    platform, proc, monkeypatch
+):
     def full(_):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
