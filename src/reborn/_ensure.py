@@ -303,13 +303,13 @@ def _noted(daemon: Daemon, path: str) -> list[str]:
             break
         time.sleep(_SHORTEST_PAUSE)
     try:
-        found = json.loads(text) if pid == daemon.pid else []
+        found: list[object] = json.loads(text) if pid == daemon.pid else []
     except ValueError:
         return []
-    return [str(each) for each in found] if isinstance(found, list) else []
+    return [*map(str, found)] if type(found) is list else []
 
 
-def check(timeout: float, fingerprint: str | None) -> None:
+def check(timeout: object, fingerprint: object) -> None:
     """Refuse arguments that cannot be.
 
     Raises:

@@ -38,6 +38,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable, Iterator
+    from typing import Any
 else:
     import _signal
 
@@ -212,8 +213,8 @@ def _may_loop(thread: int) -> bool:
     if frame.f_locals is not globals_:
         found += frame.f_locals.values()
     for value in found[:]:
-        attributes = getattr(value, "__dict__", None)
-        if isinstance(attributes, dict):
+        attributes: Any = None if isinstance(value, type) else getattr(value, "__dict__", None)
+        if hasattr(attributes, "get"):
             found += [attributes.get(name) for name in names]
     homes = {str(globals_.get("__name__")), *(name for value in found for name in _homes(value))}
     return not _signals.C_LOOPS.isdisjoint(home.partition(".")[0] for home in homes)
@@ -222,7 +223,7 @@ def _may_loop(thread: int) -> bool:
 def _homes(value: object) -> "Iterator[str]":
     """Yield the modules in which the classes of *value* were made, or that *value* is."""
     if isinstance(value, type(sys)):
-        yield value.__name__
+        yield str(getattr(value, "__name__", ""))
     for kind in value.__mro__ if isinstance(value, type) else type(value).__mro__:
         yield str(kind.__module__)
 

@@ -147,7 +147,7 @@ class Condition:
     # Whether it tells something about a program that is ready, too (`lapse`).
     is_repeatable = False
     # How long a look waits for an answer, in seconds.
-    answer_timeout = _ANSWER_TIMEOUT
+    answer_timeout: float = _ANSWER_TIMEOUT
 
     def __init__(self, text: str) -> None:
         self.text = text

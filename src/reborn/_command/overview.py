@@ -14,7 +14,7 @@ from reborn._verbs import status, terminal
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     from reborn._command.registry import Record
     from reborn._verbs.status import DaemonStatus
@@ -132,7 +132,7 @@ class Overview:
     def _fact(self, value: T | None, show: Callable[[T], str]) -> str:
         return "-" if self.status.daemon is None else status.known(value, show)
 
-    def _reported(self, name: str) -> object:
+    def _reported(self, name: str) -> Any:  # noqa: ANN401 - as the record has it
         """Return a field of the supervisor's report, if there is or was one."""
         report = None if self.record is None else self.record.supervised
         return None if report is None else report.get(name)
@@ -154,10 +154,10 @@ class Overview:
 
     def _sockets(self) -> str | None:
         """Return where the sockets listen that the program is given."""
-        found = self._reported("sockets")
-        if not isinstance(found, dict) or not found:
+        addresses: dict[str, str] | None = self._reported("sockets")
+        if not addresses:
             return None
-        return terminal.visible(", ".join(f"{name} {where}" for name, where in found.items()))
+        return terminal.visible(", ".join(f"{name} {where}" for name, where in addresses.items()))
 
     def _log_file(self) -> str | None:
         path = None if self.record is None else self.record.log_file

@@ -59,8 +59,8 @@ def one_by_one(every: Sequence[Request], perform: Callable[[Request], int]) -> i
             try:
                 status = perform(request)
                 _descriptors.flush()
-            except BaseException:  # noqa: BLE001 - this process ends here
-                sys.excepthook(*sys.exc_info())
+            except BaseException as error:  # noqa: BLE001 - this process ends here
+                sys.excepthook(type(error), error, error.__traceback__)
             finally:
                 os._exit(status)
         _, ended = os.waitpid(child, 0)

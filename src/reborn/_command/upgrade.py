@@ -16,7 +16,6 @@ import time
 
 from reborn import _descriptors
 from reborn._command import grammar
-from reborn._command.registry import Record
 from reborn._command.spec import Spec
 from reborn._errors import StartError
 from reborn._upgrade import launch, messages
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from reborn._command.grammar import Request
-    from reborn._command.registry import Paths
+    from reborn._command.registry import Paths, Record
 
 # What a new command has from the record besides what is the supervisor's own: what is there.
 _KEPT = ("socket", "drain", "no_overlap")
@@ -46,8 +45,8 @@ def spec_of(paths: Paths, record: Record, request: Request) -> Spec:
         return Spec.again(paths, record, request)
     offered = {option.dest for option in grammar.VERBS["upgrade"].options}.difference(_KEPT)
     kept = {dest: value for dest, value in record.options.items() if dest not in offered}
-    spec = Spec.of(paths, request)
-    again = Record(**{**spec.record().as_data(), "options": kept, "log_file": record.log_file})
+    again = Spec.of(paths, request).record()
+    again.options, again.log_file = kept, record.log_file
     return Spec.again(paths, again, request)
 
 
@@ -121,7 +120,8 @@ def _error(message: dict[str, Any]) -> StartError:
         reason = str(message["refused"])
         return UpgradeError(pid=message["pid"], reason=reason, remedy="try again later")
     data: dict[str, Any] | None = message["failed"]
-    error = StartError(message["reason"]) if data is None else SpawnError.from_data(data)
+    text = message["reason"]
+    error = StartError(text) if data is None else SpawnError.from_data(data)  # pyright: ignore[reportCallIssue]
     serves = message["serves"]
     return _noted(
         error, f"process {serves} serves on" if serves else "its predecessor is started again"

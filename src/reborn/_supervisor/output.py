@@ -110,7 +110,7 @@ class LogSink:
         try:
             while self._rest and _can_be_written(self._fd):
                 count = os.write(self._fd, self._rest[: self._room()])
-                self._in_line = self._rest[count - 1 : count] != b"\n"
+                self._in_line = not self._rest[:count].endswith(b"\n")
                 del self._rest[:count]
         except BlockingIOError:
             pass  # somebody else has made the terminal or the pipe such

@@ -160,7 +160,7 @@ def _request(conversation: messages.Conversation) -> dict[str, Any] | None:
             return None
         with open(received[1][0], "rb") as file:
             file.seek(0)
-            data: object = json.loads(file.read())
-    except (OSError, ValueError):
+            data: Any = json.loads(file.read())
+        return {**data}
+    except (OSError, TypeError, ValueError):
         return None
-    return data if isinstance(data, dict) else None

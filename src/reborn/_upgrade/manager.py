@@ -138,7 +138,7 @@ def pidfd_number(pid: int) -> int | None:
     if sys.platform != "linux":
         return None
     try:
-        numbers = []
+        numbers: list[int] = []
         for process in (pid, os.getpid()):
             fd = os.pidfd_open(process)
             try:
