@@ -52,6 +52,26 @@ def ignored_signals() -> frozenset[int]:
     return frozenset(n for n in every if _signal.getsignal(n) == _signal.SIG_IGN)
 
 
+def _show_ignored() -> None:
+    """Have getsignal() report the signals that the shell has had ignored, as CPython's does.
+
+    PyPy's takes them for default, until they are set to what they are.
+    """
+    try:
+        with open("/proc/self/status", "rb", buffering=0) as file:
+            text = file.read(8192) or b""
+    except OSError:
+        return
+    _, _, rest = text.partition(b"\nSigIgn:\t")
+    mask = int(rest.partition(b"\n")[0] or b"0", 16)
+    for number in _signal.valid_signals():
+        if mask >> (number - 1) & 1 and _signal.getsignal(number) == _signal.SIG_DFL:
+            try:
+                _signal.signal(number, _signal.SIG_IGN)
+            except (OSError, ValueError):
+                return  # imported by another thread
+
+
 def _has_gained_privileges() -> bool:
     """Tell whether this program may do what those who started it may not.
 
@@ -121,6 +141,8 @@ class OwnProcess:
 
 put_off = _was_put_off()
 _import_eagerly()
+if sys.implementation.name == "pypy":
+    _show_ignored()
 directory = current_directory()
 argv = tuple(getattr(sys, "argv", ())) or ("",)
 path = tuple(sys.path)

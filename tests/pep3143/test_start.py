@@ -35,11 +35,16 @@ def fail(function):
 daemon.daemon.register_atexit_function = fail
 """
 GIVE_UP = """
+import time
 class Wait:
     def __enter__(self):
         note("entered")
         os.kill(LAUNCHER, signal.SIGKILL)
-        signal.sigtimedwait([signal.SIGTERM], 20)
+        end = time.monotonic() + 20
+        while signal.SIGTERM not in signal.sigpending() and time.monotonic() < end:
+            time.sleep(0.01)
+        if signal.SIGTERM in signal.sigpending():
+            signal.sigwait([signal.SIGTERM])
     def __exit__(self, *_):
         note("left")
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])

@@ -253,7 +253,7 @@ def spoil_launcher():
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)
             os.environ["SPOILT"] = "1"
-            os.posix_spawn("/bin/true", ["true"], os.environ)
+            report.posix_spawn("/bin/true", ["true"], os.environ)
 
     DaemonContext.reborn = reborn
 

@@ -193,9 +193,9 @@ def spawn_worker(kind):
         report.spawn_worker(kind)
     elif kind == "stubborn":
         reader, writer = os.pipe()
-        actions = [(os.POSIX_SPAWN_DUP2, writer, 1)]
+        actions = [(getattr(os, "POSIX_SPAWN_DUP2", 2), writer, 1)]
         argv = ["sh", "-c", STUBBORN]
-        os.posix_spawn("/bin/sh", argv, os.environ, file_actions=actions, setsid=True)
+        report.posix_spawn("/bin/sh", argv, os.environ, file_actions=actions, setsid=True)
         os.read(reader, 1)
     else:
         # What it leaves there when it is killed goes with the test.
@@ -232,7 +232,7 @@ def recycle(pid):
     time.sleep(2 / os.sysconf("SC_CLK_TCK"))
     with open("/proc/sys/kernel/ns_last_pid", "w") as file:
         file.write(str(pid - 1))
-    return os.posix_spawn("/bin/sleep", ["sleep", "3600"], os.environ)
+    return report.posix_spawn("/bin/sleep", ["sleep", "3600"], os.environ)
 
 
 def inherit_lock():

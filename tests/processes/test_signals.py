@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2
 
 import pytest
@@ -56,7 +57,8 @@ def test_arrangements_made_before_reborn_control(sandbox):
 def test_inherited_ignored_signals_are_reset(sandbox, sabotage, reset):
     result = start(sandbox, sabotage, prefix=IGNORING)
     assert {SIGHUP, SIGQUIT, SIGUSR1}.isdisjoint(result.report["ignored"]) is reset
-    assert (SIGINT in result.report["caught"]) is reset
+    # PyPy catches SIGINT whoever has had it ignored.
+    assert (SIGINT in result.report["caught"]) is (reset or sys.implementation.name == "pypy")
     sandbox.stop(result.pid, signal.SIGKILL)
 
 

@@ -1,6 +1,8 @@
 """What the program was started with, looked at before it can change."""
 
+import _signal
 import os
+import signal
 
 import pytest
 
@@ -27,6 +29,23 @@ def test_directory_that_is_gone_is_not_an_error(tmp_path, monkeypatch):
     assert _inherited.current_directory() == str(gone)
     gone.rmdir()
     assert _inherited.current_directory() is None
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="NEEDS LINUX: is seen in /proc")
+def test_ignored_signal_that_python_takes_for_default_is_shown(monkeypatch):
+    """PyPy's getsignal() does not know what the shell has had ignored."""
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    asked = _signal.getsignal
+    reported = {signal.SIGUSR1: signal.SIG_DFL, signal.SIGUSR2: signal.SIG_DFL}
+    monkeypatch.setattr(_signal, "getsignal", lambda n: reported[n] if n in reported else asked(n))
+    set_again = []
+    monkeypatch.setattr(_signal, "signal", lambda *how: set_again.append(how))
+    try:
+        _inherited._show_ignored()
+    finally:
+        monkeypatch.undo()
+        signal.signal(signal.SIGUSR1, before)
+    assert set_again == [(signal.SIGUSR1, signal.SIG_IGN)]
 
 
 def test_own_process_is_true_in_no_other(monkeypatch):
