@@ -123,6 +123,12 @@ def is_alive(pid):
         return False
 
 
+def connections(pid, kind):
+    """Return the sockets of a process (psutil before 6.0 has another name for that)."""
+    process = psutil.Process(pid)
+    return (getattr(process, "net_connections", None) or process.connections)(kind)
+
+
 def masks(pid):
     """Return the signals that process *pid* blocks, ignores and catches, as sets.
 

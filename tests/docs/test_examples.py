@@ -12,7 +12,7 @@ from pathlib import Path
 import pexpect
 import psutil
 import pytest
-from harness import eventually, exit_code, is_alive
+from harness import connections, eventually, exit_code, is_alive
 
 pytestmark = pytest.mark.brute
 
@@ -349,7 +349,7 @@ def test_greeter_greets_in_the_background_and_exports_itself(run, tmp_path):
     pid = pid_of(tmp_path, "greeter")
     [port] = {
         connection.laddr.port
-        for connection in psutil.Process(pid).net_connections("tcp4")
+        for connection in connections(pid, "tcp4")
         if connection.status == psutil.CONN_LISTEN
     }
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:

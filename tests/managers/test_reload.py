@@ -271,7 +271,7 @@ def test_upgrade_from_outside_of_the_unit_is_refused(service):
     pid = service.start()
     script = service.script.read_text().replace(" start ", " upgrade ")
     result = service.machine.run("sh", "-c", script, check=False)
-    assert result.stderr.splitlines()[-1].endswith(
+    assert result.stderr.splitlines()[-2].endswith(
         f"cannot upgrade process {pid}: it is app.service, and what is started outside of that "
         "would not be; use systemctl reload app.service"
     )

@@ -651,7 +651,6 @@ CASES = {
     "in an event loop": runs(
         "In()",
         "",
-        "descriptors that are not preserved",
         before="import asyncio\nasync def main(serve):\n    serve()\n"
         + IN.format("main(serve)")
         + "        asyncio.run(thread)\n",

@@ -5,9 +5,8 @@ import socket
 import sys
 import threading
 
-import psutil
 import pytest
-from harness import PROBES, eventually
+from harness import PROBES, connections, eventually
 
 from reborn import DaemonContext
 
@@ -179,5 +178,5 @@ def test_connection_that_was_accepted_and_not_used_yet_is_answered(serve, kind):
 def accepted(server, client):
     """See that the server has this connection, and not the queue of its socket."""
     port = client.getsockname()[1]
-    found = psutil.Process(server.pids[0]).net_connections("tcp")
+    found = connections(server.pids[0], "tcp")
     assert [each for each in found if each.raddr and each.raddr[1] == port]

@@ -10,9 +10,8 @@ import sys
 import threading
 import time
 
-import psutil
 import pytest
-from harness import PATIENCE, PROBES, eventually, is_alive, living
+from harness import PATIENCE, PROBES, connections, eventually, is_alive, living
 from sabotage import code
 
 from reborn import DaemonContext
@@ -354,17 +353,10 @@ def test_generation_that_does_not_finish_is_ended(daemon):
     daemon.assert_serves(second, 2)
 
 
-def unix_sockets(pid):
-    """Return the addresses of a process's Unix sockets (psutil before 6.0 has another name)."""
-    process = psutil.Process(pid)
-    look = getattr(process, "net_connections", None) or process.connections
-    return {each.laddr for each in look("unix")}
-
-
 def test_sockets_that_nobody_asks_for_are_closed(daemon):
     daemon.start(spoil="extra = context.listen('extra', address + '.extra')")
     second = daemon.upgrade()
-    names = unix_sockets(second)
+    names = {each.laddr for each in connections(second, "unix")}
     assert daemon.path in names
     assert f"{daemon.path}.extra" not in names
 
