@@ -88,8 +88,11 @@ class Setup(Plan):
 
     @property
     def needed_later(self) -> "Sequence[str]":
-        """What a daemon that can be replaced has to load before its files are out of reach."""
-        return ("reborn._upgrade.daemon", "subprocess") if self.upgradable else ()
+        """What a daemon may ask for, and has to load before its files are out of reach."""
+        asked_for = ("reborn._serving", "reborn._upgrade.listening")  # SignalServer, listen()
+        return (
+            (*asked_for, "reborn._upgrade.daemon", "subprocess") if self.upgradable else asked_for
+        )
 
     def descriptors(self) -> list[int]:
         """Return the descriptors that the steps need."""

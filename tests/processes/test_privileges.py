@@ -32,6 +32,11 @@ for change in (
         print("no way", flush=True)
 """
 WAYS_BACK = 6
+ASK_LATER = """
+import reborn
+listener = context.listen("http", ("127.0.0.1", 0))
+print(listener.getsockname()[0], reborn.SignalServer.__name__, flush=True)
+"""
 
 
 def has_groups_of_its_own(user):
@@ -142,6 +147,13 @@ def new_root(request, sandbox):
 
 
 AMBIENT = ("setpriv", "--inh-caps=+net_raw", "--ambient-caps=+net_raw")
+
+
+@pytest.mark.root
+def test_what_a_daemon_asks_for_later_is_there(sandbox, new_root):
+    process = start(sandbox, after=ASK_LATER, uid="nobody", **new_root)
+    assert sandbox.log_text() == "127.0.0.1 SignalServer\n"
+    end(process)
 
 
 @pytest.mark.root
