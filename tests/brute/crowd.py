@@ -121,7 +121,9 @@ class Crowd:
         winner = self.winner(ended, predecessor)
         after = held_by(winner) if winner else free(None)
         between = free(None) if predecessor else set()
-        self.compare("during", self.seen(), before | between | UNDER_WAY | after)
+        # Named, and not ready yet: until its launcher has taken READY.
+        under_way = UNDER_WAY | {("status", "starting", winner)}
+        self.compare("during", self.seen(), before | between | under_way | after)
         self.check_holder(winner)
         self.compare("after", self.seen(), after)
         self.figures.update(rounds=1, starters=self.starters)
