@@ -34,7 +34,8 @@ import hold
 
 # How a start may end that others have disturbed: refused, or with its daemon killed.
 DISTURBED = re.compile(
-    r"pid file '.*' is locked by (another process; wait for|process \d+; stop) it .*"
+    r"pid file '.*' is locked by process \d+, which it does not name; wait for it .*"
+    r"|pid file '.*' is locked by (another process; wait for|process \d+; stop) it .*"
     r"|(daemon \d+|the daemon) (exited with status 0|was killed by SIG(KILL|TERM)) before .*"
     r"|(daemon \d+|the daemon) ended before .*"
     r"|daemon \d+ raised SystemExit before it was ready: 0"  # by SIGTERM, and not yet the program's
