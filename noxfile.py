@@ -16,14 +16,14 @@ nox.options.error_on_missing_interpreters = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 # Which Pythons, and how: docs/platforms.md has this as a table, which a test compares with it. All
-# promises are kept on the oldest, one in the middle and the newest; on the others, what the version
-# has to do with. One is enough for brute force, and for what has little to do with the version.
+# promises are kept on one in the middle, and once more by an ordinary user; on the others, what the
+# version has to do with. One is enough for brute force, too.
 PYTHONS = {
-    "3.11": "all promises, with the oldest psutil and filelock that are allowed",
+    "3.11": "what depends on the version, with the oldest psutil and filelock that are allowed",
     "3.12": "what depends on the version, with nothing installed but what reborn needs",
     "3.13": "all promises, and brute force",
     "3.14": "what depends on the version",
-    "3.15": "all promises, and the mark once more with lazy imports",
+    "3.15": "what depends on the version, and the mark once more with lazy imports",
 }
 OLDEST = ("psutil==5.9.4", "filelock==3.30.0")
 BRUTE = "3.13"

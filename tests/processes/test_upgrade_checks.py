@@ -98,7 +98,9 @@ def test_crowd_of_upgraders_and_starters_leaves_one(strategy):
 @pytest.mark.many
 def test_crowd_of_upgraders_and_starters_leaves_one_control():
     counts = ["--starters", 4, "--upgraders", 1, "--rounds", 1, "--lookers", 0, "--most", 1]
-    with pytest.raises(AssertionError, match=r"a starter ended with 0|succeeded, and"):
+    with pytest.raises(
+        AssertionError, match=r"a starter ended with 0|succeeded, and|no upgrade succeeded"
+    ):
         check("upgrade_crowd.py", "--strategy", "fork", *counts, "--before", "without_locks")
 
 
