@@ -98,6 +98,8 @@ async def with_hypercorn(web):
     import hypercorn.asyncio
 
     config = hypercorn.Config()
+    # It closes a connection that has not been used for so long (5 seconds, if nothing is said).
+    config.keep_alive_timeout = 60
     if spec["gracefully"]:
         await graceful.serve_hypercorn(app, config, context, web)
         return
