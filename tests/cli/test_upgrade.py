@@ -630,9 +630,9 @@ print(client.recv(100))
     web.assert_serves(pid)
 
 
-def test_nonsense_at_the_socket_for_upgrades_harms_nobody(web):
+def test_nonsense_at_the_socket_for_upgrades_harms_nobody(web, monkeypatch):
     pid = web.start()
-    control = str(web.reborn.home / "web.supervisor.pid.control")
+    monkeypatch.chdir(web.reborn.home)  # its whole path may be too long for a socket
     for text in (
         b"",
         b"nonsense\n",
@@ -641,7 +641,7 @@ def test_nonsense_at_the_socket_for_upgrades_harms_nobody(web):
         b"[]\n",
     ):
         with socket.socket(socket.AF_UNIX) as client:
-            client.connect(control)
+            client.connect("web.supervisor.pid.control")
             client.sendall(text)
             client.shutdown(socket.SHUT_WR)
             client.settimeout(PATIENCE)
