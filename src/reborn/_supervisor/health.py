@@ -16,7 +16,7 @@ A program that hangs is to be started again, and one that is only slow is not. S
    for ever, each time after its whole patience.
 5. A check that cannot be made (no more processes) says nothing about the program; it is no failure.
 
-Looks are made by a process of their own (`Checker`), which lives as long as the run and sleeps most
+Looks are made by a process of their own (`_check`), which lives as long as the run and sleeps most
 of that time: what a look loads or leaks is not the supervisor's. Its parent waits for a line in a
 pipe, and for the time at which one is overdue. It never waits for the process itself, which may be
 in a call that nothing interrupts.
@@ -30,12 +30,11 @@ set too short (a server that answers after five seconds works).
 import os
 import time
 
-from reborn import _descriptors, _proc, _readiness, _signals
-from reborn._supervisor.probe import is_broken, reset_signals, write_line
+from reborn import _descriptors, _readiness
+from reborn._supervisor.probe import LookingChild, is_broken, reset_signals, write_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal as _signal
     from collections.abc import Iterable
     from typing import NoReturn, Protocol
 
@@ -79,8 +78,6 @@ if TYPE_CHECKING:
             """Check no more."""
             ...
 
-else:
-    import _signal
 
 EVERY = 10.0
 PATIENCE = 3
@@ -187,7 +184,7 @@ class Looks:
         self._policy = policy
         self._condition = condition
         self._cwd = cwd
-        self._checker: Checker | None = None
+        self._checker: LookingChild | None = None
         self._results: list[str] = []
         self._due = 0.0
         self._begin()
@@ -213,7 +210,7 @@ class Looks:
     def _receive(self) -> None:
         """Take in the results that have come, and see that there will be more."""
         if self._checker is not None:
-            self._results, is_over = self._checker.receive()
+            self._results, is_over = self._checker.lines()
             if self._results:
                 self._due = self._next_due()
             elif is_over:  # somebody has killed it, which is no news of the program
@@ -241,7 +238,9 @@ class Looks:
     def _begin(self) -> None:
         self._due = self._next_due()
         try:
-            self._checker = Checker(self._condition, self._cwd, self._policy.every)
+            self._checker = LookingChild(
+                lambda outgoing: _check(self._condition, self._cwd, self._policy.every, outgoing)
+            )
         except OSError:
             self._checker = None  # there can be no more processes; it is tried again
 
@@ -262,55 +261,6 @@ class Looks:
 
     def close(self) -> None:
         self._end()
-
-
-class Checker:
-    """A child of this process that writes a line after each check: why it has failed, or nothing.
-
-    Whoever reaps children waits for it (`note_end`).
-    """
-
-    def __init__(self, condition: "Condition", cwd: str, every: float) -> None:
-        self._rest = b""
-        self._reaped = False
-        incoming, outgoing = os.pipe()
-        os.set_blocking(incoming, False)
-        self._incoming = incoming
-        mask = _signals.block_all()
-        try:
-            self.pid = os.fork()
-            if self.pid == 0:
-                _descriptors.close(incoming)
-                _check(condition, cwd, every, outgoing)
-        except BaseException:
-            _descriptors.close(incoming)
-            raise
-        finally:
-            _signals.restore_mask(mask)
-            _descriptors.close(outgoing)
-
-    def fileno(self) -> int:
-        """Return the descriptor that can be read when there is a result."""
-        return self._incoming
-
-    def receive(self) -> tuple[list[str], bool]:
-        """Return the results that have come, and whether there will be none any more."""
-        try:
-            data = os.read(self._incoming, 65536)
-        except BlockingIOError:
-            return [], False
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return [line.decode("utf-8", "backslashreplace") for line in lines], not data
-
-    def note_end(self, pid: int) -> None:
-        """Take note that process *pid* has been waited for, if that is this one."""
-        self._reaped = self._reaped or pid == self.pid
-
-    def end(self) -> None:
-        """End it, with the command that it may be running; it is waited for with all others."""
-        if not self._reaped:
-            _proc.send([self.pid, *_proc.descendants(self.pid)], _signal.SIGKILL)
-        _descriptors.close(self._incoming)
 
 
 def _check(condition: "Condition", cwd: str, every: float, outgoing: int) -> "NoReturn":

@@ -21,7 +21,7 @@ from reborn import _descriptors, _detach, _proc, _process, _readiness, _signals
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import NoReturn
 
     from reborn._readiness import Condition
@@ -37,10 +37,66 @@ _LONGEST_LINE = 4000
 _REFUSED = "!"
 
 
-class Probe:
-    """A child of this process that looks; `fileno` can be read when it has seen something.
+class LookingChild:
+    """A child of this process that writes a line after each look; *look* gets the pipe for them.
 
-    `refusal` says what was true before the start. The descriptors *leave* are closed in it.
+    Whoever reaps children may wait for it (`note_end`). The descriptors *leave* are closed in it.
+    """
+
+    def __init__(self, look: "Callable[[int], NoReturn]", *, leave: "Sequence[int]" = ()) -> None:
+        self._rest = b""
+        self._reaped = False
+        incoming, outgoing = os.pipe()
+        os.set_blocking(incoming, False)
+        self._incoming: int | None = incoming
+        mask = _signals.block_all()
+        try:
+            self.pid = _detach.fork()
+            if self.pid == 0:
+                # Of its own pipe, or that would have a reader for ever.
+                _descriptors.close(incoming, *leave)
+                look(outgoing)
+        except BaseException:
+            _descriptors.close(incoming)
+            raise
+        finally:
+            _signals.restore_mask(mask)
+            _descriptors.close(outgoing)
+
+    def fileno(self) -> int | None:
+        """Return the descriptor to wait for; None when there is nothing to wait for any more."""
+        return self._incoming
+
+    def lines(self) -> tuple[list[str], bool]:
+        """Return the lines that have come, and whether there will be none any more."""
+        if self._incoming is None:
+            return [], True
+        try:
+            data = os.read(self._incoming, 65536)
+        except BlockingIOError:
+            return [], False
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [line.decode("utf-8", "backslashreplace") for line in lines], not data
+
+    def note_end(self, pid: int) -> None:
+        """Take note that process *pid* has been waited for, if that is this one."""
+        self._reaped = self._reaped or pid == self.pid
+
+    def end(self) -> None:
+        """End it, with the command that it may be running."""
+        if not self._reaped:
+            _proc.send([self.pid, *_proc.descendants(self.pid)], _signal.SIGKILL)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        _descriptors.close(self._incoming)
+        self._incoming = None
+
+
+class Probe(LookingChild):
+    """A child of this process that looks until the condition is met.
+
+    `refusal` says what was true before the start.
     """
 
     def __init__(
@@ -53,63 +109,34 @@ class Probe:
     ) -> None:
         self.refusal = ""
         self._reason: str | None = f"there was no time to look at {condition.text}"
-        self._rest = b""
-        self._reaped = False
-        incoming, outgoing = os.pipe()
-        os.set_blocking(incoming, False)
-        self._incoming: int | None = incoming
-        mask = _signals.block_all()
-        try:
-            self.pid = _detach.fork()
-            if self.pid == 0:
-                # Of its own pipe, or that would have a reader for ever.
-                _descriptors.close(incoming, *leave)
-                _look(condition, cwd, outgoing, remember=remember)
-        except BaseException:
-            _descriptors.close(incoming)
-            raise
-        finally:
-            _signals.restore_mask(mask)
-            _descriptors.close(outgoing)
-        if remember and _process.poll(incoming, timeout=_REMEMBER_TIMEOUT):
+        super().__init__(
+            lambda outgoing: _look(condition, cwd, outgoing, remember=remember), leave=leave
+        )
+        if (
+            remember
+            and self._incoming is not None
+            and _process.poll(self._incoming, timeout=_REMEMBER_TIMEOUT)
+        ):
             self.receive()
-
-    def fileno(self) -> int | None:
-        """Return the descriptor to wait for; None when there is nothing to wait for any more."""
-        return self._incoming
 
     def receive(self) -> str | None:
         """Return why the program is not ready, by the last look; None if it is."""
-        if self._incoming is None:
-            return self._reason
-        try:
-            data = os.read(self._incoming, 65536)
-        except BlockingIOError:
-            return self._reason
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            text = line.decode("utf-8", "backslashreplace")
+        lines, is_over = self.lines()
+        for text in lines:
             if text.startswith(_REFUSED):
                 self.refusal = text.removeprefix(_REFUSED)
             else:
                 self._reason = text or None
-        if self._reason is None or not data:
-            _descriptors.close(self._incoming)
-            self._incoming = None
+        if self._reason is None or is_over:
+            self._hang_up()
         return self._reason
 
-    def note_end(self, pid: int) -> None:
-        """Take note that process *pid* has been waited for, if that is this one."""
-        self._reaped = self._reaped or pid == self.pid
-
     def end(self) -> None:
-        """End it, with the command that it may be running."""
+        """End it, with the command that it may be running, and wait for it."""
+        super().end()
         if not self._reaped:
-            _proc.send([self.pid, *_proc.descendants(self.pid)], _signal.SIGKILL)
             os.waitpid(self.pid, 0)
             self._reaped = True
-        _descriptors.close(self._incoming)
-        self._incoming = None
 
 
 class _Place:
