@@ -121,23 +121,12 @@ class UpgradeSocket:
         return found
 
     def _accept(self) -> None:
-        try:
-            connection, _ = self._socket.accept()
-        except OSError:
-            return
-        connection.setblocking(True)
-        conversation = messages.Conversation(connection)
-        try:
-            pid, uid = messages.peer(connection)
-        except OSError:
-            conversation.close()
-            return
-        if uid not in (0, os.geteuid()):
-            conversation.close()
+        visitor = messages.accept(self._socket)
+        if visitor is None:
             return
         if len(self._visitors) >= _MOST:
             self._visitors.pop(0)[0].close()
-        self._visitors.append((conversation, pid))
+        self._visitors.append(visitor)
 
     def close(self) -> None:
         """Close it, and remove its path."""

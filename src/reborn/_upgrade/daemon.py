@@ -385,23 +385,19 @@ class Generation:
 
     def _accept(self) -> None:
         """Answer who connects, if that is root or this process's own user."""
-        try:
-            connection, _ = self._control.accept()
-            connection.setblocking(True)  # BSD hands O_NONBLOCK down
-        except OSError:
+        visitor = messages.accept(self._control)
+        if visitor is None:
             return
-        conversation = messages.Conversation(connection)
+        conversation, pid = visitor
         try:
-            pid, uid = messages.peer(connection)
-            if uid in (0, os.geteuid()):
-                received = conversation.receive(_PATIENCE)
-                request = None if received is None else received[0].get("request")
-                if request == "grant" and self._grant_to(conversation, pid):
-                    return
-                if request == "who":
-                    fds = list(self._draining.values())
-                    facts = {"pid": os.getpid(), "generation": self.number}
-                    conversation.send({**facts, "draining": list(self._draining)}, fds)
+            received = conversation.receive(_PATIENCE)
+            request = None if received is None else received[0].get("request")
+            if request == "grant" and self._grant_to(conversation, pid):
+                return
+            if request == "who":
+                fds = list(self._draining.values())
+                facts = {"pid": os.getpid(), "generation": self.number}
+                conversation.send({**facts, "draining": list(self._draining)}, fds)
         except (OSError, ValueError):
             pass  # it has gone away, or makes no sense
         conversation.close()

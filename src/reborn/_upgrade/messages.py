@@ -116,6 +116,24 @@ def peer(connection: socket.socket) -> tuple[int | None, int]:
     raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
 
+def accept(listener: socket.socket) -> tuple[Conversation, int | None] | None:
+    """Accept who connects, if that is root or this process's own user: conversation and pid."""
+    try:
+        connection, _ = listener.accept()
+    except OSError:
+        return None
+    conversation = Conversation(connection)
+    try:
+        connection.setblocking(True)  # BSD hands O_NONBLOCK down
+        pid, uid = peer(connection)
+        if uid in (0, os.geteuid()):
+            return conversation, pid
+    except OSError:
+        pass  # nobody knows whose it is
+    conversation.close()
+    return None
+
+
 def control_path(pidfile: str) -> str:
     """Return the path of the control socket that stands beside *pidfile*."""
     return f"{pidfile}.control"
