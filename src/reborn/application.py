@@ -234,17 +234,13 @@ def _add_own(container: _Container, verb: str) -> None:
     from reborn._verbs import control as _control
     from reborn._verbs import values as _values
 
-    if verb == "ensure":
-        what = "how long to wait for it (default: what it has to be ready)"
-        _add(
-            container,
-            "--timeout",
-            type=partial(_convert, _values.seconds),
-            metavar="SECONDS",
-            help=what,
-        )
-    if verb in ("stop", "restart"):
-        what = f"how long it gets to stop before it is killed (default: {_control.TIMEOUT:g})"
+    to_stop = f"how long it gets to stop before it is killed (default: {_control.TIMEOUT:g})"
+    what = {
+        "ensure": "how long to wait for it (default: what it has to be ready)",
+        "stop": to_stop,
+        "restart": to_stop,
+    }.get(verb)
+    if what is not None:
         _add(
             container,
             "--timeout",

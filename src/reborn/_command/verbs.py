@@ -601,10 +601,9 @@ class NamedDaemon(DaemonVerbs):
             failed = daemon.status not in (OK, INTERRUPTED)
             lock.release((daemon.status, daemon.text) if failed else None)
             return daemon
-        if daemon is not None:
-            lock.release()
         if daemon is None:
             context.carry_on()
+        lock.release()
         pid = self._pid(daemon) if spec.supervised else daemon.pid
         return Outcome(OK, f"{self.name} {done}, pid {pid}; {_where(spec)}", daemon=daemon)
 

@@ -53,7 +53,7 @@ def _assignment(number: int, text: str) -> tuple[str, str]:
     if "\0" in value:
         raise ValueError(f"line {number} has a zero byte in it")
     quote = value[:1]
-    if quote not in ("'", '"') or not quote:
+    if quote not in ("'", '"'):
         return name, value
     inner = value[1:-1]
     if len(value) < 2 or value[-1] != quote or quote in inner:
