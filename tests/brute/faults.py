@@ -298,14 +298,8 @@ def sweep(task):
 
 def main(arguments=None):
     """Sweep what was asked for; return the exit status."""
-    parser = argparse.ArgumentParser(description="Put a fault at each system call of a start.")
     choices = {"strategy": STRATEGIES, "scenario": SCENARIOS, "role": ROLES, "fault": FAULTS}
-    for name, values in choices.items():
-        parser.add_argument(f"--{name}", choices=list(values), action="append")
-    parser.add_argument("--every", type=int, default=1, help="not each call, but one of so many")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
-    parser.add_argument("--sabotage", choices=marked.SABOTAGES, help="spoil reborn, to see it told")
-    options = parser.parse_args(arguments)
+    options = parse(arguments, "Put a fault at each system call of a start.", choices)
     tasks = [
         Task(strategy, scenario, role, fault, options.every, options.sabotage)
         for strategy in options.strategy or STRATEGIES
@@ -313,10 +307,26 @@ def main(arguments=None):
         for role in options.role or ROLES
         for fault in options.fault or FAULTS
     ]
+    return sweep_all(sweep, tasks, jobs=options.jobs)
+
+
+def parse(arguments, description, choices):
+    """Return the options of a sweep: *choices* by name, and what each sweep has."""
+    parser = argparse.ArgumentParser(description=description)
+    for name, values in choices.items():
+        parser.add_argument(f"--{name}", choices=list(values), action="append")
+    parser.add_argument("--every", type=int, default=1, help="not each call, but one of so many")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
+    parser.add_argument("--sabotage", choices=marked.SABOTAGES, help="spoil reborn, to see it told")
+    return parser.parse_args(arguments)
+
+
+def sweep_all(sweep, tasks, *, jobs):
+    """Sweep each task, several at a time, and report; return the exit status."""
     begin = time.monotonic()
     results = []
     with concurrent.futures.ProcessPoolExecutor(
-        options.jobs,
+        jobs,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=harness.become_subreaper,
     ) as pool:

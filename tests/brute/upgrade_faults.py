@@ -16,9 +16,6 @@ never two.
 
 from __future__ import annotations
 
-import argparse
-import concurrent.futures
-import multiprocessing
 import os
 import select
 import shutil
@@ -227,33 +224,15 @@ def sweep(task):
 
 def main(arguments=None):
     """Sweep what was asked for; return the exit status."""
-    parser = argparse.ArgumentParser(description="Put a fault at each system call of an upgrade.")
     choices = {"strategy": faults.STRATEGIES, "role": ROLES, "fault": faults.FAULTS}
-    for name, values in choices.items():
-        parser.add_argument(f"--{name}", choices=list(values), action="append")
-    parser.add_argument("--every", type=int, default=1, help="not each call, but one of so many")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
-    parser.add_argument("--sabotage", choices=marked.SABOTAGES, help="spoil reborn, to see it told")
-    options = parser.parse_args(arguments)
+    options = faults.parse(arguments, "Put a fault at each system call of an upgrade.", choices)
     tasks = [
         faults.Task(strategy, "upgrade", role, fault, options.every, options.sabotage)
         for strategy in options.strategy or faults.STRATEGIES
         for role in options.role or ROLES
         for fault in options.fault or faults.FAULTS
     ]
-    begin = time.monotonic()
-    results = []
-    with concurrent.futures.ProcessPoolExecutor(
-        options.jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=harness.become_subreaper,
-    ) as pool:
-        for done in concurrent.futures.as_completed([pool.submit(sweep, task) for task in tasks]):
-            results.append(done.result())
-            print(f"{len(results)} of {len(tasks)}: {' '.join(map(str, done.result().task[:4]))}")
-            for violation in results[-1].violations:
-                print("BROKEN", violation, flush=True)
-    return faults.report(results, time.monotonic() - begin)
+    return faults.sweep_all(sweep, tasks, jobs=options.jobs)
 
 
 if __name__ == "__main__":

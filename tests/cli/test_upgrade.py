@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from harness import PATIENCE, eventually, is_alive
+from processes.test_upgrade import Load as AnyLoad
 
 # Serves lines on kept and new connections, also when it is told to stop: then each answer is the
 # last one on its connection. It accepts no more from then on, and ends when all have been answered.
@@ -120,46 +121,10 @@ class Web:
         eventually(gone)
 
 
-class Load:
-    """Clients that never pause: half of them keep their connection, half make new ones."""
+class Load(AnyLoad):
+    """Its answers are pids."""
 
-    def __init__(self, connect, clients=4):
-        self.connect = connect
-        self.answers, self.lost = [], []
-        self._end = threading.Event()
-        self._clients = [
-            threading.Thread(target=self._client, args=[number % 2 == 0])
-            for number in range(clients)
-        ]
-
-    def __enter__(self):
-        for client in self._clients:
-            client.start()
-        return self
-
-    def __exit__(self, *_):
-        self._end.set()
-        for client in self._clients:
-            client.join()
-
-    def _client(self, keep):
-        client = None
-        while not self._end.is_set():
-            try:
-                client = client or self.connect()
-                client.sendall(b"?\n")
-                answer = client.recv(100)
-                if not answer.endswith(b"\n"):
-                    raise ConnectionError(answer)
-                self.answers.append(int(answer.split()[0]))
-            except OSError as error:
-                self.lost.append(repr(error))
-                answer = b"close\n"
-            if client is not None and (not keep or answer.endswith(b"close\n")):
-                client.close()
-                client = None
-        if client is not None:
-            client.close()
+    who = int
 
     def wait_for(self, pid):
         def answered():

@@ -5,18 +5,8 @@ The short form of what `tests/brute` does for long.
 
 import random
 
-import pytest
-from clients import Crowd
-
 CROWD = 24
 SLOW = "time.sleep(0.3)"
-
-
-@pytest.fixture
-def crowd(sandbox):
-    crowd = Crowd(sandbox)
-    yield crowd
-    crowd.stop()
 
 
 def test_everybody_has_an_answer_of_the_same_daemon(crowd):

@@ -4,19 +4,11 @@ import os
 import signal
 
 import pytest
-from clients import Crowd
 from harness import announced, eventually, is_alive
 
 from reborn import DaemonContext
 
 SLOW = "time.sleep(0.3)"
-
-
-@pytest.fixture
-def crowd(sandbox):
-    crowd = Crowd(sandbox)
-    yield crowd
-    crowd.stop()
 
 
 def test_daemon_is_started_by_the_first_and_found_by_the_next(crowd):
