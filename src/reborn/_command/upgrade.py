@@ -123,5 +123,11 @@ def _error(message: dict[str, Any]) -> StartError:
     text = message["reason"]
     error = StartError(text) if data is None else SpawnError.from_data(data)  # pyright: ignore[reportCallIssue]
     serves = message["serves"]
-    error.add_note(f"process {serves} serves on" if serves else "its predecessor is started again")
+    return _noted(
+        error, f"process {serves} serves on" if serves else "its predecessor is started again"
+    )
+
+
+def _noted(error: StartError, note: str) -> StartError:
+    error.add_note(note)
     return error
