@@ -1,5 +1,7 @@
 """Each example is started, used and stopped, the way its docstring says."""
 
+import contextlib
+import json
 import os
 import re
 import signal
@@ -358,6 +360,104 @@ def test_greeter_greets_in_the_background_and_exports_itself(run, tmp_path):
     assert exit_code(pid) == 0
     text = run("greeter", "--export", "kubernetes")
     assert 'httpGet: {"path": "/health", "port": 8080}' in text
+
+
+def build_at_once(program, directory, count):
+    """Have several clients build *directory* at one moment; return what each has compiled."""
+    command = [sys.executable, program, "src"]
+    clients = [
+        subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, text=True)
+        for _ in range(count)
+    ]
+    texts = [client.communicate(timeout=50)[0] for client in clients]
+    assert [client.returncode for client in clients] == [0] * count
+    found = [re.fullmatch(r"compiled (\d+), by process (\d+)\n", text).groups() for text in texts]
+    assert {int(pid) for _, pid in found} == {pid_of(directory, "build_server")}
+    return sorted(int(compiled) for compiled, _ in found)
+
+
+def test_build_server_is_started_once_and_builds_for_all_who_ask(run, tmp_path):
+    source = tmp_path / "src" / "a.py"
+    source.parent.mkdir()
+    source.write_text("x = 1\n")
+    assert build_at_once(EXAMPLES / "build_server.py", tmp_path, 4) == [0, 0, 0, 1]
+    source.write_text("x = (\n")
+    assert f"{source}: '(' was never closed" in run("build_server", "src", status=1)
+    run("build_server", "stop")
+    assert not (tmp_path / "build_server.pid").exists()
+
+
+def test_build_server_of_another_version_is_replaced(run, tmp_path):
+    (tmp_path / "src").mkdir()
+    run("build_server", "src")
+    old = pid_of(tmp_path, "build_server")
+    text = (EXAMPLES / "build_server.py").read_text()
+    newer = tmp_path / "newer.py"
+    newer.write_text(text.replace('VERSION = "1"', 'VERSION = "2"'))
+    assert build_at_once(newer, tmp_path, 2) == [0, 0]
+    assert not is_alive(old)
+    assert "has fingerprint '2', which has replaced '1'" in run("build_server", "src", status=1)
+    run("build_server", "stop")
+
+
+@pytest.fixture
+def closing():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+class Editor:
+    """What an editor says to a language server."""
+
+    def __init__(self, directory):
+        command = [sys.executable, EXAMPLES / "language_server.py"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.server = subprocess.Popen(command, cwd=directory, **pipes)
+
+    def send(self, **message):
+        body = json.dumps({"jsonrpc": "2.0", **message}).encode()
+        self.server.stdin.write(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        self.server.stdin.flush()
+
+    def ask(self, method, **params):
+        """Return the result of a request; notifications that come before it are dropped."""
+        self.send(id=method, method=method, params=params)
+        message = {}
+        while message.get("id") != method:
+            headers = {}
+            while line := self.server.stdout.readline().strip():
+                name, _, value = line.partition(b": ")
+                headers[name] = value
+            message = json.loads(self.server.stdout.read(int(headers[b"Content-Length"])))
+        return message["result"]
+
+    def open(self, uri, text):
+        document = {"uri": uri, "languageId": "python", "version": 1, "text": text}
+        self.send(method="textDocument/didOpen", params={"textDocument": document})
+
+
+def test_language_server_is_started_once_and_serves_all_editors(run, tmp_path, closing):
+    pytest.importorskip("pylsp", reason="NEEDS pylsp: pip install python-lsp-server to see it")
+    editors = [Editor(tmp_path) for _ in range(3)]
+    for editor in editors:
+        closing.enter_context(editor.server)
+        found = editor.ask("initialize", rootUri=tmp_path.as_uri(), capabilities={})
+        assert found["serverInfo"]["name"] == "pylsp"
+    pid = pid_of(tmp_path, "language_server")
+    assert len(psutil.Process(pid).children()) == 3
+    for number, editor in enumerate(editors):
+        document = {"uri": f"{tmp_path.as_uri()}/a.py"}  # which each of them has open, as it is
+        editor.open(document["uri"], f"def answer_{number}(): ...\n")
+        [symbol] = editor.ask("textDocument/documentSymbol", textDocument=document)
+        assert symbol["name"] == f"answer_{number}"
+    for editor in editors[1:]:
+        editor.ask("shutdown")
+        editor.send(method="exit")
+    editors[0].server.stdin.close()  # it has crashed
+    assert [editor.server.wait(50) for editor in editors] == [0, 0, 0]
+    assert pid_of(tmp_path, "language_server") == pid
+    run("language_server", "stop")
+    assert not is_alive(pid)
 
 
 # In a mount namespace of its own, so that nothing stays mounted.
