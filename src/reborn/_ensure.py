@@ -26,12 +26,11 @@ daemon, which may speak otherwise.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from _thread import allocate_lock
 
-from reborn import _descriptors, _files, _handshake
+from reborn import _descriptors, _files
 from reborn._errors import StartError, Step
 from reborn._inherited import OwnProcess
 from reborn._pidfile import LockedPidFile
@@ -145,6 +144,8 @@ class Turn:
         try:
             removed = _files.remove(os.path.basename(self._path), fd, directory=self._directory)
             if removed and error is not None:
+                import json  # which whoever finds the daemon has no need of
+
                 words = {"class": type(error).__name__, "data": error.as_data()}
                 os.pwrite(fd, json.dumps(words).encode()[:_LONGEST_WORDS], 0)
         except OSError:
@@ -170,6 +171,8 @@ def _raise_words(words: bytes) -> None:
     """Raise the error that a starter has left, if it has."""
     if not words:
         return
+    from reborn import _handshake
+
     try:
         error = _handshake.rebuild(words.decode())
     except ValueError:
@@ -244,6 +247,8 @@ def _act(client: Ways, turn: Turn, deadline: Deadline, fingerprint: str | None) 
 def _note(plan: Plan, fingerprint: str | None, replaced: Sequence[str]) -> None:
     """Have the daemon note its fingerprint, and those that were *replaced*."""
     if fingerprint is not None and plan.pidfile is not None:
+        import json
+
         plan.pidfile.note = json.dumps([fingerprint, *replaced][:_MOST_REPLACED])
 
 
@@ -295,6 +300,8 @@ def _replaced(daemon: Daemon, path: str, fingerprint: str | None) -> list[str]:
 
 def _noted(daemon: Daemon, path: str) -> list[str]:
     """Return the fingerprint of the *daemon*, and those that were replaced; [] if it has none."""
+    import json
+
     end = time.monotonic() + _SETTLING
     file = LockedPidFile(path)
     while True:

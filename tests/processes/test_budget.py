@@ -24,6 +24,12 @@ LAUNCHER = files(
 PIDFILE_AND_LOG = files("fcntl", "reborn._files", "reborn._log", "reborn._pidfile")
 # The program in its second life finds out that it is meant, and by whom it was started.
 SECOND_LIFE = files("fcntl", "reborn._claim", "termios")
+# Who only gets a daemon that runs.
+CLIENT = files(
+    *("fcntl", "reborn._descriptors", "reborn._ensure", "reborn._files", "reborn._holder"),
+    *("reborn._pidfile", "reborn._process", "reborn._record_lock", "reborn._signals"),
+    *("__future__", "_struct", "select", "struct"),
+)
 PROGRAM = """
 import os, sys
 sys.path[:0] = {path!r}
@@ -109,6 +115,32 @@ def test_stop_loads_psutil_only_where_no_process_table_is_shown(fork_sandbox, ch
     result = fork_sandbox.run([sys.executable, "-I", "-S", str(program)])
     needed = proc != "/proc"
     assert (result.stdout, result.stderr) == (f"{needed}\n", "")
+
+
+ENSURED = """
+import os, sys, time
+sys.path[:0] = {path!r}
+before = set(sys.modules)
+from reborn import DaemonContext
+context = DaemonContext({pidfile!r}, wait_ready=True)
+daemon = context.ensure()
+if daemon is None:
+    context.ready()
+    time.sleep(60)
+print(*set(sys.modules) - before - set(sys.builtin_module_names))
+if sys.argv[1:]:
+    daemon.stop()
+"""
+
+
+@pytest.mark.unmeasured
+def test_client_of_a_daemon_that_runs_loads_what_looking_takes(fork_sandbox):
+    program = fork_sandbox.directory / "program.py"
+    program.write_text(ENSURED.format(path=sys.path, pidfile=str(fork_sandbox.pidfile)))
+    command = [sys.executable, "-I", "-S", str(program)]
+    first, second = (fork_sandbox.run([*command, *words]) for words in ((), ("stop",)))
+    assert set(second.stdout.split()) == CONTEXT | CLIENT
+    assert "reborn._launcher" in first.stdout  # the control: it has started the daemon
 
 
 SOCKETS = """
