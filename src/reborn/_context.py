@@ -659,6 +659,7 @@ class DaemonContext(_options.Options):
         except BaseException as error:
             if locked and plan.pidfile is not None:
                 plan.pidfile.release()
+            _note_predecessor(error, supervisor)
             notifier.failed(error)
             notifier.close()
             raise
@@ -770,6 +771,16 @@ def _current_error() -> BaseException | None:
     """Return what is being raised, or has ended the program: exit handlers run after that."""
     error: BaseException | None = sys.exc_info()[1] or getattr(sys, "last_value", None)
     return error
+
+
+def _note_predecessor(error: BaseException, supervisor: "Supervisor | None") -> None:
+    """Note of a pid file that is locked whether it is so by the generation before this one."""
+    from reborn.exceptions import PidFileLockedError
+
+    if isinstance(error, PidFileLockedError):
+        from reborn import _manager
+
+        error.is_predecessor = _manager.is_predecessor(supervisor, error.pid)
 
 
 def _is_failure(error: BaseException | None) -> bool:

@@ -110,6 +110,20 @@ def was_handed_sockets() -> bool:
     return not _inherited.privileged and os.environ.get("LISTEN_PID") == str(os.getpid())
 
 
+def keeps_sockets(supervisor: Supervisor | None) -> bool:
+    """Tell whether it is 'reborn', and upgrades this program: it does where it has sockets."""
+    return supervisor is not None and supervisor.name == "reborn" and was_handed_sockets()
+
+
+def is_predecessor(supervisor: Supervisor | None, pid: int | None) -> bool:
+    """Tell whether process *pid* is the one that this one replaces: the same 'reborn' runs both."""
+    if pid is None or not keeps_sockets(supervisor):
+        return False
+    from reborn import _proc
+
+    return _proc.ancestors(pid)[:1] == [os.getppid()]
+
+
 def _by_parent(pid: int, parent: int, environment: "Mapping[str, str]") -> Supervisor | None:
     name = _name(parent)
     if name in _PARENTS:

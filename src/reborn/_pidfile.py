@@ -470,6 +470,26 @@ class LockedPidFile(LockedFile):
         finally:
             _descriptors.close(fd)
 
+    def find_holders(self) -> "list[LockHolder]":
+        """Return all processes that have the file locked for themselves (`_record_lock`).
+
+        Several have it where one supervisor runs several generations of a program.
+        """
+        fd = self._open_to_read()
+        if fd is None:
+            return []
+        try:
+            from reborn import _holder, _record_lock
+
+            status = os.fstat(fd)
+            reached = self._reaches(status)
+            return [
+                _holder.LockHolder(pid, self.path, status, reached=reached)
+                for pid in _record_lock.owners(fd)
+            ]
+        finally:
+            _descriptors.close(fd)
+
     def _holder_by(self, fd: int, text: bytes) -> "LockHolder | None":
         """Return the process that the *text* of the open file names, if that is proven."""
         from reborn import _holder

@@ -67,6 +67,25 @@ def owner(fd: int, number: int | None = None) -> int | None:
     return None if found is None or found[0] == fcntl.F_UNLCK else max(found[4], 0)
 
 
+def owners(fd: int) -> list[int]:
+    """Return all processes that have locked the bytes of their own numbers, as seen from here."""
+    found: list[int] = []
+    ranges = [] if _GET is None else [(0, START_BYTE)]
+    while ranges:
+        start, end = ranges.pop()
+        lock = None
+        if start < end:
+            lock = _control(fd, _GET, fcntl.F_WRLCK, os.SEEK_SET, start, end - start, 0)
+        if lock is None or lock[0] == fcntl.F_UNLCK:
+            continue
+        # One of those in this range, not the first one; a length of 0 is up to the end.
+        _, _, byte, length, number = lock
+        if (byte, length) == (number, 1):
+            found.append(number)
+        ranges += [(start, byte), (byte + length if length else end, end)]
+    return sorted(found)
+
+
 def starter(fd: int) -> int | None:
     """Return the process that starts a daemon, as `owner` does."""
     return owner(fd, START_BYTE)

@@ -63,18 +63,23 @@ class PidFileLockedError(StartError):
     """Another process has locked the pid file.
 
     `pid` is the one that the file names, None where that is not known for certain. Then `others`
-    are those that are seen to have it locked.
+    are those that are seen to have it locked. `is_predecessor`: in an upgrade, 'reborn' has started
+    this process to replace that one.
     """
 
     path: str
     pid: int | None
     others: tuple[int, ...] = ()
+    is_predecessor: bool = False
 
     def __post_init__(self) -> None:
         self.others = tuple(self.others)
 
     def __str__(self) -> str:
         file = f"pid file {self.path!r} is locked by"
+        if self.is_predecessor:
+            who = f"process {self.pid}, which this one is to replace"
+            return f"{file} {who}; upgrade it with --no-overlap, or leave the pid file to 'reborn'"
         if self.pid is not None:
             return f"{file} process {self.pid}; stop it or choose another path"
         if self.others:

@@ -302,6 +302,57 @@ def test_killed_upgrader_leaves_the_old_generation_serving(web):
     web.assert_serves(pid)
 
 
+def killed_supervisor(web):
+    """Kill the supervisor in the middle of an upgrade; return both generations."""
+    before = "signal.signal(15, signal.SIG_DFL); time.sleep(60)"
+    words = web.reborn.words("upgrade", "web", *READY, "--", *program(before))
+    supervisor = psutil.Process(web.status()["supervisor"])
+    with subprocess.Popen(
+        words, env=web.reborn.env, cwd=web.reborn.directory, stderr=subprocess.PIPE, text=True
+    ) as upgrader:
+
+        def begun():
+            pids = [child.pid for child in supervisor.children()]
+            assert len(pids) == 2
+            return sorted(pids, key=lambda pid: pid != web.reborn.pid("web"))
+
+        both = eventually(begun)
+        supervisor.kill()
+        why = f"process {supervisor.pid}: its supervisor has ended; restart it instead"
+        assert why in upgrader.communicate()[1]
+    return both
+
+
+def test_restart_ends_both_generations_of_a_killed_supervisor(web):
+    web.start()
+    old, new = killed_supervisor(web)
+    web.assert_serves(old)
+    assert web.status()["draining"] == [new]
+    [line] = web.upgrade(expected=3)
+    assert line.endswith(f"process {old}: its supervisor was killed; restart it instead")
+    assert web.reborn("restart", "web")[0] == 0
+    assert not is_alive(old)
+    assert not is_alive(new)
+    web.assert_serves(web.reborn.pid("web"))
+
+
+def test_generation_that_a_killed_supervisor_has_left_is_named_and_stopped(web):
+    web.start()
+    old, new = killed_supervisor(web)
+    os.kill(old, signal.SIGKILL)
+    web.assert_gone(old)
+    left = f"its supervisor was killed, and process {new} still has its pid file"
+    status, out, _ = web.reborn("status", "web")
+    assert (status, f"{left}; reborn stop web ends it" in out) == (4, True), out
+    status, _, err = web.reborn("start", "web")
+    assert (status, err) == (1, f"web: {left}; reborn stop web ends it\n")
+    status, _, err = web.reborn("forget", "web")
+    assert (status, f"it runs, pid {new}" in err) == (1, True), err
+    web.reborn.stopped("web")
+    assert not is_alive(new)
+    web.assert_serves(web.reborn.started("web"))
+
+
 def test_stop_in_the_middle_of_an_upgrade_ends_both(web):
     web.start()
     words = web.reborn.words("upgrade", "web", *READY, "--", *program("time.sleep(60)"))
@@ -562,6 +613,45 @@ def test_program_that_upgrades_itself_is_left_to_its_own_command(reborn):
     status, _, err = reborn("upgrade", "--pidfile", path)
     assert status == 3
     assert err.endswith("it is upgraded by its own command, or by SIGUSR2\n")
+    assert reborn("stop", "--pidfile", path)[0] == 0
+
+
+OWN_PID_FILE = """
+import os, signal, sys
+from reborn import DaemonContext
+options = {"pidfile": sys.argv[1], "wait_ready": True, "upgradable": True}
+with DaemonContext(**options, signal_map={signal.SIGTERM: lambda *_: os._exit(0)}) as context:
+    web = context.listen("web", ("127.0.0.1", 0))
+    context.ready()
+    signal.pause()
+"""
+
+
+def test_program_with_a_pid_file_of_its_own_is_upgraded_without_overlap(reborn):
+    """Its lock cannot be held by two generations, which have one supervisor."""
+    path = reborn.directory / "app.pid"
+    program = (sys.executable, "-c", OWN_PID_FILE, path)
+    pid = reborn.started("web", "--socket", "web=tcp:0", "--", *program)
+    status, _, err = reborn("upgrade", "web")
+    locked = f"is locked by process {pid}, which this one is to replace; upgrade it with --no-over"
+    assert (status, locked in err) == (1, True), err
+    assert err.endswith(f"process {pid} serves on\n")
+    status, _, err = reborn("upgrade", "--pidfile", path)
+    why = "'reborn' keeps its sockets and starts its next generation; use 'reborn upgrade'"
+    assert (status, err) == (3, f"app: cannot upgrade process {pid}: {why}\n")
+    assert reborn("upgrade", "web", "--no-overlap")[0] == 0
+    assert int(path.read_text()) == reborn.pid("web") != pid
+    reborn.stopped("web")
+
+
+def test_locked_pid_file_of_another_daemon_is_not_taken_for_the_predecessors(reborn):
+    path = reborn.directory / "app.pid"
+    subprocess.run([sys.executable, "-c", UPGRADABLE, path], check=True)
+    program = (sys.executable, "-c", OWN_PID_FILE, path)
+    status, _, err = reborn("start", "web", "--socket", "web=tcp:0", "--", *program)
+    holder = int(path.read_text())
+    locked = f"is locked by process {holder}; stop it or choose another path"
+    assert (status, locked in err) == (1, True), err
     assert reborn("stop", "--pidfile", path)[0] == 0
 
 

@@ -26,6 +26,15 @@ def test_owner_is_named_for_his_own_byte_and_for_any(fds):
         assert _record_lock.owner(fds[1], number) == owner
 
 
+def test_owners_are_those_that_have_the_bytes_of_their_numbers(fds):
+    assert _record_lock.owners(fds[1]) == []
+    for length, byte in ((5, 1), (1, os.getpid() + 2), (0, 2**29)):
+        fcntl.lockf(fds[0], fcntl.LOCK_EX, length, byte)  # as another program may do
+    assert _record_lock.owners(fds[1]) == []
+    assert _record_lock.take(fds[0])
+    assert _record_lock.owners(fds[1]) == [os.getpid()]
+
+
 def test_file_is_kept_free_until_it_is_closed(path, fds):
     other = os.open(path, os.O_RDWR)
     assert _record_lock.exclude(other)

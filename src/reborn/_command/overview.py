@@ -150,7 +150,10 @@ class Overview:
             return str(self.supervisor)
         # Only one that was killed leaves its program.
         left = self.status.pid is not None and self._reported("phase") is not None
-        return "killed; nobody starts it again" if left else None
+        if not left:
+            return None
+        pids = ", ".join(map(str, self.status.draining or ()))
+        return f"killed; nobody starts it again{f', or ends {pids}' if pids else ''}"
 
     def _sockets(self) -> str | None:
         """Return where the sockets listen that the program is given."""

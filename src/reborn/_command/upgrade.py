@@ -104,10 +104,10 @@ def _receive(
         received = conversation.receive(timeout)
     except TimeoutError:
         received, reason = None, "its supervisor does not answer"
-    else:
-        reason = "its supervisor has ended"
-    if received is None:
         remedy = f"see whether process {supervisor} is suspended or hangs"
+    else:
+        reason, remedy = "its supervisor has ended", "restart it instead"
+    if received is None:
         raise UpgradeError(pid=supervisor, reason=reason, remedy=remedy)
     return received[0]
 

@@ -10,6 +10,7 @@ import itertools
 import os
 import time
 
+from reborn import _process
 from reborn._command import grammar, registry, start_lock
 from reborn._command.foreign_pidfile import foreign_pid_file, public_pid_file
 from reborn._command.registry import Paths, Record
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from reborn._command.overview import Overview
     from reborn._process import Daemon
     from reborn._supervisor.program import Program
+    from reborn._verbs.status import DaemonStatus
     from reborn.exceptions import PidFileLockedError
 else:
     import _signal
@@ -359,7 +361,7 @@ class NamedDaemon(DaemonVerbs):
 
     def forget(self) -> Outcome:
         """Remove the record of a daemon that does not run, and its log if that is wanted."""
-        daemon = self.supervisor() or self.look().daemon
+        daemon = self.supervisor() or self.look().daemon or next(iter(self._left_over()), None)
         if daemon is not None:
             why = f"it runs, pid {daemon.pid}; stop it first"
             return Outcome(FAILED, f"{self.name}: cannot forget it: {why}")
@@ -396,8 +398,9 @@ class NamedDaemon(DaemonVerbs):
         runs = daemon or supervisor
         if runs is None:
             return self._not_running(self.look(), NOT_RUNNING)
-        if supervisor is None or record is None or not record.options.get("socket"):
-            return self._not_upgradable(runs.pid)
+        has_sockets = record is not None and bool(record.options.get("socket"))
+        if supervisor is None or record is None or not has_sockets:
+            return self._not_upgradable(runs.pid, was_killed=has_sockets)
         try:
             spec = upgrade.spec_of(self.paths, record, self.request)
             _program(spec, detached=True).refuse_if_missing()
@@ -412,15 +415,20 @@ class NamedDaemon(DaemonVerbs):
             return outcome
         return Outcome(OK, f"{self.name} upgraded, pid {pid}; {_where(spec)}")
 
-    def _not_upgradable(self, pid: int) -> Outcome:
+    def _not_upgradable(self, pid: int, *, was_killed: bool) -> Outcome:
         """Return that the daemon was not made for an upgrade by this command."""
         from reborn._upgrade.launch import ask_who
 
         what = f"{self.name}: cannot upgrade process {pid}"
-        if ask_who(self.paths.pidfile, pid) is not None:
+        generation = ask_who(self.paths.pidfile, pid)
+        if generation is not None:
             why = "it is upgraded by its own command, or by SIGUSR2"
+            if generation.refusal is not None:
+                why = "; ".join(generation.refusal)
             return Outcome(NOT_IMPLEMENTED, f"{what}: {why}")
         why = "it has no sockets of ours (--socket); restart it instead"
+        if was_killed:
+            why = "its supervisor was killed; restart it instead"
         return Outcome(NOT_IMPLEMENTED, f"{what}: {why}")
 
     def reload(self) -> Outcome:
@@ -551,6 +559,13 @@ class NamedDaemon(DaemonVerbs):
         data = {"name": self.name, "manager": manager, "text": text}
         return Answer(OK, text, lambda: data, is_file=True)
 
+    def look(self) -> DaemonStatus:
+        """Return the status of the daemon; where it is gone, what is left of it is named."""
+        found = super().look()
+        if found.state == "unknown" and (left := self._left_over()):
+            found.reason = f"{_left_of_it(left)}; reborn stop {self.name} ends it"
+        return found
+
     def overview(self) -> Overview:
         """Return all that is known of the daemon."""
         from reborn._command.overview import Overview
@@ -560,6 +575,8 @@ class NamedDaemon(DaemonVerbs):
         if report and report.get("sockets") and status.daemon is not None:
             status.generation = report.get("generation")
             status.draining = report.get("draining")
+            if supervisor is None:  # it was killed, and the record has nothing new
+                status.draining = [each.pid for each in self._left_over(status.daemon)]
         return Overview(
             status,
             record=record,
@@ -661,7 +678,9 @@ class NamedDaemon(DaemonVerbs):
         daemon = self.look().daemon
         supervisor = self.supervisor()
         if daemon is None and supervisor is None:
-            return Outcome(FAILED, f"{self.name}: {error}")
+            left = self._left_over()
+            why = f"{_left_of_it(left)}; reborn stop {self.name} ends it" if left else error
+            return Outcome(FAILED, f"{self.name}: {why}")
         record = self.record()
         if record is not None and record.command != spec.command:
             pid = (daemon or supervisor or error).pid
@@ -684,7 +703,36 @@ class NamedDaemon(DaemonVerbs):
                 return outcome
         # One whose supervisor was killed has lived on; or it never had one.
         daemon = self.look().daemon
-        return outcome if daemon is None else self.end(daemon, timeout=timeout)
+        if daemon is not None:
+            outcome = self.end(daemon, timeout=timeout)
+        for left in self._left_over():
+            if outcome is None or outcome.status == OK:
+                outcome = self.end(left, timeout=timeout)
+        return outcome
+
+    def _left_over(self, daemon: Daemon | None = None) -> list[Daemon]:
+        """Return the processes besides *daemon* that have the pid file, if nobody sees to them.
+
+        They are generations whose supervisor was killed while there were several.
+        """
+        file = foreign_pid_file(self.paths.pidfile)
+        try:
+            found = {holder.pid: holder for holder in file.find_holders()}
+            if daemon is not None:
+                found.pop(daemon.pid, None)
+            # A supervisor has the file, too; it has named itself before.
+            if not found or self.supervisor() is not None:
+                return []
+            handles = {pid: _process.open_process(pid) for pid in found}
+            # Opened now, and still one of the holders.
+            still = {holder.pid for holder in file.find_holders()}
+        except (StartError, OSError):
+            return []
+        return [
+            _process.running_daemon(pid, handle, pidfile=file, holder=found[pid])
+            for pid, handle in handles.items()
+            if handle is not None and pid in still
+        ]
 
     def _tidy(self, *, keep: bool) -> None:
         """Remove what a daemon of ours has left, unless another one has been started meanwhile.
@@ -761,6 +809,13 @@ def _program(spec: Spec, *, detached: bool) -> Program:
     program = spec.program(detached=detached)
     program.variables_in_files(role="launcher")
     return program
+
+
+def _left_of_it(left: list[Daemon]) -> str:
+    """Return what is left of a daemon whose supervisor was killed, in words."""
+    pids = ", ".join(str(each.pid) for each in left)
+    which = "process" if len(left) == 1 else "processes"
+    return f"its supervisor was killed, and {which} {pids} still has its pid file"
 
 
 def _where(spec: Spec) -> str:

@@ -396,20 +396,24 @@ class Generation:
                 return
             if request == "who":
                 fds = list(self._draining.values())
-                facts = {"pid": os.getpid(), "generation": self.number}
+                facts = {"pid": os.getpid(), "generation": self.number, "refusal": self._refusal()}
                 conversation.send({**facts, "draining": list(self._draining)}, fds)
         except (OSError, ValueError):
             pass  # it has gone away, or makes no sense
         conversation.close()
+
+    def _refusal(self) -> tuple[str, str] | None:
+        """Return why no other process can take the place of this one, and the way out."""
+        return None if self.notifier is None else manager.refusal(self.notifier)
 
     def _grant_to(self, conversation: messages.Conversation, pid: int | None) -> bool:
         if self._upgrader is not None or self._watcher is not None:
             by = "" if self._upgrader_pid is None else f" (process {self._upgrader_pid})"
             conversation.send({"refused": f"another upgrade is under way{by}"})
             return False
-        reason = None if self.notifier is None else manager.refusal(self.notifier)
-        if reason is not None:
-            conversation.send({"refused": reason[0], "remedy": reason[1]})
+        refusal = self._refusal()
+        if refusal is not None:
+            conversation.send({"refused": refusal[0], "remedy": refusal[1]})
             return False
         pidfile = self._setup.pidfile
         assert pidfile is not None  # noqa: S101 - there is one

@@ -280,7 +280,17 @@ def connect(path: str, holder: int, *, patience: float = _PATIENCE) -> messages.
     return messages.Conversation(connection)
 
 
-def ask_who(pidfile: str, holder: int) -> tuple[int, list[int]] | None:
+class GenerationStatus:
+    """The *number* of a generation, the earlier ones that drain, and why none can follow it."""
+
+    def __init__(self, number: int, draining: list[int], refusal: list[str] | None) -> None:
+        self.number = number
+        self.draining = draining
+        # The reason, and the way out.
+        self.refusal = refusal
+
+
+def ask_who(pidfile: str, holder: int) -> GenerationStatus | None:
     """Ask the daemon *holder* for its generation, and for the earlier ones that still drain.
 
     None where it cannot be asked: it is another user's, cannot be replaced, or does not answer.
@@ -304,7 +314,8 @@ def ask_who(pidfile: str, holder: int) -> tuple[int, list[int]] | None:
     finally:
         conversation.close()
     draining = zip(message["draining"], pidfds, strict=True)
-    return message["generation"], [int(pid) for pid, fd in draining if fd not in ended]
+    alive = [int(pid) for pid, fd in draining if fd not in ended]
+    return GenerationStatus(message["generation"], alive, message.get("refusal"))
 
 
 def _refusal(pid: int | None, reason: str, remedy: str, *, upgradable: bool = True) -> UpgradeError:

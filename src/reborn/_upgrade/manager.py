@@ -46,16 +46,14 @@ def refusal(notifier: Notifier) -> tuple[str, str] | None:
             f"{_RESTART}, or let it detach",
         )
     if supervisor.name == "systemd":
-        if notifier.listens:
-            return None
-        return (
-            "systemd does not listen to it, and so cannot follow another process",
-            f"{_RESTART}, or use Type=notify",
-        )
+        why = "systemd does not listen to it, and so cannot follow another process"
+        return None if notifier.listens else (why, f"{_RESTART}, or use Type=notify")
     if _inherited.to_init is not None:
         return None
     if os.getpid() == 1:
         return "it is process 1, whose end is the container's end", _RESTART
+    if _manager.keeps_sockets(supervisor):
+        return "'reborn' keeps its sockets and starts its next generation", "use 'reborn upgrade'"
     return (
         f"{supervisor.name} runs it, and would take its end for the end of the service",
         f"{_RESTART}, or have 'reborn run --socket' keep its sockets meanwhile",

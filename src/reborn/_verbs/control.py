@@ -346,7 +346,7 @@ class Control(DaemonVerbs):
     def _not_started(self, error: StartError, *, may_run: bool) -> Outcome:
         from reborn.exceptions import PidFileLockedError, UpgradeError
 
-        if may_run and isinstance(error, PidFileLockedError):
+        if may_run and isinstance(error, PidFileLockedError) and not error.is_predecessor:
             pid = self._holder(error)
             if pid is not None:
                 return Outcome(OK, f"{self.name} is already running, pid {pid}")

@@ -113,7 +113,7 @@ class DaemonStatus:
 
         answer = ask_who(self.pidfile, pid)
         if answer is not None:
-            self.generation, self.draining = answer
+            self.generation, self.draining = answer.number, answer.draining
 
     def as_data(self) -> dict[str, object]:
         """Return everything in machine units (seconds, bytes), fit for JSON."""
