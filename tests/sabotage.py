@@ -66,6 +66,7 @@ SEAMS = {
     "give the log": "_log:_give",
     "open a pidfd": "_process:_open_pidfd",
     "wait of greenlets": "_process:_greenlets_wait",
+    "head start of a program": "_proc:_HEAD_START",
     "kill a family": "_proc:Ending.kill",
     "signal a family": "_proc:Ending._signal",
     "descendants": "_process:_descendants",

@@ -300,6 +300,10 @@ class Inheritance:
         # Some have been closed since; taking their numbers would leak them.
         opened = filter(is_open, self._opened or ())
         close_inherited(opened, keep=self.keep, placeholder=self._placeholder)
+        self.restore_wakeup()
+
+    def restore_wakeup(self) -> None:
+        """Daemon: have signal numbers written where the launcher had them written."""
         if self.wakeup >= 0:
             # At a fork, asyncio takes it away, whoever has set it (CPython 3.12).
             now = _signal.set_wakeup_fd(-1)

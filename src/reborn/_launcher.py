@@ -71,6 +71,7 @@ def end_program(*, started_again: bool) -> "NoReturn":
     has begun it once more, and what is the launcher's ends here.
     """
     if started_again:
+        _signals.stop_timers()
         if _steps.libraries() is not None:
             from reborn import _loops
 

@@ -12,6 +12,8 @@ library that is not imported is left alone, and none is imported here.
 - multiprocessing: the children are the launcher's to end and to wait for. They are forgotten, and
   warned of: one that serves (a manager, a pool) outlives a launcher that ends for the daemon.
 - multiprocessing: the resource tracker ends with the launcher, and removes what it tracks: warned.
+- concurrent.futures, loky: a pool of processes is the launcher's. The daemon's use of it is an
+  error that says so; the one that joblib keeps for its next call is made anew.
 
 A loop is found by the garbage collector, which looks at everything; so only where the system shows
 that there is one, by an epoll(7) descriptor.
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 else:
     import _signal
 
+_POOL_OF_LAUNCHER = (
+    "its processes are the launcher's, which made it before the daemon; make one after reborn()"
+)
 # The loops of asyncio that a fork takes along, between its two sides. True: `get_event_loop` has
 # returned it, and does not know it after the fork (CPython 3.12).
 _loops_before: "list[tuple[ref[Any], bool]]" = []
@@ -66,9 +71,8 @@ def lost_by_fork() -> "Iterator[str]":
             f"while processes of multiprocessing run ({names}), which are the launcher's and do "
             "not end with the daemon"
         )
-    module: Any = sys.modules.get("multiprocessing.resource_tracker")
-    tracker = getattr(module, "_resource_tracker", None)
-    if getattr(tracker, "_fd", None) is not None:
+    trackers = _of_modules(".resource_tracker", "_resource_tracker")
+    if any(getattr(tracker, "_fd", None) is not None for tracker in trackers):
         yield (
             "after the start of multiprocessing's resource tracker, which removes shared memory "
             "and named semaphores at the launcher's end"
@@ -116,6 +120,7 @@ def after_fork() -> None:
     if process is not None:
         process._children = set()  # noqa: SLF001 - as multiprocessing does in its own children
         _forget_helpers()
+        _break_pools()
     for reference, is_current in _loops_before:
         loop = reference()
         if loop is not None:
@@ -189,19 +194,44 @@ def _renew(loop: "Any") -> None:  # noqa: ANN401 - asyncio's
 
 
 def _forget_helpers() -> None:
-    """Let multiprocessing start helpers of the daemon's own, when they are first used."""
-    for module, name, attributes in (
-        ("resource_tracker", "_resource_tracker", ("_fd", "_pid")),
-        (
-            "forkserver",
-            "_forkserver",
-            ("_forkserver_address", "_forkserver_alive_fd", "_forkserver_pid"),
-        ),
+    """Let multiprocessing, and copies of it, start helpers and pools of the daemon's own.
+
+    They do when these are first used.
+    """
+    server = ("_forkserver_address", "_forkserver_alive_fd", "_forkserver_pid")
+    for suffix, name, attributes in (
+        (".resource_tracker", "_resource_tracker", ("_fd", "_pid")),
+        (".forkserver", "_forkserver", server),
     ):
-        helper = getattr(sys.modules.get(f"multiprocessing.{module}"), name, None)
-        for attribute in attributes:
-            if hasattr(helper, attribute):
-                setattr(helper, attribute, None)
+        for helper in _of_modules(suffix, name):
+            for attribute in attributes:
+                if hasattr(helper, attribute):
+                    setattr(helper, attribute, None)
+
+
+def _break_pools() -> None:
+    """Have the launcher's pools of processes refuse work, and joblib make one of its own."""
+    for suffix in (".futures.process", ".process_executor"):
+        for pools in _of_modules(suffix, "_threads_wakeups"):
+            for thread, wakeup in [*pools.items()]:
+                # Nobody reads that pipe: no word at the pool's end, or the program's.
+                (wakeup[-1] if isinstance(wakeup, tuple) else wakeup)._closed = True  # noqa: SLF001
+                executor = thread.executor_reference()
+                if hasattr(executor, "_broken"):
+                    executor._broken = _POOL_OF_LAUNCHER  # noqa: SLF001
+                elif hasattr(executor, "_flags"):
+                    executor._flags.broken = RuntimeError(_POOL_OF_LAUNCHER)  # noqa: SLF001
+            pools.clear()
+    for name, module in [*sys.modules.items()]:
+        if name.endswith(".reusable_executor"):
+            vars(module).update(_executor=None, _executor_kwargs=None)
+
+
+def _of_modules(suffix: str, name: str) -> "list[Any]":
+    """Return what is called *name* in the modules whose names end so."""
+    modules = [module for each, module in [*sys.modules.items()] if each.endswith(suffix)]
+    found = (getattr(module, name, None) for module in modules)
+    return [value for value in found if value is not None]
 
 
 def _eventlet() -> "Any":  # noqa: ANN401

@@ -10,9 +10,13 @@ a family of processes is sent to end it. Where there is no /proc, psutil asks th
 - SIGTERM comes with SIGCONT, since a suspended process takes it only when it goes on, and comes
   once: a second one makes many programs end at once. SIGKILL is repeated, for what was forked while
   the table was read.
+- A program gets SIGTERM before its descendants do, and a moment to end them in its own order. One
+  that has a pool of workers needs that: `multiprocessing.Pool` waits for ever for a lock that a
+  worker had when it was ended. The moment is short, since others only wait for their children.
 
-Rejected: psutil everywhere. Its import costs 17 ms, which a stop of a daemon with children would
-pay, and where the root or the user has changed it can no longer be loaded.
+Rejected: to spare what looks like a worker, since those that are forked look like their program,
+and some are never ended by it; psutil everywhere. Its import costs 17 ms, which a stop of a daemon
+with children would pay, and where the root or the user has changed it can no longer be loaded.
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ _PROC = "/proc"
 _LOOKS, _TICK = 5, 0.002
 # How often, and after how many seconds, a signal that is blocked is looked at again.
 _SIGNAL_LOOKS, _SIGNAL_TICK = 8, 0.003
+# How long a program may be about to end its descendants itself, in seconds.
+_HEAD_START = 0.5
 _PR_SET_CHILD_SUBREAPER = 36
 _PF_EXITING = 0x4  # linux/sched.h
 
@@ -76,6 +82,11 @@ def reap() -> tuple[dict[int, int], bool]:
             codes[pid] = os.waitstatus_to_exitcode(status)
     except ChildProcessError:
         return codes, False
+
+
+def head_start(timeout: float) -> float:
+    """Return for how long SIGTERM is a program's alone, of the *timeout* until SIGKILL."""
+    return min(_HEAD_START, timeout / 4)
 
 
 class Ending:

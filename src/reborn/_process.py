@@ -224,10 +224,10 @@ class Daemon:
     def stop(self, timeout: float = 10.0, *, mixed: bool = False) -> None:
         """Stop the daemon and its descendants, and return when they are gone.
 
-        They are sent SIGTERM, and SIGKILL when *timeout* seconds have passed. *mixed*: SIGTERM is
-        for the daemon alone, which ends its descendants itself (as in systemd.kill(5)). The lock of
-        the pid file is free then: the next start will not be refused. A daemon that is gone already
-        is no error.
+        They are sent SIGTERM, the daemon first and its descendants when it has ended or has had a
+        moment to end them itself; and SIGKILL when *timeout* seconds have passed. *mixed*: SIGTERM
+        is for the daemon alone (as in systemd.kill(5)). The lock of the pid file is free then: the
+        next start will not be refused. A daemon that is gone already is no error.
 
         Raises:
             StopTimeoutError: something is still there.
@@ -379,7 +379,8 @@ def end(
 ) -> Remaining:
     """End *roots* and their descendants: SIGTERM, *timeout* seconds, SIGKILL; return who is left.
 
-    *mixed*: SIGTERM is for the *roots* alone. One that belongs to another user is left alone, and
+    The *roots* have a moment to end their descendants themselves (`_proc.head_start`); *mixed*:
+    they have all the time. One that belongs to another user is left alone, and
     the others are ended all the same. The caller itself is spared: a worker that stops its own
     daemon has to see it through. *cooperative*: see `poll`.
     """
@@ -390,7 +391,11 @@ def end(
     ending = _proc.Ending(lambda pid, number: family[pid].send(number))
     deadline = time.monotonic() + timeout
     ending.probe(family)
-    ending.terminate(first if mixed else family)
+    ending.terminate(first)
+    if not mixed and len(family) > len(first):
+        moment = time.monotonic() + _proc.head_start(timeout)
+        _wait_all(first, ending.refused & first.keys(), moment, cooperative=cooperative)
+        ending.terminate(family)
     if not _wait_all(family, ending.refused, deadline, cooperative=cooperative):
         # What they started while they were stopping belongs to them, too.
         family.update(_descendants(family.values()))

@@ -183,6 +183,11 @@ def set_timers(timers: "Mapping[int, tuple[float, float]]") -> None:
         _signal.setitimer(kind, *times)
 
 
+def stop_timers() -> None:
+    """Stop all timers: one that expires late in Python's own end, without handlers, kills it."""
+    set_timers(dict.fromkeys(timers(), (0.0, 0.0)))
+
+
 def keep_child_status() -> "dict[int, Any]":
     """Have the kernel keep the status of children if SIGCHLD is ignored (waitpid(2)).
 

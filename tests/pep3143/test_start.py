@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import sabotage
 from harness import PATIENCE, PROBES, eventually, is_alive
 
 WAIT = """
@@ -151,3 +152,43 @@ def test_daemon_whose_launcher_is_killed_leaves_what_it_has_entered(start):
         assert not is_alive(notes()["left"]["pid"])
 
     eventually(left)
+
+
+TIMER = """
+import os, signal, sys
+{beside}
+from reborn.pep3143.daemon import DaemonContext
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+signal.set_wakeup_fd(writer)
+with open(sys.argv[1], "wb", buffering=0) as file:
+    with DaemonContext(stdout=file, files_preserve=[reader, writer]):
+        file.write(os.read(reader, 1))
+"""
+
+
+@pytest.mark.parametrize("beside", ["", "import asyncio"])
+def test_timers_and_the_wakeup_descriptor_are_the_daemons(tmp_path, beside):
+    """asyncio takes the descriptor away in a fork (CPython 3.12)."""
+    text = TIMER.format(beside=beside)
+    subprocess.run([sys.executable, "-c", text, tmp_path / "told"], check=True, timeout=PATIENCE)
+
+    def told():
+        assert (tmp_path / "told").read_bytes() == bytes([signal.SIGALRM])
+
+    eventually(told)
+
+
+def test_timers_are_the_daemons_control(tmp_path):
+    careless = sabotage.code("set timers", "lambda timers: None")
+    text = TIMER.format(beside=careless).replace(
+        "os.read(reader, 1)", "b'%f' % signal.getitimer(0)[0]"
+    )
+    subprocess.run([sys.executable, "-c", text, tmp_path / "told"], check=True, timeout=PATIENCE)
+
+    def told():
+        assert (tmp_path / "told").read_bytes() == b"0.000000"
+
+    eventually(told)

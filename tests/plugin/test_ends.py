@@ -2,9 +2,12 @@
 
 import re
 import signal
+import subprocess
 import sys
+import time
 
 import pytest
+import sabotage
 
 from reborn._spawning.owner import Owner
 from reborn._spawning.spawner import SpawnDaemon
@@ -81,6 +84,35 @@ def test_descendant_that_needs_more_time_is_killed_and_named(spawn):
     daemon = spawn(script(child), ready="log:stubborn", stop_timeout=0.2)
     [report] = spawn.end()
     assert re.match(rf"of daemon 'sh' \({daemon.pid}\), process \d+(, \d+)* did not end", report)
+
+
+@pytest.mark.parametrize(
+    ("moment", "ended"), [(10, "KILL"), (0, "TERM")], ids=["by the program", "by the end"]
+)
+def test_program_has_a_moment_to_end_its_workers_itself(
+    spawn, tmp_path, monkeypatch, moment, ended
+):
+    monkeypatch.setattr(*sabotage.seam("head start of a program"), moment)
+
+    def work():
+        worker = subprocess.Popen(["sleep", "600"])
+
+        def stop(*_):
+            try:
+                worker.wait(0.05 if moment else 20)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+            (tmp_path / "ended").write_text(signal.Signals(-worker.wait()).name)
+            sys.exit()
+
+        signal.signal(signal.SIGTERM, stop)
+        print("up", flush=True)
+        while True:
+            time.sleep(0.05)
+
+    spawn(work, ready="log:up", stop_timeout=20)
+    assert spawn.end() == []
+    assert (tmp_path / "ended").read_text() == f"SIG{ended}"
 
 
 def test_daemon_that_is_to_be_killed_at_once_is_no_news(spawn):

@@ -8,9 +8,11 @@ import json
 import os
 import signal
 import subprocess
+import sys
 
 import psutil
 import pytest
+import sabotage
 from harness import PATIENCE, Remote, RemoteError, eventually, exit_code, is_alive, survivors
 
 SWITCHES = {
@@ -254,6 +256,41 @@ def test_mixed_stop_is_told_to_the_daemon_alone(sandbox, switches, mixed):
         remote("stop", 0.2 if mixed else PATIENCE, mixed)
         assert exit_code(pid) == 0
         assert exit_code(worker.pid) == -(signal.SIGKILL if mixed else signal.SIGTERM)
+
+
+# A daemon that ends its worker itself, once it has looked at it.
+FOREMAN = """
+import subprocess
+with DaemonContext(**settings, wait_ready=True) as context:
+    worker = subprocess.Popen(["sleep", "3600"])
+    try:
+        context.ready()
+        worker.wait()
+    finally:
+        try:
+            worker.wait({patience})
+        except subprocess.TimeoutExpired:
+            worker.kill()
+        print(worker.wait(), flush=True)
+"""
+STOPPER = """
+{moment}
+DaemonContext(settings["pidfile"]).search().stop(20)
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "patience", "ended"),
+    [(10, 0.05, -signal.SIGKILL), (0.1, 20, -signal.SIGTERM)],
+    ids=["by the daemon", "by the stop"],
+)
+def test_daemon_has_a_moment_to_end_its_workers_itself(fork_sandbox, moment, patience, ended):
+    app = fork_sandbox.write_app(FOREMAN.format(patience=patience))
+    assert fork_sandbox.run([sys.executable, str(app)]).returncode == 0
+    text = STOPPER.format(moment=sabotage.code("head start of a program", str(moment)))
+    result = fork_sandbox.run([sys.executable, str(fork_sandbox.write_app(text))])
+    assert (result.returncode, result.stderr) == (0, "")
+    assert fork_sandbox.log_text() == f"{int(ended)}\n"
 
 
 def test_worker_can_stop_its_own_daemon(sandbox, gate):

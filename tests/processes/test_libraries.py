@@ -4,12 +4,13 @@ Each is wanted in its own test only; `pip install --group loops` brings them.
 """
 
 import importlib.util
+import subprocess
 import sys
 import time
 
 import pytest
 import sabotage
-from harness import eventually
+from harness import eventually, survivors
 
 WAIT = """
 import os, pathlib, time
@@ -377,6 +378,20 @@ def test_timer_that_was_started_before_control(fork_sandbox):
     eventually(lambda: _logged(fork_sandbox, "False\n"))
 
 
+def test_launcher_that_ends_has_no_timer(reexec_sandbox):
+    """Python has no handlers any more when it collects what modules have."""
+    text = """
+import atexit, signal
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
+atexit.register(lambda: print(signal.getitimer(signal.ITIMER_REAL)[1], flush=True))
+with DaemonContext(**settings): pass
+"""
+    result = run(reexec_sandbox, text)
+    assert (result.returncode, result.stdout) == (0, "0.0\n")
+    eventually(lambda: _logged(reexec_sandbox, "0.5\n"))  # the control, in the daemon
+
+
 CHILD = (
     WAIT
     + """
@@ -505,6 +520,62 @@ def test_daemon_has_processes_of_its_own_control(fork_sandbox):
     careless = sabotage.code("renew libraries", "lambda: None")
     run(fork_sandbox, careless + POOL.format(method="'forkserver'"), "ignore")
     eventually(lambda: _failed(fork_sandbox))
+
+
+POOL_OF_LAUNCHER = """
+import os
+from concurrent.futures import ProcessPoolExecutor
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1)
+    pool.submit(int).result()
+    {careless}
+    with DaemonContext(**settings):
+        try:
+            pool.submit(int)
+        except Exception as error:
+            print(repr(error), flush=True)
+"""
+
+
+def unheard(sandbox, text):
+    """Run a program whose workers live on and keep what their launcher prints to."""
+    nowhere = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    command = [sys.executable, "-W", "ignore", str(sandbox.write_app(text))]
+    sandbox.run(command, capture_output=False, **nowhere)
+
+
+def test_pool_of_the_launchers_refuses_the_daemons_work(fork_sandbox):
+    unheard(fork_sandbox, POOL_OF_LAUNCHER.format(careless=""))
+    eventually(lambda: _holds(fork_sandbox.log, "\n"))
+    survivors()  # the launcher's
+    [line] = fork_sandbox.log_text().splitlines()
+    assert line.startswith("BrokenProcessPool(\"its processes are the launcher's, ")
+
+
+def test_pool_of_the_launchers_refuses_the_daemons_work_control(fork_sandbox):
+    careless = sabotage.code("renew libraries", "lambda: None")
+    unheard(fork_sandbox, POOL_OF_LAUNCHER.format(careless=careless))
+    eventually(lambda: _holds(fork_sandbox.log, "Bad file descriptor"))
+    survivors()
+
+
+JOBLIB = """
+import joblib
+def use():
+    return joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(number) for number in range(3))
+if __name__ == "__main__":
+    use()
+    with DaemonContext(**settings):
+        print(use(), flush=True)
+        joblib.externals.loky.get_reusable_executor().shutdown(kill_workers=True)
+"""
+
+
+@need("joblib")
+def test_daemon_has_a_pool_of_joblibs_of_its_own(fork_sandbox):
+    unheard(fork_sandbox, JOBLIB)
+    eventually(lambda: _logged(fork_sandbox, "[0, 1, 2]\n"))
+    survivors()  # the launcher's
 
 
 DEATH = """

@@ -130,6 +130,7 @@ def test_usual_command_lines_are_read_plainly(words):
         ("start --nice x -- x", "'x' is not a niceness such as 5 or -5"),
         ("stop --timeout 0 web", "'0' is not a number of seconds above 0"),
         ("start a/b -- x", "'a/b' cannot be the name of a daemon"),
+        (f"start {'é' * 101} -- x", f"'{'é' * 60}'... is too long for the name of a daemon, which"),
         ("wait", "give a NAME"),
         ("nonsense", "there is no verb 'nonsense'"),
     ],

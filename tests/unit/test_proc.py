@@ -30,6 +30,11 @@ def test_signal_that_is_caught_or_blocked_is_handled():
     assert _proc.handles(2**22 + 1, number), "where nothing is shown, it is for the user to know"
 
 
+def test_head_start_leaves_time_for_the_descendants():
+    assert _proc.head_start(10) == _proc.head_start(3600) == _proc.head_start(2)
+    assert 0 < _proc.head_start(0.4) < 0.2
+
+
 def test_start_of_a_process(monkeypatch):
     began = _proc.start_time(os.getpid())
     assert 0 <= time.time() - began < 3600 * 24

@@ -19,6 +19,8 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _LEAST_LOG = 4096
 _UNLIMITED = ("unlimited", "infinity")
 _PREFIX = "RLIMIT_"
+# Of a name that is too long, so many characters are shown.
+_SHOWN = 60
 
 
 def seconds(text: str) -> float:
@@ -152,6 +154,11 @@ def socket(text: str) -> str:
 def name(text: str) -> str:
     from reborn._command import registry
 
+    if registry.is_too_long(text):
+        raise ValueError(
+            f"{text[:_SHOWN]!r}... is too long for the name of a daemon, which has "
+            f"{registry.LONGEST_NAME} bytes at most"
+        )
     if not registry.is_name(text):
         raise ValueError(f"{text!r} cannot be the name of a daemon")
     return text

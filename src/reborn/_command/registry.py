@@ -51,7 +51,7 @@ SUPERVISOR = ".supervisor"
 RECORD = ".reborn.json"
 START_LOCK = ".reborn.lock"
 LOG = ".log"
-_LONGEST_NAME = 200
+LONGEST_NAME = 200
 # An environment can have some MiB (execve(2)), and its letters six characters each in JSON.
 _LONGEST_RECORD = 2**26
 # It may hold passwords, among the variables of the environment.
@@ -302,9 +302,14 @@ def names() -> Iterator[str]:
     yield from sorted(name for name in found if is_name(name))
 
 
+def is_too_long(text: str) -> bool:
+    """Tell whether the names of the files of a daemon called *text* would be too long."""
+    return len(os.fsencode(text)) > LONGEST_NAME
+
+
 def is_name(text: str) -> bool:
     """Tell whether *text* can be the name of a daemon, and so of its files."""
-    fits = text.isprintable() and len(os.fsencode(text)) <= _LONGEST_NAME
+    fits = text.isprintable() and not is_too_long(text)
     return fits and text[:1] not in ("", ".", "-") and "/" not in text and not _is_taken(text)
 
 

@@ -286,7 +286,8 @@ class Keeper:
     def _end(self, timeout: float) -> list[int]:
         """End all descendants; return those that are left."""
         self._settled = True
-        deadline = time.monotonic() + timeout
+        start = time.monotonic()
+        deadline, head_start = start + timeout, _proc.head_start(timeout)
         family = self._family()
         while self._collect() or (not self._adopts and family):
             left = deadline - time.monotonic()
@@ -294,7 +295,9 @@ class Keeper:
                 return family
             family = self._family()
             if left > 0:
-                self._ending.terminate(family)  # those, too, that it starts while it stops
+                alone = self._main in family and time.monotonic() < start + head_start
+                # Those, too, that it starts while it stops.
+                self._ending.terminate([self._main] if alone else family)
             else:
                 self._ending.kill(family)
             pause = _INTERVAL if left <= 0 or not self._adopts else min(left, 0.2)

@@ -217,6 +217,7 @@ class DaemonContext:
             detach_process_context()
         set_signal_handlers(self._make_signal_handler_map())
         if setup is not None:
+            _signals.set_timers(setup.timers)
             _signals.restore_mask(setup.mask)
         self._close_all_but(null, setup)
         self._redirect_streams(null)
@@ -237,6 +238,7 @@ class DaemonContext:
         _descriptors.close(*setup.spare)
         close_all_open_files(exclude={*kept, *setup.channel, *_core_steps.library_descriptors()})
         _core_steps.renew_libraries()
+        self._inherited.restore_wakeup()
 
     # The next three have the names of the original's, since programs override them.
 
@@ -451,6 +453,7 @@ def _only_detach(setup: Setup) -> None:
     """Daemon: say READY, and be as the launcher was."""
     _descriptors.close(setup.null, *setup.spare)
     _core_steps.renew_libraries()
+    _signals.set_timers(setup.timers)
     setup.report.ready()
 
 
