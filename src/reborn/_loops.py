@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, Self
 else:
     import _signal
 
@@ -86,25 +86,77 @@ async def sleep(seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-async def wait_readable(fd: int, *, timeout: float | None) -> None:  # noqa: ASYNC109 - as poll has it
-    """Wait until *fd* can be read, or *timeout* seconds have passed."""
-    if _is_trio_task():
-        trio = sys.modules["trio"]
-        with trio.move_on_after(float("inf") if timeout is None else timeout):
-            await trio.lowlevel.wait_readable(fd)
-        return
-    import asyncio
+def reader(fd: int, take: "Callable[[], object]") -> "TrioReader | AsyncioReader":
+    """Return what waits until *fd* can be read, in the loop that the current task belongs to.
 
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(fd, readable.set)
-    try:
-        async with asyncio.timeout(timeout):
-            await readable.wait()
-    except TimeoutError:
+    In a with block; *take* reads what has come.
+    """
+    return TrioReader(fd) if _is_trio_task() else AsyncioReader(fd, take)
+
+
+class TrioReader:
+    """Waits until *fd* can be read; whoever has waited reads it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._trio: Any = sys.modules["trio"]
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         pass
-    finally:
-        loop.remove_reader(fd)
+
+    async def wait(self, timeout: float | None) -> None:  # noqa: ASYNC109 - as poll has it
+        """Wait until it can be read, or *timeout* seconds have passed."""
+        with self._trio.move_on_after(float("inf") if timeout is None else timeout):
+            await self._trio.lowlevel.wait_readable(self._fd)
+
+
+class AsyncioReader:
+    """Waits until *fd* can be read, and reads it by *take*.
+
+    The loop is told of it once: each time would take longer than all the rest. And as *take* is
+    called by the loop, it does not spin while nobody waits.
+    """
+
+    def __init__(self, fd: int, take: "Callable[[], object]") -> None:
+        import asyncio
+
+        self._fd = fd
+        self._take = take
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+        self._has_come = False
+
+    def __enter__(self) -> "Self":
+        self._loop.add_reader(self._fd, self._come)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.remove_reader(self._fd)
+
+    async def wait(self, timeout: float | None) -> None:  # noqa: ASYNC109 - as poll has it
+        """Wait until something has been read since the last time, or *timeout* seconds."""
+        if not self._has_come:
+            self._waiter = self._loop.create_future()
+            timer = None if timeout is None else self._loop.call_later(timeout, self._wake)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
+        self._has_come = False
+
+    def _come(self) -> None:
+        self._has_come = True
+        self._take()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 def _trio() -> "Any":  # noqa: ANN401 - it is looked for, and never imported

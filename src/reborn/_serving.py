@@ -21,9 +21,7 @@ from __future__ import annotations
 import _thread
 import os
 import posix  # not os: eventlet's read() and write() wait in its hub, as no handler may
-import signal
 from collections import deque
-from contextlib import contextmanager
 from types import MappingProxyType
 
 from reborn import _loops, _process, _signals
@@ -33,7 +31,7 @@ from reborn.exceptions import NotRunningError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import FrameType
     from typing import Any, Self, TypeVar
 
@@ -79,7 +77,8 @@ class SignalServer:
         Raises:
             ValueError: a number is no signal that can be handled.
         """
-        self._handlers: dict[int, SignalHandler] = {signal.SIGTERM: _stop}
+        self._handlers: dict[int, SignalHandler] = {_signal.SIGTERM: _stop}
+        self._named(_signal.SIGTERM)  # loaded while its file is in reach
         self._commands: dict[str, int] = {}
         self._previous: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
@@ -195,12 +194,11 @@ class SignalServer:
         Raises:
             RuntimeError: this is not the main thread.
         """
-        with self:
+        with self, _loops.reader(self.fileno(), self._collect) as reader:
             while await self._handle_pending_async():
                 if watchdog is not None:
                     watchdog.ping()
-                interval = None if watchdog is None else watchdog.interval
-                await _loops.wait_readable(self.fileno(), timeout=interval)
+                await reader.wait(None if watchdog is None else watchdog.interval)
 
     def handle_pending(self) -> bool:
         """Call the handlers of what has arrived; False when serving is over.
@@ -211,18 +209,20 @@ class SignalServer:
             TypeError: a handler is a coroutine function.
         """
         for number, handler in self._pending():
-            with self._reporting(number):
-                result = handler(_named(number))
-                if hasattr(result, "__await__"):
-                    raise _AwaitableError(handler, result)
+            try:
+                _refuse_awaitable(handler, handler(self._named(number)))
+            except Exception as error:  # noqa: BLE001 - see there
+                self._end_or_report(number, error)
         return not self._stopping
 
     async def _handle_pending_async(self) -> bool:
         for number, handler in self._pending():
-            with self._reporting(number):
-                result = handler(_named(number))
+            try:
+                result = handler(self._named(number))
                 if hasattr(result, "__await__"):
                     await result
+            except Exception as error:  # noqa: BLE001 - see there
+                self._end_or_report(number, error)
         return not self._stopping
 
     def stop(self) -> None:
@@ -285,10 +285,10 @@ class SignalServer:
         mask = _signals.block_all()
         try:
             for number in [number for number in self._previous if self._has(number)]:
-                signal.signal(number, self._previous.pop(number))
-            current = signal.set_wakeup_fd(-1)
+                _signal.signal(number, self._previous.pop(number))
+            current = _signal.set_wakeup_fd(-1)
             if current != pipe[1]:
-                signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+                _signal.set_wakeup_fd(current, warn_on_full_buffer=False)
         finally:
             _signals.restore_mask(mask)
         with self._lock:
@@ -303,9 +303,9 @@ class SignalServer:
         """See that *number* comes to us if it has a handler, and not otherwise."""
         if number in self._handlers and number not in self._previous:
             # None: it was not installed from Python, and cannot be put back.
-            self._previous[number] = signal.signal(number, self._note) or signal.SIG_DFL
+            self._previous[number] = _signal.signal(number, self._note) or _signal.SIG_DFL
         elif number not in self._handlers and number in self._previous and self._has(number):
-            signal.signal(number, self._previous.pop(number))
+            _signal.signal(number, self._previous.pop(number))
 
     def _has(self, number: int) -> bool:
         """Tell whether *number* comes to us, and not to a handler installed since."""
@@ -318,10 +318,10 @@ class SignalServer:
             return
         # Who came after us has put us back, after our end: this is for who was before us.
         handler = self._previous.pop(number)
-        signal.signal(number, handler)
+        _signal.signal(number, handler)
         if callable(handler):
             handler(number, frame)
-        elif handler == signal.SIG_DFL:
+        elif handler == _signal.SIG_DFL:
             os.kill(os.getpid(), number)
 
     def _wake(self) -> None:
@@ -336,66 +336,76 @@ class SignalServer:
         """Tell whether the wakeup descriptor has been ours; take it if it is free."""
         assert self._pipe is not None  # noqa: S101 - the caller has looked
         writer = self._pipe[1]
-        current = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        current = _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         if current not in (-1, writer):
-            signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+            _signal.set_wakeup_fd(current, warn_on_full_buffer=False)
         return current == writer
+
+    def _named(self, number: int) -> int:
+        """Return *number* as a `signal.Signals`; most real-time signals have no name."""
+        from signal import Signals
+
+        try:
+            return Signals(number)
+        except ValueError:
+            return number
 
     def _pending(self) -> Iterator[tuple[int, SignalHandler]]:
         """Yield what has arrived, with its handler; also past a stop, which may have come first.
 
         Of several pending signals the kernel delivers the last one first (signal(7)).
         """
-        self._arrived.extend(self._take())
+        self._collect()
         while self._arrived:
             number = self._arrived.popleft()
             handler = self._handlers.get(number)
             if handler is not None:
                 yield number, handler
 
-    def _take(self) -> list[int]:
-        """Return the signals that have arrived since the last time, in order."""
-        reader = self.fileno()
+    def _collect(self) -> None:
+        """Take in the signals that have arrived, in order.
+
+        What has been noted is in the pipe, too, or will be: then nothing needs a closer look.
+        """
+        data = _read(self.fileno())
+        noted, self._noted = self._noted, set()
+        missed: list[int] = []
+        if not noted.issubset(data):
+            data, missed = self._look_again(data, noted)
+        # Only for what has arrived: all sixty signals of a supervisor would cost it 3 ms each time.
+        handlers = self._handlers
+        ours = {each for each in {*data, *missed} if each in handlers and self._has(each)}
+        self._arrived.extend(number for number in (*data, *missed) if number in ours)
+
+    def _look_again(self, data: bytes, noted: set[int]) -> tuple[bytes, list[int]]:
+        """Return what is in the pipe by now, and what has been noted and will not be there."""
         # Whoever else has the wakeup descriptor must not miss anything while it is looked at.
         mask = _signals.block_all()
         try:
             complete = self._has_wakeup()
-            noted, self._noted = self._noted, set()
-            data = _read(reader)
+            noted, self._noted = noted | self._noted, set()
+            data += _read(self.fileno())
         finally:
             _signals.restore_mask(mask)
-        missed = () if complete and len(data) < _CAPACITY else sorted(noted.difference(data))
-        # Only for what has arrived: all sixty signals of a supervisor would cost it 3 ms each time.
-        ours = {number for number in {*data, *missed} & {*self._handlers} if self._has(number)}
-        return [number for number in (*data, *missed) if number in ours]
+        is_known = complete and len(data) < _CAPACITY
+        return data, [] if is_known else sorted(noted.difference(data))
 
-    @contextmanager
-    def _reporting(self, number: int) -> Generator[None]:
-        """Turn what a handler raises into the end of the loop, or into a line of the log."""
-        try:
-            yield
-        except StopServing:
+    def _end_or_report(self, number: int, error: Exception) -> None:
+        """Turn what a handler has raised into the end of the loop, or into a line of the log."""
+        if isinstance(error, StopServing):
             self._stopping = True
-        except _AwaitableError:
-            raise
-        except Exception:
-            import logging
+            return
+        if isinstance(error, _AwaitableError):
+            raise error
+        import logging
 
-            logging.getLogger("reborn").exception(
-                "the handler of %s failed; serving goes on", signal_name(number)
-            )
+        logging.getLogger("reborn").error(
+            "the handler of %s failed; serving goes on", signal_name(number), exc_info=error
+        )
 
 
 def _stop(number: int) -> None:  # noqa: ARG001 - a handler
     raise StopServing
-
-
-def _named(number: int) -> int:
-    """Return *number* as a `signal.Signals`; most real-time signals have no name."""
-    try:
-        return signal.Signals(number)
-    except ValueError:
-        return number
 
 
 def _hook_forks(server: SignalServer) -> None:
@@ -403,7 +413,7 @@ def _hook_forks(server: SignalServer) -> None:
 
     What the copy is sent would otherwise be the daemon's signal, for they share the pipe.
     """
-    from weakref import ref
+    from _weakref import ref  # weakref itself is 0.2 MB
 
     known = ref(server)  # hooks cannot be taken back
     masks: list[set[int]] = []
@@ -412,7 +422,7 @@ def _hook_forks(server: SignalServer) -> None:
         # Only these: a handler that raised in a hook would have raised for nothing.
         ours = known()
         numbers = () if ours is None else ours._previous  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, numbers))
+        masks.append(_signal.pthread_sigmask(_signal.SIG_BLOCK, numbers))
 
     def in_parent() -> None:
         _signals.restore_mask(masks.pop())
@@ -437,6 +447,11 @@ def _read(fd: int) -> bytes:
         return posix.read(fd, _CAPACITY)
     except BlockingIOError:
         return b""
+
+
+def _refuse_awaitable(handler: object, result: object) -> None:
+    if hasattr(result, "__await__"):
+        raise _AwaitableError(handler, result)
 
 
 class _AwaitableError(TypeError):

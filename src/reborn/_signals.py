@@ -208,10 +208,8 @@ def how_ended(*, status: int | None, signal: int | None) -> str:
 
 
 def signal_name(number: int) -> str:
-    """Return SIGTERM for 15."""
-    from signal import Signals  # late: its enums cost a bare program 1 ms
-
-    try:
-        return Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    """Return SIGTERM for 15; of several names the first, as the enum has it."""
+    names = (name for name in dir(_signal) if name.startswith("SIG") and "_" not in name)
+    return min((name for name in names if getattr(_signal, name) == number), default="") or (
+        f"signal {number}"
+    )

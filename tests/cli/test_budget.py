@@ -44,6 +44,20 @@ def test_start_and_stop_load_nothing_heavy(reborn, loaded):
     reborn.assert_nothing_left("web")
 
 
+@pytest.mark.unmeasured
+def test_supervisor_loads_no_more_than_it_takes(reborn, loaded):
+    loaded("start", "web", "--restart", "always", *SLEEP)
+    try:
+        # What it loads when it is a daemon already is in the log.
+        lines = (line.split("|") for line in (reborn.home / "web.log").read_text().splitlines())
+        found = {line[2].strip() for line in lines if len(line) == 3}
+        assert "reborn._supervisor.supervisor" in found
+        # It becomes the parent of orphans by prctl(2), which only C can call.
+        assert found & (HEAVY | {"contextlib", "weakref"}) <= {"ctypes"}
+    finally:
+        reborn("stop", "web")
+
+
 HELP = "import argparse, sys; argparse.ArgumentParser().format_help(); print(*sys.modules)"
 
 

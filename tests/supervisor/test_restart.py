@@ -179,3 +179,17 @@ def test_orphans_are_waited_for(supervised, gates):
         assert [p.pid for p in psutil.Process(supervised.pid).children()] == [supervised.program]
 
     eventually(reaped)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01], ids=["promise", "control"])
+def test_program_started_again_at_once_waits_for_no_record(supervised, delay):
+    """One that has to wait is in the record meanwhile."""
+    supervised.start_shell("exec sleep 3600", policy={"delay": delay})
+    first = supervised.program
+    os.kill(first, signal.SIGKILL)
+    second = supervised.next_program(first)
+    supervised.wait_state(phase="running", pid=second)
+    phases = [(state["phase"], state["pid"]) for state in supervised.states()]
+    begin = phases.index(("running", first))
+    between = phases[begin + 1 : phases.index(("starting", second))]
+    assert between == ([] if delay == 0 else [("waiting", None)])

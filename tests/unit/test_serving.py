@@ -14,7 +14,14 @@ from signal import SIGHUP, SIGKILL, SIGTERM, SIGUSR1, SIGUSR2
 
 import pytest
 
-from reborn import DaemonContext, NotRunningError, SignalServer, StopServing, _serving
+from reborn import (
+    DaemonContext,
+    NotRunningError,
+    SignalServer,
+    StopServing,
+    _serving,
+    _signals,
+)
 
 OURS = (SIGHUP, SIGTERM, SIGUSR1, SIGUSR2)
 
@@ -343,7 +350,7 @@ def test_command_without_a_daemon_is_an_error(server, tmp_path):
 
 
 def test_signal_without_a_name_is_its_number():
-    assert _serving._named(signal.SIGRTMIN + 1) == signal.SIGRTMIN + 1
+    assert SignalServer()._named(signal.SIGRTMIN + 1) == signal.SIGRTMIN + 1
 
 
 @pytest.mark.parametrize("promise", [True, False], ids=["promise", "control"])
@@ -397,3 +404,103 @@ def test_look_costs_what_has_arrived_and_not_what_could(server, served, count_lo
         assert sorted(count_looks) == sorted({SIGUSR1, SIGHUP})
         count_looks.clear()
     assert served == [SIGUSR1, SIGUSR1, SIGHUP]
+
+
+@pytest.fixture
+def count_masks(monkeypatch):
+    """Count how often signals are blocked."""
+    masks = []
+    block_all = _signals.block_all
+
+    def count():
+        masks.append(1)
+        return block_all()
+
+    monkeypatch.setattr(_signals, "block_all", count)
+    return masks
+
+
+def test_look_blocks_nothing_while_all_comes_in_order(server, served, count_masks):
+    with server:
+        send(SIGUSR1)
+        server.handle_pending()
+        send(SIGUSR2, SIGUSR1)
+        server.handle_pending()
+        assert count_masks == []
+    assert served == [SIGUSR1, SIGUSR2, SIGUSR1]
+
+
+def test_look_blocks_nothing_while_all_comes_in_order_control(foreign, server, count_masks):
+    with server:
+        send(SIGUSR1)
+        server.handle_pending()
+        assert count_masks == [1]
+
+
+@pytest.mark.parametrize("library", [_serving._signal, signal], ids=["promise", "control"])
+def test_signals_are_taken_and_given_back_without_a_text_of_their_handlers(
+    server, monkeypatch, library
+):
+    """As the enums of `signal` make one of each, to say that it is none of theirs."""
+    texts = []
+    monkeypatch.setattr(SignalServer, "__repr__", lambda _: texts.append(1) or "server")
+    monkeypatch.setattr(_serving, "_signal", library)
+    with server:
+        pass
+    assert bool(texts) == (library is signal)
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """A loop that counts what it is told to look at, and how often it goes round."""
+
+    told = rounds = 0
+
+    def _add_reader(self, *arguments):
+        self.told += 1
+        return super()._add_reader(*arguments)
+
+    def _run_once(self):
+        self.rounds += 1
+        return super()._run_once()
+
+
+def test_loop_is_told_once_what_to_look_at(server):
+    count = 0
+
+    def handle(number):
+        nonlocal count
+        count += 1
+        send(SIGTERM if count == 50 else SIGUSR1)
+
+    async def main():
+        before = loop.told
+        send(SIGUSR1)
+        await server.serve_async()
+        return loop.told - before
+
+    server.set_handler(handle, SIGUSR1)
+    with asyncio.Runner(loop_factory=CountingLoop) as runner, server:
+        loop = runner.get_loop()
+        assert runner.run(main()) == 1
+    assert count == 50
+
+
+def test_loop_sleeps_while_a_handler_does_and_a_signal_waits(server, served):
+    async def handle(number):
+        before = loop.rounds
+        send(SIGUSR2)
+        await asyncio.sleep(0.05)
+        served.append(loop.rounds - before)
+        send(SIGTERM)
+
+    async def main():
+        send(SIGUSR1)
+        await server.serve_async()
+
+    server.set_handler(handle, SIGUSR1)
+    with asyncio.Runner(loop_factory=CountingLoop) as runner, server:
+        loop = runner.get_loop()
+        runner.run(main())
+    rounds, second = served
+    assert rounds < 10
+    assert second == SIGUSR2

@@ -58,7 +58,9 @@ Rules that the table does not show:
    these signals are not passed on. What stops at a terminal is the terminal's affair.
 6. A run that was not healthy has failed, however it ended: it is started again, and counts in the
    limit by how long it was well.
-7. *record* is called with the `ProgramState` at every change.
+7. *record* is called with the `ProgramState` when it has changed, before anybody is answered and
+   before each sleep. So a program that is started again at once does not wait for files that say
+   how its predecessor has ended.
 8. A generation counts from READY on. Until then the pid file names its predecessor, which serves on
    if it fails; and whatever is started again is of the last version that was ready. A superseded
    one has its time to finish (`draining`), and a stop takes it along.
@@ -198,6 +200,13 @@ class ProgramState:
         return dict(vars(self))
 
 
+class _Server(SignalServer):
+    """One whose handlers take plain numbers: the enums of `signal` are 0.7 MB."""
+
+    def _named(self, number: int) -> int:
+        return number
+
+
 class ProgramSupervisor:
     """The parent of one program, see above."""
 
@@ -236,10 +245,11 @@ class ProgramSupervisor:
         self._stop_timeout = stop_timeout
         self._not_ready = not_ready
         self._record = record
+        self._is_recorded = True
         self._upgrades = upgrades
         self._make_version = make_version
         self._counter = RestartCounter(policy)
-        self._server = SignalServer()
+        self._server = _Server()
         self._state: State = "waiting"
         # The present run, until nothing is left of it.
         self._run: Run | None = None
@@ -282,10 +292,10 @@ class ProgramSupervisor:
             try:
                 self._begin()
                 while self._state != "over":
-                    self._sleep()
+                    readable = self._sleep()
                     self._server.handle_pending()
                     self._output.pump()
-                    self._receive()
+                    self._receive(readable)
                     self._drain()
                     while (event := self._next_event()) is not None:
                         self._handle(event)
@@ -295,6 +305,7 @@ class ProgramSupervisor:
             finally:
                 if self._upgrades is not None:
                     self._upgrades.close()
+                self._write_record()
                 self._output.close()
                 self._leave_pidfile()
                 _signals.block_all()
@@ -371,8 +382,9 @@ class ProgramSupervisor:
         is_good = checks.reason is None
         self._tell(self.state.phase, healthy=is_good, health_reason=checks.reason)
 
-    def _sleep(self) -> None:
-        """Wait until there is something to do."""
+    def _sleep(self) -> set[int]:
+        """Wait until there is something to do; return the descriptors that can be read."""
+        self._write_record()
         poller = select.poll()
         poller.register(self._server.fileno(), select.POLLIN)
         awaited = self._output.awaited()
@@ -395,7 +407,7 @@ class ProgramSupervisor:
         times += [each.next_look for each in self._draining]
         left = min(max(0.0, min(times) - time.monotonic()), _LONGEST_SLEEP)
         for_ever = self._alarm is None and len(times) == 1
-        poller.poll(None if for_ever else left * 1000)
+        return {fd for fd, _ in poller.poll(None if for_ever else left * 1000)}
 
     def _heard(self) -> "Iterable[int]":
         """Yield the descriptors of all who send messages."""
@@ -420,9 +432,9 @@ class ProgramSupervisor:
                 self._checks.note_end(pid)
         return is_any_left
 
-    def _receive(self) -> None:
+    def _receive(self, readable: "set[int]") -> None:
         """Take in what the program reports (sd_notify(3)), and requests for an upgrade."""
-        pairs = [] if self._run is None else self._run.receive()
+        pairs = _reports(self._run, readable)
         if self._checks is not None:
             self._checks.receive(pairs)
         status = dict(pairs).get("STATUS")
@@ -430,12 +442,13 @@ class ProgramSupervisor:
             self._tell(self.state.phase, status=status)
             if not self._was_ready:
                 self._to_launcher(self._context.status, status)
-        status = None if self._next is None else dict(self._next.receive()).get("STATUS")
+        status = dict(_reports(self._next, readable)).get("STATUS")
         if status is not None and self._upgrade is not None:
             self._upgrade.tell(status=status)
-        for request in () if self._upgrades is None else self._upgrades.receive():
-            self._requested = request
-            self._handle("upgrade")
+        if self._upgrades is not None and not readable.isdisjoint(self._upgrades.filenos()):
+            for request in self._upgrades.receive():
+                self._requested = request
+                self._handle("upgrade")
 
     def _take_signal(self) -> None:
         """Upgrade to the present version, once more: its files may have changed."""
@@ -538,8 +551,8 @@ class ProgramSupervisor:
         run.settle()
         self._state = "running"
         self._alarm = None
-        self._adopt(run)
         self._tell("running", ready=True)
+        self._adopt(run)
         self._begin_checks()
         if not self._was_ready:
             self._was_ready = True
@@ -822,8 +835,8 @@ class ProgramSupervisor:
         successor.settle()
         self._begin_checks()
         self._let_finish(run, successor.version.drain_timeout)
-        self._adopt(successor)
         self._tell("running", pid=successor.pid, started=time.time(), ready=True, status=None)
+        self._adopt(successor)
 
     def _promote(self, number: int) -> None:  # noqa: ARG002
         """Have the next generation be the program before it is ready, since the present one ended.
@@ -898,6 +911,8 @@ class ProgramSupervisor:
         request, self._upgrade = self._upgrade, None
         if request is not None:
             self.state.generation += 1
+            self._is_recorded = False
+            self._write_record()
             self._output.say(f"{self._name} upgraded, pid {run.pid}")
             request.end(upgraded=run.pid, generation=self.state.generation)
 
@@ -908,6 +923,7 @@ class ProgramSupervisor:
             version.rejected()
         if request is None:
             return
+        self._write_record()
         run = self._run
         serves = None if run is None or run.code is not None else run.pid
         failed = error.as_data() if isinstance(error, SpawnError) else None
@@ -1064,6 +1080,7 @@ class ProgramSupervisor:
 
     def _to_launcher(self, report: "Callable[..., None]", *arguments: str) -> None:
         """Tell the launcher; where it has given up, there is nothing to go on for."""
+        self._write_record()
         try:
             report(*arguments)
         except SystemExit:
@@ -1071,15 +1088,28 @@ class ProgramSupervisor:
             self._handle("stop", _signal.SIGTERM)
 
     def _tell(self, phase: "Phase", **changes: object) -> None:
-        """Record a change."""
+        """Note a change for the record."""
         self.state.phase = phase
         for name, value in changes.items():
             setattr(self.state, name, value)
-        if self._record is not None:
-            try:
-                self._record(self.state)
-            except OSError as error:
-                self._output.say(f"the record cannot be written: {error}")
+        self._is_recorded = False
+
+    def _write_record(self) -> None:
+        """Record what has changed."""
+        if self._is_recorded or self._record is None:
+            return
+        self._is_recorded = True
+        try:
+            self._record(self.state)
+        except OSError as error:
+            self._output.say(f"the record cannot be written: {error}")
+
+
+def _reports(run: Run | None, readable: "set[int]") -> "list[tuple[str, str]]":
+    """Return what a run has reported; the last words of one that has ended may be newer."""
+    if run is None or (run.code is None and run.listener.fileno() not in readable):
+        return []
+    return run.receive()
 
 
 def _is_at_terminal() -> bool:
