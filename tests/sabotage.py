@@ -85,6 +85,7 @@ SEAMS = {
     "report a failure": "_handshake:Report.failed",
     "disarm SIGTERM": "_handshake:disarm_sigterm_on_close",
     "report ready": "_handshake:Report.ready",
+    "report the end": "_handshake:Report.ending",
     "open file for a stream": "_options:_stream",
     "steps": "_steps:STEPS",
     "load what later steps need": "_steps:load_what_is_needed_later",

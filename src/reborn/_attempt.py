@@ -10,7 +10,15 @@ import sys
 import time
 
 from reborn import _manager, _process, _signals
-from reborn._handshake import ERROR, SERVES, SET_UP, disarm_sigterm_on_close, number, rebuild
+from reborn._handshake import (
+    ENDS,
+    ERROR,
+    SERVES,
+    SET_UP,
+    disarm_sigterm_on_close,
+    number,
+    rebuild,
+)
 from reborn._process import ProcessHandle
 
 TYPE_CHECKING = False
@@ -86,8 +94,10 @@ else:
 _GRACE = 2.0
 # How often is looked where the system cannot tell us that a process has ended.
 _TICK = 0.02
-# Seconds for which a program that says nothing is looked at, and for which it has to be quiet.
+# Seconds for which a program that says nothing may compute, and for which it has to be quiet. By
+# the clock it is looked at for some times as long, since other programs may have the processors.
 _MOMENT = 0.2
+_BUSY_MACHINE = 10
 _QUIET_TIME = 0.001
 # For how long Ctrl-C has to wait while one generation takes over from the other.
 _LONGEST_TAKEOVER = 15.0
@@ -140,6 +150,8 @@ class Attempt:
         # Who sees that the daemon is ready, if it is not the program that says so.
         self.lookout: Lookout | None = None
         self._is_set_up = False
+        # The daemon has reported that it ends; how it does is still to come.
+        self._is_ending = False
         self._pause: float | None = None
         # The end of the channel that the daemon reads: the same open file, with the signal that the
         # kernel sends when the launcher goes away (F_SETSIG).
@@ -204,15 +216,24 @@ class Attempt:
         """
         late = time.monotonic() >= deadline
         reason: str | None = ""
-        if self._is_set_up and self.lookout is not None:
+        if self._is_ending:
+            reason, self._pause = "it is ending", None
+        elif self._is_set_up and self.lookout is not None:
             reason = self.lookout.look()
             ready = reason is None or (late and self.lookout.may_end)
-            self._ready = ready and self._daemon is not None and not self._daemon.has_ended()
             self._pause = _TICK if ready else self.lookout.pause()
+            self._ready = ready and self._lives_on()
         if late and not self._ready:
             from reborn.exceptions import NotReadyError
 
             raise NotReadyError(pid=self._pid, timeout=timeout, missing=reason or "")
+
+    def _lives_on(self) -> bool:
+        """Tell whether the daemon is there, and has not reported that it ends."""
+        if _process.poll(self._channel.incoming, timeout=0):
+            self._take_in()  # what it said last comes first
+        is_there = self._daemon is not None and not self._daemon.has_ended()
+        return is_there and not self._is_ending and self._error is None
 
     def _ended(self, last_lines: "LastLines") -> tuple[int, None]:
         """Return the pid of a daemon that has done its work; it has ended.
@@ -330,8 +351,8 @@ class Attempt:
             elif key == "STATUS":
                 self._show(value)
                 _manager.report_to_spawner(STATUS=value)
-            elif self.lookout is not None and key in (SET_UP, "READY"):
-                self._tell(self.lookout, is_ready=key == "READY")
+            elif self.lookout is not None and key in (SET_UP, ENDS, "READY"):
+                self._tell(self.lookout, key)
             elif (key, value) == ("READY", "1"):
                 self._ready = True
             elif key == SERVES:
@@ -344,9 +365,11 @@ class Attempt:
                 self._watch.hear(key, value)
         return lines is not None
 
-    def _tell(self, lookout: "Lookout", *, is_ready: bool) -> None:
-        """Tell the look-out that the daemon has reported READY, or that it is set up."""
-        if is_ready:
+    def _tell(self, lookout: "Lookout", key: str) -> None:
+        """Tell the look-out that the daemon has reported READY, that it is set up, or ends."""
+        if key == ENDS:
+            self._is_ending = True
+        elif key == "READY":
             lookout.is_reported_ready = True
         else:
             self._is_set_up = True
@@ -449,7 +472,8 @@ class Attempt:
 class FirstRest:
     """The look-out if nobody has said anything: all of the daemon first waits for something.
 
-    Who has lived for a moment is ready, too, and who has ended with exit status 0.
+    Who has computed for a moment is ready, too, and who has ended with exit status 0. Where the
+    system does not show that, it is enough to have lived for a moment.
     """
 
     may_end = True
@@ -459,18 +483,25 @@ class FirstRest:
     def __init__(self) -> None:
         self._pid = 0
         self._begun = 0.0
+        self._computed: float | None = None
         self._rest = RestDetector(_QUIET_TIME)
 
     def begin(self, pid: int) -> None:
         """Begin: the daemon *pid* is set up, and the program goes on."""
         self._pid, self._begun = pid, time.monotonic()
+        self._computed = _computed(family_states(pid))
 
     def look(self) -> str | None:
         """Return None if it is ready."""
-        if self.is_reported_ready or time.monotonic() - self._begun >= _MOMENT:
+        lived = time.monotonic() - self._begun
+        if self.is_reported_ready or lived >= _MOMENT * _BUSY_MACHINE:
             return None
         states = family_states(self._pid)
-        return None if states and self._rest.reached(states) else "it has not come to rest"
+        spent, begun = _computed(states), self._computed
+        spent = lived if spent is None or begun is None else spent - begun
+        if spent >= _MOMENT or (states and self._rest.reached(states)):
+            return None
+        return "it has not come to rest"
 
     def pause(self) -> float | None:
         """Return how long not to look, in seconds."""
@@ -517,6 +548,12 @@ def family_states(pid: int) -> "list[tuple[str, bytes, bytes]]":
     except (OSError, IndexError):
         return []
     return found
+
+
+def _computed(states: "Sequence[tuple[str, bytes, bytes]]") -> float | None:
+    """Return for how long all threads have computed, in seconds; None where that is not shown."""
+    shown = [int(schedule.split()[0]) for *_, schedule in states if schedule]
+    return sum(shown) / 1e9 if shown else None
 
 
 def _read(path: str) -> bytes:

@@ -10,6 +10,7 @@ the daemon. Lines of KEY=value as in sd_notify(3):
     3. daemon        READY=1                  the launcher may report success
     4. launcher      READY=1                  taken: the intermediate is ended, and I go
     5. daemon        X_REBORN_SERVES=1        the predecessor has let go (if it can be replaced)
+    or daemon        X_REBORN_ENDS=1          it ends; how it does is still to come
     or daemon        X_REBORN_ERROR={json}    why there will be no READY (also ERRNO=13)
     or intermediate  EXIT_STATUS=-9           how the daemon ended (negative: by a signal); MAINPID
 
@@ -24,6 +25,7 @@ sense is ignored: a program can get hold of any descriptor, and write there what
 """
 
 import _thread
+import atexit
 import os
 import sys
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 else:
     import _signal
 
+ENDS = "X_REBORN_ENDS"
 ERROR = "X_REBORN_ERROR"
 MISSING = "X_REBORN_MISSING"
 SERVES = "X_REBORN_SERVES"
@@ -222,6 +225,7 @@ class Report:
             _signals.outlive_parent()
             status = os.fstat(channel.outgoing)
             self._pipe = status.st_dev, status.st_ino
+            atexit.register(self.ending)
             self._send(MAINPID=os.getpid(), **{SET_UP: 1})
             self._begun = True
             if briefly:
@@ -239,6 +243,7 @@ class Report:
         """Report why there will be no READY, if there is a launcher to receive it."""
         if self._channel is None:
             return
+        self.ending()
         import json  # late, as is traceback: 9 ms that only a failure needs
 
         failure = error if isinstance(error, StartError) else program_error(error)
@@ -324,11 +329,27 @@ class Report:
         except OSError:
             pass  # it may have been taken; were it not, the launcher would end this process
 
+    def ending(self) -> None:
+        """Report that the daemon ends, to a launcher that sees itself when it is ready.
+
+        How it ends takes a while: a traceback, or the end of a large interpreter. The launcher
+        would take that for a program that computes.
+        """
+        if self._pipe is not None:
+            try:
+                self._send_if_open(**{ENDS: 1})
+            except LauncherGoneError:
+                pass
+
     def stopping(self, error: BaseException | None) -> None:
-        """Send nothing: how the process ends is all that the launcher needs."""
+        """Report only that it ends by *error*: the launcher needs no more than how it does."""
+        error = error or sys.exc_info()[1]
+        if error is not None and not (isinstance(error, SystemExit) and error.code in (None, 0)):
+            self.ending()
 
     def close(self) -> None:
         """Leave the channel; whoever waits at the other end sees the end of file."""
+        atexit.unregister(self.ending)
         with self._sending:
             channel, self._channel = self._channel, None
             if channel is not None and (self._pipe is None or channel.is_pipe(self._pipe)):

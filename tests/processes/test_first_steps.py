@@ -10,7 +10,8 @@ import sys
 import time
 
 import pytest
-from harness import PATIENCE, announced, is_alive
+import sabotage
+from harness import PATIENCE, announced, eventually, is_alive
 
 MOMENT = 0.2
 FIRST_STEPS = """
@@ -113,6 +114,48 @@ def test_failure_in_the_middle_of_computing_is_a_failed_start(sandbox):
     after = [["compute", MOMENT / 4], ["make_exception", "no jobs"]]
     report = start(sandbox, *after, before=[["slow_down_looks", PATIENCE]])
     assert report["message"].endswith("raised RuntimeError before it was ready: no jobs")
+
+
+# What comes between a failure and its report takes longer than a program is looked at.
+SLOW = """
+import atexit, time
+from reborn import was_reborn
+def compute():
+    end = time.process_time() + {seconds}
+    while was_reborn() and time.process_time() < end:
+        pass
+class SlowError(Exception):
+    def __str__(self):
+        compute()
+        return "no jobs"
+atexit.register(compute)
+"""
+SLOW_FAILURES = {
+    "with DaemonContext(**settings): raise SlowError": "raised SlowError before it was ready",
+    "with DaemonContext(**settings): raise SystemExit(3)": "exited with status 3 before",
+    "if DaemonContext(**settings).reborn() is None: raise SystemExit(3)": "exited with status 3",
+}
+
+
+def fail_slowly(sandbox, code, seconds, before=""):
+    text = f"{SLOW.format(seconds=seconds)}\n{before}\n{code}\n"
+    return sandbox.run([sys.executable, str(sandbox.write_app(text))])
+
+
+@pytest.mark.parametrize("code", SLOW_FAILURES)
+def test_failure_that_takes_long_to_report_is_a_failed_start(fork_sandbox, code):
+    result = fail_slowly(fork_sandbox, code, 1.5 * MOMENT)
+    assert result.returncode == 1
+    assert SLOW_FAILURES[code] in result.stderr
+    fork_sandbox.assert_nothing_left()
+
+
+def test_failure_that_takes_long_to_report_is_a_failed_start_control(fork_sandbox):
+    _, code, _ = SLOW_FAILURES
+    silent = sabotage.code("report the end", "lambda self: None")
+    result = fail_slowly(fork_sandbox, code, 5 * MOMENT, silent)
+    assert (result.returncode, result.stderr) == (0, "")
+    eventually(fork_sandbox.assert_nothing_left)
 
 
 def test_launcher_leaves_at_the_first_rest_control(sandbox):

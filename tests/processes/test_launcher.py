@@ -392,8 +392,12 @@ def test_daemon_has_its_final_parent_when_the_launcher_returns(sandbox):
 
 
 def test_daemon_has_its_final_parent_when_the_launcher_returns_control(sandbox):
+    # One that waits for READY: otherwise the intermediate also ends with the launcher's wait.
     result = sandbox.start(
-        program="attempt.py", before=["keep_intermediate"], run={"capture_output": False, **QUIET}
+        **WAITING,
+        before=["keep_intermediate"],
+        after=["ready"],
+        run={"capture_output": False, **QUIET},
     )
     assert result.report["parent"] != os.getpid()
     assert result.report["intermediate"]

@@ -140,3 +140,31 @@ def test_flood_of_words_does_not_put_off_the_end_of_the_time(monkeypatch):
     assert 10 < len(received) < 100
     daemon.close()
     launcher.close()
+
+
+class Machine:
+    """A daemon that computes, on a machine that lets it run for a *share* of the time."""
+
+    def __init__(self, patch, share):
+        self.now, self.share = 0.0, share
+        patch.setattr(_attempt.time, "monotonic", lambda: self.now)
+        patch.setattr(_attempt, "family_states", lambda _: self.states())
+
+    def states(self):
+        ran = b"" if self.share is None else b"%d 0 1" % (1e9 * self.share * self.now)
+        return [("R", b"1", ran)]
+
+    def seconds_until_ready(self):
+        lookout = _attempt.FirstRest()
+        lookout.begin(1)
+        while lookout.look() is not None:
+            self.now += 0.01
+        return round(self.now, 1)
+
+
+@pytest.mark.parametrize(("share", "seconds"), [(1.0, 0.2), (0.2, 1.0), (0.0, 2.0), (None, 0.2)])
+def test_program_that_never_rests_is_ready_when_it_has_computed_for_a_moment(
+    monkeypatch, share, seconds
+):
+    """However busy the machine is; None: the system does not show it."""
+    assert Machine(monkeypatch, share).seconds_until_ready() == seconds
