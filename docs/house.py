@@ -44,6 +44,7 @@ LAYERS = {
         "_executable",
         "_proc",
         "_files",
+        "_start_lock",
         "_record_lock",
         "_holder",
         "_pidfile",
@@ -64,7 +65,7 @@ LAYERS = {
         *("_claim", "_own_command", "_reexec", "_detach", "_launcher", "_init"),
     ),
     "an upgrade": _inside("_upgrade", "messages", "listening", "manager", "launch", "daemon"),
-    "the class": ("_export", "_ensure", "_context", "_serving"),
+    "the class": ("_export", "_ensure", "_idle", "_context", "_serving"),
     "command lines": _inside("_verbs", "keywords", "values", "terminal", "status", "control"),
     "for programs": ("application", "click", "graceful", "pep3143", "_spawning", "pytest_plugin"),
     "the supervisor": _inside(
@@ -88,9 +89,7 @@ LAYERS = {
         "_command", "foreign_pidfile", "registry", "overview", "follow", "arguments"
     ),
     "its words": _inside("_command", "converters", "grammar", "parser", "completion"),
-    "the command": _inside(
-        "_command", "spec", "start_lock", "start", "upgrade", "selection", "verbs", "cli"
-    ),
+    "the command": _inside("_command", "spec", "start", "upgrade", "selection", "verbs", "cli"),
     "the roof": ("__main__", "__init__"),
 }
 # The modules of a package that is one room of the picture; its face, `__init__`, follows them.
@@ -128,6 +127,7 @@ TESTED = {
     "_executable": "cli/start plugin/spawning",
     "_proc": "processes/process_table plugin/escapes supervisor/cost",
     "_files": "processes/planted processes/siege processes/disks",
+    "_start_lock": "cli/ensure processes/ensure",
     "_holder": "processes/lock processes/distrust processes/model",
     "_record_lock": "cli/inherited_lock cli/starting",
     "_pidfile": "processes/pidfile processes/contention processes/lock",
@@ -156,6 +156,7 @@ TESTED = {
     "_export.systemd": "managers/export managers/systemd",
     "_export.containers": "managers/pod",
     "_ensure": "processes/ensure processes/crowd",
+    "_idle": "processes/idle",
     "_context": "processes/with processes/foreground processes/stress",
     "_serving": "processes/serving",
     "_verbs.keywords": "application/background",
@@ -221,7 +222,6 @@ TESTED = {
     "_command.parser": "cli/usage",
     "_command.completion": "cli/completion",
     "_command.spec": "cli/process cli/as_before",
-    "_command.start_lock": "cli/ensure",
     "_command.start": "cli/start cli/run",
     "_command.upgrade": "cli/upgrade",
     "_command.verbs": "cli/life",

@@ -7,6 +7,7 @@ the daemon and waits, `_steps` makes it one, `_handshake` says so.
 import atexit
 import os
 import sys
+from _weakref import ref  # weakref itself is Python code that a bare program has not loaded
 
 from reborn import _inherited, _options
 from reborn._errors import StartError, Step, loading
@@ -14,12 +15,14 @@ from reborn._errors import StartError, Step, loading
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from _weakref import ReferenceType
     from collections.abc import Callable, Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
     from signal import Signals
     from types import FrameType, TracebackType
     from typing import Any, Literal, NoReturn, Self
 
+    from reborn._idle import Busy, IdleWatch
     from reborn._inherited import OwnProcess
     from reborn._launcher import Launcher
     from reborn._main_thread import SigtermWatch
@@ -84,6 +87,8 @@ class DaemonContext(_options.Options):
     __slots__ = (
         "__weakref__",
         "_generation",
+        "_idle",
+        "_listeners",
         "_manager",
         "_process",
         "_setup",
@@ -132,6 +137,9 @@ class DaemonContext(_options.Options):
         self._manager: ServiceManager | None = None
         # Of a daemon that can be replaced.
         self._generation: Generation | None = None
+        # Of a daemon that goes when it is idle; what it listens to, and whether nobody else does.
+        self._idle: IdleWatch | None = None
+        self._listeners: list[tuple[ReferenceType[socket.socket], bool]] = []
         given = {**locals(), "condition": ready}
         for name in _options.NAMES:
             setattr(self, name, given[name])
@@ -348,6 +356,9 @@ class DaemonContext(_options.Options):
             first = setup.report.ready(message)
         except LauncherGoneError:
             self._go_away()
+        setup.is_ready = True
+        if self._idle is not None:
+            self._idle.touch()
         if first:
             _steps.forget_errors(setup)
             if self._generation is not None and self._generation.notifier is not setup.report:
@@ -355,6 +366,56 @@ class DaemonContext(_options.Options):
                 generation.call_when_alone(lambda: self._succeed(generation, message))
             if "reborn-" in os.environ.get("LISTEN_FDNAMES", ""):
                 self._forget_stored()
+
+    def exit_when_idle(self, seconds: float) -> None:
+        """Have the daemon end, as by SIGTERM, when nobody has needed it for *seconds*.
+
+        Whoever has got it by `ensure` needs it, as long as there is that handle; and every
+        connection that is not accepted yet, and every block of `busy`. A client never meets a
+        daemon that goes: its `ensure` waits for the end, and starts the next one. The time begins
+        at READY, and anew whenever somebody needs the daemon, or `ensure` gives it out. Called
+        again, it changes the time.
+
+        Raises:
+            TypeError, ValueError: *seconds* cannot be.
+            RuntimeError: the context is not open, or the program ignores SIGTERM.
+        """
+        self._opened("exit_when_idle")
+        watch = self._idle_watch()
+        from reborn import _idle
+
+        watch.start(_idle.check(seconds))
+
+    def busy(self) -> "Busy":
+        """Return a block for ``with`` in which the daemon is not idle, in any thread or task.
+
+        Also in a worker that is forked after the first call of this or of `exit_when_idle`.
+
+        Raises:
+            RuntimeError: the context is not open.
+        """
+        if self._idle is None:
+            self._opened("busy")
+        watch = self._idle_watch()
+        from reborn import _idle
+
+        return _idle.Busy(watch)
+
+    def _idle_watch(self) -> "IdleWatch":
+        if self._idle is None:
+            from reborn import _idle
+
+            setup = self._opened("exit_when_idle")
+            self._idle = _idle.IdleWatch(setup, self._generation, self._visited_sockets)
+        return self._idle
+
+    def _visited_sockets(self) -> "list[socket.socket]":
+        return [*self._open_listeners(), *self.sockets.values()]
+
+    def _open_listeners(self, *, own: bool = False) -> "list[socket.socket]":
+        """Return the sockets of `listen`; *own*: that nobody else listens at."""
+        known = [(each(), is_own) for each, is_own in self._listeners]
+        return [each for each, is_own in known if each is not None and (is_own or not own)]
 
     def status(self, message: str) -> None:
         """Report the daemon's current status, in one line.
@@ -512,9 +573,14 @@ class DaemonContext(_options.Options):
         from reborn._upgrade import listening
 
         options = listening.SocketOptions(backlog, reuse_port=reuse_port, mode=mode, owner=owner)
+        notifier = self._manager_notifier()
         if self._generation is not None:
-            return self._generation.listen(name, address, options, received=self.sockets)
-        return listening.obtain(name, address, options, self.sockets, self._manager_notifier())
+            listener = self._generation.listen(name, address, options, received=self.sockets)
+        else:
+            listener = listening.obtain(name, address, options, self.sockets, notifier)
+        # A manager may keep it, or have opened it.
+        self._listeners.append((ref(listener), notifier is None and name not in self.sockets))
+        return listener
 
     def hand_over(self, name: str, value: "File | bytes") -> None:
         """Give *value*, an open file or some data, to the next generation, as it is now.
@@ -672,6 +738,7 @@ class DaemonContext(_options.Options):
         if setup.guard is not None:
             setup.guard.__enter__()
         self._setup, self._manager = setup, None
+        self._idle, self._listeners = None, []
         if setup.grant is not None:
             self._generation = self._begin_generation(setup)
         self._process = _inherited.OwnProcess()
@@ -710,15 +777,25 @@ class DaemonContext(_options.Options):
             watch, self._watch = self._watch, None
             if watch is not None:
                 watch.stop()
+            if self._idle is not None:
+                self._idle.stop()
             setup.report.stopping(error)
             if setup.guard is not None:
                 setup.guard.__exit__(kind, error, traceback)
         finally:
+            self._leave_addresses()
             if self._generation is not None:
                 self._generation.release(failed=_is_failure(error or _current_error()))
             elif setup.pidfile is not None:
                 setup.pidfile.release()
             atexit.unregister(self.release)
+
+    def _leave_addresses(self) -> None:
+        """Leave the addresses to the next daemon, which clients wait for: before the pid file."""
+        if self._idle is not None and self._idle.is_going:
+            from reborn import _idle
+
+            _idle.close(self._open_listeners(own=True))
 
     def _begin_generation(self, setup: "Setup") -> "Generation":
         from reborn._upgrade.daemon import Generation

@@ -2,35 +2,38 @@
 
 Many processes may want the same daemon at the same moment. The rules:
 
-1. Whoever finds a daemon that is ready takes it, and needs no lock for that.
+1. Whoever finds a daemon that is ready takes it, and needs no lock for that but a lease (6).
 2. Whoever has something to do (start it, or replace it) does that alone, with PIDFILE.ensure
-   locked. The others wait for that lock, so the end of a starter, however it comes, is the turn of
-   the next one; and that one looks again before it does anything.
-3. A start that fails is the failure of all who have waited for it: the starter takes the name of
-   that file away, and writes the error into it. Those who have it open read it there; who comes
-   later begins anew. The time-out and the Ctrl-C of one starter are its own affair, and the next
-   one tries.
+   locked (`_start_lock`). The others wait for that lock, and look again when they have it.
+3. A start that fails is the failure of all who have waited for it. The time-out and the Ctrl-C of
+   one starter are its own affair, and the next one tries.
 4. A daemon that is started in another way is waited for, too: its launcher has a byte of the
    pid file locked (`_record_lock`), which is how all lookers see it.
 5. A daemon with another fingerprint is replaced: by an upgrade where it can be, else it is stopped
    and started anew. Its successor notes whom it has replaced (PIDFILE.fingerprint), and who wants
    one of these is refused. So two versions that are both in use replace each other once, and not in
    turns: the one that came last stays, and the users of the other are told.
+6. Nobody gets a daemon that goes because it is idle (`_idle`): a client has a lease before it looks
+   whether there is a daemon, who waits has one as soon as there is a pid file, and the starter
+   before there is a process. It lasts as long as the handle; besides, the time of the daemon starts
+   anew when it is given out. A daemon that gives no lease is on its way out, and waited for.
 
 Rejected: the lock of the pid file as the only one, since between the stop of one daemon and the
 start of the next anybody could come in; a daemon for each fingerprint, as Gradle has them, since
 there is one pid file, and nobody would end them; to give clients of the older version the newer
-daemon, which may speak otherwise.
+daemon, which may speak otherwise. For the lease: to have clients try again when they are refused,
+which each of them would have to write, and cannot do once something was sent; a lease for a fixed
+time, since nobody knows for how long a client is suspended between two of its lines; one that lasts
+as long as the context, which in an editor is a day.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from _thread import allocate_lock
 
-from reborn import _descriptors, _files
+from reborn import _descriptors, _files, _process, _record_lock
 from reborn._errors import StartError, Step
 from reborn._inherited import OwnProcess
 from reborn._pidfile import LockedPidFile
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
     from reborn._options import Plan
     from reborn._process import Daemon
+    from reborn._start_lock import StartLock
 
 # Between two looks pass so many seconds at the least and at the most, and in between a part of all.
 _SHORTEST_PAUSE, _LONGEST_PAUSE, _PART = 0.002, 0.05, 20
@@ -51,7 +55,8 @@ _STOP_TIMEOUT = 10.0
 _SETTLING = 0.1
 # How many fingerprints a daemon remembers to have replaced, and how long each can be.
 _MOST_REPLACED, _LONGEST_FINGERPRINT = 32, 1024
-_LONGEST_WORDS = 2**18
+_LOCK = ".ensure"
+_LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Ways:
@@ -102,83 +107,47 @@ class Deadline:
         time.sleep(min(pause, self.timeout - passed))
 
 
-class Turn:
-    """The turn to do something about the daemon: one process has it at a time."""
+class Lease:
+    """What keeps the daemon of a pid file from going, for as long as there is this."""
 
     def __init__(self, path: str) -> None:
-        self._path = f"{path}.ensure"
+        self._path = path
         self._fd: int | None = None
-        self._directory: int | None = None
 
-    def take(self, deadline: Deadline) -> bool:
-        """Wait for the turn; False where somebody had it meanwhile, and there may be a daemon.
-
-        Raises:
-            StartError: the start that was waited for has failed so.
-            EnsureTimeoutError: it did not come in time.
-        """
-        directory, name = _files.open_directory(self._path, kind="lock file")
-        fd = None
+    def hold(self) -> bool:
+        """Have it for the file that is there now; False: there is none, or its daemon goes."""
+        if self._fd is not None and self._is_current(self._fd):
+            return True
+        self.close()
         try:
-            fd, _ = _files.open_or_create(name, os.O_RDWR, mode=0o600, directory=directory)
-            _files.check(fd, kind="lock file", path=self._path, directory=directory)
-            while not _try_lock(fd):
-                deadline.missing = "another process is starting the daemon"
-                deadline.pause()
-            if _files.is_named(os.fstat(fd), name, directory):
-                self._fd, self._directory = fd, directory
-                # The daemon would keep it, as it keeps the locks that a program has taken.
-                os.register_at_fork(after_in_child=self._leave_in_child)
-                return True
-            _raise_words(os.pread(fd, _LONGEST_WORDS, 0))
-        finally:
-            if self._fd is None:
-                _descriptors.close(fd, directory)
-        return False
-
-    def leave(self, error: StartError | None = None) -> None:
-        """Let the next one have its turn; those who have waited for it get the *error*."""
-        fd, self._fd = self._fd, None
-        if fd is None or self._directory is None:
-            return
-        try:
-            removed = _files.remove(os.path.basename(self._path), fd, directory=self._directory)
-            if removed and error is not None:
-                import json  # which whoever finds the daemon has no need of
-
-                words = {"class": type(error).__name__, "data": error.as_data()}
-                os.pwrite(fd, json.dumps(words).encode()[:_LONGEST_WORDS], 0)
+            fd = os.open(self._path, _LOOK)
         except OSError:
-            pass  # a full disk: they try it themselves
-        finally:
-            _descriptors.close(fd, self._directory)
-
-    def _leave_in_child(self) -> None:
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            _descriptors.close(fd, self._directory)
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+            return False  # if it is there, the search says why
+        if _record_lock.take_lease(fd) and self._is_current(fd):
+            self._fd = fd
+            return True
+        _descriptors.close(fd)
         return False
-    return True
 
+    def _is_current(self, fd: int) -> bool:
+        return _files.is_named(os.fstat(fd), self._path, None, alone=False)
 
-def _raise_words(words: bytes) -> None:
-    """Raise the error that a starter has left, if it has."""
-    if not words:
-        return
-    from reborn import _handshake
+    def give(self, daemon: Daemon) -> Daemon:
+        """Have it last as long as the handle *daemon*; the daemon's time starts anew."""
+        if self._fd is not None:
+            try:
+                os.utime(self._fd)
+            except OSError:
+                pass  # another user's
+        return _process.keep(daemon, self)
 
-    try:
-        error = _handshake.rebuild(words.decode())
-    except ValueError:
-        return  # they are not all there
-    error.add_note("Another process had started it; all that waited for it have this error.")
-    raise error
+    def close(self) -> None:
+        """End it."""
+        fd, self._fd = self._fd, None
+        _descriptors.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def ensure(client: Ways, *, timeout: float, fingerprint: str | None) -> Daemon | None:
@@ -191,19 +160,62 @@ def ensure(client: Ways, *, timeout: float, fingerprint: str | None) -> Daemon |
     """
     path = _path(client.resolved())
     deadline = Deadline(timeout, path)
-    with _in_this_process(deadline):
+    lease = Lease(path)
+    with _in_this_process(deadline, lease) as given:
         while True:
+            stays = lease.hold()
             daemon = client.search()
-            if daemon is not None and _is_wanted(daemon, path, fingerprint):
-                return daemon
-            turn = Turn(path)
-            with Step("lock", f"lock pid file {path + '.ensure'!r}", role="launcher"):
-                mine = turn.take(deadline)
-            if mine:
-                return _act(client, turn, deadline, fingerprint)
+            if (
+                daemon is not None
+                and stays
+                and lease.hold()
+                and _is_wanted(daemon, path, fingerprint)
+            ):
+                return given(daemon)
+            from reborn._start_lock import StartLock  # late: for whoever does not find it
+
+            with StartLock(path + _LOCK) as turn:
+                _ALONE.opened = (lease, turn)
+                with Step("lock", f"lock pid file {path + _LOCK!r}", role="launcher"):
+                    mine = _await_turn(turn, lease, deadline)
+                if mine:
+                    return given(_act(client, turn, lease, deadline, fingerprint))
 
 
-def _act(client: Ways, turn: Turn, deadline: Deadline, fingerprint: str | None) -> Daemon | None:
+def _await_turn(turn: StartLock, lease: Lease, deadline: Deadline) -> bool:
+    """Wait for the turn; False where somebody had it meanwhile, and there may be a daemon.
+
+    Raises:
+        StartError: the start that was waited for has failed so.
+        EnsureTimeoutError: it did not come in time.
+    """
+    while not turn.acquire():
+        lease.hold()
+        deadline.missing = "another process is starting the daemon"
+        deadline.pause()
+    if turn.is_held:
+        return True
+    words = turn.failure()
+    if words:
+        _raise_words(words)
+    return False
+
+
+def _raise_words(words: str) -> None:
+    """Raise the error that a starter has left, if it has."""
+    from reborn import _handshake  # late, as json below: whoever finds the daemon has no need of it
+
+    try:
+        error = _handshake.rebuild(words)
+    except ValueError:
+        return  # they are not all there
+    error.add_note("Another process had started it; all that waited for it have this error.")
+    raise error
+
+
+def _act(
+    client: Ways, turn: StartLock, lease: Lease, deadline: Deadline, fingerprint: str | None
+) -> Daemon | None:
     """Start or replace the daemon, or wait for who is at it in another way."""
     from reborn.exceptions import (
         FingerprintError,
@@ -218,17 +230,20 @@ def _act(client: Ways, turn: Turn, deadline: Deadline, fingerprint: str | None) 
             plan = client.resolved()
             longest, path = plan.ready_timeout, _path(plan)
             plan.ready_timeout = max(min(longest, deadline.left), 0.001)
+            stays = lease.hold()
             daemon = client.search()
             try:
                 if daemon is None:
-                    _note(plan, fingerprint, ())
-                    return client.start(plan)
-                if _is_wanted(daemon, path, fingerprint):
+                    return _start(client, plan, lease, _note(fingerprint, ()))
+                if not (stays and lease.hold()):
+                    deadline.missing = f"process {daemon.pid}, which was idle, is ending"
+                elif _is_wanted(daemon, path, fingerprint):
                     return daemon
-                if not daemon.is_starting():
-                    _note(plan, fingerprint, _replaced(daemon, path, fingerprint))
-                    return _exchange(client, plan, daemon, deadline)
-                deadline.missing = f"process {daemon.pid} is still starting"
+                elif not daemon.is_starting():
+                    note = _note(fingerprint, _replaced(daemon, path, fingerprint))
+                    return _exchange(client, plan, lease, note, daemon, left=deadline.left)
+                else:
+                    deadline.missing = f"process {daemon.pid} is still starting"
             except PidFileLockedError as error:
                 held = "another process" if error.pid is None else f"process {error.pid}"
                 deadline.missing = f"{held} has the pid file locked, and is not ready"
@@ -241,33 +256,55 @@ def _act(client: Ways, turn: Turn, deadline: Deadline, fingerprint: str | None) 
                 raise
             deadline.pause()
     finally:
-        turn.leave(words)
+        turn.release("" if words is None else _written(words))
 
 
-def _note(plan: Plan, fingerprint: str | None, replaced: Sequence[str]) -> None:
-    """Have the daemon note its fingerprint, and those that were *replaced*."""
-    if fingerprint is not None and plan.pidfile is not None:
-        import json
+def _written(error: StartError) -> str:
+    import json
 
-        plan.pidfile.note = json.dumps([fingerprint, *replaced][:_MOST_REPLACED])
+    return json.dumps({"class": type(error).__name__, "data": error.as_data()})
 
 
-def _exchange(client: Ways, plan: Plan, daemon: Daemon, deadline: Deadline) -> Daemon | None:
+def _note(fingerprint: str | None, replaced: Sequence[str]) -> str | None:
+    """Return what the daemon notes: its fingerprint, and those that were *replaced*."""
+    if fingerprint is None:
+        return None
+    import json
+
+    return json.dumps([fingerprint, *replaced][:_MOST_REPLACED])
+
+
+def _start(client: Ways, plan: Plan, lease: Lease, note: str | None) -> Daemon | None:
+    """Start a daemon that has the *note*; return it, or None in it."""
+    assert plan.pidfile is not None  # noqa: S101 - see `_path`
+    plan.pidfile.note = note
+    plan.pidfile.on_lock = lease.hold
+    return client.start(plan)
+
+
+def _exchange(
+    client: Ways,
+    plan: Plan,
+    lease: Lease,
+    note: str | None,
+    daemon: Daemon,
+    *,
+    left: float,
+) -> Daemon | None:
     """Replace the *daemon*; return the new one, or None in that."""
     from reborn.exceptions import UpgradeError
 
-    note = None if plan.pidfile is None else plan.pidfile.note
     if plan.upgradable:
+        assert plan.pidfile is not None  # noqa: S101 - see `_path`
+        plan.pidfile.note = note
         try:
             return client.replace(plan)
         except UpgradeError as error:
             if error.upgradable:
                 raise
         plan = client.resolved()
-    assert plan.pidfile is not None  # noqa: S101 - see `_path`
-    plan.pidfile.note = note
-    daemon.stop(max(min(_STOP_TIMEOUT, deadline.left), 0.1))
-    return client.start(plan)
+    daemon.stop(max(min(_STOP_TIMEOUT, left), 0.1))
+    return _start(client, plan, lease, note)
 
 
 def _path(plan: Plan) -> str:
@@ -348,30 +385,53 @@ class _Alone:
     def __init__(self) -> None:
         self._owner = OwnProcess()
         self._lock = allocate_lock()
+        # What is open meanwhile. The daemon would keep it, as it keeps the locks of a program.
+        self.opened: Sequence[Lease | StartLock] = ()
+        os.register_at_fork(after_in_child=self._close)
 
     def lock(self) -> LockType:
         if not self._owner:  # it was forked, and the thread that has the lock is not here
-            self.__init__()  # type: ignore[misc]
+            self._owner, self._lock = OwnProcess(), allocate_lock()
         return self._lock
+
+    def _close(self) -> None:
+        for each in self.opened:
+            each.close()
 
 
 _ALONE = _Alone()
 
 
 class _in_this_process:  # noqa: N801 - reads as a function
-    """Wait until no other thread of this process is in here."""
+    """Wait until no other thread of this process is in here.
 
-    def __init__(self, deadline: Deadline) -> None:
+    The *lease* ends here, unless the block gives a daemon, by the function that it has from this.
+    """
+
+    def __init__(self, deadline: Deadline, lease: Lease) -> None:
         self._deadline = deadline
+        self._lease = lease
         self._lock = _ALONE.lock()
         self._owner = OwnProcess()
+        self._is_given = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Callable[[Daemon | None], Daemon | None]:
         if not self._lock.acquire(timeout=min(self._deadline.left, 1e6)):
             self._deadline.missing = "another thread of this process waits for it"
             self._deadline.pause()
             self._lock.acquire()
+        _ALONE.opened = (self._lease,)
+        return self._give
+
+    def _give(self, daemon: Daemon | None) -> Daemon | None:
+        if daemon is None or not self._owner:
+            return None
+        self._is_given = True
+        return self._lease.give(daemon)
 
     def __exit__(self, *_: object) -> None:
+        _ALONE.opened = ()
+        if not self._is_given:
+            self._lease.close()
         if self._owner:
             self._lock.release()

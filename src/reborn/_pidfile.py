@@ -267,6 +267,8 @@ class LockedPidFile(LockedFile):
         self._hooked = False
         # What is kept beside the pid: the daemon's fingerprint, see `_ensure`.
         self.note: str | None = None
+        # Called when the file is locked, before there is a daemon.
+        self.on_lock: Callable[[], object] | None = None
 
     def acquire(self) -> None:
         """Lock the file and empty it; make it if it is not there.
@@ -288,6 +290,8 @@ class LockedPidFile(LockedFile):
         except OSError:
             self.release()
             raise
+        if self.on_lock is not None:
+            self.on_lock()
 
     def refuse_if_locked(self, fd: int, status: os.stat_result, *, waited: float) -> None:
         """Raise if the holder is known, or if there was time enough for it to become known."""

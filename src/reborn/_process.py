@@ -185,6 +185,8 @@ class Daemon:
     _handle: ProcessHandle | None = None
     _pidfile: "LockedPidFile | None" = None
     _holder: "LockHolder | None" = None
+    # Of a client: keeps the daemon from going, see `_ensure`.
+    _lease: object = None
 
     def __init__(self) -> None:
         message = "a Daemon is not made by hand; reborn() and search() return one"
@@ -329,6 +331,12 @@ def running_daemon(
     daemon._handle = handle  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - users have no use for a constructor
     daemon._pidfile = pidfile  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     daemon._holder = holder  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return daemon
+
+
+def keep(daemon: Daemon, lease: object) -> Daemon:
+    """Have the *daemon*, as this handle shows it, kept by a *lease* for as long as there is it."""
+    daemon._lease = lease  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     return daemon
 
 

@@ -24,6 +24,12 @@ One byte more, beyond those of all processes, is locked by a launcher until its 
 whoever looks sees that a daemon is starting, and who starts it. That lock is the launcher's alone,
 and ends with it, whatever happens; where OFD locks are unknown, nobody sees it.
 
+And one more, for clients. Who has been given the daemon shares the lock of it (a lease), and a
+daemon that is idle takes it for itself before it goes. So the kernel knows at each moment which of
+the two came first: a daemon with a client does not go, and a client does not get one that goes. The
+lease belongs to the open file of the client (an OFD lock): it ends with it, however that ends, and
+nobody needs more than the right to read the file.
+
 Rejected: record locks alone. What locks with flock (filelock, pidfile(3), go-daemon) would not be
 kept out, and one look into the file would unlock it.
 """
@@ -34,6 +40,8 @@ import sys
 
 from reborn._files import START_BYTE
 
+# What clients share.
+_LEASE_BYTE = START_BYTE + 1
 if sys.platform == "linux":
     # F_OFD_GETLK, not F_GETLK: it also shows the locks of the process that asks.
     _GET: "int | None" = fcntl.F_OFD_GETLK
@@ -98,6 +106,44 @@ def exclude(fd: int) -> bool:
     """
     lock = _lock_of(None)
     return lock is not None and _control(fd, _SET, *lock) is not None
+
+
+def take_lease(fd: int) -> bool:
+    """Keep the daemon of the file from going for as long as *fd* is open; False: it goes already.
+
+    Where there are no such locks, nobody is kept, and nobody goes.
+    """
+    if _SET is None:
+        return True
+    while _control(fd, _SET, fcntl.F_RDLCK, os.SEEK_SET, _LEASE_BYTE, 1, 0) is None:
+        found = _control(fd, _GET, fcntl.F_RDLCK, os.SEEK_SET, _LEASE_BYTE, 1, 0)
+        # Another range is the whole file: on NFS, this is the lock of flock(2).
+        if found is None or (found[0] != fcntl.F_UNLCK and found[2:4] != (_LEASE_BYTE, 1)):
+            return True
+        if found[0] == fcntl.F_WRLCK:
+            return False
+    return True
+
+
+def has_lease(fd: int) -> bool:
+    """Tell whether a client has a lease, or a daemon goes."""
+    found = _control(fd, _GET, fcntl.F_WRLCK, os.SEEK_SET, _LEASE_BYTE, 1, 0) if _GET else None
+    return found is not None and found[0] != fcntl.F_UNLCK
+
+
+def end_leases(fd: int) -> bool:
+    """Daemon: give no lease any more, until *fd* is closed; False if a client has one.
+
+    Where there are no such locks, nobody can have one.
+    """
+    lock = (fcntl.F_WRLCK, os.SEEK_SET, _LEASE_BYTE, 1, 0)
+    return _SET is None or _control(fd, _SET, *lock) is not None
+
+
+def allow_leases(fd: int) -> None:
+    """Daemon: undo `end_leases`."""
+    if _SET is not None:
+        _control(fd, _SET, fcntl.F_UNLCK, os.SEEK_SET, _LEASE_BYTE, 1, 0)
 
 
 def _lock_of(number: int | None) -> tuple[int, int, int, int, int] | None:

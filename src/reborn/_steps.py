@@ -84,12 +84,18 @@ class Setup(Plan):
         self.inherited: _descriptors.Inheritance | None = None
         self.timers: Mapping[int, tuple[float, float]] = {}
         self.channel: Sequence[int] = ()
+        # As far as the daemon knows: its launcher may look for itself.
+        self.is_ready = not self.wait_ready
         self.mask: set[int] = set()
 
     @property
     def needed_later(self) -> "Sequence[str]":
         """What a daemon may ask for, and has to load before its files are out of reach."""
-        asked_for = ("reborn._serving", "reborn._upgrade.listening")  # SignalServer, listen()
+        asked_for = (
+            "reborn._serving",
+            "reborn._upgrade.listening",
+            "reborn._idle",
+        )  # SignalServer, listen(), busy()
         return (
             (*asked_for, "reborn._upgrade.daemon", "subprocess") if self.upgradable else asked_for
         )

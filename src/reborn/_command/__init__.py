@@ -6,7 +6,7 @@ A module for each of its nouns; imports point upwards only:
     overview, follow                     its state, and its last lines, for people and programs
     converters, grammar, parser          the command line: values, verbs and options, argparse
     completion                           the shell's help with it
-    spec, start_lock, start              a program with its options, and starting it
+    spec, start                          a program with its options, and starting it
     verbs, cli                           one function for each verb; the command itself
 
 `cli` reads a command line into a `Request`. `verbs` finds the daemon's record (`registry`) and its

@@ -3,7 +3,7 @@
     NAME.pid             the program's pid; locked while it lives (`known`)
     NAME.supervisor.pid  the same of its supervisor, if it has one
     NAME.reborn.json     the record: the command and its options, for `restart` and `list`
-    NAME.reborn.lock     locked while somebody starts it and waits for READY (`start_lock`)
+    NAME.reborn.lock     locked while somebody starts it and waits for READY (`_start_lock`)
     NAME.log             its output, without --log-file
 
 The directory depends on the user alone. Whoever looks for a daemon has another environment than

@@ -10,14 +10,14 @@ import itertools
 import os
 import time
 
-from reborn import _process
-from reborn._command import grammar, registry, start_lock
+from reborn import _process, _start_lock
+from reborn._command import grammar, registry
 from reborn._command.foreign_pidfile import foreign_pid_file, public_pid_file
 from reborn._command.registry import Paths, Record
 from reborn._command.spec import Spec
-from reborn._command.start_lock import StartLock
 from reborn._context import DaemonContext
 from reborn._errors import StartError, StepError
+from reborn._start_lock import StartLock
 from reborn._verbs import control, terminal
 from reborn._verbs.control import (
     FAILED,
@@ -242,7 +242,7 @@ class NamedDaemon(DaemonVerbs):
             return _OTHER
         report = {} if record is None else record.supervised or {}
         starts_again = supervisor is not None and not report.get("ready")
-        if starts_again or (not alone and start_lock.is_held(self.paths.start_lock)):
+        if starts_again or (not alone and _start_lock.is_held(self.paths.start_lock)):
             return _STARTING
         # One that failed had ended before the lock was free: who lives still was ready by then.
         return _READY if daemon is None or daemon.is_running() else _STARTING
@@ -264,9 +264,8 @@ class NamedDaemon(DaemonVerbs):
                         return self._too_late(spec)
                     time.sleep(pause)
                     pause = min(_LONGEST_PAUSE, pause * 1.2)
-        failure = lock.failure()
-        lock.is_current()
-        return None if failure is None else Outcome(*failure)
+        status, _, text = ("" if lock.is_held else lock.failure()).partition("\n")
+        return Outcome(int(status), text) if status.isdigit() else None
 
     def _too_late(self, spec: Spec) -> Outcome:
         what = f"another start of it has taken more than {spec.ready_timeout:g} s"
@@ -581,7 +580,7 @@ class NamedDaemon(DaemonVerbs):
             status,
             record=record,
             supervisor=None if supervisor is None else supervisor.pid,
-            starting=start_lock.is_held(self.paths.start_lock),
+            starting=_start_lock.is_held(self.paths.start_lock),
         )
 
     def record(self) -> Record | None:
@@ -616,7 +615,7 @@ class NamedDaemon(DaemonVerbs):
         daemon = self._launch(context, lambda error: self._failed(error, spec))
         if isinstance(daemon, Outcome):
             failed = daemon.status not in (OK, INTERRUPTED)
-            lock.release((daemon.status, daemon.text) if failed else None)
+            lock.release(f"{daemon.status}\n{daemon.text}" if failed else "")
             return daemon
         if daemon is None:
             context.carry_on()
@@ -629,8 +628,10 @@ class NamedDaemon(DaemonVerbs):
         lock = StartLock(self.paths.start_lock)
         try:
             for _ in range(_TRIES):  # somebody may just look whether it is held
-                if lock.acquire() and lock.is_current():
-                    break
+                if lock.acquire():
+                    if lock.is_held:
+                        break
+                    lock.close()
                 time.sleep(_PAUSE)
         except (StartError, OSError):
             pass

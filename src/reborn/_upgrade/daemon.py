@@ -240,6 +240,13 @@ class Generation:
             if self._watcher is None and isinstance(self._report, Report):
                 self._report.serves()
 
+    def is_settled(self) -> bool:
+        """Tell whether this is the one generation there is, and nobody is about to replace it."""
+        with self._lock:
+            self._forget_ended()
+            others = (self._upgrader, self._watcher, *self._draining)
+            return self._state == "serving" and others == (None, None)
+
     def call_when_alone(self, call: Callable[[], None]) -> None:
         """Call it once the predecessor has let go, in whichever thread."""
         with self._lock:
