@@ -28,7 +28,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from socket import socket
 else:
     import _signal
@@ -38,6 +38,7 @@ STANDARD = (0, 1, 2)
 ACCESS_MODE = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 # From this number on, listing /proc/self/fd takes longer than trying the numbers.
 _MANY = 500
+_RANDOM_DEVICES = ("/dev/urandom", "/dev/random")
 # How far an object that writes can be from the file that it writes to: handler, console, wrapper.
 _DEPTH = 3
 
@@ -72,8 +73,8 @@ def redirect(sources: "Sequence[int | None]", *, unwritten: int | None = None) -
 
     Text that Python still buffers for the old stdout and stderr goes to *unwritten*, if given.
     """
-    # Copied first, because a source may itself be 0, 1 or 2.
-    copies = [None if fd is None else duplicate(fd) for fd in sources]
+    # Copied first, where a source is itself 0, 1 or 2.
+    copies = [duplicate(fd) if fd in STANDARD else fd for fd in sources]
     if unwritten is not None:
         for number in STANDARD[1:]:
             os.dup2(unwritten, number)
@@ -81,7 +82,7 @@ def redirect(sources: "Sequence[int | None]", *, unwritten: int | None = None) -
     for number, copy in zip(STANDARD, copies, strict=True):
         if copy is not None:
             os.dup2(copy, number)
-            close(copy)
+    close(*(copy for copy in copies if copy not in sources))
 
 
 def flush() -> None:
@@ -152,12 +153,17 @@ def arrange(fds: "Sequence[int]", *, first: int) -> None:
 def open_descriptors() -> list[int]:
     """Return the open descriptors, in order.
 
-    Some systems list only 0 to 2 in /dev/fd (FreeBSD without fdescfs), and a limit can be 2**30,
-    so the last resort tries the numbers up to a bound that no sane program reaches.
+    Where their number says it all they are not listed, which takes a new process long. Some systems
+    list only 0 to 2 in /dev/fd (FreeBSD without fdescfs), and a limit can be 2**30, so the last
+    resort tries the numbers up to a bound that no sane program reaches.
     """
     count = _count()
+    # open(2) takes the lowest free number, so everything below it is open.
+    found = [*range(_lowest_free() if count else 0)]
+    if 0 < count <= len(found):
+        return found
     if count > _MANY:
-        return _numbers(count)
+        return found + [fd for fd in range(len(found), _table_size()) if is_open(fd)]
     for folder in ("/proc/self/fd", "/dev/fd"):
         try:
             listed = sorted(int(name) for name in os.listdir(folder))
@@ -177,18 +183,14 @@ def _count() -> int:
         return 0
 
 
-def _numbers(count: int) -> list[int]:
-    """Return the *count* open descriptors, without listing /proc/self/fd."""
+def _lowest_free() -> int:
+    """Return the lowest number that is free; 0 where that is unknown."""
     try:
-        # open(2) takes the lowest free number, so everything below it is open.
-        free = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        free = 0
-    close(free or None)
-    found = [*range(free)]
-    if len(found) < count:
-        found += (fd for fd in range(free, _table_size()) if is_open(fd))
-    return found
+        return 0  # there is none
+    close(fd)
+    return fd
 
 
 def _table_size() -> int:
@@ -275,7 +277,7 @@ class Inheritance:
     def close_most(self, needed: "Iterable[int]") -> None:
         """Intermediate: close all but what is *needed* for the start, before the second fork."""
         opened = open_descriptors()
-        self.keep.update(carried_on(opened))
+        self._carry_on(opened, {*self.keep, *needed})
         close_inherited(opened, keep={*self.keep, *needed})
         self._opened = [*needed]
 
@@ -289,7 +291,13 @@ class Inheritance:
         self._placeholder = open_placeholder()
         if self._opened is None:
             self._opened = open_descriptors()
-            self.keep.update(carried_on(self._opened))
+            self._carry_on(self._opened, {*self.keep, self._placeholder})
+
+    def _carry_on(self, opened: "Iterable[int]", known: "Collection[int]") -> None:
+        """Keep what the program would miss in silence, of all that is not *known* already."""
+        strange = [fd for fd in opened if fd not in known]
+        if strange:
+            self.keep.update(carried_on(strange))
 
     def redirect_copies(self) -> None:
         """Daemon: have what was a copy of the caller's stream write to the daemon's own."""
@@ -297,8 +305,9 @@ class Inheritance:
 
     def close(self) -> None:
         """Daemon: close every descriptor that is not to be kept."""
+        strange = (fd for fd in self._opened or () if fd not in self.keep)
         # Some have been closed since; taking their numbers would leak them.
-        opened = filter(is_open, self._opened or ())
+        opened = filter(is_open, strange)
         close_inherited(opened, keep=self.keep, placeholder=self._placeholder)
         self.restore_wakeup()
 
@@ -319,20 +328,24 @@ def carried_on(opened: "Sequence[int]") -> set[int]:
     with it files are kept that it may be. Of very many, the first are looked at.
     """
     found: set[int] = set()
+    random: set[int] = set()
     written = "faulthandler" in sys.modules and sys.modules["faulthandler"].is_enabled()
-    for fd in opened[len(STANDARD) : _MANY]:
+    for fd in [fd for fd in opened if fd not in STANDARD][:_MANY]:
         try:
             mode, device = _kind(fd)
-            own = not os.get_inheritable(fd)
+            if stat.S_ISCHR(mode):
+                random = random or _devices(_RANDOM_DEVICES)
+                carried = device in random
+            elif stat.S_ISSOCK(mode):
+                carried = not os.get_inheritable(fd) and _is_server(fd)
+            else:
+                carried = (
+                    stat.S_ISREG(mode)
+                    and not os.get_inheritable(fd)
+                    and (_is_locked(fd) or (written and _is_for_writing(fd)))
+                )
         except OSError:
             continue
-        if stat.S_ISCHR(mode):
-            carried = device in _random_devices()
-        else:
-            carried = own and (
-                (stat.S_ISSOCK(mode) and _is_server(fd))
-                or (stat.S_ISREG(mode) and (_is_locked(fd) or (written and _is_for_writing(fd))))
-            )
         if carried:
             found.add(fd)
     return found
@@ -343,9 +356,9 @@ def _kind(fd: int) -> tuple[int, int]:
     return status.st_mode, status.st_rdev
 
 
-def _random_devices() -> set[int]:
+def _devices(paths: "Iterable[str]") -> set[int]:
     found: set[int] = set()
-    for path in ("/dev/urandom", "/dev/random"):
+    for path in paths:
         try:
             found.add(os.stat(path).st_rdev)
         except OSError:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 else:
     import _signal
 
+# A directory has two of its own.
+_LINKS_OF_ONE_THREAD = 3
 # How often is looked where the system cannot tell that a process has ended, in seconds.
 _TICK = 0.02
 # The daemons that this process has started, in order; see `_claim.Launch.earlier`.
@@ -267,6 +269,14 @@ def fork() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return posix.fork()
+
+
+def is_single_threaded() -> bool:
+    """Tell whether the system shows one thread, by the links of a directory with one for each."""
+    try:
+        return os.stat("/proc/self/task").st_nlink == _LINKS_OF_ONE_THREAD
+    except OSError:
+        return False
 
 
 def native_threads() -> list[str]:

@@ -123,7 +123,8 @@ class StepError(StartError, OSError):
 class Step:
     """Make what the system refuses inside the block a `StepError`.
 
-    *errors*: as what a refusal comes out of the block.
+    *errors*: as what a refusal comes out of the block. *subject*: whose attributes the action
+    names; its text is made when it is needed.
     """
 
     def __init__(
@@ -133,7 +134,9 @@ class Step:
         *,
         role: str,
         errors: tuple[type[Exception], ...] = _REFUSALS,
+        subject: object = None,
     ) -> None:
+        self.subject = subject
         self.step = step
         self.action = action
         self.role = role
@@ -149,8 +152,11 @@ class Step:
         traceback: "TracebackType | None",
     ) -> None:
         if isinstance(error, self.errors) and not isinstance(error, RebornError):
+            action = self.action
+            if self.subject is not None:
+                action = action.format(**vars(self.subject))
             raise StepError.from_error(
-                error, action=self.action, step=self.step, role=self.role
+                error, action=action, step=self.step, role=self.role
             ) from None
 
 

@@ -378,6 +378,8 @@ def other_threads() -> "list[str | None]":
     Python lists those that run its own code, Linux all of them.
     """
     frames = len(sys._current_frames())  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    if frames == 1 and _detach.is_single_threaded():
+        return []
     tasks = _detach.native_threads()
     count = max(frames, len(tasks)) - 1
     if count < 1:

@@ -130,21 +130,23 @@ def _by_parent(pid: int, parent: int, environment: "Mapping[str, str]") -> Super
         return Supervisor(_PARENTS[name], f"{name} is its parent")
     if parent == 1 and name in _INITS and _first_child(1) == pid:
         return Supervisor(name, f"it is the first child of process 1, which is {name}")
-    found = _by_script(pid, parent, environment)
+    found = _by_script(pid, parent, name, environment)
     if found is None and sys.platform == "darwin" and parent == 1:
         return _launchd(environment)
     return found
 
 
-def _by_script(pid: int, parent: int, environment: "Mapping[str, str]") -> Supervisor | None:
+def _by_script(
+    pid: int, parent: int, name: str, environment: "Mapping[str, str]"
+) -> Supervisor | None:
     leaders, reason = {pid}, "is its parent"
-    script = _script(parent, environment)
-    if not script and _is_shell_for_one_line(parent):
+    script = _script(parent, name, environment)
+    if not script and name in _SHELLS and _command_line(parent)[1:2] == ["-c"]:
         from reborn import _proc
 
         leaders, reason = {pid, parent}, "is the parent of its shell"
         parent = next(iter(_proc.ancestors(parent)), 0)
-        script = _script(parent, environment)
+        script = _script(parent, _name(parent), environment)
         if script not in _PROCFILE:
             return None
     # An orphan that they adopted as process 1 is in another's group.
@@ -252,9 +254,8 @@ def _name(pid: int) -> str:
     return _read(f"/proc/{pid}/comm").rstrip("\n")
 
 
-def _script(pid: int, environment: "Mapping[str, str]") -> str:
+def _script(pid: int, name: str, environment: "Mapping[str, str]") -> str:
     """Return which of the programs known here a process is, as an interpreter's script, or ""."""
-    name = _name(pid)
     known = {**_SCRIPTS, **_FOREMEN}
     if name in known:
         return name
@@ -264,10 +265,6 @@ def _script(pid: int, environment: "Mapping[str, str]") -> str:
         names = (word.rpartition("/")[2].rpartition(".")[2] for word in _command_line(pid)[1:5])
         return next((name for name in names if name in known), "")
     return ""
-
-
-def _is_shell_for_one_line(pid: int) -> bool:
-    return _name(pid) in _SHELLS and _command_line(pid)[1:2] == ["-c"]
 
 
 def _command_line(pid: int) -> list[str]:

@@ -259,7 +259,7 @@ def _default_handlers(options: "Options") -> "dict[int, Any]":
     default: dict[int, Any] = {getattr(_signal, name): _signal.SIG_IGN for name in _TERMINAL_STOPS}
     default[_signal.SIGTERM] = options.terminate
     ours = getattr(type(options), "terminate", None)
-    free = _signals.untouched(_inherited.ignored)
+    free = _signals.untouched(default, _inherited.ignored)
     # An earlier context's handler is not the program's.
     free |= {n for n in default if getattr(_signal.getsignal(n), "__func__", None) is ours}
     return {number: default[number] for number in default if number in free}

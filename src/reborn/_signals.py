@@ -23,7 +23,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 else:
     import _signal
@@ -106,10 +106,10 @@ def outlive_parent() -> None:
         pass  # a C library without it
 
 
-def numbers() -> "Iterator[int]":
-    """Yield every signal that a process can block, ignore or catch."""
-    fixed = (_signal.SIGKILL, _signal.SIGSTOP)
-    return (number for number in _signal.valid_signals() if number not in fixed)
+def numbers() -> set[int]:
+    """Return every signal that a process can block, ignore or catch."""
+    every: set[int] = {*_signal.valid_signals()}
+    return every - {_signal.SIGKILL, _signal.SIGSTOP}
 
 
 def that_matter(ignored: frozenset[int]) -> list[int]:
@@ -123,23 +123,23 @@ def that_matter(ignored: frozenset[int]) -> list[int]:
 
 def reset(inherited: frozenset[int]) -> None:
     """Empty the mask, and give every *inherited* ignored signal Python's own disposition."""
-    ignored_by_python = {getattr(_signal, name, None) for name in _IGNORED_BY_PYTHON}
-    for number in numbers():
+    ignored_by_python: set[Any] = {getattr(_signal, name, None) for name in _IGNORED_BY_PYTHON}
+    for number in inherited.union(ignored_by_python).intersection(numbers()):
         handler = _signal.getsignal(number)
         if number in ignored_by_python:
             if handler == _signal.SIG_DFL:
                 _signal.signal(number, _signal.SIG_IGN)
-        elif handler == _signal.SIG_IGN and number in inherited:
+        elif handler == _signal.SIG_IGN:
             python = _signal.default_int_handler if number == _signal.SIGINT else _signal.SIG_DFL
             _signal.signal(number, python)
     restore_mask(set())
 
 
-def untouched(inherited: frozenset[int]) -> set[int]:
-    """Return the signals for which the program has set nothing: no handler, no disposition."""
+def untouched(some: "Iterable[int]", inherited: frozenset[int]) -> set[int]:
+    """Return those of *some* signals for which the program has set no handler or disposition."""
     mask = caught()
     found: set[int] = set()
-    for number in numbers():
+    for number in some:
         handler = _signal.getsignal(number)
         reset = handler == _signal.SIG_IGN and number in inherited
         if reset or (handler == _signal.SIG_DFL and not mask >> (number - 1) & 1):

@@ -275,7 +275,7 @@ def take(steps: "Iterable[tuple[str, str, Callable[[S], None]]]", subject: "S") 
         StepError: a step failed.
     """
     for name, action, step in steps:
-        with Step(name, action.format(**vars(subject)), role="daemon"):
+        with Step(name, action, role="daemon", subject=subject):
             step(subject)
 
 

@@ -65,7 +65,7 @@ os.sysconf = lambda name: 2**30 if name == "SC_OPEN_MAX" else sysconf(name)
 looked = []
 """ + sabotage.code("is open", "lambda fd: looked.append(fd) or whole(fd)")
 
-BLIND = "type('', (), {**vars(os), 'listdir': staticmethod(open)})"
+BLIND = "type('', (), {**vars(os), **dict.fromkeys(('listdir', 'stat'), staticmethod(open))})"
 LOOKED = """
 import atexit
 leave = os._exit

@@ -111,6 +111,8 @@ def listing(request, monkeypatch):
         return listdir(folder)
 
     monkeypatch.setattr(os, "listdir", limited)
+    if request.param != "proc":
+        monkeypatch.setattr(_descriptors, "_count", int)
 
 
 def test_open_descriptors_are_found_on_every_platform(listing, pipe):
@@ -122,8 +124,20 @@ def test_open_descriptors_are_found_on_every_platform(listing, pipe):
 
 
 def test_partial_listing_is_not_believed(monkeypatch, pipe):
+    monkeypatch.setattr(_descriptors, "_count", int)
     monkeypatch.setattr(os, "listdir", lambda _: ["0", "1", "2"])  # FreeBSD without fdescfs
     assert set(pipe) <= set(_descriptors.open_descriptors())
+
+
+@pytest.mark.parametrize("more", [0, 1], ids=["promise", "control"])
+def test_descriptors_are_not_listed_where_their_number_says_it_all(monkeypatch, more):
+    lowest = _descriptors._lowest_free()
+    monkeypatch.setattr(_descriptors, "_count", lambda: lowest + more)
+    listed = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder) or listdir(folder))
+    assert _descriptors.open_descriptors()[:lowest] == [*range(lowest)]
+    assert bool(listed) == bool(more)
 
 
 @pytest.mark.parametrize("sparse", [False, True])

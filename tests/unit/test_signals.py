@@ -104,16 +104,16 @@ def test_signal_is_untouched_unless_the_program_has_set_something(
 ):
     signal.signal(signal.SIGUSR1, disposition)
     ignored = frozenset({signal.SIGUSR1} if inherited else ())
-    assert (signal.SIGUSR1 in _signals.untouched(ignored)) is untouched
+    assert (signal.SIGUSR1 in _signals.untouched({signal.SIGUSR1}, ignored)) is untouched
 
 
 def test_handler_of_a_library_in_c_counts(monkeypatch):
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     faulthandler.register(signal.SIGUSR1)
     try:
-        assert signal.SIGUSR1 not in _signals.untouched(frozenset())
+        assert signal.SIGUSR1 not in _signals.untouched({signal.SIGUSR1}, frozenset())
         monkeypatch.setattr("builtins.open", failing)  # where /proc does not say so
-        assert signal.SIGUSR1 in _signals.untouched(frozenset())
+        assert signal.SIGUSR1 in _signals.untouched({signal.SIGUSR1}, frozenset())
     finally:
         faulthandler.unregister(signal.SIGUSR1)
 
