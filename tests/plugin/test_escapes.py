@@ -130,7 +130,12 @@ def test_negative_control_without_adoption_and_mark(spawn, tmp_path, command, mo
     [pid] = recorded(tmp_path / "pids", 1)
     assert is_alive(pid)
     os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    # Not waited for: while the process that forked it has not ended, it is no child of ours.
+    eventually(lambda: _assert_gone(pid))
+
+
+def _assert_gone(pid):
+    assert not is_alive(pid)
 
 
 def test_killed_keeper_leaves_nothing(spawn, owner, tmp_path, command):

@@ -132,7 +132,13 @@ def test_round(spawn_daemon, round):
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+METHODS = [
+    "fork",
+    *(pytest.param(name, marks=pytest.mark.brute) for name in ("spawn", "forkserver")),
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", sorted(KEPT))
 def test_pool_that_a_library_keeps_is_let_be(session, kind, method):
     if kind == "joblib":

@@ -11,7 +11,12 @@ from harness import PROBES, connections, eventually
 from reborn import DaemonContext
 
 PROBE = PROBES / "graceful.py"
-SERVERS = ["asyncio", "http.server", "uvicorn-h11", "uvicorn-httptools", "hypercorn"]
+OTHERS = ["uvicorn-h11", "uvicorn-httptools", "hypercorn"]
+SERVERS = [
+    "asyncio",
+    "http.server",
+    *(pytest.param(kind, marks=pytest.mark.brute) for kind in OTHERS),
+]
 UPGRADES = 3
 CLIENTS = 6
 # How long a client waits for its answer.
