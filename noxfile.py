@@ -294,6 +294,12 @@ def benchmark_command(session: nox.Session) -> None:
 
 
 @nox.session
+def benchmark_ensure(session: nox.Session) -> None:
+    """Compare `ensure` of a daemon that runs with connecting to it (benchmarks/ensure.py)."""
+    run_program(session, "benchmarks/ensure.py")
+
+
+@nox.session
 def benchmark_spawn(session: nox.Session) -> None:
     """Compare the fixtures with others (benchmarks/spawn.py)."""
     run_program(session, "benchmarks/spawn.py", groups=("benchmarks",))
