@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 
 import pytest
 
 from reborn import _export
-from reborn._command import grammar
+from reborn._command import exported, grammar
 
 SLEEP = shutil.which("sleep")
 
@@ -38,9 +39,85 @@ def test_options_are_carried_over(reborn):
 def test_what_is_not_carried_over_is_said(reborn):
     options = ("--nice", "3", "--limit", "nofile=64")
     status, out, err = reborn("export", "systemd", "web", *options, "--", "sleep", "60")
-    said = "web: not in it: --nice, --limit; add what systemd has for that\n"
+    said = (
+        "web: not in it: --nice, --limit; add what systemd has for that, or have it run reborn run "
+        "with --nice, --limit\n"
+    )
     assert (status, err) == (0, said)
     assert f"ExecStart={SLEEP} 60" in out
+
+
+SUPERVISED = (
+    *("--restart", "always", "--restart-delay", "3", "--log-size", "10M", "--log-keep", "3"),
+    *(
+        "--log-file",
+        "/var/log/app.log",
+        "--timestamps",
+        "--ready",
+        "tcp:80",
+        "--syslog",
+        "user.info",
+    ),
+    *("--healthy", "http://localhost:80/health", "--healthy-every", "4", "--healthy-patience", "2"),
+)
+LOG = {"--log-file"}
+LOG_SIZE = {"--log-size", "--log-keep"}
+HEALTH = {"--healthy", "--healthy-every", "--healthy-patience"}
+OTHERS = {"--restart-delay", "--syslog"}
+CARRIED = {
+    "systemd": (
+        {"--ready", "--syslog"} | HEALTH | LOG_SIZE,
+        ("Restart=always", "RestartSec=3", "StandardOutput=append:/var/log/app.log"),
+    ),
+    "supervisord": (
+        {"--ready", "--timestamps"} | HEALTH | OTHERS,
+        (
+            *("autorestart=true", "stdout_logfile=/var/log/app.log"),
+            *("stdout_logfile_maxbytes=10485760", "stdout_logfile_backups=3"),
+        ),
+    ),
+    "s6": ({"--ready"} | HEALTH | OTHERS | LOG, ('exec s6-log -b n3 s10485760 T "$PWD/main"',)),
+    "runit": (
+        {"--ready"} | HEALTH | OTHERS | LOG,
+        (r"""printf 's10485760\nn3\n' > "$PWD/main/config" """.strip(),),
+    ),
+    "launchd": (
+        {"--ready", "--timestamps"} | HEALTH | OTHERS | LOG_SIZE,
+        ("<true/>", "<string>/var/log/app.log</string>"),
+    ),
+    "compose": (
+        {"--ready"} | HEALTH | OTHERS | LOG,
+        ("restart: always", 'options: {"max-size": "10485760", "max-file": "4"}'),
+    ),
+    "kubernetes": (
+        OTHERS | LOG | LOG_SIZE,
+        ("livenessProbe:", 'httpGet: {"path": "/health", "port": 80}', "failureThreshold: 2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("manager", grammar.MANAGERS)
+def test_supervisors_options_are_in_it_or_are_named(reborn, manager):
+    named, carried = CARRIED[manager]
+    status, out, err = reborn("export", manager, "app", *SUPERVISED, "--", "sleep", "60")
+    assert status == 0
+    assert {*re.findall(r"--[a-z-]+", err.partition(";")[0])} == named
+    lines = [line.strip() for line in out.splitlines()]
+    assert not [line for line in carried if line not in lines]
+
+
+@pytest.mark.parametrize("manager", grammar.MANAGERS)
+def test_option_that_no_configuration_knows_is_named(manager):
+    assert "--of-tomorrow; " in exported.warning(manager, {"of_tomorrow": 1, "umask": 0})
+
+
+def test_program_that_reports_its_health_is_watched_by_systemd(reborn, tmp_path):
+    words = ("--restart", "on-failure", "--healthy", "notify", "--healthy-every", "4")
+    status, out, err = reborn("export", "systemd", "web", *words, "--", "sleep", "60")
+    assert (status, err) == (0, "")
+    assert "\nWatchdogSec=12\n" in out
+    _, _, err = reborn("export", "s6", "web", *words, "--ready", "notify", "--", "sleep", "60")
+    assert "not in it: --healthy, --healthy-every, --ready; add what s6 has for that" in err
 
 
 def test_one_that_runs_is_known_by_its_record(reborn):

@@ -423,8 +423,10 @@ VERBS = {
     "export": Verb(
         "print a configuration for a service manager",
         ("readiness", _READY),
+        ("files", _FILES),
         ("process", _PROCESS),
-        ("options", (_PIDFILE, _ANSWER[0])),
+        ("supervisor", _SUPERVISOR),
+        ("options", (_JSON,)),
         program=True,
         manager=True,
         examples=(

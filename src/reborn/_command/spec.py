@@ -41,11 +41,6 @@ if TYPE_CHECKING:
 _LIVES = "alive:1"
 # Python writes to a file in blocks, so that a log stays empty for a long time.
 _UNBUFFERED = "PYTHONUNBUFFERED"
-# What an exported configuration has no paths for, or the manager does in its own way.
-_NOT_EXPORTED = (
-    *("nice", "limit", "env_file", "unset_env", "clean_env"),
-    *("socket", "log_size", "healthy"),
-)
 
 
 class Inherited:
@@ -325,8 +320,8 @@ class Spec:
         except OSError:
             return False
 
-    def service(self) -> Service:
-        """Return the program as a service manager sees it.
+    def service(self, manager: str) -> Service:
+        """Return the program as this service *manager* sees it.
 
         Raises:
             ValueError: there is no such program, user or group, or no service can have the name.
@@ -334,8 +329,10 @@ class Spec:
         import shutil
 
         from reborn import _export
+        from reborn._command import exported
 
         options, program = self.options, self.program(detached=True)
+        healthy = options.get("healthy", "")
         command, ready, identity = self.command[0], options.get("ready", ""), program.identity
         found = program.path or command
         if "/" not in found:
@@ -358,16 +355,17 @@ class Spec:
             chroot_directory=options.get("chroot"),
             umask=options.get("umask", 0o022),
             prevent_core=False,
-            speaks=ready == "notify",
-            ready=ready if ready.startswith(("tcp:", "http")) else None,
+            speaks=ready == "notify" and manager == "systemd",
+            ready=ready if exported.can_see_ready(manager, ready) else None,
             ready_timeout=self.ready_timeout,
             foreign=True,
+            restarts_always=options.get("restart") == "always",
+            restart_delay=options.get("restart_delay", 1.0),
+            health=self.health() if exported.can_see_health(manager, healthy) else None,
+            output=options.get("log_file"),
+            log_size=options.get("log_size"),
+            log_keep=options.get("log_keep", grammar.LOG_KEEP),
         )
-
-    @property
-    def not_exported(self) -> list[str]:
-        """The options that an exported configuration leaves out."""
-        return [f"--{dest.replace('_', '-')}" for dest in _NOT_EXPORTED if dest in self.options]
 
     def _working_directory(self) -> str:
         given: str = self.options.get("directory", "")

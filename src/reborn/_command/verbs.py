@@ -544,17 +544,17 @@ class NamedDaemon(DaemonVerbs):
     def export(self) -> Answer:
         """Print the configuration that has a manager run the program, running or not."""
         from reborn import _export
+        from reborn._command import exported
 
         spec = self._spec()
         if spec is None:
             text = f"{self.name}: cannot export it: {_UNKNOWN}"
             return self._answer(Outcome(FAILED, text))
         manager: str = self.request.get("manager")
-        text = _export.write(manager, spec.service())
-        if spec.not_exported:
-            left = ", ".join(spec.not_exported)
-            why = f"not in it: {left}; add what {manager} has for that"
-            terminal.say(f"{self.name}: {why}", error=True)
+        text = _export.write(manager, spec.service(manager))
+        warning = exported.warning(manager, spec.options)
+        if warning is not None:
+            terminal.say(f"{self.name}: {warning}", error=True)
         data = {"name": self.name, "manager": manager, "text": text}
         return Answer(OK, text, lambda: data, is_file=True)
 

@@ -107,9 +107,8 @@ services:
     environment: {environment}
 {init}
     user: {user}
-    # It is restarted when it fails, but not when it ends by itself.
-    restart: on-failure
-    stop_signal: SIGTERM
+{restart}
+{logging}    stop_signal: SIGTERM
     stop_grace_period: {stop_timeout}s
     cap_drop: [ALL]
     security_opt: ["no-new-privileges:true"]
@@ -156,7 +155,7 @@ def kubernetes(service: Service) -> str:
 def compose(service: Service) -> str:
     """Return a file for docker compose."""
     user, group = _account(service)
-    command = _check(service)
+    command = _check(service, service.ready or "")
     health = "    # No way to see that it is well is known; see healthcheck."
     if command is not None:
         health = (
@@ -178,9 +177,24 @@ def compose(service: Service) -> str:
         tmpfs=_dollars(
             _yaml([f"{path}:uid={user},gid={group},mode=0750" for path in _directories(service)])
         ),
+        restart=(
+            "    # It is restarted whenever it ends.\n    restart: always"
+            if service.restarts_always
+            else "    # It is restarted when it fails, but not when it ends by itself.\n"
+            "    restart: on-failure"
+        ),
+        logging=_logging(service),
         health=health,
         hidden=_hidden(service, indent=4),
     )
+
+
+def _logging(service: Service) -> str:
+    """Return what becomes of what the program prints: files of a size, the newest among them."""
+    if service.log_size is None:
+        return ""
+    options = {"max-size": str(service.log_size), "max-file": str(service.log_keep + 1)}
+    return f"    logging:\n      driver: json-file\n      options: {_yaml(options)}\n"
 
 
 def _account(service: Service) -> tuple[int, int]:
@@ -253,9 +267,9 @@ def _label(name: str) -> str:
     return _yaml(label)
 
 
-def _check(service: Service) -> Sequence[str] | None:
+def _check(service: Service, condition: str) -> Sequence[str] | None:
     """Return a command that succeeds when the program is well; None: none is known."""
-    kind, _, value = (service.ready or "").partition(":")
+    kind, _, value = condition.partition(":")
     if kind == "exec":
         return ["/bin/sh", "-c", value]
     if kind == "file":
@@ -267,33 +281,44 @@ def _check(service: Service) -> Sequence[str] | None:
 
 def _probes(service: Service) -> str:
     """Return the three probes: has it started, is it ready, does it live."""
-    probe = _probe(service)
-    if probe is None:
-        return "          # No way to see that it is ready is known; see readinessProbe."
-    # A command costs an interpreter's start.
-    period, patience = 10 if probe.startswith("exec") else 5, 3
-    failures = max(1, -(-service.start_timeout // period))
+    probe = _probe(service, service.ready or "")
     lines: list[str] = []
-    for name, threshold in (("startup", failures), ("readiness", 1), ("liveness", patience)):
-        lines += [
-            f"{name}Probe:",
-            f"  {probe}",
-            f"  periodSeconds: {period}",
-            "  timeoutSeconds: 5",
-            f"  failureThreshold: {threshold}",
-        ]
+    if probe is not None:
+        # A command costs an interpreter's start.
+        period = 10 if probe.startswith("exec") else 5
+        failures = max(1, -(-service.start_timeout // period))
+        lines += _probing("startup", probe, period, failures)
+        lines += _probing("readiness", probe, period, 1)
+        if service.health is None:
+            lines += _probing("liveness", probe, period, 3)
+    else:
+        lines.append("# No way to see that it is ready is known; see readinessProbe.")
+    if service.health is not None:
+        well, period = service.health, max(1, round(service.health.every))
+        healthy = _probe(service, well.text) or ""
+        lines += _probing("liveness", healthy, period, well.patience, timeout=period)
     return "\n".join(f"          {line}" for line in lines)
 
 
-def _probe(service: Service) -> str | None:
+def _probing(name: str, probe: str, period: int, patience: int, *, timeout: int = 5) -> list[str]:
+    return [
+        f"{name}Probe:",
+        f"  {probe}",
+        f"  periodSeconds: {period}",
+        f"  timeoutSeconds: {timeout}",
+        f"  failureThreshold: {patience}",
+    ]
+
+
+def _probe(service: Service, condition: str) -> str | None:
     from urllib.parse import urlsplit
 
-    kind, _, value = (service.ready or "").partition(":")
+    kind, _, value = condition.partition(":")
     if kind == "tcp":
         return f"tcpSocket: {_yaml({'port': int(value.rpartition(':')[2])})}"
     if kind == "http":
-        parts = urlsplit(service.ready or "")
+        parts = urlsplit(condition)
         target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
         return f"httpGet: {_yaml({'path': target, 'port': parts.port or 80})}"
-    command = _check(service)
+    command = _check(service, condition)
     return None if command is None else f"exec: {_dollars(_yaml({'command': list(command)}))}"

@@ -18,10 +18,14 @@ _END = "END_OF_FILE"
 
 def s6(service: Service) -> str:
     """Return a script that makes a service directory of s6 (s6-supervise(8))."""
+    size, keep = 1000000, 10
+    if service.log_size is not None:
+        size, keep = service.log_size, service.log_keep
     files = {
         "run": _run(service),
         "timeout-kill": f"{service.stop_timeout * 1000}\n",
-        "log/run": '#!/bin/sh\nmkdir -p "$PWD/main"\nexec s6-log -b n10 s1000000 T "$PWD/main"\n',
+        "log/run": '#!/bin/sh\nmkdir -p "$PWD/main"\n'
+        f'exec s6-log -b n{keep} s{size} T "$PWD/main"\n',
     }
     if service.speaks:
         # Any number that the program does not use itself; reborn finds it in this file.
@@ -42,7 +46,8 @@ def runit(service: Service) -> str:
     """Return a script that makes a service directory of runit (runsv(8))."""
     files = {
         "run": _run(service),
-        "log/run": '#!/bin/sh\nmkdir -p "$PWD/main"\nexec svlogd -tt "$PWD/main"\n',
+        "log/run": '#!/bin/sh\nmkdir -p "$PWD/main"\n'
+        f'{_svlogd(service)}exec svlogd -tt "$PWD/main"\n',
     }
     wait = service.stop_timeout
     head = f"""\
@@ -54,6 +59,13 @@ def runit(service: Service) -> str:
 # To stop it, and to kill it after {wait} seconds: sv -w {wait} force-stop {service.name}
 """
     return head + _making(service.name, files)
+
+
+def _svlogd(service: Service) -> str:
+    """Return the command that has svlogd(8) keep what is wanted."""
+    if service.log_size is None:
+        return ""
+    return f"printf 's{service.log_size}\\nn{service.log_keep}\\n' > \"$PWD/main/config\"\n"
 
 
 def _run(service: Service) -> str:

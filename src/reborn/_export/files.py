@@ -22,9 +22,7 @@ command={command}
 directory={directory}
 {environment}
 autostart=true
-; It is restarted when it fails, but not when it ends by itself.
-autorestart=unexpected
-exitcodes=0
+{restart}
 ; supervisord is not told when the program is ready: it has started when it has lived that long.
 startsecs=1
 umask={umask:03o}
@@ -35,8 +33,8 @@ killasgroup=true
 {user}
 ; What it prints; supervisord rotates the file.
 redirect_stderr=true
-stdout_logfile=AUTO
-"""
+stdout_logfile={output}
+{rotation}"""
 
 
 def supervisord(service: Service) -> str:
@@ -54,6 +52,19 @@ def supervisord(service: Service) -> str:
         umask=service.umask,
         stop_timeout=service.stop_timeout,
         user=_user(service),
+        restart=(
+            "; It is restarted whenever it ends.\nautorestart=true"
+            if service.restarts_always
+            else "; It is restarted when it fails, but not when it ends by itself.\n"
+            "autorestart=unexpected\nexitcodes=0"
+        ),
+        output="AUTO" if service.output is None else _value("path", service.output),
+        rotation=(
+            ""
+            if service.log_size is None
+            else f"stdout_logfile_maxbytes={service.log_size}\n"
+            f"stdout_logfile_backups={service.log_keep}\n"
+        ),
     )
     return text.replace("\n\nautostart", "\nautostart")
 
@@ -110,24 +121,26 @@ def launchd(service: Service) -> str:
         service.directory,
         *service.environment,
         *service.environment.values(),
+        service.output or "",
     )
     for text in texts:
         if re.search(r"[\0-\x08\x0b-\x1f\ufffe\uffff]", text):
             why = "it has a control character in it, which XML has not"
             refuse("text", text, "launchd", why)
+    log = service.output or f"/var/log/{service.name}.log"
     job: dict[str, object] = {
         "Label": service.name,
         "ProgramArguments": list(service.command),
         "WorkingDirectory": service.directory,
         "EnvironmentVariables": dict(service.environment),
         "RunAtLoad": True,
-        "KeepAlive": {"SuccessfulExit": False},
+        "KeepAlive": True if service.restarts_always else {"SuccessfulExit": False},
         "ThrottleInterval": 10,
         "ExitTimeOut": service.stop_timeout,
         "ProcessType": "Background",
         "Umask": service.umask,
-        "StandardErrorPath": f"/var/log/{service.name}.log",
-        "StandardOutPath": f"/var/log/{service.name}.log",
+        "StandardErrorPath": log,
+        "StandardOutPath": log,
     }
     if service.prevent_core:
         job["HardResourceLimits"] = {"Core": 0}
@@ -137,10 +150,13 @@ def launchd(service: Service) -> str:
         job["UserName"] = pwd.getpwuid(service.user).pw_name
     head, kind, body = plistlib.dumps(job, sort_keys=False).decode().partition("<plist")
     file = f"{_comment(service.name)}.plist"
+    when = "when it fails, but not when it ends by itself"
+    if service.restarts_always:
+        when = "whenever it ends"
     comment = (
         f"<!-- {file}, for /Library/LaunchDaemons (owned by root, mode 644), then\n"
         f"     launchctl bootstrap system /Library/LaunchDaemons/{file}\n"
-        "     KeepAlive: it is restarted when it fails, but not when it ends by itself.\n"
+        f"     KeepAlive: it is restarted {when}.\n"
         "     launchd is not told when it is ready. What it prints goes to the path below,\n"
         "     which newsyslog(8) can rotate. -->\n"
     )

@@ -10,9 +10,17 @@ from dataclasses import dataclass, field
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from typing import NoReturn
+    from typing import NoReturn, Protocol
 
     from reborn._options import Plan
+
+    class Health(Protocol):
+        """A condition that is looked at every so many seconds, and may fail so many times."""
+
+        text: str
+        every: float
+        patience: int
+
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
@@ -27,7 +35,9 @@ class Service:
     it never stays in the foreground. *reloads*: SIGHUP has it read its configuration.
     *upgradable*: started once more, it takes the place of the one that runs. *ports* are those it
     listens on, by name. *ready* is how to see from outside that it is ready (`_readiness`).
-    *foreign*: it does not use reborn.
+    *foreign*: it does not use reborn. *restarts_always*: also when it has ended by itself; after
+    *restart_delay* seconds. *health* is how to see that it is well. *output* is the file for what
+    it prints, which is begun anew at *log_size* bytes, and *log_keep* of them are kept.
     """
 
     name: str
@@ -52,6 +62,12 @@ class Service:
     ready: str | None = None
     ready_timeout: float = 30.0
     foreign: bool = False
+    restarts_always: bool = False
+    restart_delay: float = 1.0
+    health: Health | None = None
+    output: str | None = None
+    log_size: int | None = None
+    log_keep: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what no manager can have.

@@ -50,9 +50,9 @@ WorkingDirectory={directory}
 {environment}
 {user}
 
-# It is restarted when it fails, but not when it ends by itself.
-Restart=on-failure
-RestartSec=1
+{restart}
+RestartSec={restart_delay:g}
+{watchdog}
 TimeoutStartSec={start_timeout}
 TimeoutStopSec={stop_timeout}
 # SIGTERM is for the program alone, SIGKILL for what it has left.
@@ -60,6 +60,7 @@ KillMode=mixed
 {more}
 
 # Where it writes; all else is read-only. What it prints is in {log}
+{output}
 {files}
 
 # What it may not do. A program that listens to a port below 1024 needs
@@ -108,23 +109,51 @@ def unit(service: Service) -> str:
         user=_user(service, drops=drops),
         more="" if service.foreign else _MORE.format(store="" if service.upgradable else "#"),
         compiles=_COMPILES if service.foreign else "",
+        restart=(
+            "# It is restarted whenever it ends.\nRestart=always"
+            if service.restarts_always
+            else "# It is restarted when it fails, but not when it ends by itself.\n"
+            "Restart=on-failure"
+        ),
+        restart_delay=service.restart_delay,
+        watchdog=_watchdog(service),
+        output="" if service.output is None else _output(service.output),
         start_timeout=service.start_timeout,
         stop_timeout=service.stop_timeout,
-        log=(
-            f"the journal: journalctl -u {service.name}"
-            if service.log_file is None
-            else "its log_file;\n# without one it would be in the journal."
-        ),
+        log=_log(service),
         files="\n".join(_files(service)),
         capabilities=_capabilities(chroot=chroot, drops=drops),
         core="0" if service.prevent_core else "infinity",
         umask=service.umask,
         calls=f"SystemCallFilter=@setuid{' chroot' if chroot else ''}" if drops else "",
     )
-    # An empty line where nothing stands would be one too many.
+    # What is not there leaves no line, or one too many.
+    text = text.replace("\n\nTimeoutStartSec", "\nTimeoutStartSec")
+    text = text.replace("\n\nProtectSystem", "\nProtectSystem")
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")
     return text
+
+
+def _log(service: Service) -> str:
+    if service.output is not None:
+        return "its log:"
+    if service.log_file is None:
+        return f"the journal: journalctl -u {service.name}"
+    return "its log_file;\n# without one it would be in the journal."
+
+
+def _output(path: str) -> str:
+    target = f"append:{_path(path)}"
+    return f"StandardOutput={target}\nStandardError={target}"
+
+
+def _watchdog(service: Service) -> str:
+    if service.health is None:
+        return ""
+    # Of the conditions for health, this one is all that systemd knows.
+    seconds = service.health.every * service.health.patience
+    return f"# It says that it is well, in time: WATCHDOG=1.\nWatchdogSec={seconds:g}"
 
 
 def sockets(service: Service) -> str:
