@@ -89,7 +89,9 @@ LAYERS = {
         "_command", "foreign_pidfile", "registry", "overview", "follow", "arguments"
     ),
     "its words": _inside("_command", "converters", "grammar", "parser", "completion"),
-    "the command": _inside("_command", "spec", "start", "upgrade", "selection", "verbs", "cli"),
+    "the command": _inside(
+        "_command", "exported", "spec", "start", "upgrade", "selection", "verbs", "cli"
+    ),
     "the roof": ("__main__", "__init__"),
 }
 # The modules of a package that is one room of the picture; its face, `__init__`, follows them.
@@ -221,6 +223,7 @@ TESTED = {
     "_command.grammar": "cli/usage",
     "_command.parser": "cli/usage",
     "_command.completion": "cli/completion",
+    "_command.exported": "cli/export",
     "_command.spec": "cli/process cli/as_before",
     "_command.start": "cli/start cli/run",
     "_command.upgrade": "cli/upgrade",

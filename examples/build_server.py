@@ -3,12 +3,12 @@
     python build_server.py DIRECTORY    compile the Python files there that have changed
     python build_server.py stop         stop the daemon
 
-The daemon keeps what it has compiled, so that the second build has little to do. It leaves
-build_server.pid, build_server.log and build_server.sock in the directory in which it is started.
+The daemon keeps what it has compiled, so that the second build has little to do, and goes when it
+has not been needed for an hour. It leaves build_server.pid, build_server.log and build_server.sock
+in the directory in which it is started.
 """
 
 import json
-import os
 import socket
 import sys
 import threading
@@ -43,7 +43,7 @@ class Builder:
             for path in changed:
                 self.known[path] = (files[path], compile_file(path))
             errors = [error for path in files if (error := self.known[path][1])]
-        return {"pid": os.getpid(), "compiled": len(changed), "errors": errors}
+        return {"compiled": len(changed), "errors": errors}
 
 
 def compile_file(path: Path) -> str | None:
@@ -58,6 +58,7 @@ def compile_file(path: Path) -> str | None:
 def serve() -> None:
     with context, context.listen("build", SOCKET) as listener:
         builder = Builder()
+        context.exit_when_idle(3600)
         context.ready()
         while True:
             client, _ = listener.accept()
@@ -70,35 +71,34 @@ def answer(client: socket.socket, builder: Builder) -> None:
         json.dump(builder.build(Path(directory)), stream)
 
 
-def build(directory: Path) -> dict[str, object]:
-    """Have the daemon build *directory*, whoever starts it."""
-    context.ensure(timeout=30, fingerprint=VERSION)  # of a version that speaks as this one does
+def build(directory: Path) -> str | None:
+    """Have the daemon build *directory*, whoever starts it; return what is wrong there."""
+    # Of a version that speaks as this one does; it stays as long as there is this handle.
+    daemon = context.ensure(timeout=30, fingerprint=VERSION)
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(str(SOCKET))
         with server.makefile("rw") as stream:
             print(json.dumps(str(directory)), file=stream, flush=True)
-            answer: dict[str, object] = json.load(stream)
-    return answer
+            answer = json.load(stream)
+    print(f"compiled {answer['compiled']}, by process {daemon.pid}")
+    return "\n".join(answer["errors"]) or None
 
 
-def main(word: str) -> int | str:
-    if word == "stop":
-        daemon = context.search()
-        if daemon is not None:
-            daemon.stop()
-        return 0
-    try:
-        answer = build(Path(word).resolve())
-    except StartError as error:
-        return str(error)
-    print(f"compiled {answer['compiled']}, by process {answer['pid']}")
-    return "\n".join(map(str, answer["errors"])) if answer["errors"] else 0
+def stop() -> None:
+    daemon = context.search()
+    if daemon is not None:
+        daemon.stop()
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["serve"]:
-        serve()
-    elif len(sys.argv) == 2:
-        sys.exit(main(sys.argv[1]))
-    else:
+    if len(sys.argv) != 2:
         sys.exit("usage: build_server.py DIRECTORY | stop")
+    elif sys.argv[1] == "serve":
+        serve()
+    elif sys.argv[1] == "stop":
+        stop()
+    else:
+        try:
+            sys.exit(build(Path(sys.argv[1]).resolve()))
+        except StartError as error:
+            sys.exit(str(error))

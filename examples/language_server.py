@@ -58,7 +58,8 @@ def serve() -> None:
 
 def talk() -> None:
     """Connect the editor with a server, whoever starts that."""
-    context.ensure(timeout=60, fingerprint=importlib.metadata.version("python-lsp-server"))
+    version = importlib.metadata.version("python-lsp-server")
+    context.ensure(timeout=60, fingerprint=version)
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(str(SOCKET))
         threading.Thread(target=send, args=(server,), daemon=True).start()
