@@ -178,8 +178,7 @@ class DaemonContext(_options.Options):
         try:
             return self._start(plan)
         except (StartError, KeyboardInterrupt) as error:
-            # The message says it all; a dozen frames of ours would only hide it.
-            raise error.with_traceback(None) from None
+            raise _without_frames(error) from None
 
     def upgrade(self) -> "Daemon | None":
         """Replace the running daemon by a new generation of it, and lose no connection.
@@ -205,7 +204,7 @@ class DaemonContext(_options.Options):
         try:
             return self._start(plan) if _inherited.is_second_life else self._replace(plan)
         except (StartError, KeyboardInterrupt) as error:
-            raise error.with_traceback(None) from None
+            raise _without_frames(error) from None
 
     def ensure(self, *, timeout: float = 30.0, fingerprint: str | None = None) -> "Daemon | None":
         """Return a daemon that is ready, whoever has started it: this process, if nobody has.
@@ -257,7 +256,7 @@ class DaemonContext(_options.Options):
                 fingerprint=fingerprint,
             )
         except (StartError, KeyboardInterrupt) as error:
-            raise error.with_traceback(None) from None
+            raise _without_frames(error) from None
 
     def _resolved(self) -> "Plan":
         return _options.resolve(self)
@@ -304,7 +303,7 @@ class DaemonContext(_options.Options):
     def search(self) -> "Daemon | None":
         """Return the daemon that holds the pid file, or None if no process provably does.
 
-        Looking changes nothing and disturbs nobody's start.
+        Looking changes nothing and disturbs nobody's start. `find` raises instead.
 
         Raises:
             ValueError: `pidfile` is not a path or a `PidFile`.
@@ -332,6 +331,21 @@ class DaemonContext(_options.Options):
                 # A zombie may stay named, where nothing shows that it does not hold the file.
                 return daemon if daemon.is_running() else None
         return None
+
+    def find(self) -> "Daemon":
+        """Return the daemon that holds the pid file.
+
+        Raises:
+            NotRunningError: no process provably does.
+            ValueError, UnsafeFileError, PermissionError: as in `search`.
+        """
+        daemon = self.search()
+        if daemon is None:
+            from reborn.exceptions import NotRunningError
+
+            path: Any = getattr(self.pidfile, "path", self.pidfile)
+            raise NotRunningError(pidfile=os.path.abspath(path))
+        return daemon
 
     def ready(self, message: str | None = None) -> None:
         """Say that the daemon is ready, and let the launcher report success.
@@ -473,7 +487,11 @@ class DaemonContext(_options.Options):
         """
         if self.is_open:
             return
-        if self.reborn() is not None:
+        try:
+            daemon = self.reborn()
+        except (StartError, KeyboardInterrupt) as error:
+            raise _without_frames(error) from None
+        if daemon is not None:
             from reborn import _launcher
 
             _launcher.end_program(started_again=self.strategy == "reexec")
@@ -484,7 +502,10 @@ class DaemonContext(_options.Options):
 
     def __enter__(self) -> "Self":
         """Call `open`; the block runs in the daemon."""
-        self.open()
+        try:
+            self.open()
+        except (StartError, KeyboardInterrupt) as error:
+            raise _without_frames(error) from None
         return self
 
     def __exit__(
@@ -842,6 +863,17 @@ class DaemonContext(_options.Options):
             message = f"{method}() belongs to the daemon, and the context is not open here"
             raise RuntimeError(message)
         return self._setup
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """Return *error* without our frames: its message says it all, and they would only hide it.
+
+    Those of a subclass stay.
+    """
+    traceback = error.__traceback__
+    while traceback and traceback.tb_frame.f_globals.get("__name__", "").startswith("reborn."):
+        traceback = traceback.tb_next
+    return error.with_traceback(traceback)
 
 
 def _current_error() -> BaseException | None:

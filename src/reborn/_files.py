@@ -12,7 +12,7 @@ refused as soon as it is given (`check_path`, `absolute`).
 import os
 import stat
 import sys
-from errno import ELOOP, EMLINK, ENXIO, EOPNOTSUPP
+from errno import EACCES, ELOOP, EMLINK, ENOENT, ENXIO, EOPNOTSUPP, EPERM, EROFS
 
 from reborn import _descriptors
 
@@ -109,10 +109,17 @@ def open_directory(path: str, *, kind: str) -> tuple[int, str]:
                 entered = os.open("/" if target.startswith("/") else ".", flags, dir_fd=directory)
             _descriptors.close(directory)
             directory = entered
-    except BaseException:
+    except BaseException as error:
         _descriptors.close(directory)
+        _add_remedy(error, f"make directory {folder!r} first", ENOENT)
         raise
     return directory, name
+
+
+def _add_remedy(error: BaseException, remedy: str, *codes: int) -> None:
+    """Have a `StepError` that *error* becomes name the way out, if it is one of the *codes*."""
+    if isinstance(error, OSError) and error.errno in codes:
+        error.remedy = remedy  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _read_link(name: str, directory: int) -> str | None:
@@ -130,13 +137,16 @@ def open_or_create(name: str, flags: int, *, mode: int, directory: int) -> tuple
     """
     while True:
         try:
-            return os.open(name, flags | _CAREFUL, dir_fd=directory), False
-        except FileNotFoundError:
-            pass
-        try:
-            fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | _CAREFUL, mode, dir_fd=directory)
+            try:
+                return os.open(name, flags | _CAREFUL, dir_fd=directory), False
+            except FileNotFoundError:
+                new = flags | os.O_CREAT | os.O_EXCL | _CAREFUL
+                fd = os.open(name, new, mode, dir_fd=directory)
         except FileExistsError:
             continue  # made by somebody else between the two calls
+        except OSError as error:
+            _add_remedy(error, "choose a path that this user may write", EACCES, EPERM, EROFS)
+            raise
         try:
             os.fchmod(fd, mode)
         except BaseException:

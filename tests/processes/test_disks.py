@@ -154,7 +154,8 @@ def message(disk, option, number, step=None):
     needed, action = NEEDS[option]
     step, action, role = step or (needed, action, "launcher")
     path = str(disk.path / FILES[option])
-    return f"cannot {action} {path!r}: {REASONS[number]} (step {step!r}, in the {role})"
+    remedy = "; choose a path that this user may write" if number == errno.EROFS else ""
+    return f"cannot {action} {path!r}: {REASONS[number]} (step {step!r}, in the {role}){remedy}"
 
 
 def assert_refused(disk, result, text, files=()):
@@ -424,7 +425,10 @@ def test_directory_removed_before_the_start_is_told(sandbox, place, option):
     place.rmdir()
     result = sandbox.hold(**{option: path})
     step, action = NEEDS[option]
-    text = f"cannot {action} {path!r}: {REASONS[errno.ENOENT]} (step {step!r}, in the launcher)"
+    text = (
+        f"cannot {action} {path!r}: {REASONS[errno.ENOENT]} (step {step!r}, in the launcher); "
+        f"make directory {str(place)!r} first"
+    )
     assert_refused_in(sandbox, result, text)
     assert_starts_in(sandbox, place)
 
@@ -446,7 +450,8 @@ def test_directory_removed_before_the_fresh_program_takes_over_is_told(reexec_sa
     result = start_in(reexec_sandbox, place, before=[["remove_when_reborn", str(place)]])
     path = str(place / "app.pid")
     text = (
-        f"cannot take over pid file {path!r}: {REASONS[errno.ENOENT]} (step 'lock', in the daemon)"
+        f"cannot take over pid file {path!r}: {REASONS[errno.ENOENT]} (step 'lock', in the "
+        f"daemon); make directory {str(place)!r} first"
     )
     assert_refused_in(reexec_sandbox, result, text)
     assert not place.exists()

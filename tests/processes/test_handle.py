@@ -6,6 +6,7 @@ Each promise holds with a pidfd and without one, with /proc and without it.
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import psutil
 import pytest
 import sabotage
 from harness import PATIENCE, Remote, RemoteError, eventually, exit_code, is_alive, survivors
+
+from reborn import DaemonContext, NotRunningError
 
 SWITCHES = {
     "all": (),
@@ -54,6 +57,17 @@ def test_daemon_is_found_while_it_runs(sandbox, switches):
         assert remote("search") == result.pid
         sandbox.stop(result.pid)
         assert remote("search") is None
+
+
+def test_find_names_the_pid_file_that_nobody_holds(sandbox):
+    context = DaemonContext(sandbox.pidfile)
+    with pytest.raises(NotRunningError, match="no daemon holds pid file"):
+        context.find()
+    started = sandbox.hold()
+    assert context.find().pid == started.pid
+    context.find().stop()
+    with pytest.raises(NotRunningError, match=re.escape(f"{str(sandbox.pidfile)!r}; start it")):
+        context.find()
 
 
 def test_number_without_a_newline_finds_the_daemon_that_is_seen_to_have_the_lock(sandbox):

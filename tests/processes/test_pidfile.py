@@ -138,7 +138,7 @@ def test_missing_directory_is_named(sandbox):
     assert result.returncode != 0
     assert result.message == (
         f"cannot lock pid file {path!r}: No such file or directory [ENOENT] "
-        "(step 'lock', in the launcher)"
+        f"(step 'lock', in the launcher); make directory {os.path.dirname(path)!r} first"
     )
     assert list(sandbox.directory.iterdir()) == []
 

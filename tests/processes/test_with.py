@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 
 import filelock
 import psutil
@@ -366,3 +367,14 @@ def test_sigterm_is_a_success_control(sandbox, gate):
     os.kill(pid, signal.SIGTERM)
     assert end(pid) == -signal.SIGTERM
     assert sandbox.pidfile.exists()
+
+
+def test_refused_start_shows_one_frame_of_ours(fork_sandbox):
+    holder = fork_sandbox.hold()
+    program = f"import reborn\nwith reborn.DaemonContext({str(fork_sandbox.pidfile)!r}): pass"
+    result = fork_sandbox.run([sys.executable, "-c", program])
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert lines[-1].startswith("reborn.exceptions.PidFileLockedError: pid file ")
+    assert [line.endswith(", in __enter__") for line in lines if "_context.py" in line] == [True]
+    fork_sandbox.stop(holder.pid)
