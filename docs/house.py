@@ -66,7 +66,9 @@ LAYERS = {
     ),
     "an upgrade": _inside("_upgrade", "messages", "listening", "manager", "launch", "daemon"),
     "the class": ("_export", "_ensure", "_idle", "_context", "_serving"),
-    "command lines": _inside("_verbs", "keywords", "values", "terminal", "status", "control"),
+    "command lines": _inside(
+        "_verbs", "keywords", "values", "terminal", "status", "follow", "arguments", "control"
+    ),
     "for programs": ("application", "click", "graceful", "pep3143", "_spawning", "pytest_plugin"),
     "the supervisor": _inside(
         "_supervisor",
@@ -85,9 +87,7 @@ LAYERS = {
         "policy",
         "supervisor",
     ),
-    "any program": _inside(
-        "_command", "foreign_pidfile", "registry", "overview", "follow", "arguments"
-    ),
+    "any program": _inside("_command", "foreign_pidfile", "registry", "overview", "arguments"),
     "its words": _inside("_command", "converters", "grammar", "parser", "completion"),
     "the command": _inside(
         "_command", "exported", "spec", "start", "upgrade", "selection", "verbs", "cli"
@@ -165,6 +165,8 @@ TESTED = {
     "_verbs.values": "application/verbs",
     "_verbs.status": "application/status",
     "_verbs.terminal": "application/terminal cli/terminal",
+    "_verbs.follow": "application/logs cli/logs",
+    "_verbs.arguments": "application/arguments",
     "_verbs.control": "application/verbs application/ensure application/upgrade cli/life",
     "application": "application/background application/verbs application/upgrade",
     "graceful": "processes/graceful docs/examples",
@@ -217,7 +219,6 @@ TESTED = {
     "_command.foreign_pidfile": "cli/pidfile cli/real_programs",
     "_command.registry": "cli/show cli/life",
     "_command.overview": "cli/show",
-    "_command.follow": "cli/logs",
     "_command.arguments": "cli/secrets",
     "_command.converters": "cli/usage",
     "_command.grammar": "cli/usage",

@@ -146,12 +146,37 @@ def processes() -> list[int]:
 
 def command_line(pid: int) -> str:
     """Return the command line of *pid*, for people."""
+    return " ".join(words(pid)) or "(it has ended)"
+
+
+def cpu_time(pid: int) -> float | None:
+    """Return how many seconds *pid* has computed; None of one that has ended.
+
+    To the nanosecond on Linux, where every process has a clock (clock_getcpuclockid(3)); /proc has
+    hundredths of a second.
+    """
+    if sys.platform == "linux":
+        try:
+            return time.clock_gettime((~pid << 3) | 2)
+        except OSError:
+            pass  # not for this process, or not in this sandbox
     import psutil
 
     try:
-        return " ".join(_once_executed(pid, psutil.Process(pid).cmdline))
+        times = psutil.Process(pid).cpu_times()
     except psutil.Error:
-        return "(it has ended)"
+        return None
+    return times.user + times.system
+
+
+def words(pid: int) -> list[str]:
+    """Return the words of the command line of *pid*; none of one that has ended, or is hidden."""
+    import psutil
+
+    try:
+        return [*_once_executed(pid, psutil.Process(pid).cmdline)]
+    except psutil.Error:
+        return []
 
 
 def descendants(root: int) -> list[int]:

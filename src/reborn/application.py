@@ -1,9 +1,9 @@
 """Daemon behaviour for a program with an `argparse` command line, in one call.
 
 `background` adds ``-d/--background``, ``--pidfile`` and ``--log-file`` to the program's parser;
-`control` puts the verbs ``start ensure stop restart upgrade reload status run`` before its
-arguments. `ensure` is for code of the program that needs its daemon. For a program with click there
-is `reborn.click`.
+`control` puts the verbs ``start ensure stop restart upgrade reload status logs run`` before its
+arguments, or both. `ensure` is for code of the program that needs its daemon. For a program with
+click there is `reborn.click`.
 
 Here the library prints and ends the process, as command lines do. The work and the messages come
 from `reborn._verbs.control`.
@@ -36,6 +36,8 @@ __all__ = ["Arguments", "background", "control", "ensure"]
 
 # What we add is kept apart from the program's own arguments, and taken out of them.
 _PREFIX = "reborn_"
+# How the help speaks of verbs that can be left out.
+_OPTIONAL = {"title": "verbs", "description": "without one: run; with -d: start"}
 
 
 class Arguments(argparse.Namespace):
@@ -99,18 +101,23 @@ def control(
     log_file: Path | None = None,
     name: str | None = None,
     argv: Sequence[str] | None = None,
+    optional_verb: bool = False,
     **options: Unpack[ContextOptions],
 ) -> ExitStatus:
     """Carry out the verb on the command line; return the exit status.
 
         sys.exit(control(parser, main, pidfile="app.pid", log_file="app.log"))
 
-    The verbs are ``start ensure stop restart reload status run``, and ``upgrade`` if
+    The verbs are ``start ensure stop restart reload status logs run``, and ``upgrade`` if
     ``upgradable=True`` is among the *options*. ``start``, ``ensure``, ``restart``, ``upgrade`` and
     ``run`` take the program's own arguments and then call *main* with them: in the daemon, or with
     ``run`` in this process. What *main* returns is returned. The launcher of a daemon does not come
     back: it says
-    ``app started, pid 4711`` and ends with exit status 0.
+    ``app started, pid 4711`` and ends with exit status 0. ``restart`` and ``upgrade`` without
+    arguments of the program's own keep those of the running daemon.
+
+    With *optional_verb* the verb can be left out: then it is ``run``, and ``start`` with ``-d`` or
+    ``--background``.
 
     The parser itself is not changed; options of ours that it has already (``--pidfile``,
     ``--log-file``, ``--timeout``) stay the program's, and ours are left out.
@@ -128,10 +135,17 @@ def control(
     _control.require_pidfile(pidfile)
     name = name or parser.prog
     verbs = _control.offered(**options)
-    top = _verbs_parser(parser, verbs, pidfile=pidfile, log_file=log_file, name=name)
-    args = top.parse_args(argv, namespace=Arguments())
+    top = _verbs_parser(
+        parser, verbs, pidfile=pidfile, log_file=log_file, name=name, optional=optional_verb
+    )
+    words = sys.argv[1:] if argv is None else argv
+    if optional_verb:
+        flags = top._option_string_actions  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - there is no other way
+        words = _control.with_verb(words, verbs, flags)
+    _control.keep_arguments(words, pidfile)
+    args = top.parse_args(words, namespace=Arguments())
     given = _take_ours(args)
-    verb = given["verb"]
+    verb = _control.verb_of(given["verb"], given)
     context = _control.context_of_verb(verb, given, pidfile, log_file, **options)
     status = _control.carry_out(_control.Control(context, name=name), verb, given)
     if status is not None:
@@ -167,13 +181,22 @@ def _add_background_options(
 ) -> None:
     # "error", also for a parser in which what comes later takes the place of what was there.
     group = parser.add_argument_group("background", conflict_handler="error")
+    _add_detach(group)
+    when = "default in the background"
+    _add_path(group, "--pidfile", pidfile, when)
+    _add_path(group, "--log-file", log_file, when)
+
+
+def _add_detach(group: _Container) -> None:
+    """Add ``-d/--background``.
+
+    Raises:
+        ValueError: the program has an option of the long name.
+    """
     detach: dict[str, Any] = {"action": "store_true", "help": "run in the background, as a daemon"}
     if not (_add(group, "-d", "--background", **detach) or _add(group, "--background", **detach)):
         message = "the parser has an option '--background' already; rename it"
         raise ValueError(message)
-    when = "default in the background"
-    _add_path(group, "--pidfile", pidfile, when)
-    _add_path(group, "--log-file", log_file, when)
 
 
 def _verbs_parser(
@@ -183,6 +206,7 @@ def _verbs_parser(
     pidfile: Path,
     log_file: Path | None,
     name: str,
+    optional: bool,
 ) -> argparse.ArgumentParser:
     """Return a parser of verbs; those that run the program also take what *parser* takes."""
     from reborn._verbs.control import RUNNING
@@ -201,7 +225,11 @@ def _verbs_parser(
     )
     _add_version(top, parser)
     verbs = top.add_subparsers(
-        dest=f"{_PREFIX}verb", metavar="VERB", required=True, parser_class=argparse.ArgumentParser
+        dest=f"{_PREFIX}verb",
+        metavar="VERB",
+        required=True,
+        parser_class=argparse.ArgumentParser,
+        **(_OPTIONAL if optional else {}),
     )
     # What the program has is the program's with every verb, also where only ours is meant.
     probe = argparse.ArgumentParser(
@@ -223,9 +251,11 @@ def _verbs_parser(
         group = sub.add_argument_group("daemon") if runs else sub
         if "--pidfile" in free:
             _add_path(group, "--pidfile", pidfile)
-        if "--log-file" in free and runs:
+        if "--log-file" in free and (runs or verb == "logs"):
             _add_path(group, "--log-file", None if verb == "run" else log_file)
         _add_own(group, verb)
+        if optional and verb == "run":
+            _add_detach(group)
     return top
 
 
@@ -250,6 +280,12 @@ def _add_own(container: _Container, verb: str) -> None:
         )
     if verb == "status":
         _add(container, "--json", action="store_true", help="print one JSON object")
+    if verb == "logs":
+        follow = "go on with what is written from now on"
+        _add(container, "-f", "--follow", action="store_true", help=follow)
+        lines = f"how many lines from the end (default: {_values.LINES})"
+        convert = partial(_convert, _values.count)
+        _add(container, "-n", "--lines", type=convert, metavar="N", help=lines)
 
 
 def _add_version(top: argparse.ArgumentParser, parser: argparse.ArgumentParser) -> None:

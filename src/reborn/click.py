@@ -2,7 +2,7 @@
 
 The same two ways as in `reborn.application`, as decorators of a ``@click.command()``: `background`
 adds ``-d/--background``, ``--pidfile`` and ``--log-file`` to the command, `control` makes a group
-of the verbs ``start ensure stop restart upgrade reload status run`` of it.
+of the verbs ``start ensure stop restart upgrade reload status logs run`` of it, or both.
 
 A module of its own, since only a program that has click can import it.
 """
@@ -69,14 +69,9 @@ def background(
         _carry_on(ctx, context, _control.leave(daemon.detach()))
 
     def decorate(command: AnyCommand) -> AnyCommand:
-        taken = _flags(command)
-        if "--background" in taken:
-            message = "the command has an option '--background' already; rename it"
-            raise ValueError(message)
-        detach = [flag for flag in ("-d", "--background") if flag not in taken]
         when = "default in the background"
         ours = [
-            _option(*detach, is_flag=True, help="Run in the background, as a daemon."),
+            _detach_option(command),
             _path_option("--pidfile", pidfile, when),
             _path_option("--log-file", log_file, when),
         ]
@@ -90,22 +85,24 @@ def control(
     pidfile: Path,
     log_file: Path | None = None,
     name: str | None = None,
+    optional_verb: bool = False,
     **options: Unpack[ContextOptions],
 ) -> Callable[[click.Command], click.Group]:
-    """Make a command a group of the verbs ``start ensure stop restart upgrade reload status run``.
+    """Make a command a group of the verbs ``start ensure stop restart reload status logs run``.
 
         @control(pidfile="app.pid", log_file="app.log")
         @click.command()
         def app(): ...
 
     The verbs ``start``, ``restart``, ``upgrade`` (with ``upgradable=True``) and ``run`` take the
-    command's own parameters. What they do, what is printed, and the exit statuses are those of
-    `reborn.application.control`.
+    command's own parameters. With *optional_verb* the verb can be left out. What they do, what is
+    printed, and the exit statuses are those of `reborn.application.control`.
     """
     _control.require_pidfile(pidfile)
 
     def act(ctx: click.Context) -> None:
-        verb, given = ctx.command.name or "", _given(ctx)
+        given = _given(ctx)
+        verb = _control.verb_of(ctx.command.name or "", given)
         context = _control.context_of_verb(verb, given, pidfile, log_file, **options)
         daemon = _control.Control(context, name=_name(ctx, name))
         _carry_on(ctx, context, _control.carry_out(daemon, verb, given))
@@ -120,8 +117,11 @@ def control(
             epilog=command.epilog,
             context_settings=command.context_settings,
         )
+        group.pidfile, group.optional = pidfile, optional_verb
         for verb in _control.offered(**options):
             ours = _verb_options(verb, pidfile=pidfile, log_file=log_file)
+            if optional_verb and verb == "run":
+                ours.insert(0, _detach_option(command))
             ours = [
                 option for option in ours if free >= {"--pidfile", "--log-file"} & {*option.opts}
             ]
@@ -133,6 +133,16 @@ def control(
 
 class Verbs(click.Group):
     """A group that lists its commands in the order of a daemon's life."""
+
+    pidfile: Path = ""
+    optional = False
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line, to which a verb is added where it can be left out."""
+        if self.optional:
+            args = _control.with_verb(args, self.commands, {*_flags(self), *ctx.help_option_names})
+        _control.keep_arguments(args, self.pidfile)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
         """Return the verbs in their order."""
@@ -160,7 +170,7 @@ def _verb(
 def _verb_options(verb: str, *, pidfile: Path, log_file: Path | None) -> list[click.Option]:
     """Return the options of a verb besides the program's own parameters."""
     options = [_path_option("--pidfile", pidfile)]
-    if verb in _control.RUNNING:
+    if verb in (*_control.RUNNING, "logs"):
         options.append(_path_option("--log-file", None if verb == "run" else log_file))
     if verb == "ensure":
         what = "How long to wait for it (default: what it has to be ready)."
@@ -170,6 +180,11 @@ def _verb_options(verb: str, *, pidfile: Path, log_file: Path | None) -> list[cl
         options.append(_option("--timeout", convert=_values.seconds, metavar="SECONDS", help=what))
     if verb == "status":
         options.append(_option("--json", is_flag=True, help="Print one JSON object."))
+    if verb == "logs":
+        what = "Go on with what is written from now on."
+        options.append(_option("-f", "--follow", is_flag=True, help=what))
+        what = f"How many lines from the end (default: {_values.LINES})."
+        options.append(_option("-n", "--lines", convert=_values.count, metavar="N", help=what))
     return options
 
 
@@ -191,6 +206,20 @@ def _with(
 
 def _flags(command: click.Command) -> set[str]:
     return {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)}
+
+
+def _detach_option(command: click.Command) -> click.Option:
+    """Make the option ``-d/--background``.
+
+    Raises:
+        ValueError: the command has an option of the long name.
+    """
+    taken = _flags(command)
+    if "--background" in taken:
+        message = "the command has an option '--background' already; rename it"
+        raise ValueError(message)
+    detach = [flag for flag in ("-d", "--background") if flag not in taken]
+    return _option(*detach, is_flag=True, help="Run in the background, as a daemon.")
 
 
 def _path_option(flag: str, default: Path | None, when: str = "default") -> click.Option:

@@ -12,6 +12,13 @@ import sabotage
 from harness import PATIENCE, eventually, is_alive, reap
 
 RELOADING = "signal.signal(signal.SIGHUP, lambda *_: say('reloaded'))\ncontext.ready()\nwait()"
+FAILING = """
+def fail(*_):
+    raise RuntimeError("no such setting")
+signal.signal(signal.SIGHUP, fail)
+context.ready()
+wait()
+"""
 FINDING_NOTHING = (0, "app is not running\n", "")
 
 
@@ -156,6 +163,15 @@ def test_restart_with_wrong_words_leaves_the_old_one_alone(app, words, message):
     app.stopped()
 
 
+def test_reload_whose_handler_raises_is_a_failure(app):
+    app.write(main=FAILING, wait_ready=True)
+    pid = app.started("start")
+    why = f"cannot reload process {pid}: it ended when it was sent SIGHUP; see app.log"
+    assert app("reload") == (1, "", f"app: {why}\n")
+    assert app("logs", "-n", "1") == (0, "RuntimeError: no such setting\n", "")
+    reap()
+
+
 def test_reload_reaches_the_program(app):
     app.write(main=RELOADING, wait_ready=True)
     pid = app.started("start")
@@ -190,7 +206,7 @@ def test_reload_does_not_end_a_program_that_has_no_handler(app, disposition):
 def test_reload_does_not_end_a_program_that_has_no_handler_control(app):
     app.write(before=sabotage.code("has a handler", "lambda *_: True"))
     pid = app.started("start")
-    assert app("reload")[0] == 0
+    assert app("reload")[0] == 1
     app.sandbox.wait_gone(pid)
 
 
@@ -297,7 +313,11 @@ def test_run_is_the_program_itself_and_holds_the_pid_file(app):
         report = json.loads(process.stdout.readline())
         assert (report["pid"], report["given"]) == (process.pid, {"port": 81})
         assert app("status")[0] == 0
-        assert app("start") == (0, f"app is already running, pid {process.pid}\n", "")
+        assert app("start", "--port", "81") == (
+            0,
+            f"app is already running, pid {process.pid}\n",
+            "",
+        )
         status, out, err = app("run")
         assert (status, out) == (1, "")
         assert err == (

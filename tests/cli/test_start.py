@@ -306,6 +306,23 @@ def test_start_of_what_runs_already_is_a_success(reborn, supervised):
     reborn.stopped("web")
 
 
+def test_start_with_other_options_says_so_and_names_no_value(reborn):
+    words = ("web", "--ready", "alive:0", "--nice", "1")
+    with reborn.running(*words, *SLEEP) as pid:
+        runs = f"web is already running, pid {pid}"
+        way_out = "reborn restart web takes new ones"
+        assert reborn("start", *words, *SLEEP) == (0, f"{runs}\n", "")
+        # How a start is waited for is no matter of the program.
+        assert reborn("start", "web", "--nice", "1", *SLEEP) == (0, f"{runs}\n", "")
+        other = ("--env", "KEY=secret", "--restart", "always")
+        why = f"with other options (--env, --nice, --restart); {way_out}"
+        assert reborn("start", "web", *other, *SLEEP) == (0, f"{runs}, {why}\n", "")
+        assert reborn("start", "web") == (0, f"{runs}\n", "")
+        why = f"with other options (--directory); {way_out}"
+        elsewhere = reborn("ensure", *words, *SLEEP, cwd=reborn.home)
+        assert elsewhere == (0, f"web is ready, pid {pid}, {why}\n", "")
+
+
 def test_start_of_another_program_under_that_name_is_none(reborn):
     with reborn.running("--ready", "alive:0", *SLEEP) as pid:
         message = (

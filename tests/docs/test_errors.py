@@ -21,7 +21,7 @@ SAYERS |= {
     "failure",
     "_failure",
 }
-SAYERS |= {"_drop_next", "_noted", "_revert"}
+SAYERS |= {"_add_remedy", "_drop_next", "_noted", "_revert"}
 # Whose results are said.
 TOLD = {"_no_verb", "_refusal", "already_true", "daemon_named", "foreign_hand", "how_ended"}
 # pep3143 says what python-daemon says; the command has a page of its own.

@@ -2,10 +2,11 @@
 
 import fcntl
 import os
+import time
 
 import pytest
 
-from reborn import DaemonContext, PidFile
+from reborn import DaemonContext, PidFile, _proc
 from reborn._process import running_daemon
 from reborn._verbs import status
 from reborn._verbs.status import DaemonStatus
@@ -111,11 +112,43 @@ def test_facts_are_measured(path):
     with PidFile(path):
         found = status.look(DaemonContext(path), name="app")
         assert found.measure()
+        found.settle()
     data = found.as_data()
     absent = {"reason", "generation", "draining"}  # of a daemon that cannot be replaced
     assert None not in [value for name, value in data.items() if name not in absent]
     assert "daemon" not in data
     assert str(found).startswith(f"app is running\n  pid         {os.getpid()}\n")
+
+
+def test_processor_is_of_now_and_not_of_the_whole_life(path):
+    """This process computes, then sleeps while it is looked at, then computes meanwhile."""
+    with PidFile(path):
+        found = status.look(DaemonContext(path), name="app")
+        compute(0.2)
+        assert found.measure()
+        found._begun = time.monotonic(), _proc.cpu_time(os.getpid())  # psutil may have been loaded
+        found.settle()
+        assert found.cpu_percent < 30
+        assert found.measure()
+        compute(0.2)
+        found.settle()
+        assert found.cpu_percent > 0
+        assert found.cpu_time >= 0.4
+
+
+def test_processor_is_of_now_where_no_process_has_a_clock(path, monkeypatch):
+    def refuse(_):
+        raise OSError
+
+    monkeypatch.setattr(time, "clock_gettime", refuse)
+    assert _proc.cpu_time(os.getpid()) == pytest.approx(time.process_time(), abs=0.1)
+    assert _proc.cpu_time(2**22 + 1) is None
+
+
+def compute(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
 
 
 def test_facts_that_may_not_be_seen_are_not_known(path):

@@ -3,7 +3,7 @@
 A module for each of its nouns; imports point upwards only:
 
     foreign_pidfile, registry            the files of a daemon: its pid file, its record, its log
-    overview, follow                     its state, and its last lines, for people and programs
+    overview                             its state, for people and programs
     converters, grammar, parser          the command line: values, verbs and options, argparse
     completion                           the shell's help with it
     spec, start                          a program with its options, and starting it

@@ -34,9 +34,9 @@ def delay(text: str) -> float:
 
 
 def count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{text!r} is not a number from 0")
-    return int(text)
+    from reborn._verbs import values
+
+    return values.count(text)
 
 
 def size(text: str) -> int:

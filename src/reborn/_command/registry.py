@@ -162,6 +162,11 @@ class Record:
             return None
         return cls(**fields) if whole and words and words == fields["command"] else None
 
+    def is_like(self, other: Record, option: str) -> bool:
+        """Tell whether *option* has the same value in both, whichever comes from a file."""
+        ours, theirs = (record.options.get(option) for record in (self, other))
+        return _as_json(ours) == _as_json(theirs)
+
     def write(self, path: str) -> None:
         """Put it at *path*, in place of what is there.
 

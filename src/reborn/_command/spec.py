@@ -43,6 +43,10 @@ _LIVES = "alive:1"
 _UNBUFFERED = "PYTHONUNBUFFERED"
 
 
+# What matters to a start only.
+_OF_A_START = ("ready", "ready_timeout", "truncate_log", "log_mode", "fingerprint")
+
+
 class Inherited:
     """What a program inherits unless its options differ: directory, environment, umask, limits."""
 
@@ -175,6 +179,18 @@ class Spec:
             limits=[list(limit) for limit in self.inherited.limits],
             foreground=foreground,
         )
+
+    def other_options(self, record: Record) -> list[str]:
+        """Return the names of the options that a program started by *record* does not have so.
+
+        Those count that the program itself notices, and not how its start is waited for.
+        """
+        ours = self.record()
+        names = {*ours.options, *record.options} - {*_OF_A_START}
+        found = {name for name in names if not ours.is_like(record, name)}
+        if self.directory != record.directory:
+            found.add("directory")
+        return sorted(found)
 
     def refuse_log(self) -> None:
         """See that the log can be rotated, if it is to be.

@@ -208,7 +208,7 @@ class ProgramLauncher(_launcher.Launcher):
         """Return the end of the log, which may have been rotated since the start has begun."""
         if "log_size" not in self._start.spec.options or self.log_fd is None:
             return super()._last_lines(is_set_up=is_set_up)
-        from reborn._command import follow
+        from reborn._verbs import follow
 
         mark = os.fstat(self.log_fd), self.log_start
         return follow.end_since(self._start.spec.log_file, _LAST_LINES, mark)

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from reborn._command.follow import LogReader
     from reborn._command.grammar import Request
     from reborn._command.overview import Overview
     from reborn._process import Daemon
@@ -116,6 +115,8 @@ def show_all(*, names_only: bool) -> Answer:
     every = [NamedDaemon.named(name).overview() for name in registry.names()]
     # One that somebody ran in the foreground has ended there, and is no daemon.
     overviews = [one for one in every if not (one.state == "stopped" and one.was_in_foreground)]
+    for overview in overviews:
+        overview.status.settle()  # all in the same tenth of a second
     if not overviews:
         return Answer(OK, _NONE, list, is_error=True)
     return Answer(OK, table(overviews), lambda: [overview.as_data() for overview in overviews])
@@ -145,6 +146,8 @@ class NamedDaemon(DaemonVerbs):
             return self._answer(self._unknown())
         if verb == "status":
             overview = self.overview()
+            if not self.request.get("quiet"):
+                overview.status.settle()
             return Answer(overview.exit_status, str(overview), overview.as_data, is_error=False)
         if verb == "logs":
             return self.logs()
@@ -251,7 +254,9 @@ class NamedDaemon(DaemonVerbs):
         daemon = self.look().daemon
         if daemon is None:  # it has ended since
             return Outcome(FAILED, f"{self.name}: it was ready, and has ended; see {spec.log_file}")
-        return Outcome(OK, f"{self.name} is ready, pid {daemon.pid}")
+        record = self.record()
+        other = "" if record is None else self._other_options(record, spec)
+        return Outcome(OK, f"{self.name} is ready, pid {daemon.pid}{other}")
 
     def _wait_for(self, lock: StartLock, deadline: float, spec: Spec) -> Outcome | None:
         """Wait until nobody starts it; return how the start has failed that was waited for."""
@@ -435,19 +440,24 @@ class NamedDaemon(DaemonVerbs):
         supervisor = self.supervisor()
         if supervisor is None:
             return super().reload()
-        outcome = self.ask_to_reload(supervisor)
         daemon = self.look().daemon
+        outcome = self.ask_to_reload(supervisor)
         if outcome.status == OK and daemon is not None:
             from reborn import _proc
 
             if _proc.handles(daemon.pid, _signal.SIGHUP):
-                outcome.text = f"{self.name} reloads, pid {daemon.pid}"
+                outcome = self.seen_to_reload(daemon)
             else:
                 outcome.text = (
                     f"the log of {self.name} is opened anew; process {daemon.pid} does not handle "
                     "SIGHUP, and was not sent it"
                 )
         return outcome
+
+    def see_log(self) -> str:
+        """Return where more is to be read, as the end of a message."""
+        record = self.record()
+        return "" if record is None or record.log_file is None else f"; see {record.log_file}"
 
     def signal(self) -> Outcome:
         """Send the daemon a signal."""
@@ -499,10 +509,6 @@ class NamedDaemon(DaemonVerbs):
 
     def logs(self) -> Answer:
         """Show the last lines of the log, and what comes after them."""
-        from reborn._command import follow
-
-        # Who reads as much as he likes (head) ends this as every filter.
-        _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
         try:
             record = Record.read(self.paths.record)
         except PermissionError:
@@ -511,35 +517,18 @@ class NamedDaemon(DaemonVerbs):
         if path is None:
             text = f"{self.name}: it has no log; it writes where it was started"
             return self._answer(Outcome(FAILED, text))
-        try:
-            with follow.LogReader(path, gap=self._say_gap) as log:
-                return self._shown(log)
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            text = f"{self.name}: cannot read its log {path!r}: {why}"
-            return self._answer(Outcome(FAILED, text))
-        except KeyboardInterrupt:
-            return Answer(INTERRUPTED, "")
-
-    def _say_gap(self) -> None:
-        """Say that lines are missing at this place of the log."""
-        text = f"{self.name}: here lines are missing: the log was rotated faster than it was read"
-        terminal.say(text, error=True)
-
-    def _shown(self, log: LogReader) -> Answer:
         lines: int = self.request.get("lines", grammar.LINES)
-        if self.request.get("json"):
-            text = b"".join(log.last(lines)).decode("utf-8", "backslashreplace")
-            found = text.removesuffix("\n").split("\n") if text else []
-            data = {"name": self.name, "log_file": log.path, "lines": found}
-            return Answer(OK, text, lambda: data)
-        follows = self.request.get("follow", False)
-        more = log.more(reader=1) if follows else ()
-        if not all(map(terminal.pass_on, itertools.chain(log.last(lines), more))):
-            return Answer(FAILED, "")
-        if follows:
-            os.kill(os.getpid(), _signal.SIGPIPE)  # as if something had been written
-        return Answer(OK, "")
+        if not self.request.get("json"):
+            follows = self.request.get("follow", False)
+            return self._answer(self.print_log(path, lines=lines, follows=follows))
+        read: list[bytes] = []
+        outcome = self.read_log(path, lambda log: read.extend(log.last(lines)))
+        if outcome is not None:
+            return self._answer(outcome)
+        text = b"".join(read).decode("utf-8", "backslashreplace")
+        found = text.removesuffix("\n").split("\n") if text else []
+        data = {"name": self.name, "log_file": path, "lines": found}
+        return Answer(OK, text, lambda: data)
 
     def export(self) -> Answer:
         """Print the configuration that has a manager run the program, running or not."""
@@ -692,7 +681,18 @@ class NamedDaemon(DaemonVerbs):
             what = "waits to start it again" if report.get("phase") == "waiting" else "starts it"
             who = f"its supervisor, pid {supervisor.pid}, {what}"
             return Outcome(OK, f"{self.name} is already started: {who}")
-        return Outcome(OK, f"{self.name} is already running, pid {(daemon or error).pid}")
+        pid = (daemon or error).pid
+        other = "" if record is None else self._other_options(record, spec)
+        return Outcome(OK, f"{self.name} is already running, pid {pid}{other}")
+
+    def _other_options(self, record: Record, spec: Spec) -> str:
+        """Return which options of the running daemon are not those of *spec*, to end a message."""
+        names = spec.other_options(record)
+        if not names or not self.request.program:
+            return ""
+        which = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        way_out = f"reborn restart {self.name} takes new ones"
+        return f", with other options ({which}); {way_out}"
 
     def _stop(self, timeout: float) -> Outcome | None:
         """Stop supervisor and program; None where neither runs, or that cannot be known."""

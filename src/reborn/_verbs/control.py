@@ -1,4 +1,4 @@
-"""The verbs over one daemon: start, ensure, stop, restart, upgrade, reload, status, run.
+"""The verbs over one daemon: start, ensure, stop, restart, upgrade, reload, status, logs, run.
 
 A verb does its work and returns an `Outcome`, the exit status with the line that explains it, and
 leaves it to its caller to print. The statuses are those of the Linux Standard Base (LSB Core, "Init
@@ -14,6 +14,7 @@ file itself refuses sooner: a program that did not ask for a verb may rather do 
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from errno import EACCES, EPERM
@@ -21,19 +22,20 @@ from errno import EACCES, EPERM
 from reborn import _descriptors, _detach, _inherited
 from reborn._context import DaemonContext, was_reborn
 from reborn._errors import StartError
-from reborn._verbs import terminal
+from reborn._verbs import arguments, terminal, values
 from reborn._verbs.terminal import Waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import Any, Unpack
 
     from reborn._manager import Supervisor
     from reborn._options import Handler, Path
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
+    from reborn._verbs.follow import LogReader
     from reborn._verbs.keywords import ContextOptions
     from reborn._verbs.status import DaemonStatus
     from reborn.exceptions import PidFileLockedError
@@ -56,6 +58,7 @@ VERBS = {
     "upgrade": "replace {name} by a new one, while it serves",
     "reload": "have {name} read its configuration again (SIGHUP)",
     "status": "say whether {name} runs, and how it is",
+    "logs": "show what {name} has written",
     "run": "run {name} in the foreground",
 }
 # Those that come to run the program itself, and so take its arguments.
@@ -145,10 +148,59 @@ class DaemonVerbs:
             return Outcome(FAILED, f"{self.name}: {error}")
         except ProcessLookupError:
             return self._not_running(self.look(), NOT_RUNNING)
-        return Outcome(OK, f"{self.name} reloads, pid {daemon.pid}")
+        return self.seen_to_reload(daemon)
+
+    def seen_to_reload(self, daemon: Daemon) -> Outcome:
+        """Return whether *daemon*, which was sent SIGHUP, lives on, or has left a successor."""
+        living = self.look().daemon if has_ended_by_signal(daemon) else daemon
+        if living is not None:
+            return Outcome(OK, f"{self.name} reloads, pid {living.pid}")
+        why = "it ended when it was sent SIGHUP"
+        return Outcome(
+            FAILED, f"{self.name}: cannot reload process {daemon.pid}: {why}{self.see_log()}"
+        )
+
+    def see_log(self) -> str:
+        """Return where more is to be read, as the end of a message."""
+        return ""
+
+    def print_log(self, path: str, *, lines: int, follows: bool) -> Outcome:
+        """Print the last *lines* of the log *path*, and what comes then if somebody *follows*."""
+        printed = True
+
+        def show(log: LogReader) -> None:
+            nonlocal printed
+            more = log.more(reader=1) if follows else ()
+            printed = all(map(terminal.pass_on, itertools.chain(log.last(lines), more)))
+
+        # Who reads as much as he likes (head) ends this as every filter.
+        _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
+        outcome = self.read_log(path, show)
+        if outcome is None and printed and follows:
+            os.kill(os.getpid(), _signal.SIGPIPE)  # as if something had been written
+        return outcome or Outcome(OK if printed else FAILED, "")
+
+    def read_log(self, path: str, show: Callable[[LogReader], None]) -> Outcome | None:
+        """Call *show* with the log *path*; return the outcome if it cannot be read to its end."""
+        from reborn._verbs import follow
+
+        try:
+            with follow.LogReader(path, gap=self._say_gap) as log:
+                show(log)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            return Outcome(FAILED, f"{self.name}: cannot read its log {path!r}: {why}")
+        except KeyboardInterrupt:
+            return Outcome(INTERRUPTED, "")
+        return None
+
+    def _say_gap(self) -> None:
+        """Say that lines are missing at this place of the log."""
+        text = f"{self.name}: here lines are missing: the log was rotated faster than it was read"
+        terminal.say(text, error=True)
 
     def status(self) -> DaemonStatus:
-        """Return the status of the daemon, with all facts."""
+        """Return the status of the daemon, with all facts but those of `settle`."""
         while True:
             found = self.look()
             if found.measure():
@@ -229,7 +281,7 @@ class Control(DaemonVerbs):
         return self.context
 
     def perform(self, verb: str, *, timeout: float | None = None) -> Outcome | None:
-        """Carry out *verb*, all but `status`; None where this process is to run the program."""
+        """Carry out *verb*, all but `status` and `logs`; None where the program is to run here."""
         if verb == "ensure":
             return self.ensure(timeout=timeout)
         if verb == "stop":
@@ -259,6 +311,13 @@ class Control(DaemonVerbs):
     def _is_reload(self, supervisor: Supervisor | None) -> bool:
         """Tell whether a start is an upgrade, since the manager has asked for a reload."""
         return supervisor is not None and supervisor.reloads and self.context.upgradable
+
+    def logs(self, *, lines: int, follows: bool) -> Outcome:
+        """Print the end of the log, as in `print_log`."""
+        if self.context.log_file is None:
+            return Outcome(FAILED, f"{self.name}: it has no log; give --log-file PATH")
+        path = os.path.abspath(os.fspath(self.context.log_file))
+        return self.print_log(path, lines=lines, follows=follows)
 
     def enter(self) -> Outcome | None:
         """Open the context, whatever it is; None where this process is to run the program."""
@@ -339,9 +398,13 @@ class Control(DaemonVerbs):
             return daemon
         if self.context.upgradable and self._is_reload(self.context.supervisor):
             done = "upgraded"
+        done = f"{self.name} {done}, pid {daemon.pid}{self.see_log()}"
+        return Outcome(OK, done, daemon=daemon)
+
+    def see_log(self) -> str:
+        """Return where more is to be read, as the end of a message."""
         log_file = self.context.log_file
-        see = "" if log_file is None else f"; see {os.fspath(log_file)}"
-        return Outcome(OK, f"{self.name} {done}, pid {daemon.pid}{see}", daemon=daemon)
+        return "" if log_file is None else f"; see {os.fspath(log_file)}"
 
     def _not_started(self, error: StartError, *, may_run: bool) -> Outcome:
         from reborn.exceptions import PidFileLockedError, UpgradeError
@@ -349,7 +412,8 @@ class Control(DaemonVerbs):
         if may_run and isinstance(error, PidFileLockedError) and not error.is_predecessor:
             pid = self._holder(error)
             if pid is not None:
-                return Outcome(OK, f"{self.name} is already running, pid {pid}")
+                differing = arguments.differing(pid, RUNNING)
+                return Outcome(OK, f"{self.name} is already running, pid {pid}{differing}")
         if isinstance(error, UpgradeError) and error.pid is None:
             return self._not_running(self.look(), NOT_RUNNING)
         status = FAILED
@@ -358,6 +422,18 @@ class Control(DaemonVerbs):
         elif isinstance(error, OSError) and error.errno in (EACCES, EPERM):
             status = NOT_PERMITTED
         return Outcome(status, f"{self.name}: {_with_notes(str(error), error)}")
+
+
+def has_ended_by_signal(daemon: Daemon) -> bool:
+    """Tell whether *daemon* ends before it has come to rest after a signal, or lived a moment."""
+    from reborn._attempt import FirstRest
+
+    rest = FirstRest()
+    rest.begin(daemon.pid)
+    while not daemon.wait(rest.pause()):
+        if rest.look() is None:
+            return not daemon.is_running()
+    return True
 
 
 def offered(*, upgradable: bool = False, **_: object) -> dict[str, str]:
@@ -370,6 +446,29 @@ def _with_notes(text: str, error: BaseException) -> str:
     return "\n".join([text, *getattr(error, "__notes__", ())])
 
 
+def with_verb(words: Sequence[str], verbs: Collection[str], flags: Collection[str]) -> list[str]:
+    """Return *words* with the verb `run` before them, unless they begin with a verb.
+
+    *flags* are those that stand before a verb.
+    """
+    begins = bool(words) and (words[0] in verbs or words[0] in flags)
+    return [*words] if begins else ["run", *words]
+
+
+def keep_arguments(words: Sequence[str], pidfile: Path) -> None:
+    """Start this program again with its daemon's arguments, if *words* are to replace that as is.
+
+    *words* are those of the command line after the program.
+    """
+    if words and words[0] in arguments.KEEPING:
+        arguments.keep(words, pidfile, RUNNING)
+
+
+def verb_of(verb: str, given: dict[str, Any]) -> str:
+    """Return the verb that is meant: `run` with -d is `start`."""
+    return "start" if given.pop("background", False) else verb
+
+
 def carry_out(daemon: Control, verb: str, given: Mapping[str, Any]) -> int | None:
     """Do *verb* and print the outcome; return the exit status, or None to run the program.
 
@@ -377,8 +476,12 @@ def carry_out(daemon: Control, verb: str, given: Mapping[str, Any]) -> int | Non
     """
     if verb == "status":
         found = daemon.status()
+        found.settle()
         terminal.say(found.shown(as_json="json" in given))
         return found.exit_status
+    if verb == "logs":
+        lines = given.get("lines", values.LINES)
+        return leave(daemon.logs(lines=lines, follows="follow" in given))
     if (why := daemon.why_foreground(verb)) is not None:
         terminal.say(why, error=True)
     timeout = {"timeout": given["timeout"]} if "timeout" in given else {}
@@ -392,7 +495,8 @@ def leave(outcome: Outcome | None) -> int | None:
     """
     if outcome is None:
         return None
-    terminal.say(outcome.text, error=outcome.status != 0)
+    if outcome.text:
+        terminal.say(outcome.text, error=outcome.status != 0)
     if outcome.daemon is not None:
         _descriptors.flush()
         os._exit(0)

@@ -36,6 +36,10 @@ EXIT_STATUSES: dict[State, int] = {
 }
 # The facts that psutil is to find; one that it may not see is None.
 _FACTS = ("create_time", "memory_info", "cpu_times", "num_fds", "status")
+# What is no fact.
+_OWN = ("daemon", "_begun")
+# Over how long it is seen how much of a processor it takes, in seconds.
+_WINDOW = 0.1
 # Between two looks somebody must have started or stopped the daemon.
 _ROUNDS = 20
 
@@ -44,7 +48,7 @@ class DaemonStatus:
     """The state of one daemon, and the facts about its process; one that is not known is None.
 
     *daemon* is the handle of a running one, *reason* says why an unknown state is unknown. The
-    facts about the process are there after `measure`.
+    facts about the process are there after `measure`, how much it computes after `settle`.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class DaemonStatus:
         self.process_state: str | None = None
         self.generation: int | None = None
         self.draining: list[int] | None = None
+        self._begun: tuple[float, float] | None = None
 
     @property
     def exit_status(self) -> int:
@@ -80,6 +85,10 @@ class DaemonStatus:
         """Take the facts about a running daemon; False if it has ended meanwhile."""
         if self.daemon is None:
             return True
+        from reborn import _proc
+
+        begun, cpu_time = time.monotonic(), _proc.cpu_time(self.daemon.pid)
+        self._begun = None if cpu_time is None else (begun, cpu_time)
         import psutil  # late: 17 ms, for this only
 
         try:
@@ -100,8 +109,23 @@ class DaemonStatus:
             self.memory = memory.rss
         if times is not None:
             self.cpu_time = round(times.user + times.system, 2)
-            # Over the whole life, as ps(1) has it: the last second would have to be waited for.
-            self.cpu_percent = round(100 * self.cpu_time / max(self.uptime, 0.01), 1)
+
+    def settle(self) -> None:
+        """See how much of a processor it takes now: wait for the rest of a tenth of a second.
+
+        On average since its start, as ps(1) has it, a daemon that has gone astray after a quiet
+        month would look as quiet as ever.
+        """
+        if self._begun is None or self.pid is None:
+            return
+        from reborn import _proc
+
+        begun, before = self._begun
+        time.sleep(max(0.0, begun + _WINDOW - time.monotonic()))
+        now = _proc.cpu_time(self.pid)
+        if now is not None:
+            used = (now - before) / (time.monotonic() - begun)
+            self.cpu_percent = max(0.0, round(100 * used, 1))
 
     def _take_generations(self, pid: int) -> None:
         """See which earlier generations still drain; only root and the daemon's user may ask."""
@@ -117,7 +141,7 @@ class DaemonStatus:
 
     def as_data(self) -> dict[str, object]:
         """Return everything in machine units (seconds, bytes), fit for JSON."""
-        return {name: value for name, value in vars(self).items() if name != "daemon"}
+        return {name: value for name, value in vars(self).items() if name not in _OWN}
 
     def shown(self, *, as_json: bool) -> str:
         """Return the text for people, or for programs."""

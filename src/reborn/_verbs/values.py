@@ -6,6 +6,8 @@ Each function returns the value of a text, or raises a ValueError that says why 
 from __future__ import annotations
 
 _LONGEST = 1e9
+# How many lines of a log are shown.
+LINES = 10
 
 
 def path(text: str) -> str:
@@ -18,6 +20,18 @@ def path(text: str) -> str:
         message = f"{text!r} cannot be a path"
         raise ValueError(message)
     return text
+
+
+def count(text: str) -> int:
+    """Return the number from 0 that *text* says.
+
+    Raises:
+        ValueError: it says none.
+    """
+    if not (text.isascii() and text.isdigit()):
+        message = f"{text!r} is not a number from 0"
+        raise ValueError(message)
+    return int(text)
 
 
 def seconds(text: str) -> float:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reborn._command import follow
+from reborn._verbs import follow
 
 
 @pytest.fixture
