@@ -582,7 +582,7 @@ class DaemonContext(_options.Options):
         Raises:
             OSError: it cannot be made, or somebody else listens there.
             RuntimeError: the context is not open, or another generation has taken over.
-            ValueError: there is no address.
+            TypeError, ValueError: there is no address, or it is none.
         """
         self._opened("listen")
         if address is None:
@@ -593,6 +593,7 @@ class DaemonContext(_options.Options):
             raise ValueError(message)
         from reborn._upgrade import listening
 
+        address = listening.checked(name, address)
         options = listening.SocketOptions(backlog, reuse_port=reuse_port, mode=mode, owner=owner)
         notifier = self._manager_notifier()
         if self._generation is not None:

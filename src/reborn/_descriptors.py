@@ -28,8 +28,11 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from socket import socket
+    from typing import TypeVar
+
+    Socket = TypeVar("Socket", bound=socket)
 else:
     import _signal
 
@@ -41,6 +44,19 @@ _MANY = 500
 _RANDOM_DEVICES = ("/dev/urandom", "/dev/random")
 # How far an object that writes can be from the file that it writes to: handler, console, wrapper.
 _DEPTH = 3
+
+
+def as_socket(fd: int, make: "Callable[..., Socket]") -> "Socket":
+    """Return a socket for descriptor *fd*, made by *make*; whether it blocks stays as it is.
+
+    PyPy makes it block, for everybody who has the same socket: other objects of the program, and
+    other processes.
+    """
+    blocks = os.get_blocking(fd)
+    made = make(fileno=fd)
+    if os.get_blocking(fd) != blocks:
+        os.set_blocking(fd, blocks)
+    return made
 
 
 def fill_standard() -> list[int]:
@@ -371,7 +387,7 @@ def _is_server(fd: int) -> bool:
     module = sys.modules.get("_socket")  # a program without it has made none
     if module is None:
         return False
-    socket = module.socket(fileno=fd)
+    socket = as_socket(fd, module.socket)
     try:
         if socket.getsockopt(module.SOL_SOCKET, module.SO_ACCEPTCONN):
             return True

@@ -168,7 +168,7 @@ class Notifier:
                 return True
             import socket  # there already
 
-            with socket.socket(fileno=self._fd) as notify:
+            with _descriptors.as_socket(self._fd, socket.socket) as notify:
                 try:
                     socket.send_fds(notify, [_handshake.compose(assignments)], list(fds))
                 except OSError:
@@ -273,7 +273,7 @@ def _by_kind(names: dict[int, str]) -> "tuple[dict[str, socket.socket], dict[str
     for fd, name in names.items():
         try:
             os.set_inheritable(fd, False)
-            found[name] = socket.socket(fileno=fd)
+            found[name] = _descriptors.as_socket(fd, socket.socket)
         except OSError:
             others[name] = fd
     return found, others

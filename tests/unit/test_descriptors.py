@@ -324,6 +324,25 @@ def test_file_that_faulthandler_may_write_to_is_carried_on(
         assert found == ({file.fileno()} if carried else set())
 
 
+def blocking_socket(fileno):
+    """As on PyPy: a socket object for a descriptor makes it block."""
+    made = socket.socket(fileno=fileno)
+    made.setblocking(True)
+    return made
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_look_at_a_socket_does_not_change_whether_it_blocks(monkeypatch, blocks):
+    """The programs that share it would hang in accept(2) or recv(2)."""
+    module = types.SimpleNamespace(**{**vars(socket), "socket": blocking_socket})
+    monkeypatch.setitem(sys.modules, "_socket", module)
+    with socket.socket() as listener:
+        listener.listen()
+        listener.setblocking(blocks)
+        assert _descriptors.carried_on([0, 1, 2, listener.fileno()]) == {listener.fileno()}
+        assert os.get_blocking(listener.fileno()) is blocks
+
+
 def test_connected_socket_that_is_bound_is_no_servers():
     with server(socket.SOCK_DGRAM) as one, server(socket.SOCK_DGRAM) as other:
         one.connect(other.getsockname())

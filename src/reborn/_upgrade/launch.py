@@ -150,7 +150,7 @@ def open_ports(plan: Plan, received: Mapping[str, object] | None = None) -> None
 
 
 def _is_at(fd: int, address: tuple[str, int]) -> bool:
-    listener = socket.socket(fileno=fd)
+    listener = _descriptors.as_socket(fd, socket.socket)
     try:
         return listening.is_at(listener, address)
     finally:

@@ -20,9 +20,34 @@ if TYPE_CHECKING:
     Address: TypeAlias = tuple[str, int] | Path
 
 _BACKLOG = 128
+_LARGEST_PORT = 65535
 # In systemd's store the socket "web" is "reborn-web": one of that name is a socket unit's, and
 # listens where the unit says; what we have stored has to be where the program asks for it.
 STORED = "reborn-"
+
+
+def checked(name: object, address: object) -> Address:
+    """Return the *address* that `DaemonContext.listen` has been given for *name*.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    if not isinstance(name, str):
+        message = f"listen() must be given a name first, not {name!r} ({type(name).__name__})"
+        raise TypeError(message)
+    match address:
+        case (str(host), int(port)) if not isinstance(port, bool):
+            if 0 <= port <= _LARGEST_PORT:
+                return host, port
+            message = f"listen({name!r}) must be given a port from 0 to 65535, not {port}"
+            raise ValueError(message)
+        case str() | os.PathLike():
+            return address
+    message = (
+        f"listen({name!r}) must be given a host and a port, or a path, not {address!r} "
+        f"({type(address).__name__}); the name comes first, and then ('127.0.0.1', 8080)"
+    )
+    raise TypeError(message)
 
 
 def is_at(found: socket.socket, address: Address) -> bool:
