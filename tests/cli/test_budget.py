@@ -7,6 +7,9 @@ import pytest
 
 from reborn._command import cli
 
+pytestmark = pytest.mark.skipif(
+    sys.implementation.name != "cpython", reason="NEEDS -X importtime, which only CPython has"
+)
 SLEEP = ("--ready", "alive:0", "--", "sleep", "60")
 # Each costs a tenth of an interpreter start-up at least, most of them a half or more.
 HEAVY = {

@@ -80,6 +80,7 @@ print(signal.sigwaitinfo([signal.SIGTERM]).si_pid, flush=True)
 """
 
 
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="NEEDS sigwaitinfo, to see it")
 def test_program_is_told_to_stop_by_its_supervisor_alone(reborn, python):
     words = ("--restart", "always", "--ready", "log:here", "--", *python("")[:2], TOLD_BY)
     reborn.started("web", *words)
