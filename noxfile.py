@@ -258,10 +258,11 @@ def siege(session: nox.Session) -> None:
 
 @nox.session
 def contention(session: nox.Session) -> None:
-    """Let crowds of starters loose on one pid file (brute/crowd.py), and on ensure (clients.py)."""
+    """Let crowds loose on one pid file (brute/crowd.py), and on ensure (clients.py, idlers.py)."""
     run_program(session, "tests/brute/crowd.py")
     if not session.posargs:
-        session.run("python", "tests/brute/clients.py", "--rounds", "20")
+        for program in ("clients.py", "idlers.py"):
+            session.run("python", f"tests/brute/{program}", "--rounds", "20")
 
 
 @nox.session

@@ -4,6 +4,11 @@ The short form of what `tests/brute` does for long.
 """
 
 import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 CROWD = 24
 SLOW = "time.sleep(0.3)"
@@ -52,3 +57,14 @@ def test_failing_start_fails_for_all_of_the_crowd(crowd, sandbox):
     assert {report["error"] for report in reports} == {"ProgramError"}
     assert len(crowd.starts()) < CROWD / 2
     sandbox.assert_nothing_left()
+
+
+@pytest.mark.brute
+@pytest.mark.parametrize("leases", [True, False])
+def test_nobody_meets_a_daemon_that_goes_when_it_is_idle(leases):
+    """Nor while it is killed, fails, or is of two versions; False is the control."""
+    program = Path(__file__).parents[1] / "brute" / "idlers.py"
+    more = ["--rounds", "1"] if leases else ["--rounds", "50", "--kind", "idle", "--without-leases"]
+    command = [sys.executable, program, "--clients", "24", "--idle", "0.005", *more]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, "idle: Connection" in result.stderr) == (not leases, not leases)

@@ -1,0 +1,278 @@
+"""Have a crowd of clients get a daemon that goes whenever it is idle for a moment, many times.
+
+    python tests/brute/idlers.py [--clients 64] [--rounds 200] [--idle 0.05] [--kind idle] ...
+    python tests/brute/idlers.py --without-leases        the control: ends at the first violation
+
+Each client comes at a moment of its own, calls `ensure()`, asks the daemon who it is, and is done.
+The daemon goes after 50 ms without anybody. A round is of one kind:
+
+    idle       every client has an answer from the very daemon that it was given
+    killed     so, too, while clients are killed: those that nobody has killed
+    crashes    the daemon is killed: nobody is refused but those whose daemon has died under them
+    failing    each second start fails: a client has an answer, or is told of that failure
+    versions   two fingerprints: an answer of the own version, or that it was replaced
+
+After each round the last daemon goes by itself, and nothing is left but the socket. The columns
+show how many daemons there were, and how long a client has waited: the one in the middle and the
+slowest, in milliseconds, beside the slowest start. The exit status is 1 if something was violated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+import harness
+import sabotage
+
+from reborn import DaemonContext, RebornError
+
+KINDS = ("idle", "killed", "crashes", "failing", "versions")
+# The clients of a round come within so many seconds.
+SPREADS = (0.0, 0.3, 1.0)
+PATIENCE = 30.0
+COLUMNS = ("rounds", "clients", "daemons", "cut off", "told", "median", "slowest", "start")
+CUT = ("ConnectionResetError", "ConnectionRefusedError", "FileNotFoundError", "BrokenPipeError")
+TOLD = {
+    "failing": {"ProgramError"},
+    "versions": {"FingerprintError", *CUT},
+    "crashes": {*CUT, "EarlyExitError"},
+}
+
+
+class Client:
+    """A process that wants the daemon, and what it has written about that."""
+
+    def __init__(self, number: int, round_: Round) -> None:
+        self.number = number
+        reader, writer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(reader)
+            be_client(number, round_, writer)
+        os.close(writer)
+        self.reader = reader
+        self.was_killed = False
+
+    def report(self) -> dict[str, object] | None:
+        """Wait for its end; return what it has to say."""
+        with open(self.reader, "rb") as file:
+            text = file.read()
+        os.waitpid(self.pid, 0)
+        return json.loads(text) if text else None
+
+
+class Round:
+    """A directory, and what the clients do in it."""
+
+    def __init__(self, kind: str, idle: float) -> None:
+        self.kind = kind
+        self.idle = idle
+        self.directory = tempfile.mkdtemp()
+        self.begun = time.monotonic() + 0.05
+        self.spread = random.choice(SPREADS)
+
+    def path(self, name: str) -> str:
+        return f"{self.directory}/{name}"
+
+    def context(self) -> DaemonContext:
+        return DaemonContext(
+            self.path("app.pid"), log_file=self.path("app.log"), wait_ready=True, strategy="fork"
+        )
+
+
+def be_client(number: int, round_: Round, writer: int) -> None:
+    """Client: ask the daemon, write what has come of it, and end."""
+    random.seed(os.getpid())
+    time.sleep(max(0.0, round_.begun - time.monotonic()) + random.uniform(0, round_.spread))
+    version = str(number % 2) if round_.kind == "versions" else None
+    context = round_.context()
+    begun = time.monotonic()
+    report: dict[str, object] = {}
+    try:
+        daemon = context.ensure(timeout=PATIENCE, fingerprint=version)
+        if daemon is None:
+            be_daemon(context, round_, version)
+        assert daemon is not None
+        report["ensured"] = time.monotonic() - begun
+        report["given"] = daemon.pid
+        report["answer"], report["version"] = ask(round_.path("sock"))
+    except (OSError, RebornError) as error:
+        report["error"], report["message"] = type(error).__name__, str(error)
+    except BaseException as error:  # noqa: BLE001 - a fault of this program
+        report["error"], report["message"] = "fault", repr(error)
+    os.write(writer, json.dumps(report).encode())
+    os._exit(0)
+
+
+def ask(path: str) -> tuple[int, str | None]:
+    """Return the number and the version of who answers."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        answer = connection.makefile().read()
+    if not answer:
+        raise ConnectionResetError
+    pid, version = json.loads(answer)
+    return pid, version
+
+
+def fail_each_second_time(path: str) -> None:
+    with open(path) as file:
+        if len(file.readlines()) % 2:
+            raise RuntimeError("each second start fails")
+
+
+def be_daemon(context: DaemonContext, round_: Round, version: str | None) -> None:
+    """Daemon: answer everybody with the number of this process, until nobody comes."""
+    try:
+        with context:
+            with open(round_.path("starts"), "a") as file:
+                print(os.getpid(), file=file)
+            if round_.kind == "failing":
+                fail_each_second_time(round_.path("starts"))
+            context.exit_when_idle(round_.idle)
+            listener = context.listen("main", round_.path("sock"), backlog=256)
+            context.ready()
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.sendall(json.dumps([os.getpid(), version]).encode())
+    except SystemExit as error:
+        os._exit(int(error.code or 0))
+    except Exception:  # noqa: BLE001 - it is a copy of the whole program, which is not to go on
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)
+
+
+def disturb(round_: Round, clients: list[Client]) -> None:
+    """Kill some of the clients, or the daemon now and then."""
+    until = round_.begun + round_.spread + 0.3
+    if round_.kind == "killed":
+        for client in random.sample(clients, len(clients) // 8):
+            time.sleep(random.uniform(0, 2 * round_.spread / len(clients) * 8 + 0.01))
+            client.was_killed = True
+            os.kill(client.pid, signal.SIGKILL)
+    while round_.kind == "crashes" and time.monotonic() < until:
+        time.sleep(random.uniform(0.02, 0.2))
+        daemon = round_.context().search()
+        if daemon is not None:
+            with contextlib.suppress(ProcessLookupError):
+                daemon.send_signal(signal.SIGKILL)
+
+
+def wrong(round_: Round, client: Client, report: dict[str, object] | None) -> str | None:
+    """Return what is not as it was promised to a client."""
+    if client.was_killed:
+        return None
+    if report is None:
+        return "it has written nothing"
+    if "error" in report:
+        known = report["error"] in TOLD.get(round_.kind, ())
+        return None if known else f"{report['error']}: {report['message']}"
+    if round_.kind not in ("crashes", "versions") and report["answer"] != report["given"]:
+        return f"it was given {report['given']}, and had an answer of {report['answer']}"
+    if round_.kind == "versions" and report["version"] != str(client.number % 2):
+        return f"it had an answer of version {report['version']}"
+    return None
+
+
+def left(round_: Round) -> list[str]:
+    """Wait for the end of the last daemon; return what is left then."""
+    deadline = time.monotonic() + PATIENCE
+    while os.path.exists(round_.path("app.pid")) and time.monotonic() < deadline:
+        if round_.context().search() is None:
+            break  # it was killed
+        time.sleep(0.01)
+    found = [f"process {text}" for text in harness.survivors(grace=1.0)]
+    names = {*os.listdir(round_.directory)} - {"app.log", "sock", "starts"}
+    if round_.kind in ("crashes", "killed"):  # the last one may have been killed
+        names -= {"app.pid", "app.pid.ensure"}
+    if round_.kind == "versions":
+        names -= {"app.pid.fingerprint"}  # that of a process which was stopped
+    return [*found, *sorted(names)]
+
+
+def play(
+    count: int, kind: str, idle: float, tally: collections.Counter[str], waits: list[float]
+) -> list[str]:
+    """Play a round; return what was violated."""
+    round_ = Round(kind, idle)
+    try:
+        clients = [Client(number, round_) for number in range(count)]
+        disturb(round_, clients)
+        reports = [client.report() for client in clients]
+        violations = [
+            text
+            for client, report in zip(clients, reports, strict=True)
+            if (text := wrong(round_, client, report)) is not None
+        ]
+        violations += [f"left: {text}" for text in left(round_)]
+        harness.reap()
+        errors = [str(report["error"]) for report in reports if report and "error" in report]
+        tally["rounds"] += 1
+        tally["clients"] += count
+        with contextlib.suppress(FileNotFoundError), open(round_.path("starts")) as file:
+            tally["daemons"] += len(file.readlines())
+        tally["cut off"] += sum(error in CUT for error in errors)
+        tally["told"] += sum(error not in CUT for error in errors)
+        waits += [float(str(each["ensured"])) for each in reports if each and "ensured" in each]
+        return violations
+    finally:
+        shutil.rmtree(round_.directory)
+
+
+def slowest_start(idle: float, count: int) -> float:
+    """Return how many seconds the slowest of some starts takes, when nobody else is there."""
+    tally: collections.Counter[str] = collections.Counter()
+    waits: list[float] = []
+    for _ in range(count):
+        play(1, "idle", idle, tally, waits)
+    return max(waits)
+
+
+def main() -> int:
+    """Play the rounds; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--idle", type=float, default=0.05)
+    parser.add_argument("--kind", action="append", choices=KINDS)
+    parser.add_argument("--without-leases", action="store_true")
+    options = parser.parse_args()
+    harness.become_subreaper()
+    if options.without_leases:
+        sabotage.put("take a lease", lambda fd: True)
+    print(f"{'':10}" + "".join(f"{column:>10}" for column in COLUMNS), flush=True)
+    start = slowest_start(options.idle, min(options.rounds, 20))
+    violated = False
+    for kind in options.kind or KINDS:
+        tally: collections.Counter[str] = collections.Counter()
+        waits: list[float] = []
+        for _ in range(options.rounds):
+            for text in play(options.clients, kind, options.idle, tally, waits):
+                violated = True
+                print(f"{kind}: {text.strip()}", file=sys.stderr, flush=True)
+            if violated and options.without_leases:
+                return 1
+        times = (statistics.median(waits), max(waits), start)
+        numbers = [tally[column] for column in COLUMNS[:5]]
+        numbers += [round(1000 * seconds) for seconds in times]
+        print(f"{kind:10}" + "".join(f"{number:>10}" for number in numbers), flush=True)
+    return int(violated)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
