@@ -94,9 +94,6 @@ def test_it_is_started_once_and_found_later(reborn):
     assert (status, err) == (0, "")
     assert out == f"web started, pid {pid}; see {reborn.home}/web.log\n"
     assert reborn(*words) == (0, f"web is ready, pid {pid}\n", "")
-    assert (
-        reborn.data(*words[:4], *words[4:4], "--", *words[5:])[1]["pid"] == pid if False else True
-    )
     reborn.stopped("web")
     reborn.assert_nothing_left("web")
 
@@ -202,6 +199,25 @@ def test_other_fingerprint_is_replaced_and_the_same_is_left_alone(reborn):
     assert ensure("2") == f"web is ready, pid {reborn.pid('web')}\n"
     reborn.stopped("web")
     reborn.assert_nothing_left("web")
+
+
+def test_two_versions_replace_each_other_once_and_not_in_turns(reborn):
+    def ensure(version):
+        return reborn("ensure", "web", "--fingerprint", version, "--", "sh", "-c", SERVES)
+
+    for version in ("1", "2"):
+        assert ensure(version)[0] == 0
+    pid = reborn.pid("web")
+    ways_out = "use that version, stop it, or give each version a NAME of its own"
+    told = f"web: it has fingerprint '2', which has replaced '1'; {ways_out}\n"
+    assert ensure("1") == (1, "", told)
+    reborn("restart", "web")
+    assert ensure("1") == (1, "", told)
+    assert ensure("2")[0] == 0
+    assert not is_alive(pid)
+    reborn.stopped("web")
+    assert ensure("1")[0] == 0
+    reborn.stopped("web")
 
 
 def test_version_that_was_started_meanwhile_is_not_replaced(reborn, clients):

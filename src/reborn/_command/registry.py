@@ -40,7 +40,7 @@ from reborn import _descriptors, _files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any, Self
 
     # Resource, soft and hard limit, as setrlimit(2) takes them; JSON has no tuples.
@@ -105,7 +105,10 @@ _KINDS: dict[str, Any] = {
     "started": (int, float),
     "foreground": bool,
     "supervised": (dict, type(None)),
+    "replaced": list,
 }
+# Of records that were written before there was such a field.
+_LATER: dict[str, Any] = {"replaced": []}
 
 
 class Record:
@@ -129,6 +132,7 @@ class Record:
         started: float | None = None,
         foreground: bool = False,
         supervised: dict[str, Any] | None = None,
+        replaced: Sequence[str] = (),
     ) -> None:
         self.command = command
         self.options = options
@@ -141,6 +145,8 @@ class Record:
         self.foreground = foreground
         # What its supervisor says (`supervisor.State`), if it has one.
         self.supervised = supervised
+        # The fingerprints of those in whose place it was started.
+        self.replaced = list(replaced)
 
     def as_data(self) -> dict[str, Any]:
         """Return everything, fit for JSON."""
@@ -150,10 +156,11 @@ class Record:
     def from_data(cls, data: Any) -> Self | None:  # noqa: ANN401 - what a file says
         """Return the record that *data* describes; None if it makes no sense."""
         try:
-            fields = {name: data[name] for name in cls.FIELDS}
+            fields = {name: {**_LATER, **data}[name] for name in cls.FIELDS}
             whole = all(isinstance(value, _KINDS[name]) for name, value in fields.items())
             words = [word for word in fields["command"] if isinstance(word, str)]
-            texts = [*fields["environment"], *fields["environment"].values()]
+            environment = fields["environment"]
+            texts = [*environment, *environment.values(), *fields["replaced"]]
             numbers = [number for limit in fields["limits"] for number in limit]
             whole &= all(isinstance(text, str) for text in texts)
             whole &= all(isinstance(number, int) for number in numbers)

@@ -124,6 +124,8 @@ class Spec:
         self.options = options
         self.inherited = inherited
         self.directory = inherited.directory
+        # The fingerprints of those in whose place it is started.
+        self.replaced: Sequence[str] = ()
         self.log_file: str = options.get("log_file") or log_file or paths.log_file
 
     @classmethod
@@ -154,7 +156,9 @@ class Spec:
     def of_record(cls, paths: Paths, record: Record) -> Spec:
         """Return the spec of the start in the *record*."""
         inherited = Inherited(record.directory, record.environment, record.umask, record.limits)
-        return cls(paths, record.command, record.options, inherited, log_file=record.log_file)
+        spec = cls(paths, record.command, record.options, inherited, log_file=record.log_file)
+        spec.replaced = record.replaced
+        return spec
 
     def make_directories(self) -> None:
         """Make the directories of our own that its files are in.
@@ -178,6 +182,7 @@ class Spec:
             umask=self.inherited.umask,
             limits=[list(limit) for limit in self.inherited.limits],
             foreground=foreground,
+            replaced=self.replaced,
         )
 
     def other_options(self, record: Record) -> list[str]:

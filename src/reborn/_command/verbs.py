@@ -54,6 +54,8 @@ _LAST_STREAM = 2
 _ABSENT, _STARTING, _READY, _OTHER = "absent", "starting", "ready", "other"
 # How often is looked whether somebody else's start is over, in seconds.
 _PAUSE, _LONGEST_PAUSE = 0.002, 0.05
+# How many fingerprints a record says to have been replaced.
+_MOST_REPLACED = 32
 _TRIES = 5
 _UNKNOWN_START = "nothing is known of how it was started; stop it, or leave --fingerprint out"
 _NONE = "there are no daemons; reborn start NAME -- PROGRAM starts one"
@@ -281,16 +283,21 @@ class NamedDaemon(DaemonVerbs):
     def _replace(self, spec: Spec, program: Program, begun: float, lock: StartLock) -> Outcome:
         """Stop a daemon with another fingerprint, and start this one.
 
-        Not one that was started after this was wanted: two versions that are in use at one time
-        would go on replacing each other.
+        Not one that was started after this was wanted, or that has replaced this fingerprint:
+        two versions that are in use at one time would go on replacing each other.
         """
         record = self.record()
         if record is None:
             return Outcome(FAILED, f"{self.name}: cannot replace it: {_UNKNOWN_START}")
+        other, wanted = record.options.get("fingerprint"), spec.options.get("fingerprint")
         if record.started > begun:
-            other = record.options.get("fingerprint")
             what = f"it was started with fingerprint {other!r} meanwhile"
             return Outcome(FAILED, f"{self.name}: {what}; give each version a NAME of its own")
+        if wanted in record.replaced:
+            what = f"it has fingerprint {other!r}, which has replaced {wanted!r}"
+            way_out = "use that version, stop it, or give each version a NAME of its own"
+            return Outcome(FAILED, f"{self.name}: {what}; {way_out}")
+        spec.replaced = [*([] if other is None else [other]), *record.replaced][:_MOST_REPLACED]
         try:
             program.refuse_if_missing()
         except StepError as error:
