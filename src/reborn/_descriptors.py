@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from socket import socket
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     Socket = TypeVar("Socket", bound=socket)
 else:
@@ -266,7 +266,7 @@ def close_inherited(
         placeholder = open_placeholder()
     for fd in closed:
         if placeholder is not None and fd != placeholder:
-            os.dup2(placeholder, fd, inheritable=False)
+            _put(placeholder, fd, inheritable=False)
     if placeholder not in closed:
         close(placeholder)
 
@@ -418,8 +418,12 @@ def _is_locked(fd: int) -> bool:
 
 def _is_for_writing(fd: int) -> bool:
     """Tell whether a file is open for writing alone, as logs are, and databases are not."""
-    _, _, flags = _information(fd).partition(b"\nflags:\t")
-    return int(flags.partition(b"\n")[0] or b"0", 8) & ACCESS_MODE == os.O_WRONLY
+    return _flags(_information(fd)) & ACCESS_MODE == os.O_WRONLY
+
+
+def _flags(information: bytes) -> int:
+    _, _, flags = information.partition(b"\nflags:\t")
+    return int(flags.partition(b"\n")[0] or b"0", 8)
 
 
 def _information(fd: int) -> bytes:
@@ -431,16 +435,56 @@ def _information(fd: int) -> bytes:
         return b""
 
 
-def record_locked() -> list[str]:
-    """Return the files on which this process has locks of fcntl(2), which no fork inherits."""
-    found: list[str] = []
+def regular_files() -> dict[int, bytes]:
+    """Return the regular files that are open, of very many the first, and what Linux knows."""
+    found: dict[int, bytes] = {}
     for fd in open_descriptors()[len(STANDARD) : _MANY]:
         try:
-            if stat.S_ISREG(os.fstat(fd).st_mode) and b" POSIX  ADVISORY " in _information(fd):
-                found.append(os.readlink(f"/proc/self/fd/{fd}"))
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                found[fd] = _information(fd)
         except OSError:
             continue
     return found
+
+
+def record_locked(files: "Mapping[int, bytes]") -> list[str]:
+    """Return those of the *files* on which this process has locks of fcntl(2).
+
+    No fork inherits them.
+    """
+    return [_path(fd) for fd, text in files.items() if b" POSIX  ADVISORY " in text]
+
+
+def buffered_in_vain(files: "Mapping[int, bytes]", kept: "Iterable[int]") -> list[str]:
+    """Write what Python buffers for files that a forked daemon will not have, if not in *kept*.
+
+    Return these files. What the daemon writes to one is in the buffer at first, and what is there
+    at its end is lost without a word (before CPython 3.13).
+    """
+    fds = {fd for fd, text in files.items() if _flags(text) & ACCESS_MODE != os.O_RDONLY}
+    if fds:
+        fds.difference_update(kept, of_writers(), carried_on([*STANDARD, *sorted(fds)]))
+    if not fds:
+        return []
+    import gc
+    from _io import BufferedRandom, BufferedWriter, TextIOWrapper
+
+    found: set[int] = set()
+    objects: list[Any] = gc.get_objects()
+    for file in objects:
+        if isinstance(file, (TextIOWrapper, BufferedWriter, BufferedRandom)):
+            fd = fileno(file)  # pyright: ignore[reportUnknownArgumentType]
+            if fd in fds:
+                file.flush()
+                found.add(fd)
+    return [_path(fd) for fd in sorted(found)]
+
+
+def _path(fd: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return "?"
 
 
 def of_writers() -> dict[int, int]:
@@ -572,7 +616,18 @@ def _is_controlling_terminal(fd: int) -> bool:
 def replace(copies: "Mapping[int, int]") -> None:
     """Make each descriptor a copy of the one that is its value."""
     for fd, number in copies.items():
-        os.dup2(number, fd, os.get_inheritable(fd))
+        _put(number, fd, inheritable=os.get_inheritable(fd))
+
+
+def _put(source: int, fd: int, *, inheritable: bool) -> None:
+    """Make the open descriptor *fd* a copy of *source*, or close it.
+
+    A number above the soft limit can be made a copy of nothing (EBADF), and is given to no file.
+    """
+    try:
+        os.dup2(source, fd, inheritable)
+    except OSError:
+        close(fd)
 
 
 def fileno(file: object) -> int | None:

@@ -31,7 +31,9 @@ def reason(path: str, number: int | None) -> str:
     """Return why execve(2) refuses the program *path*, or "" if the reason is unknown."""
     header = _header(path)
     if number == ENOENT and header:
-        return f"whose interpreter {_interpreter(header)!r} is missing"
+        interpreter = _interpreter(header)
+        ends = ", and its lines end as on Windows" if (interpreter or "").endswith("\r") else ""
+        return f"whose interpreter {interpreter!r} is missing{ends}"
     if number == ENOEXEC:
         return (
             "which is built for another machine" if _is_foreign(header) else "which is no program"
@@ -88,8 +90,9 @@ def _header(path: str) -> bytes:
 def _interpreter(header: bytes) -> str | None:
     """Return the program that is to run a script, or the dynamic linker of a binary."""
     if header.startswith(b"#!"):
-        words = header[2:].partition(b"\n")[0].split(None, 1)
-        return os.fsdecode(words[0]) if words else None
+        # As the kernel does, to which a carriage return is a letter of the name.
+        line = header[2:].partition(b"\n")[0].replace(b"\t", b" ").strip(b" ")
+        return os.fsdecode(line.partition(b" ")[0]) if line else None
     if not header.startswith(_ELF) or _is_foreign(header):
         return None
     wide = header[4] == 2

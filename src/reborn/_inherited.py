@@ -2,9 +2,9 @@
 
 What the program may have changed by the time `reborn()` is called is looked at once, when `reborn`
 is imported: the directory in which a relative script was found, its arguments, where its modules
-are looked for, the signals that the shell had ignored, whether the program may do more than who
-started it, and the mark of a launcher, which is taken out of the environment before the program can
-pass it on (`_claim` says whether it is ours).
+are looked for, the signals that the shell had ignored or blocked, whether the program may do more
+than who started it, and the mark of a launcher, which is taken out of the environment before the
+program can pass it on (`_claim` says whether it is ours).
 
 Lazy imports (PEP 810, CPython 3.15) put off that look until the program uses `reborn`. Directory,
 rights and mark can still be had by then; whether a signal was ignored by the shell or by the
@@ -50,6 +50,13 @@ def ignored_signals() -> frozenset[int]:
     """Return the signals that are ignored now."""
     every = _signal.valid_signals()
     return frozenset(n for n in every if _signal.getsignal(n) == _signal.SIG_IGN)
+
+
+def blocked_signals() -> frozenset[int]:
+    """Return the signals that are blocked now, in this thread."""
+    if not hasattr(_signal, "pthread_sigmask"):
+        return frozenset()
+    return frozenset(_signal.pthread_sigmask(_signal.SIG_BLOCK, ()))
 
 
 def _show_ignored() -> None:
@@ -147,6 +154,7 @@ directory = current_directory()
 argv = tuple(getattr(sys, "argv", ())) or ("",)
 path = tuple(sys.path)
 ignored: "frozenset[int]" = frozenset() if put_off else ignored_signals()
+blocked: "frozenset[int]" = frozenset(_signal.valid_signals()) if put_off else blocked_signals()
 # By the shell or by the program: it cannot be known.
 undecided: "frozenset[int]" = ignored_signals() if put_off else frozenset()
 privileged = _has_gained_privileges()

@@ -23,7 +23,7 @@ from reborn._errors import Step, loading
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, NoReturn
 
     from reborn._attempt import Attempt, Lookout, Watch
@@ -142,7 +142,7 @@ class Launcher:
             refuse_subinterpreters()
             if cautious:
                 refuse_unsafe_fork()
-            warn_of_losses()
+            warn_of_losses(plan)
         if cautious:
             warn_of_sockets(plan)
         # Ctrl-C waits until what is made is noted, to be undone.
@@ -313,8 +313,8 @@ def refuse_subinterpreters() -> None:
     )
 
 
-def warn_of_losses() -> None:
-    """Warn of other threads, which a copy of this process does not have, and of lost helpers."""
+def warn_of_losses(plan: "Plan") -> None:
+    """Warn of what a copy of this process does not have: threads, children, files, locks."""
     names = other_threads()
     if names:
         count = "another thread runs" if len(names) == 1 else f"{len(names)} other threads run"
@@ -323,9 +323,38 @@ def warn_of_losses() -> None:
         text = f"forking while {count} ({listed}), which the daemon will not have"
         _warn(f"{text}; call reborn() earlier or use strategy='reexec'", threads=True)
     libraries = _steps.libraries()
-    for lost in () if libraries is None else libraries.lost_by_fork():
+    losses = [] if libraries is None else [*libraries.lost_by_fork()]
+    for lost in (*losses, *_lost_children()):
         _warn(f"forking {lost}; call reborn() earlier or use strategy='reexec'", threads=False)
-    _warn_of_locks(_descriptors.record_locked())
+    files = _descriptors.regular_files()
+    for path in _descriptors.buffered_in_vain(files, _steps.kept(plan)):
+        _warn(
+            f"forking while {path!r} is open for writing, which fails in the daemon; open it after "
+            "reborn(), or put it into files_preserve",
+            threads=False,
+        )
+    _warn_of_locks(_descriptors.record_locked(files))
+
+
+def _lost_children() -> "Iterator[str]":
+    """Yield that child processes run, if some do, but for those of multiprocessing."""
+    if "subprocess" not in sys.modules or not hasattr(os, "waitid"):
+        return
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return
+    from reborn import _proc
+
+    libraries = _steps.libraries()
+    known = set[int]() if libraries is None else libraries.helpers()
+    children = [pid for pid in _proc.children(os.getpid()) if pid not in known]
+    names = ", ".join(repr(_thread_name(str(pid), process=pid)) for pid in children)
+    if names:
+        yield (
+            f"while child processes run ({names}), which are the launcher's and seem to have ended "
+            "in the daemon"
+        )
 
 
 def _warn_of_locks(paths: "Sequence[str]") -> None:
@@ -402,10 +431,10 @@ def _is_own(thread: "threading.Thread") -> bool:
     return thread.ident == ident or (native is not None and thread.native_id == native)
 
 
-def _thread_name(task: str) -> str:
+def _thread_name(task: str, process: int | str = "self") -> str:
     """Return the name that the system knows, which is the program's where a thread has no own."""
     try:
-        with open(f"/proc/self/task/{task}/comm", encoding="utf-8", errors="replace") as file:
+        with open(f"/proc/{process}/task/{task}/comm", encoding="utf-8", errors="replace") as file:
             return file.read().rstrip("\n")
     except OSError:
         return ""

@@ -81,6 +81,17 @@ def lost_by_fork() -> "Iterator[str]":
         yield "while there is an event loop of uvloop, which the daemon cannot use"
 
 
+def helpers() -> set[int]:
+    """Return the processes of multiprocessing, and of copies of it, that this process started."""
+    process: Any = sys.modules.get("multiprocessing.process")
+    found: set[Any] = {child.pid for child in process.active_children()} if process else set()
+    for tracker in _of_modules(".resource_tracker", "_resource_tracker"):
+        found.add(getattr(tracker, "_pid", None))
+    for server in _of_modules(".forkserver", "_forkserver"):
+        found.add(getattr(server, "_forkserver_pid", None))
+    return {pid for pid in found if isinstance(pid, int)}
+
+
 def descriptors() -> list[int]:
     """Return the descriptors that a daemon needs, of libraries which cannot open them anew."""
     reactor = _reactor()

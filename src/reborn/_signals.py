@@ -3,10 +3,10 @@
 The rules:
 
 - What a shell, nohup or a manager ignored or blocked is reset: a daemon must not depend on how it
-  was started. A signal counts as inherited if it was ignored when `reborn` was imported
-  (`_inherited`).
-- What the program arranged before `reborn()` stays: its handlers, what it ignored later, and the
-  handlers of libraries in C. The default map is for signals that have none of these.
+  was started. It counts as inherited if it was so when `reborn` was imported (`_inherited`).
+- What the program arranged before `reborn()` stays: its handlers, what it ignored or blocked later
+  (for sigwait(3)), and the handlers of libraries in C. The default map is for signals that have
+  none of these.
 - From the fork until the mask is restored all signals are blocked, so that no handler of the
   program runs in a process that is only half a daemon.
 
@@ -121,8 +121,13 @@ def that_matter(ignored: frozenset[int]) -> list[int]:
     return sorted(ignored - {getattr(_signal, name, None) for name in names})
 
 
-def reset(inherited: frozenset[int]) -> None:
-    """Empty the mask, and give every *inherited* ignored signal Python's own disposition."""
+def mask() -> set[int]:
+    """Return the signals that this thread blocks."""
+    return _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
+
+
+def reset(inherited: frozenset[int], mask: "Iterable[int]") -> None:
+    """Block *mask*, and give every *inherited* ignored signal Python's own disposition."""
     ignored_by_python: set[Any] = {getattr(_signal, name, None) for name in _IGNORED_BY_PYTHON}
     for number in inherited.union(ignored_by_python).intersection(numbers()):
         handler = _signal.getsignal(number)
@@ -132,7 +137,7 @@ def reset(inherited: frozenset[int]) -> None:
         elif handler == _signal.SIG_IGN:
             python = _signal.default_int_handler if number == _signal.SIGINT else _signal.SIG_DFL
             _signal.signal(number, python)
-    restore_mask(set())
+    restore_mask({*mask})
 
 
 def untouched(some: "Iterable[int]", inherited: frozenset[int]) -> set[int]:

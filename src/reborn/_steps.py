@@ -60,7 +60,7 @@ class Setup(Plan):
     lack. `inherited`, `timers`: what a forked daemon has from the launcher; `channel`: the
     descriptors of its report, until READY. `captured`: stderr goes to a file until READY. `mask`:
     the signals that stay blocked when the program goes on; until the set-up says otherwise, those
-    that the launcher had blocked.
+    that the program had blocked.
     """
 
     if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Setup(Plan):
         self.channel: Sequence[int] = ()
         # As far as the daemon knows: its launcher may look for itself.
         self.is_ready = not self.wait_ready
-        self.mask: set[int] = set()
+        self.mask: set[int] = _signals.mask()
 
     @property
     def needed_later(self) -> "Sequence[str]":
@@ -148,9 +148,9 @@ def foreground_setup(plan: Plan, log_fd: int | None) -> Setup:
     return Setup(plan, sources=streams, spare=[] if log_fd is None else [log_fd])
 
 
-def reset_signals(setup: Setup) -> None:  # noqa: ARG001 - every step takes the set-up
+def reset_signals(setup: Setup) -> None:
     """Undo what the shell or a manager had ignored or blocked."""
-    _signals.reset(_inherited.ignored)
+    _signals.reset(_inherited.ignored, setup.mask - _inherited.blocked)
 
 
 def forbid_core(setup: Setup) -> None:

@@ -1,6 +1,7 @@
 """What is inherited is closed, what is asked for stays, and nobody closes somebody else's file."""
 
 import contextlib
+import errno
 import fcntl
 import socket
 import sqlite3
@@ -196,9 +197,13 @@ def test_handlers_of_logging_keep_their_files(sandbox, receivers):
     sandbox.stop(result.pid)
 
 
+# A file that is not kept is warned of.
+QUIET = "import warnings; warnings.simplefilter('ignore')\n"
+
+
 def test_handlers_of_logging_control(fork_sandbox, receivers):
     forget = sabotage.code("descriptors of writers", "dict")
-    result = start(fork_sandbox, receivers[2] + forget, "tell(kept=look() == before)")
+    result = start(fork_sandbox, QUIET + receivers[2] + forget, "tell(kept=look() == before)")
     assert not result.report["kept"]
     fork_sandbox.stop(result.pid)
 
@@ -307,7 +312,7 @@ def test_handlers_that_no_logger_knows_keep_their_files(sandbox, before):
 def test_handlers_that_no_logger_knows_control(fork_sandbox):
     forget = sabotage.code("handlers there are", "tuple")
     after = "listener.start()\nlogging.info('in the daemon')\nlistener.stop()\ntell()"
-    result = start(fork_sandbox, QUEUED + forget, after, log_file=str(fork_sandbox.log))
+    result = start(fork_sandbox, QUIET + QUEUED + forget, after, log_file=str(fork_sandbox.log))
     assert (fork_sandbox.directory / "queued.txt").read_text() == ""
     fork_sandbox.stop(result.pid)
     assert "Bad file descriptor" in fork_sandbox.log_text()  # and not in silence
@@ -350,7 +355,7 @@ def test_lock_of_the_program_and_source_of_random_numbers_are_kept(fork_sandbox)
 
 def test_lock_and_server_control(fork_sandbox):
     forget = sabotage.code("what is carried on", "lambda opened: set()")
-    result = start(fork_sandbox, LOCK + SERVER + forget, SERVE)
+    result = start(fork_sandbox, QUIET + LOCK + SERVER + forget, SERVE)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", result.report["port"]), timeout=10)
     with open(fork_sandbox.directory / "lock", "w") as file:
@@ -497,3 +502,21 @@ def test_workers_and_the_lock_control(sandbox, before, after):
     refused = sandbox.start(program="scenario.py")
     assert f"is locked by process {worker.pid}, which it does not name" in refused.message
     sandbox.stop(worker.pid, SIGKILL)
+
+
+def test_descriptor_above_a_limit_that_was_lowered_is_closed(fork_sandbox):
+    before = """
+import resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+os.dup2(os.open(os.devnull, os.O_RDONLY), 100)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+"""
+    after = """
+try:
+    tell(found=os.fstat(100).st_mode)
+except OSError as error:
+    tell(found=error.errno)
+"""
+    result = fork_sandbox.start(program="scenario.py", before=before, after=after)
+    assert result.report["found"] == errno.EBADF
+    fork_sandbox.stop(result.pid)

@@ -290,7 +290,9 @@ def test_lock_that_ends_with_the_launcher_is_told(fork_sandbox):
 
 @pytest.mark.parametrize("how", ["LOCK_UN", "LOCK_EX"])
 def test_lock_that_ends_with_the_launcher_control(fork_sandbox, how):
-    careless = sabotage.code("files locked by fcntl(2)", "tuple") if how == "LOCK_EX" else ""
+    careless = (
+        sabotage.code("files locked by fcntl(2)", "lambda files: []") if how == "LOCK_EX" else ""
+    )
     result = run(fork_sandbox, LOCKED.format(how=how, careless=careless), "always")
     assert "fcntl" not in result.stderr
     eventually(fork_sandbox.assert_nothing_left)
@@ -319,6 +321,48 @@ def test_database_that_the_daemon_cannot_open_is_told(fork_sandbox, mode, close,
     eventually(fork_sandbox.assert_nothing_left)
 
 
+ROWS = """
+import os
+rows = open(settings["log_file"] + ".csv", "{mode}")
+rows.write("header")
+with DaemonContext(**settings{keep}):
+    rows.write("row")
+"""
+
+
+@pytest.mark.parametrize("mode", ["w", "w+"])
+def test_file_that_is_written_in_vain_is_told(fork_sandbox, mode):
+    result = run(fork_sandbox, ROWS.format(mode=mode, keep=""), "always")
+    assert f"forking while '{fork_sandbox.log}.csv' is open for writing, " in result.stderr
+    eventually(fork_sandbox.assert_nothing_left)
+    assert fork_sandbox.log.with_name("app.log.csv").read_text() == "header"
+
+
+def test_file_that_is_written_in_vain_control(fork_sandbox):
+    result = run(fork_sandbox, ROWS.format(mode="w", keep=", files_preserve=[rows]"), "always")
+    assert result.stderr == ""
+    eventually(fork_sandbox.assert_nothing_left)
+    assert fork_sandbox.log.with_name("app.log.csv").read_text() == "headerrow"
+
+
+POPEN = """
+import subprocess
+child = subprocess.Popen(["sleep", "3600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+{before}
+with DaemonContext(**settings):
+    print(child.poll(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_child_process_that_only_the_launcher_can_wait_for_is_told(fork_sandbox, runs):
+    before = "" if runs else "child.kill(); child.wait()"
+    result = run(fork_sandbox, POPEN.format(before=before), "always")
+    assert ("forking while child processes run ('sleep')" in result.stderr) is runs
+    eventually(lambda: _logged(fork_sandbox, "0\n" if runs else "-9\n"))
+    survivors()
+
+
 CRASH = """
 import faulthandler
 file = open(settings["log_file"] + ".crash", "w")
@@ -333,7 +377,9 @@ with DaemonContext(**settings) as context:
 
 
 def test_crash_is_written_to_faulthandlers_file(sandbox):
-    run(sandbox, "import os" + CRASH.format(careless=""))  # the launcher may see the crash, or not
+    run(
+        sandbox, "import os" + CRASH.format(careless=""), "ignore"
+    )  # the launcher may see the crash, or not
     crash = sandbox.log.with_name(sandbox.log.name + ".crash")
     eventually(lambda: _holds(crash, "Segmentation fault"))
     # What is read, too, may be a database's.
@@ -343,7 +389,7 @@ def test_crash_is_written_to_faulthandlers_file(sandbox):
 def test_crash_is_written_to_faulthandlers_file_control(fork_sandbox):
     careless = sabotage.code("what is carried on", "lambda opened: set()")
     text = "import os" + CRASH.format(careless=careless)
-    run(fork_sandbox, text)
+    run(fork_sandbox, text, "ignore")
     eventually(lambda: _logged(fork_sandbox, "False\n"))
     eventually(fork_sandbox.assert_nothing_left)
     assert fork_sandbox.log.with_name(fork_sandbox.log.name + ".crash").read_text() == ""

@@ -47,7 +47,7 @@ def test_arrangements_made_before_reborn_are_kept(sandbox):
 
 
 def test_arrangements_made_before_reborn_control(sandbox):
-    careless = "lambda inherited: seam.install(dict.fromkeys(seam.numbers(), 0))"
+    careless = "lambda *_: seam.install(dict.fromkeys(seam.numbers(), 0))"
     result = start(sandbox, OWN + sabotage.code("reset signals", careless))
     assert not keeps_own_arrangements(result.report)
     sandbox.stop(result.pid, signal.SIGKILL)
@@ -123,6 +123,18 @@ def test_programs_own_handlers_control(sandbox):
     result = start(sandbox, OWN_SIGTERM + chosen)
     assert SIGTSTP in result.report["ignored"]
     assert end(sandbox, result.pid) == (0, False)
+
+
+def test_signal_that_the_program_has_blocked_stays_blocked(sandbox):
+    before = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])"
+    after = """
+os.kill(os.getpid(), signal.SIGUSR1)
+got = signal.sigwait([signal.SIGUSR1])
+tell(got=got, blocked=list(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+"""
+    result = sandbox.start(program="scenario.py", before=before, after=after)
+    assert (result.report["got"], result.report["blocked"]) == (signal.SIGUSR1, [signal.SIGUSR1])
+    sandbox.stop(result.pid)
 
 
 @pytest.mark.parametrize("beside", ["", "import asyncio"])

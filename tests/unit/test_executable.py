@@ -77,3 +77,10 @@ def test_reason_that_cannot_be_seen_is_none(tmp_path):
 )
 def test_who_may_not_execute_is_told_apart(file, mode, why):
     assert why in _executable.reason(file("program", b"", mode), errno.EACCES)
+
+
+def test_carriage_return_is_part_of_an_interpreters_name(tmp_path):
+    (tmp_path / "job").write_bytes(b"#! /bin/sh\r\n")
+    assert _executable.reason(str(tmp_path / "job"), errno.ENOENT) == (
+        "whose interpreter '/bin/sh\\r' is missing, and its lines end as on Windows"
+    )

@@ -80,13 +80,13 @@ def test_reset_undoes_what_was_inherited_and_leaves_the_programs_own(
     number, before, inherited, after
 ):
     signal.signal(number, before)
-    _signals.reset(frozenset({number} if inherited else ()))
+    _signals.reset(frozenset({number} if inherited else ()), ())
     assert signal.getsignal(number) == after
 
 
 def test_reset_unblocks_everything():
     _signals.block_all()
-    _signals.reset(frozenset())
+    _signals.reset(frozenset(), ())
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
