@@ -78,7 +78,7 @@ def owner(fd: int, number: int | None = None) -> int | None:
 def owners(fd: int) -> list[int]:
     """Return all processes that have locked the bytes of their own numbers, as seen from here."""
     found: list[int] = []
-    ranges = [] if _GET is None else [(0, START_BYTE)]
+    ranges: list[tuple[int, int]] = [] if _GET is None else [(0, START_BYTE)]
     while ranges:
         start, end = ranges.pop()
         lock = None
