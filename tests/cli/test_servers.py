@@ -7,7 +7,8 @@ import sys
 import threading
 
 import pytest
-from harness import PATIENCE, eventually
+from cli.test_listen import connect
+from harness import eventually
 
 APPS = """
 import os
@@ -34,8 +35,8 @@ PYTHON = (sys.executable, "-W", "ignore", "-m")
 class Load:
     """Clients that never pause, each request on a connection of its own."""
 
-    def __init__(self, port, clients=4):
-        self.address = ("127.0.0.1", port)
+    def __init__(self, where, clients=4):
+        self.where = where  # as `status` shows it
         self.answers, self.lost = [], []
         self._end = threading.Event()
         self._clients = [threading.Thread(target=self._client) for _ in range(clients)]
@@ -58,7 +59,7 @@ class Load:
                 self.lost.append(repr(error))
 
     def _ask(self):
-        with socket.create_connection(self.address, timeout=PATIENCE) as client:
+        with connect(self.where) as client:
             client.sendall(REQUEST)
             answer = b""
             while piece := client.recv(4096):
@@ -77,13 +78,13 @@ class Load:
         eventually(answered)
 
 
-def upgraded_under_load(reborn, *words, times=5):
+def upgraded_under_load(reborn, *words, address="tcp:0", times=5):
     """Start a server, and upgrade it under load; return the load."""
     (reborn.directory / "apps.py").write_text(APPS)
-    reborn.started("web", "--socket", "web=tcp:0", *words)
+    reborn.started("web", "--socket", f"web={address}", *words)
     where = reborn.data("status", "web")[1]["sockets"]["web"]
     pids = {reborn.pid("web")}
-    with Load(int(where.rpartition(":")[2])) as load:
+    with Load(where) as load:
         for _ in range(times):
             load.wait_for_more()
             status, out, err = reborn("upgrade", "web")
@@ -106,11 +107,15 @@ def test_gunicorn_loses_no_connection(reborn):
 
 
 def test_gunicorn_takes_the_number_where_it_is_not_told_twice(reborn):
-    """It would take the descriptor a second time, after it has closed it."""
+    """It would take the descriptor a second time, after it has closed it.
+
+    Its end does not remove the path of a Unix socket that it was given.
+    """
     pytest.importorskip("gunicorn", reason="NEEDS gunicorn to see it")
     words = ("--ready", "log:Booting worker with pid", "--unset-env", "LISTEN_FDS", "--")
     server = ("gunicorn", "--worker-class", "gthread", "-b", "fd://{web}", "apps:wsgi")
-    assert upgraded_under_load(reborn, *words, *PYTHON, *server, times=1).lost == []
+    where = "unix:web.sock"
+    assert upgraded_under_load(reborn, *words, *PYTHON, *server, address=where, times=2).lost == []
 
 
 def test_hypercorn_loses_a_request_in_a_hundred_at_most(reborn):
@@ -156,7 +161,7 @@ def test_nginx_takes_the_descriptor_by_its_own_variable(reborn):
     words = ("--socket", f"web=tcp:{port}", "--env", "NGINX={web};", "--ready", "alive:0.5")
     command = (nginx, "-p", reborn.directory, "-c", "nginx.conf")
     reborn.started("web", *words, "--", *command)
-    with Load(port) as load:
+    with Load(f"tcp:127.0.0.1:{port}") as load:
         load.wait_for_more()
         assert reborn("upgrade", "web")[0] == 0
         load.wait_for_more()
