@@ -75,9 +75,12 @@ SEAMS = {
     "descendants": "_process:_descendants",
     "stop": "_process:Daemon.stop",
     # A start.
+    "accept an upgrader": "_upgrade.messages:accept",
+    "connect to the holder": "_upgrade.launch:connect",
     "take over": "_upgrade.daemon:_ask",
     "take back": "_upgrade.daemon:Generation._take_back",
     "probation": "_upgrade.daemon:_PROBATION",
+    "look of a generation": "_upgrade.daemon:Generation._look",
     "begin to serve": "_upgrade.daemon:Generation.take_over",
     "name the successor": "_notifier:Notifier.superseded",
     "longest line": "_handshake:_LONGEST_LINE",

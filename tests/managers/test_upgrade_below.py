@@ -99,14 +99,14 @@ def test_process_1_follows_each_generation(sandbox):
     with Container(sandbox, spoil=spoil) as container:
         pids = [container.pid()]
         with container.load() as load:
-            for _ in range(10):
+            for _ in range(5):
                 result = container.upgrade(spoil=spoil)
                 assert (result.returncode, result.stderr) == (0, "")
                 pids.append(int(result.stdout))
             eventually(lambda: _contains(load.answers, str(pids[-1]).encode()))
         assert load.lost == []
         assert set(load.answers) == {str(pid).encode() for pid in pids}
-        assert len(set(pids)) == 11
+        assert len(set(pids)) == 6
 
         def alone():
             assert len(container.init.children(recursive=True)) == 1
@@ -116,7 +116,7 @@ def test_process_1_follows_each_generation(sandbox):
         assert container.process.wait(PATIENCE) == 0
         lines = container.process.stdout.read().splitlines()
         printed = [line for line in lines if line.startswith("generation")]
-        assert printed == [f"generation {number}" for number in range(1, 12)]
+        assert printed == [f"generation {number}" for number in range(1, 7)]
     assert not sandbox.pidfile.exists()
 
 

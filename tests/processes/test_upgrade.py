@@ -235,6 +235,15 @@ def test_generation_that_dies_when_it_takes_over_leaves_the_old_one_named(daemon
     eventually(lambda: daemon.assert_serves(pid, 1))
 
 
+def test_stop_right_after_an_upgrade_that_has_failed_leaves_no_pid_file(daemon):
+    """Also before the old one has seen that the next one is dead, which is no successor then."""
+    slow = "lambda self: (__import__('time').sleep(1), whole(self))"
+    daemon.start(spoil=code("look of a generation", slow))
+    daemon.fail(spoil=code("write the pid over another", "lambda *_, **__: os._exit(7)"))
+    DaemonContext(daemon.sandbox.pidfile).search().stop()
+    assert not daemon.sandbox.pidfile.exists()
+
+
 def test_start_beside_a_daemon_that_can_be_replaced_is_refused(daemon):
     pid = daemon.start()
     result = daemon.run("start")
@@ -342,6 +351,26 @@ def test_stop_during_an_upgrade_stops_the_service(daemon, gate, mark):
     assert "which was to be replaced, is ending" in upgrader.communicate()[1]
     assert upgrader.returncode == 1
     assert daemon.search() is None
+
+
+# The upgrader is so slow that the daemon has closed the connection before the request comes.
+SLOW = code(
+    "connect to the holder", "lambda *args: (whole(*args), __import__('time').sleep(0.2))[0]"
+)
+
+
+def test_upgrader_that_was_too_slow_asks_again(daemon):
+    hang_up = "whole(listener) if seen or seen.append(1) else listener.accept()[0].close()"
+    daemon.start(spoil=code("accept an upgrader", f"lambda listener, seen=[]: {hang_up}"))
+    daemon.assert_serves(daemon.upgrade(before=SLOW), 2)
+
+
+def test_upgrader_that_nobody_waits_for_is_refused(daemon):
+    hang_up = "lambda listener: listener.accept()[0].close()"
+    pid = daemon.start(spoil=code("accept an upgrader", hang_up))
+    [*_, line] = daemon.fail(before=SLOW)
+    assert line.endswith(f"cannot upgrade process {pid}: it is ending; try again later")
+    daemon.assert_serves(pid, 1)
 
 
 def test_generation_that_does_not_finish_is_ended(daemon):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 
 from reborn import _descriptors
 from reborn._command import grammar
@@ -64,16 +65,18 @@ def ask(paths: Paths, supervisor: int, spec: Spec, *, show: Callable[[str], None
         fd = _descriptors.open_unnamed("reborn-upgrade")
         try:
             spec.record().write_to(fd)
-            conversation.send({"request": "upgrade"}, [fd])
+            message = _receive(
+                supervisor,
+                lambda: conversation.ask({"request": "upgrade"}, timeout=_PATIENCE, fds=[fd]),
+            )
         finally:
             os.close(fd)
-        message = _receive(conversation, supervisor, _PATIENCE)
         deadline = time.monotonic() + patience
         while not message.keys() & {"upgraded", "failed", "refused"}:
             if "status" in message:
                 show(str(message["status"]))
             left = max(0.0, deadline - time.monotonic())
-            message = _receive(conversation, supervisor, left)
+            message = _receive(supervisor, partial(conversation.receive, left))
     finally:
         conversation.close()
     if "upgraded" in message:
@@ -96,12 +99,17 @@ def _connect(paths: Paths, supervisor: int) -> messages.Conversation:
 
 
 def _receive(
-    conversation: messages.Conversation, supervisor: int, timeout: float
+    supervisor: int, receive: Callable[[], tuple[dict[str, Any], list[int]] | None]
 ) -> dict[str, Any]:
+    """Return the supervisor's next message.
+
+    Raises:
+        UpgradeError: there is none.
+    """
     from reborn.exceptions import UpgradeError
 
     try:
-        received = conversation.receive(timeout)
+        received = receive()
     except TimeoutError:
         received, reason = None, "its supervisor does not answer"
         remedy = f"see whether process {supervisor} is suspended or hangs"

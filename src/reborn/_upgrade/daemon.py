@@ -287,6 +287,10 @@ class Generation:
         with self._lock:
             if not self._owner:
                 return
+            with contextlib.suppress(OSError):
+                # The next one may have failed, and so this is the daemon that is being stopped.
+                while self._upgrader is not None and self._upgrader.has_news():
+                    self._go_on(self._upgrader)
             state, self._state = self._state, "ended"
             is_successor = state in ("starting", "failed") and self._grant.predecessor is not None
             is_watched = self._watcher is not None and failed
@@ -580,10 +584,8 @@ class Generation:
 
 def _ask(conversation: messages.Conversation, request: str) -> str | None:
     """Send *request*; return the answer, or None if the other generation has died."""
-    with contextlib.suppress(OSError):  # it may have said why before it went
-        conversation.send({"request": request, "pid": os.getpid()})
     try:
-        received = conversation.receive(_PATIENCE)
+        received = conversation.ask({"request": request, "pid": os.getpid()}, timeout=_PATIENCE)
     except (OSError, ValueError):
         return None
     return None if received is None else str(received[0].get(request) or received[0].get("take"))

@@ -7,7 +7,7 @@ import socket
 import time
 
 from reborn import _descriptors, _process
-from reborn._errors import Step
+from reborn._errors import StartError, Step
 from reborn._launcher import Launcher
 from reborn._upgrade import listening, manager, messages
 from reborn._upgrade.grant import Grant
@@ -15,6 +15,7 @@ from reborn._upgrade.grant import Grant
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from reborn._attempt import Attempt
     from reborn._options import Plan
@@ -165,16 +166,14 @@ def request(plan: Plan) -> Grant:
     """
     pidfile = plan.pidfile
     assert pidfile is not None  # noqa: S101 - see `_options.resolve`
-    conversation, holder = _connect_to_holder(pidfile)
-    try:
-        conversation.send({"request": "grant"})
-        received = conversation.receive(_PATIENCE)
-    except TimeoutError:
+    conversation, holder, received = _ask_for_grant(pidfile)
+    if received is None:
+        # It was too busy to wait for the request, or another one is the daemon by now.
         conversation.close()
-        raise _refusal(holder, *_SILENT) from None
-    except BaseException:
-        conversation.close()
-        raise
+        try:
+            conversation, holder, received = _ask_for_grant(pidfile)
+        except StartError:
+            received = None  # it has gone altogether
     if received is None or "refused" in received[0]:
         conversation.close()
         if received is None:
@@ -193,6 +192,21 @@ def request(plan: Plan) -> Grant:
         except OSError:
             pass  # an older kernel, or a sandbox
     return grant
+
+
+def _ask_for_grant(
+    pidfile: LockedPidFile,
+) -> tuple[messages.Conversation, int, tuple[dict[str, Any], list[int]] | None]:
+    """Return the conversation with the holder of the pid file, its pid, and what it answers."""
+    conversation, holder = _connect_to_holder(pidfile)
+    try:
+        return conversation, holder, conversation.ask({"request": "grant"}, timeout=_PATIENCE)
+    except TimeoutError:
+        conversation.close()
+        raise _refusal(holder, *_SILENT) from None
+    except BaseException:
+        conversation.close()
+        raise
 
 
 def _is_there(grant: Grant) -> bool:
@@ -302,8 +316,7 @@ def ask_who(pidfile: str, holder: int) -> GenerationStatus | None:
     except (OSError, UpgradeError):
         return None
     try:
-        conversation.send({"request": "who"})
-        received = conversation.receive(_GLANCE)
+        received = conversation.ask({"request": "who"}, timeout=_GLANCE)
         if received is None or "generation" not in received[0]:
             return None
         message, pidfds = received

@@ -34,6 +34,10 @@ class Conversation:
         """Return the descriptor, for poll(2)."""
         return self._socket.fileno()
 
+    def has_news(self) -> bool:
+        """Tell whether a message or the end has come."""
+        return b"\n" in self._rest or bool(_process.poll(self.fileno(), timeout=0))
+
     def send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
         """Send *message*, with *fds*.
 
@@ -77,6 +81,22 @@ class Conversation:
         if not isinstance(message, dict):
             raise ValueError(message)  # noqa: TRY004 - whatever makes no sense is one error
         return message, fds
+
+    def ask(
+        self, message: dict[str, Any], *, timeout: float, fds: list[int] | None = None
+    ) -> tuple[dict[str, Any], list[int]] | None:
+        """Send *message*, with *fds*, and wait for the answer; None where the other end has gone.
+
+        It can go at any moment: before the message, too, and it may have said why.
+
+        Raises:
+            TimeoutError, ValueError: as `receive`.
+        """
+        try:
+            self.send(message, fds)
+        except ConnectionError:
+            pass
+        return self.receive(timeout)
 
     def detach(self) -> int:
         """Return the descriptor, which is the caller's from now on."""
