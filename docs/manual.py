@@ -8,6 +8,7 @@ docs/command.md. It bears no date, so that the same source makes the same page.
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,6 @@ from reborn._command import grammar
 from reborn._command.parser import whole
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterable, Sequence
 
 HERE = Path(__file__).parent
@@ -42,6 +42,7 @@ def page() -> str:
     parser = whole()
     parser.description = DESCRIPTION
     parser.epilog = None  # the examples have a section of their own
+    _leave_lines_to_man(parser)
     table = (HERE / "command.md").read_text(encoding="utf-8")
     _add(parser, "conditions", _items(_rows(table, "Ready")))
     files = _rows(table, "Files")
@@ -59,6 +60,14 @@ def page() -> str:
         "date": " ",
     }
     return str(Manpage(parser, data, format="single-commands-section"))
+
+
+def _leave_lines_to_man(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    for action in parser._actions:  # noqa: SLF001
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for verb in action.choices.values():
+                _leave_lines_to_man(verb)
 
 
 def _add(parser: argparse.ArgumentParser, heading: str, content: str) -> None:

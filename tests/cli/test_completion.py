@@ -147,6 +147,50 @@ def test_zsh_can_read_its_script(script):
     subprocess.run(["zsh", "-n", script("zsh")], check=True)
 
 
+@pytest.fixture
+def fish(reborn):
+    """Return what fish offers for a line."""
+    if shutil.which("fish") is None:
+        pytest.skip("NEEDS fish: apt-get install fish to see it")
+    status, out, err = reborn("--print-completion", "fish")
+    assert (status, err) == (0, "")
+    script = reborn.directory / "completion.fish"
+    script.write_text(out)
+
+    def complete(line):
+        shell = subprocess.run(
+            ["fish", "--no-config", "-c", f"source {script}; complete -C {line!r}"],
+            cwd=reborn.directory,
+            env={**reborn.env, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert shell.stderr == ""
+        return [found.partition("\t")[0] for found in shell.stdout.splitlines()]
+
+    return complete
+
+
+def test_fish_completes_verbs_options_names_values_and_the_program(reborn, fish):
+    assert sorted(fish("reborn ")) == sorted(grammar.VERBS)
+    assert fish("reborn logs --fol") == ["--follow"]
+    assert fish("reborn start web --ready-") == ["--ready-timeout"]
+    assert fish("reborn start --restart a") == ["always"]
+    assert fish("reborn signal web WINC") == ["WINCH"]
+    assert fish("reborn start --user roo") == ["root"]
+    (reborn.directory / "some").mkdir()
+    (reborn.directory / "some.pid").touch()
+    assert sorted(fish("reborn stop --pidfile som")) == ["some.pid", "some/"]
+    assert fish("reborn start --directory som") == ["some/"]
+    assert "sleep" in fish("reborn start web -- slee")
+    assert fish("reborn start -- sleep --ready") == []
+    assert fish("reborn no --ready") == []
+    with reborn.running("my app", "--ready", "alive:0", "--", "sleep", "60"):
+        assert fish("reborn stop my") == ["my app"]
+        reborn.stopped("my app")
+
+
 def test_without_shtab_the_way_out_is_told(reborn):
     (reborn.directory / "shtab.py").write_text("raise ImportError")
     status, out, err = reborn("--print-completion", "bash")

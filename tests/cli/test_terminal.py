@@ -6,6 +6,8 @@ import pexpect
 import pytest
 from harness import PATIENCE, is_alive
 
+from reborn._command import parser
+
 ERASED = "\r\x1b[K"
 SLEEP = ("--ready", "alive:0", "--", "sleep", "60")
 SUPERVISED = pytest.mark.parametrize("supervised", [(), ("--restart", "always")])
@@ -136,6 +138,39 @@ def test_table_fits_the_terminal(reborn):
         assert len(row) <= 90
         assert row.endswith("…")
         assert long in reborn("list")[1]
+
+
+def test_narrow_terminal_gets_whole_lines(reborn):
+    """What has no room is left out of the table, and a value goes on below where it began."""
+    words = ("sh", "-c", "exec sleep 60", *("word" for _ in range(20)))
+    with reborn.running("a-longer-name", "--ready", "alive:0", "--", *words):
+        shown = {}
+        for columns in (24, 40, 60, 79):
+            for verb in ("list", "status"):
+                spent = [] if verb == "list" else ["a-longer-name"]
+                with reborn.terminal(verb, *spent, columns=columns, env={"NO_COLOR": "1"}) as at:
+                    shown[verb, columns] = reborn.ending(at)[0].splitlines()
+        for (verb, columns), lines in shown.items():
+            wide = [line for line in lines if len(line) > columns]
+            # A path has no place for a break.
+            assert all(line.split()[0] in ("pid", "log") for line in wide), (verb, wide)
+    headings = [shown["list", columns][0].split() for columns in (24, 40, 60, 79)]
+    assert headings[0] == ["NAME", "STATE"]
+    assert headings[1] == ["NAME", "PID", "STATE"]
+    assert headings[3] == ["NAME", "PID", "STATE", "UPTIME", "CPU", "MEMORY", "COMMAND"]
+    at = next(n for n, line in enumerate(shown["status", 40]) if line.startswith("  command"))
+    assert shown["status", 40][at + 1].startswith(" " * 14 + "word word")
+
+
+@pytest.mark.parametrize("columns", [30, 40, 60, 79])
+def test_help_fits_a_narrow_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    top, verbs = parser._parsers()
+    for text in (top.format_help(), *(each.format_help() for each in verbs.values())):
+        for line in text.splitlines():
+            # A word is not taken apart, and a line of the shell is continued.
+            assert len(line) <= columns or len(line.split()) == 1 or "--" in line, text
+    assert (" \\\n      -- python" in top.format_help()) is (columns < 66)
 
 
 def test_ctrl_c_while_following_leaves_the_daemon_alone(reborn):

@@ -1,6 +1,7 @@
-"""Completion of the command line by the shell, made of the parser by shtab.
+"""Completion of the command line by the shell: for bash and zsh made of the parser by shtab.
 
-What shtab does not know: the names of daemons, and that after "--" another command line begins.
+What shtab does not know: the names of daemons, and that after "--" another command line begins. It
+does not know fish, whose completions are one line for each option, made of the grammar here.
 """
 
 from __future__ import annotations
@@ -103,13 +104,81 @@ def script(shell: str) -> str:
     """Return the script for the *shell* to source.
 
     Raises:
-        ImportError: shtab is not installed.
+        ImportError: shtab is not installed, and this shell needs it.
     """
+    if shell == "fish":
+        return _fish()
     import shtab
 
     parser = whole()
     _prepare(parser)
     return shtab.complete(parser, shell, preamble=_PREAMBLE[shell]) + _PROGRAM[shell]
+
+
+_FISH = r"""
+function __reborn_is --description 'Tell whether the verb is one of these'
+    set -l words (commandline -opc)
+    not contains -- -- $words; and test (count $words) -gt 1; and contains -- $words[2] $argv
+end
+function __reborn_needs_verb --description 'Tell whether there is no verb as yet'
+    test (count (commandline -opc)) -eq 1
+end
+function __reborn_has_program --description 'Tell whether the program begins'
+    contains -- -- (commandline -opc)
+end
+function __reborn_program --description 'Complete the command line of the program'
+    set -l words (commandline -opc)
+    set -l rest $words[(math (contains -i -- -- $words) + 1)..-1]
+    complete -C (string join ' ' -- (string escape -- $rest) (commandline -ct))
+end
+complete -c reborn -f
+complete -c reborn -n __reborn_has_program -a '(__reborn_program)'
+"""
+_FISH_VALUES = {
+    "NAME": "(reborn list --names 2>/dev/null)",
+    "USER": "(__fish_complete_users)",
+    "GROUP": "(__fish_complete_groups)",
+    "PATH": "(__fish_complete_path (commandline -ct))",
+    "DIRECTORY": "(__fish_complete_directories (commandline -ct))",
+}
+
+
+def _fish() -> str:
+    """Return the script for fish."""
+    from signal import Signals
+
+    signals = " ".join(number.name.removeprefix("SIG") for number in Signals)
+    values = {**_FISH_VALUES, "SIGNAL": signals}
+    lines = [
+        _fish_line("__reborn_needs_verb", f"-l {flag.removeprefix('--')}", text)
+        for flag, text in ((grammar.VERSION, "show the version"), ("--help", "show help"))
+    ]
+    for name, verb in grammar.VERBS.items():
+        lines.append(_fish_line("__reborn_needs_verb", f"-a {name}", verb.help))
+        condition = f"__reborn_is {name}"
+        for option in verb.positionals:
+            words = " ".join(option.choices) or values[str(option.metavar)]
+            lines.append(_fish_line(condition, f"-a {_fish_quoted(words)}"))
+        for option in verb.options:
+            flags = (
+                f"-l {flag[2:]}" if flag[:2] == "--" else f"-s {flag[1:]}" for flag in option.flags
+            )
+            kind = "DIRECTORY" if option.dest in _IN_DIRECTORIES else str(option.metavar)
+            words = " ".join(option.choices) or values.get(kind, "")
+            wanted = [] if option.metavar is None else ["-x"]
+            wanted += ["-a", _fish_quoted(words)] if words else []
+            lines.append(_fish_line(condition, " ".join([*flags, *wanted]), option.help))
+    return _FISH + "\n".join(lines)
+
+
+def _fish_line(condition: str, what: str, text: str = "") -> str:
+    line = f"complete -c reborn -n {_fish_quoted(condition)} {what}"
+    return f"{line} -d {_fish_quoted(text.partition(' (')[0])}" if text else line
+
+
+def _fish_quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _prepare(parser: argparse.ArgumentParser) -> None:

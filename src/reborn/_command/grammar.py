@@ -23,7 +23,7 @@ PATIENCE = 3
 RESTARTS = ("on-failure", "always")
 # Those of `_export`, which need not be loaded for every command line; a test compares them.
 MANAGERS = ("systemd", "supervisord", "s6", "runit", "launchd", "kubernetes", "compose")
-SHELLS = ("bash", "zsh")
+SHELLS = ("bash", "zsh", "fish")
 VERSION = "--version"
 COMPLETION = "--print-completion"
 

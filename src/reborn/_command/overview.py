@@ -13,7 +13,7 @@ from reborn._verbs import status, terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, TypeVar
 
     from reborn._command.registry import Record
@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 _PENDING = dict.fromkeys(("waiting", "starting", "unknown"), "33")
 COLOURS = {"running": "32", **_PENDING, "dead": "31", "failed": "31"}
 _HEADINGS = ("NAME", "PID", "STATE", "UPTIME", "CPU", "MEMORY", "RESTARTS", "COMMAND")
+# What a narrow terminal does without, first to last.
+_SPARED = ("RESTARTS", "MEMORY", "CPU", "UPTIME", "COMMAND", "PID")
 # A command may be as long as it likes; in a pipe it is shown whole.
 _NARROWEST = 20
+# Where the values of a paragraph begin.
+_INDENT = 14
 
 
 class Overview:
@@ -111,8 +115,8 @@ class Overview:
             "command": None if record is None else terminal.quoted(record.command),
             "log file": self._log_file(),
         }
-        shown = (f"  {label:<10}  {value}" for label, value in more.items() if value is not None)
-        return "\n".join([painted(first, self.state), *rows, *shown])
+        rows += [f"  {label:<10}  {value}" for label, value in more.items() if value is not None]
+        return "\n".join([painted(first, self.state), *map(_in_lines, rows)])
 
     def row(self) -> tuple[str, ...]:
         """Return the columns of a table."""
@@ -188,23 +192,50 @@ class Overview:
 def table(overviews: Sequence[Overview]) -> str:
     """Return the table of several daemons."""
     rows = [_HEADINGS, *(overview.row() for overview in overviews)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    columns = dict(zip(_HEADINGS, zip(*rows, strict=True), strict=True))
+    widths = {heading: max(map(len, cells)) for heading, cells in columns.items()}
+    room = _columns()
+    # What there is of a command may be cut, and so may a name at the very end.
+    widths["COMMAND"] = min(widths["COMMAND"], _NARROWEST)
+    for heading in _SPARED:
+        if _width(widths) <= room:
+            break
+        del widths[heading]
+    widths["NAME"] = max(1, min(widths["NAME"], widths["NAME"] + room - _width(widths)))
+    if "COMMAND" in widths:
+        widths["COMMAND"] += room - _width(widths)
     states = ["", *(overview.state for overview in overviews)]
-    lines = (_line(row, widths, state) for row, state in zip(rows, states, strict=True))
+    lines: list[str] = []
+    for number, state in enumerate(states):
+        cells = {heading: _cut(columns[heading][number], widths[heading]) for heading in widths}
+        for heading, cell in cells.items():
+            if heading != "COMMAND":  # the last one, which has room without end in a pipe
+                cells[heading] = cell.ljust(widths[heading])
+        cells["STATE"] = painted(cells["STATE"], state)
+        lines.append("  ".join(cells.values()).rstrip())
     return "\n".join(lines)
 
 
-def _line(row: Sequence[str], widths: Sequence[int], state: str) -> str:
-    *cells, command = row
-    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
-    room = _columns() - sum(map(len, padded)) - 2 * len(padded)
-    padded[2] = painted(padded[2], state)
-    return "  ".join([*padded, _cut(command, room)]).rstrip()
+def _width(widths: Mapping[str, int]) -> int:
+    """Return the width of a table with columns of these *widths*."""
+    return sum(widths.values()) + 2 * (len(widths) - 1)
 
 
 def _cut(text: str, room: int) -> str:
-    room = max(room, _NARROWEST)
     return text if len(text) <= room else f"{text[: room - 1]}…"
+
+
+def _in_lines(row: str) -> str:
+    """Return a *row* of a paragraph with breaks where the terminal is narrower, below its value."""
+    room = _columns()
+    if len(row) <= room:
+        return row
+    import textwrap
+
+    # A path, which has no place for a break, stays whole, and can be copied.
+    width = max(room - _INDENT, 1)
+    lines = textwrap.wrap(row[_INDENT:], width, break_long_words=False, break_on_hyphens=False)
+    return row[:_INDENT] + f"\n{' ' * _INDENT}".join(lines)
 
 
 def _columns() -> int:

@@ -41,6 +41,35 @@ class Parser(argparse.ArgumentParser):
             terminal.say(message.removesuffix("\n"), error=file is not sys.stdout)
 
 
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """A formatter that leaves the lines of texts alone where the terminal has room for them."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(_wrapped(f"{indent}{line}", width) for line in text.split("\n"))
+
+    def _format_usage(self, *arguments: Any) -> str:  # noqa: ANN401 - as argparse has it
+        text: str = super()._format_usage(*arguments)
+        lines = text.strip("\n").split("\n")
+        return "\n".join(_wrapped(line, self._width) for line in lines) + "\n\n"
+
+
+def _wrapped(line: str, width: int) -> str:
+    """Return *line* in lines of *width*, all but the first with an indent.
+
+    A command is continued as the shell has it, so that it can be copied.
+    """
+    if len(line) <= width:
+        return line
+    command, dashes, program = line.partition(" -- ")
+    if line.startswith("  reborn ") and dashes:
+        return f"{command} \\\n      -- {program}"
+    import textwrap
+
+    return textwrap.fill(
+        line, width, subsequent_indent="       ", break_long_words=False, break_on_hyphens=False
+    )
+
+
 def read(words: Sequence[str], program: Sequence[str] | None) -> Request:
     """Return the request of the *words*, and of the *program* after "--".
 
@@ -132,7 +161,7 @@ def _parsers(
 
     def formatter(prog: str) -> argparse.HelpFormatter:
         # Wide enough for an option and what it does on one line.
-        return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30)
+        return Formatter(prog, max_help_position=30)
 
     keywords: dict[str, Any] = {
         "formatter_class": formatter,
@@ -150,7 +179,7 @@ def _parsers(
         COMPLETION,
         metavar="SHELL",
         choices=SHELLS,
-        help="print completion for bash or zsh",
+        help="print completion for bash, zsh or fish",
     )
     verbs = top.add_subparsers(
         dest="verb",
