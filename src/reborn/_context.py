@@ -150,6 +150,14 @@ class DaemonContext(_options.Options):
             raise AttributeError(message)
         super().__setattr__(name, value)
 
+    def __getstate__(self) -> object:
+        """Give a copy, also one in another process, the options: it is not open."""
+        state: tuple[object, dict[str, object]] = super().__getstate__()  # type: ignore[assignment]
+        attributes, slots = state
+        new = DaemonContext()
+        inner = {name: getattr(new, name) for name in DaemonContext.__slots__ if name in slots}
+        return attributes, {**slots, **inner}
+
     def __repr__(self) -> str:
         return f"DaemonContext(pidfile={self.pidfile!r}, is_open={self.is_open})"
 

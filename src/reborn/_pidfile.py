@@ -583,6 +583,10 @@ class PidFile:
         self._mutex = allocate_lock()
         self._pid = os.getpid()
 
+    def __reduce__(self) -> "tuple[Callable[[str, int], PidFile], tuple[str, int]]":
+        """Give a copy, here or in another process, the path and the mode: it is not acquired."""
+        return _unacquired, (self.path, self.mode)
+
     def __repr__(self) -> str:
         return f"PidFile({self.path!r})"
 
@@ -689,6 +693,10 @@ def as_pid_file(file: LockedPidFile) -> PidFile:
     pidfile = PidFile(file.path, mode=file.mode)
     pidfile._file = file  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     return pidfile
+
+
+def _unacquired(path: str, mode: int) -> PidFile:
+    return PidFile(path, mode=mode)
 
 
 class NoLocksError(OSError):

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable, Iterable, Sequence
+    from typing import NoReturn
 
     import psutil
 
@@ -194,6 +195,14 @@ class Daemon:
 
     def __repr__(self) -> str:
         return f"Daemon(pid={self.pid}, {'running' if self.is_running() else 'not running'})"
+
+    def __reduce__(self) -> "NoReturn":
+        """Refuse a copy: in another process the number of its descriptor means another file."""
+        message = (
+            "cannot copy or pickle a Daemon, which holds open files of this process; pass on the "
+            "path of its pid file, and search() there"
+        )
+        raise TypeError(message)
 
     def is_running(self) -> bool:
         """Tell whether the daemon is alive; a zombie is not."""

@@ -651,3 +651,29 @@ def test_daemon_does_not_die_with_the_intermediate_control(sandbox):
     result = run(sandbox, DEATH.format(before=careless, inside="die_with_parent()"))
     if result.returncode == 0:  # or the launcher has seen the end
         sandbox.wait_gone(int(sandbox.pidfile.read_text()))
+
+
+# As the default is since 3.14, by which a method of an object with a context is sent to the worker.
+METHOD = """
+import multiprocessing
+class App:
+    def __init__(self):
+        self.context = DaemonContext(**settings)
+    def work(self):
+        print(self.context.is_open, self.context.log_file == settings["log_file"], flush=True)
+    def run(self):
+        with self.context:
+            worker = multiprocessing.get_context("forkserver").Process(target=self.work)
+            worker.start()
+            worker.join()
+            print(self.context.is_open, worker.exitcode, flush=True)
+if __name__ == "__main__":
+    App().run()
+"""
+
+
+def test_context_that_is_sent_to_a_worker_is_not_open_there(fork_sandbox):
+    result = fork_sandbox.run([sys.executable, str(fork_sandbox.write_app(METHOD))])
+    assert (result.returncode, result.stderr) == (0, "")
+    fork_sandbox.wait_log("False True\nTrue 0\n")
+    eventually(fork_sandbox.assert_nothing_left)

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import gc
 import os
+import pickle
 import re
 import stat
 import threading
@@ -738,3 +739,11 @@ def test_number_without_a_newline_counts_where_nothing_is_shown_once_it_is_at_re
         then = time.time() - age
         os.utime(path, (then, then))
         assert pidfile.holder() == (os.getpid() if believed else None)
+
+
+def test_copy_of_a_pid_file_in_another_process_is_not_acquired(tmp_path):
+    with PidFile(tmp_path / "app.pid", mode=0o600) as pidfile:
+        there = pickle.loads(pickle.dumps(pidfile))
+        assert (there.path, there.mode, there.holder()) == (pidfile.path, 0o600, os.getpid())
+        there.release()
+        assert pidfile.holder() == os.getpid()

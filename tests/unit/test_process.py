@@ -1,8 +1,10 @@
 """A process that was opened stays the same one; what does not run cannot be signalled."""
 
+import copy
 import errno
 import math
 import os
+import pickle
 import signal
 import sys
 
@@ -81,6 +83,14 @@ def test_daemon_that_is_gone_is_not_running_and_not_signalled():
 def test_daemon_is_not_made_by_hand():
     with pytest.raises(TypeError, match=r"not made by hand; reborn\(\)"):
         Daemon()
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_daemon_is_neither_copied_nor_sent_to_another_process(duplicate):
+    """The copy would have the number of a descriptor that is nobody's there, or somebody else's."""
+    daemon = running_daemon(os.getpid(), ProcessHandle(os.getpid()))
+    with pytest.raises(TypeError, match="pass on the path of its pid file, and search"):
+        duplicate(daemon)
 
 
 def test_daemon_that_runs_is_a_psutil_process():

@@ -158,6 +158,11 @@ class DaemonContext:
         self._process: OwnProcess | None = None
         self._watch: _main_thread.SigtermWatch | None = None
 
+    def __getstate__(self) -> dict[str, object]:
+        """Give a copy, also one in another process, the options: it is not open."""
+        options = {name: value for name, value in vars(self).items() if name != "_inherited"}
+        return {**options, "_process": None, "_watch": None}
+
     @property
     def is_open(self) -> bool:
         """Whether this process is the daemon of this context."""
