@@ -12,7 +12,7 @@ def number(daemon):
 def database(spawn_daemon_session, tmp_path_factory):
     port = spawn_daemon_session.free_port(shared="db")
     code = (
-        "import os, socket, sys; open(sys.argv[2], 'a').write('started\\\\n')\\n"
+        "import os, socket, sys; print('started', file=open(sys.argv[2], 'a', buffering=1))\\n"
         "print('number', os.getpid(), flush=True)\\n"
         "s = socket.create_server(('127.0.0.1', int(sys.argv[1])))\\n"  # now it is ready
         "while True: s.accept()[0].close()"
