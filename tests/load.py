@@ -22,6 +22,7 @@ import argparse
 import collections
 import contextlib
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -59,6 +60,11 @@ class Http:
     """A request of HTTP/1.1; the body of the answer says who serves."""
 
     @staticmethod
+    def open(client):
+        """Return the connection to talk on, once the server has taken it."""
+        return client
+
+    @staticmethod
     def request(*, keep):
         words = b"" if keep else b"Connection: close\r\n"
         return b"GET / HTTP/1.1\r\nHost: x\r\n" + words + b"\r\n"
@@ -78,8 +84,57 @@ class Http:
         return str(int(body)), headers.get(b"connection") != b"close"
 
 
+class Tls(Http):
+    """The same over TLS, whoever has signed the certificate."""
+
+    _context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _context.check_hostname, _context.verify_mode = False, ssl.CERT_NONE
+
+    @classmethod
+    def open(cls, client):
+        return cls._context.wrap_socket(client)
+
+
+class WebSocket:
+    """A message that asks; one that answers with who serves, and keep or close (RFC 6455)."""
+
+    _HANDSHAKE = (
+        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+
+    @classmethod
+    def open(cls, client):
+        client.sendall(cls._HANDSHAKE)
+        received = b""
+        while b"\r\n\r\n" not in received:
+            more = client.recv(4096)
+            if not more:
+                raise EOFError("closed in the handshake")
+            received += more
+        if received.split()[1] != b"101":
+            raise ValueError(received)
+        return client
+
+    @staticmethod
+    def request(*, keep):
+        return b"\x81\x81\0\0\0\0?"  # text, one byte, masked with zeros
+
+    @staticmethod
+    def receive(more):
+        received = more()
+        while len(received) < 2 or len(received) < 2 + received[1]:
+            received += more()
+        if received[0] != 0x81:
+            raise EOFError(f"closed by {received!r}")
+        who, word = received[2 : 2 + received[1]].decode().split()
+        return who, word == "keep"
+
+
 class Lines:
     """A line that asks; a line that answers with who serves, its generation, and keep or close."""
+
+    open = Http.open
 
     @staticmethod
     def request(*, keep):
@@ -135,6 +190,15 @@ class Load:
             (each.seconds for each in self.answers if begin <= each.begin < end), default=0.0
         )
 
+    def open(self):
+        """Return a connection that the server has taken."""
+        client = self.connect()
+        try:
+            return self.protocol.open(client)
+        except BaseException:
+            client.close()
+            raise
+
     def connect(self):
         if isinstance(self.address, tuple):
             return socket.create_connection(self.address, timeout=PATIENCE)
@@ -152,7 +216,7 @@ class Load:
         while not self._end.is_set():
             begin, is_kept = time.monotonic(), client is not None
             try:
-                client = client or self.connect()
+                client = client or self.open()
                 who, goes_on = self._answer(client, keep=keep)
             except (OSError, EOFError, HalfAnswerError, LookupError, ValueError) as error:
                 self.losses.append(Loss(kind_of(error), is_kept, begin, repr(error)))

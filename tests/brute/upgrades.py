@@ -49,11 +49,22 @@ STRATEGIES = ("fork", "reexec")
 SERVERS = (
     *("asyncio", "http.server", "uvicorn-h11", "uvicorn-httptools", "hypercorn", "gunicorn"),
 )
+# The same in other surroundings; the load with these is of its own kind.
+VARIANTS = {
+    "asyncio-tls": load.Tls,
+    "uvicorn-tls": load.Tls,
+    "hypercorn-tls": load.Tls,
+    "uvicorn-uvloop": load.Http,
+    "uvicorn-websockets": load.WebSocket,
+}
 # Ways to lose requests: the name, and what the service is. Gunicorn's usual end loses none.
 CONTROLS = {
     "stopped and started": {"server": "asyncio"},
     "SO_REUSEPORT": {"server": "asyncio", "reuse_port": True},
-    **{f"{name} as usual": {"server": name, "gracefully": False} for name in SERVERS[1:-1]},
+    **{
+        f"{name} as usual": {"server": name, "gracefully": False}
+        for name in (*SERVERS[1:-1], "uvicorn-websockets")
+    },
 }
 # What a generation does before it is ready, what the launcher says of that, and what is done about
 # its options.
@@ -183,10 +194,24 @@ def web_server(strategy, server, **spec):
         address = free.getsockname()
     spec = {"server": server, "gracefully": True, **spec}
     with tempfile.TemporaryDirectory(prefix="upgrades-") as directory:
+        if server.endswith("tls"):
+            spec["certificate"] = certificate(directory)
         try:
             yield Service(directory, strategy, "graceful.py", address, **spec)
         finally:
             harness.survivors()
+
+
+def certificate(directory):
+    """Make a certificate with its key; return the path of both."""
+    path = f"{directory}/certificate.pem"
+    words = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x")
+    subprocess.run(
+        ["openssl", *words, "-keyout", path, "-out", f"{path}.crt"], check=True, capture_output=True
+    )
+    with open(path, "ab") as file:
+        file.write(Path(f"{path}.crt").read_bytes())
+    return path
 
 
 @contextlib.contextmanager
@@ -234,7 +259,8 @@ def figures_of(clients):
 def check_load(strategy, server, options):
     with web_server(strategy, server) as service:
         service.begin("start")
-        clients = load.Load(service.address, clients=options.clients)
+        protocol = VARIANTS.get(server, load.Http)
+        clients = load.Load(service.address, protocol, clients=options.clients)
         replaced(service, clients, options.upgrades)
         expected = {str(pid) for pid in service.pids}
         strangers = clients.answered_by() - expected
@@ -250,7 +276,8 @@ def check_control(strategy, name, options):
     count = min(options.upgrades, 10)
     with web_server(strategy, **CONTROLS[name]) as service:
         service.begin("start")
-        clients = load.Load(service.address, clients=options.clients)
+        protocol = VARIANTS.get(CONTROLS[name]["server"], load.Http)
+        clients = load.Load(service.address, protocol, clients=options.clients)
         verb = "start" if name == "stopped and started" else "upgrade"
         replaced(service, clients, count, verb=verb)
     crowd.expect(clients.losses, "nothing was lost, so that this load proves nothing")
@@ -418,7 +445,7 @@ def check_latency(strategy, server, options):
 
 
 PARTS = {
-    "load": (check_load, lambda options: options.server or SERVERS),
+    "load": (check_load, lambda options: options.server or (*SERVERS, *VARIANTS)),
     "control": (check_control, lambda options: options.control or CONTROLS),
     "bad": (check_bad, lambda options: options.kind or BAD),
     "observer": (lambda strategy, _, options: check_observer(strategy, options), lambda _: ("",)),
@@ -435,7 +462,7 @@ def parse(argv):
     add("--generations", type=int, default=1000, help="in a row (default: %(default)s)")
     add("--clients", type=int, default=24, help="(default: %(default)s)")
     add("--strategy", action="append", choices=STRATEGIES, help="(default: each)")
-    add("--server", action="append", choices=SERVERS, help="(default: each)")
+    add("--server", action="append", choices=(*SERVERS, *VARIANTS), help="(default: each)")
     add("--control", action="append", choices=CONTROLS, help="(default: each)")
     add("--how", action="append", choices=HOW, help="generations begin (default: each)")
     add("--spoil", default="", help="what each generation does, to see that it is noticed")
@@ -463,7 +490,7 @@ def main(argv=None):
                 figures = {"BROKEN": violation}
             figures["seconds"] = round(time.monotonic() - begin)
             said = ", ".join(f"{name} {value}" for name, value in figures.items())
-            print(f"{part:12}{subject:24}{strategy:8}{said}", flush=True)
+            print(f"{part:12}{subject:30}{strategy:8}{said}", flush=True)
     return 1 if failed else 0
 
 

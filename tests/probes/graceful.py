@@ -3,8 +3,9 @@
     graceful.py start|upgrade SPEC
 
 SPEC is JSON: *options* of the context, the *address*, the *server*, whether it ends *gracefully*,
-and whether each generation makes a socket of its own (*reuse_port*). The launcher prints the
-daemon's pid; each request is answered with that of who serves.
+whether each generation makes a socket of its own (*reuse_port*), and the file with the certificate
+and key of a server with TLS. The launcher prints the daemon's pid; each request is answered with
+that of who serves.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 
@@ -28,10 +30,35 @@ async def app(scope, receive, send):
             event = (await receive())["type"]
             await send({"type": f"{event}.complete"})
         return
+    if scope["type"] == "websocket":
+        await talk(receive, send)
+        return
     body = b"%d" % os.getpid()
     headers = [(b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def talk(receive, send):
+    """Answer messages; the last answer says so, since that is the protocol's own affair."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (await receive())["type"] == "websocket.receive":
+        last = context.superseded.is_set()
+        word = "close" if last else "keep"
+        await send({"type": "websocket.send", "text": f"{os.getpid()} {word}"})
+        if last:
+            await send({"type": "websocket.close"})
+            return
+
+
+def secured():
+    """Return the context of a server with TLS; None: it has none."""
+    if not spec.get("certificate"):
+        return None
+    found = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    found.load_cert_chain(spec["certificate"])
+    return found
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -69,7 +96,7 @@ async def answer(reader, writer):
 async def with_asyncio(web):
     if spec["gracefully"]:
         web = graceful.CountingListener(web)
-    server = await asyncio.start_server(answer, sock=web)
+    server = await asyncio.start_server(answer, sock=web, ssl=secured())
     context.ready()
     await context.superseded.wait_async()
     if spec["gracefully"]:
@@ -81,7 +108,12 @@ async def with_uvicorn(web):
     import uvicorn
 
     protocol = spec["server"].removeprefix("uvicorn-")
-    server = uvicorn.Server(uvicorn.Config(app, http=protocol, log_level="warning"))
+    http = protocol if protocol in ("h11", "httptools") else "auto"
+    certificate = spec.get("certificate")
+    config = uvicorn.Config(
+        app, http=http, ssl_certfile=certificate, ssl_keyfile=certificate, log_level="warning"
+    )
+    server = uvicorn.Server(config)
     if spec["gracefully"]:
         await graceful.serve_uvicorn(server, context, web)
         return
@@ -100,6 +132,7 @@ async def with_hypercorn(web):
     config = hypercorn.Config()
     # It closes a connection that has not been used for so long (5 seconds, if nothing is said).
     config.keep_alive_timeout = 60
+    config.certfile = config.keyfile = spec.get("certificate")
     if spec["gracefully"]:
         await graceful.serve_hypercorn(app, config, context, web)
         return
@@ -180,6 +213,12 @@ try:
         vars()[f"with_{spec['server'].partition('.')[0]}"](listener)
     else:
         serve = vars()[f"with_{spec['server'].partition('-')[0]}"]
-        asyncio.run(serve(listener))
+        loop = None
+        if spec["server"].endswith("uvloop"):
+            import uvloop
+
+            loop = uvloop.new_event_loop
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(serve(listener))
 finally:
     context.release()

@@ -42,6 +42,16 @@ def test_no_request_is_lost_to_an_upgrade(strategy):
     assert count_of("kept", line) > 0
 
 
+@pytest.mark.parametrize("what", ["uvloop", "tls", "websockets"])
+def test_no_request_is_lost_by_uvicorn_with(what):
+    for module in ("uvicorn", *([what] if what != "tls" else [])):
+        pytest.importorskip(module, reason=f"NEEDS {module} to see it")
+    line = check_part("load", "fork", "--server", f"uvicorn-{what}", upgrades=1)
+    assert count_of("lost", line) == 0
+    assert count_of("new", line) > 0
+    assert count_of("kept", line) > 0
+
+
 def test_no_request_is_lost_control(fork_sandbox):
     """Stopped and started again, or with a socket of its own, each generation loses some."""
     text = check_part("control", "fork", "--control", "stopped and started", upgrades=1)
