@@ -1,5 +1,6 @@
 """run: the program itself, in the foreground, with the same options."""
 
+import json
 import signal
 import subprocess
 
@@ -110,3 +111,23 @@ def test_environment_of_the_process_is_left_alone(reborn):
     words = ("run", "--", "sh", "-c", "pwd; umask")
     status, out, _ = reborn(*words, umask=0o027)
     assert (status, out.split()) == (0, [str(reborn.directory), "0027"])
+
+
+@pytest.mark.parametrize("supervised", [(), ("--restart", "always")])
+def test_failure_is_shown_where_it_was_run_also_with_a_log(reborn, supervised):
+    log = reborn.directory / "app.log"
+    words = ("run", "app", *supervised, "--log-file", log, "--")
+    status, _, err = reborn(*words, "no-such-program")
+    assert (status, "cannot run 'no-such-program'" in err) == (127, True)
+    if supervised:
+        status, _, err = reborn(*words, "sh", "-c", "echo no table; exit 3")
+        assert (status, err.splitlines()[1:]) == (1, [f"The end of its log, {log}:", "no table"])
+    assert "cannot run" not in log.read_text()
+
+
+def test_failed_start_names_its_log_in_json(reborn):
+    for script, log in (("echo no table; exit 3", "app.log"), ("exit 3", None)):
+        name = "quiet" if log is None else "app"
+        status, out, _ = reborn("start", name, "--json", "--", "sh", "-c", script)
+        named = None if log is None else str(reborn.home / log)  # one without a line is not kept
+        assert (status, json.loads(out)["log_file"]) == (1, named)

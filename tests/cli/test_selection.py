@@ -121,6 +121,15 @@ def test_log_is_forgotten_with_its_daemon_when_that_is_wanted(reborn, supervised
     assert [path.name for path in reborn.home.iterdir()] == ["web.log.of-somebody"]
 
 
+def test_log_of_a_name_that_is_forgotten_already_can_be_removed(reborn):
+    reborn.started("web", *SLEEP)
+    reborn.stopped("web")
+    reborn("forget", "web")
+    assert reborn("forget", "--logs", "web") == (0, "web forgotten\n", "")
+    assert list(reborn.home.iterdir()) == []
+    assert reborn("forget", "--logs", "web")[0] == 1
+
+
 def test_log_that_is_no_file_is_not_removed(reborn):
     reborn.started("web", "--log-file", "/dev/null", *SLEEP)
     reborn.stopped("web")

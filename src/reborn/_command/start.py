@@ -18,7 +18,7 @@ from reborn import _launcher, _signals
 from reborn._command import registry
 from reborn._command.foreign_pidfile import foreign_pid_file
 from reborn._context import DaemonContext
-from reborn._errors import Step
+from reborn._errors import StartError, Step
 from reborn._handshake import Report, ReportFailure
 from reborn._pidfile import as_pid_file
 from reborn._readiness import LogFile
@@ -276,9 +276,9 @@ def run(spec: Spec, program: Program) -> int:
 
     start = ProgramStart(spec, program)
     options = {key: spec.options[key] for key in ("umask",) if key in spec.options}
-    context = control.foreground_context(
-        start.own_pidfile(), spec.options.get("log_file"), **options
-    )
+    log_file = spec.options.get("log_file")
+    context = control.foreground_context(start.own_pidfile(), log_file, **options)
+    caller_stderr = None if log_file is None else os.dup(2)
     context.reborn()
     try:
         spec.record(foreground=True).write(spec.paths.record)
@@ -287,6 +287,10 @@ def run(spec: Spec, program: Program) -> int:
             start.open_sockets()
             return supervise(context, start)
         become(start)
+    except StartError:
+        if caller_stderr is not None:
+            os.dup2(caller_stderr, 2)  # for whoever waits here, the log is the wrong place
+        raise
     finally:
         registry.put(spec.paths.record, None)
         if spec.supervised:

@@ -172,10 +172,15 @@ class NamedDaemon(DaemonVerbs):
 
     def _is_known(self) -> bool:
         """Whether there is anything of a daemon of this name; a pid file that was given is one."""
-        paths = [self.paths.record, self.paths.pidfile, self.paths.supervisor]
-        if self.request.verb == "logs":
-            paths.append(self.paths.log_file)
-        return self.request.get("pidfile") is not None or any(map(os.path.lexists, paths))
+        if self.request.get("pidfile") is not None or self._has_files():
+            return True
+        of_its_log = self.request.verb == "logs" or self.request.get("logs", False)
+        return of_its_log and os.path.lexists(self.paths.log_file)
+
+    def _has_files(self) -> bool:
+        """Whether there is a file that tells of a daemon; its log stays when it is forgotten."""
+        paths = (self.paths.record, self.paths.pidfile, self.paths.supervisor)
+        return any(map(os.path.lexists, paths))
 
     def _unknown(self) -> Outcome:
         """Return that nobody has this name; a status cannot be known then."""
@@ -379,7 +384,7 @@ class NamedDaemon(DaemonVerbs):
         record = self.record()
         log_file = self.paths.log_file if record is None else record.log_file
         self._tidy(keep=False)
-        if self._is_known():
+        if self._has_files():
             return self._not_permitted("forget it")
         text = f"{self.name} forgotten"
         if log_file is None or not os.path.lexists(log_file):
@@ -512,7 +517,7 @@ class NamedDaemon(DaemonVerbs):
         try:
             return Outcome(start.run(spec, program), "")
         except StartError as error:
-            return self._failed(error)
+            return self._failed(error, log_file=spec.options.get("log_file"))
 
     def logs(self) -> Answer:
         """Show the last lines of the log, and what comes after them."""
@@ -646,8 +651,13 @@ class NamedDaemon(DaemonVerbs):
         file = foreign_pid_file(self.paths.pidfile)
         return file.holder() or daemon.pid
 
-    def _failed(self, error: StartError, spec: Spec | None = None) -> Outcome:
-        """Return the outcome of a start that failed; a program that runs already is a success."""
+    def _failed(
+        self, error: StartError, spec: Spec | None = None, *, log_file: str | None = None
+    ) -> Outcome:
+        """Return the outcome of a start that failed; a program that runs already is a success.
+
+        With a *spec* it was to run in the background; *log_file* is that of one in the foreground.
+        """
         from reborn.exceptions import PidFileLockedError, SpawnError
 
         if isinstance(error, PidFileLockedError) and spec is not None:
@@ -663,9 +673,10 @@ class NamedDaemon(DaemonVerbs):
             status = program.status_of(error) or NOT_STARTED
         # The notes hold the last lines of the log.
         notes = "\n".join(getattr(error, "__notes__", ()))
-        if spec is not None and isinstance(error, SpawnError):
+        log_file = log_file if spec is None else spec.log_file
+        if log_file is not None and isinstance(error, SpawnError):
             # Where the rest is.
-            named = f"The end of its log, {spec.log_file}:"
+            named = f"The end of its log, {log_file}:"
             notes = notes.replace("The end of its log:", named, 1)
         return Outcome(status, f"{self.name}: {text}" + (f"\n{notes}" if notes else ""))
 
@@ -802,8 +813,14 @@ class NamedDaemon(DaemonVerbs):
             "message": text,
             "pid": None if daemon is None else daemon.pid,
             "pidfile": self.paths.pidfile,
-            "log_file": None if record is None else record.log_file,
+            "log_file": self._log_of_start(ok=status == OK) if record is None else record.log_file,
         }
+
+    def _log_of_start(self, *, ok: bool) -> str | None:
+        """Return the log of a start that has failed, and has left one."""
+        log_file: str = self.request.get("log_file") or self.paths.log_file
+        failed = not ok and self.request.verb in ("start", "ensure", "restart", "run")
+        return log_file if failed and os.path.exists(log_file) else None
 
 
 def _program(spec: Spec, *, detached: bool) -> Program:
