@@ -87,7 +87,9 @@ LAYERS = {
         "policy",
         "supervisor",
     ),
-    "any program": _inside("_command", "foreign_pidfile", "registry", "overview", "arguments"),
+    "any program": _inside(
+        "_command", "foreign_pidfile", "plain_json", "registry", "overview", "arguments"
+    ),
     "its words": _inside("_command", "converters", "grammar", "parser", "completion"),
     "the command": _inside(
         "_command", "exported", "spec", "start", "upgrade", "selection", "verbs", "cli"
@@ -217,6 +219,7 @@ TESTED = {
         "supervisor/restart supervisor/stop supervisor/killed supervisor/terminal"
     ),
     "_command.foreign_pidfile": "cli/pidfile cli/real_programs",
+    "_command.plain_json": "unit/plain_json cli/budget",
     "_command.registry": "cli/show cli/life",
     "_command.overview": "cli/show",
     "_command.arguments": "cli/secrets",

@@ -45,6 +45,18 @@ _SIGNAL_LOOKS, _SIGNAL_TICK = 8, 0.003
 _HEAD_START = 0.5
 _PR_SET_CHILD_SUBREAPER = 36
 _PF_EXITING = 0x4  # linux/sched.h
+# What proc_pid_stat(5) calls the states, in psutil's words.
+_STATES = {
+    "R": "running",
+    "S": "sleeping",
+    "D": "disk-sleep",
+    "T": "stopped",
+    "t": "tracing-stop",
+    "I": "idle",
+    "K": "wake-kill",
+    "W": "waking",
+    "P": "parked",
+}
 
 
 def adopt_orphans() -> bool:
@@ -298,6 +310,68 @@ def state(pid: int) -> tuple[str, float]:
         return ("R" if busy else "S", times.user + times.system)
     except psutil.Error:
         return ("X", 0.0)
+
+
+class Facts:
+    """What is known of a process by one look, in seconds and bytes; None: it may not be seen."""
+
+    def __init__(
+        self,
+        uptime: float,
+        *,
+        cpu_time: float | None,
+        memory: int | None,
+        open_files: int | None,
+        state: str,
+    ) -> None:
+        self.uptime = uptime
+        self.cpu_time = cpu_time
+        self.memory = memory
+        self.open_files = open_files
+        self.state = state
+
+
+def facts(pid: int) -> Facts | None:
+    """Return the facts about *pid*; None: it has ended."""
+    if sys.platform != "linux" or not os.path.exists(f"{_PROC}/self/stat"):
+        return _facts_by_psutil(pid)
+    fields = _status(pid)
+    started = _started(fields)
+    if started is None or fields[0] in ("Z", "X"):
+        return None
+    tick = os.sysconf("SC_CLK_TCK")
+    return Facts(
+        time.clock_gettime(time.CLOCK_BOOTTIME) - started / tick,
+        cpu_time=(int(fields[11]) + int(fields[12])) / tick,
+        memory=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
+        open_files=_count_descriptors(pid),
+        state=_STATES.get(fields[0], fields[0]),
+    )
+
+
+def _count_descriptors(pid: int) -> int | None:
+    try:
+        return len(os.listdir(f"{_PROC}/{pid}/fd"))
+    except OSError:
+        return None  # another user's
+
+
+def _facts_by_psutil(pid: int) -> Facts | None:
+    import psutil
+
+    wanted = ("create_time", "memory_info", "cpu_times", "num_fds", "status")
+    try:
+        found = psutil.Process(pid).as_dict(attrs=wanted, ad_value=None)  # pyright: ignore[reportUnknownMemberType] - of any type
+    except psutil.NoSuchProcess:
+        return None
+    memory, times = found["memory_info"], found["cpu_times"]
+    return Facts(
+        time.time() - found["create_time"],
+        cpu_time=None if times is None else times.user + times.system,
+        memory=None if memory is None else memory.rss,
+        open_files=found["num_fds"],
+        state=found["status"],
+    )
 
 
 def is_being_ended(pid: int) -> bool:

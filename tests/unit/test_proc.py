@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sys
 import time
 
+import psutil
 import pytest
 
 from reborn import _proc
@@ -97,3 +99,23 @@ def test_one_that_may_not_be_signalled_does_not_spare_the_others():
     ending.terminate([1, 2, 3])
     assert (3, "SIGTERM") in signals.sent
     assert ending.refused == {1}
+
+
+@pytest.mark.parametrize("proc", ["/proc", "/nowhere"])
+def test_facts_are_those_of_the_process(monkeypatch, proc):
+    monkeypatch.setattr(_proc, "_PROC", proc)
+    process = psutil.Process()
+    found = _proc.facts(os.getpid())
+    assert found.state in ("running", "sleeping")
+    assert found.memory == pytest.approx(process.memory_info().rss, rel=0.5)
+    assert found.uptime == pytest.approx(time.time() - process.create_time(), abs=5.0)
+    assert found.cpu_time == pytest.approx(sum(process.cpu_times()[:2]), abs=1.0)
+    assert found.open_files == pytest.approx(process.num_fds(), abs=3)
+    assert _proc.facts(2**30) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere psutil has its own way")
+def test_states_have_the_names_that_psutil_gives_them():
+    names = psutil._pslinux.PROC_STATUSES
+    assert {letter: names[letter] for letter in _proc._STATES} == _proc._STATES
+    assert names.keys() - _proc._STATES.keys() <= {"Z", "X", "x"}  # which have ended

@@ -1,12 +1,9 @@
 """Where the files of named daemons are, and what a record is."""
 
-import json
 import os
 import pwd
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from reborn import UnsafeFileError
 from reborn._command import registry
@@ -159,27 +156,6 @@ def test_names_that_are_found(home):
 def test_no_directory_has_no_names(home, monkeypatch):
     monkeypatch.setenv("REBORN_HOME", str(home / "none"))
     assert list(registry.names()) == []
-
-
-_NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-_TREES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.text()
-    | st.floats(allow_nan=False, allow_infinity=False),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-)
-
-
-@given(_TREES)
-def test_json_is_json(tree):
-    assert json.loads(registry._as_json(tree)) == tree
-
-
-@pytest.mark.parametrize("number", [float("inf"), float("-inf"), 1e300])
-def test_time_without_an_end_can_be_read_again(number):
-    assert json.loads(registry._as_json({"ready_timeout": number})) == {"ready_timeout": number}
 
 
 def test_record_is_read_as_it_was_written(home, record):

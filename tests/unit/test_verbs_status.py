@@ -151,10 +151,12 @@ def compute(seconds):
         pass
 
 
-def test_facts_that_may_not_be_seen_are_not_known(path):
-    found = DaemonStatus("running", name="app", pidfile="/run/app.pid")
-    facts = dict.fromkeys(("memory_info", "cpu_times", "num_fds"))
-    found._take({**facts, "create_time": 0.0, "status": "sleeping"})
+def test_facts_that_may_not_be_seen_are_not_known(path, monkeypatch):
+    facts = _proc.Facts(1.0, cpu_time=None, memory=None, open_files=None, state="sleeping")
+    monkeypatch.setattr(_proc, "facts", lambda _: facts)
+    with PidFile(path):
+        found = status.look(DaemonContext(path), name="app")
+        assert found.measure()
     assert (found.memory, found.cpu_time, found.cpu_percent) == (None, None, None)
     assert "  memory      ?\n  cpu         ?\n  cpu time    ?\n  open files  ?\n" in str(found)
 

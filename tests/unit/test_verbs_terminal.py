@@ -38,7 +38,7 @@ def test_text_is_shown_on_one_line(text, shown):
 
 
 def test_plain_words_are_quoted_as_shlex_has_it():
-    words = ["sh", "-c", "echo $HOME", "it's"]
+    words = ["sh", "-c", "echo $HOME", "it's", "", "a=b", *map(chr, range(32, 127)), "é", "a b"]
     assert terminal.quoted(words) == shlex.join(words)
 
 

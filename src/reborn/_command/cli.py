@@ -87,9 +87,9 @@ def _print_answer(request: Request, answer: Answer) -> int:
 
     printed = True
     if request.get("json") and answer.data is not None:
-        import json
+        from reborn._command import plain_json
 
-        printed = terminal.say(json.dumps(answer.data()))
+        printed = terminal.say(plain_json.text_of(answer.data()))
     elif answer.is_file:
         printed = terminal.write(answer.text)
     elif answer.text and (answer.is_error or not request.get("quiet")):

@@ -37,6 +37,7 @@ import time
 from errno import errorcode
 
 from reborn import _descriptors, _files
+from reborn._command import plain_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -180,12 +181,12 @@ class Record:
         Raises:
             OSError: that cannot be.
         """
-        put(path, _as_json(self.as_data()).encode())
+        put(path, plain_json.text_of(self.as_data()).encode())
 
     def write_to(self, fd: int) -> None:
         """Write it to the open file *fd*."""
         with open(fd, "wb", closefd=False) as file:
-            file.write(_as_json(self.as_data()).encode())
+            file.write(plain_json.text_of(self.as_data()).encode())
 
     @classmethod
     def read(cls, path: str) -> Self | None:
@@ -195,35 +196,11 @@ class Record:
             UnsafeFileError: somebody else could have written it.
             OSError: it cannot be read.
         """
-        import json
-
         data = get(path)
         try:
-            return None if data is None else cls.from_data(json.loads(data))
+            return None if data is None else cls.from_data(plain_json.value_of(data.decode()))
         except ValueError:
             return None
-
-
-def _as_json(value: Any) -> str:  # noqa: ANN401 - whatever a record is made of
-    """Return *value* as JSON: loading `json` costs half an interpreter start-up."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        try:
-            from _json import encode_basestring_ascii
-        except ImportError:  # PyPy
-            from json.encoder import encode_basestring_ascii
-
-        return encode_basestring_ascii(value)
-    plain: Any = value
-    if isinstance(value, dict):
-        pairs = (f"{_as_json(key)}: {_as_json(item)}" for key, item in plain.items())
-        return f"{{{', '.join(pairs)}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_as_json, plain))}]"
-    return repr(value).replace("inf", "Infinity")
 
 
 def put(path: str, data: bytes | None) -> None:

@@ -20,7 +20,7 @@ from reborn._command.foreign_pidfile import foreign_pid_file
 from reborn._context import DaemonContext
 from reborn._errors import StartError, Step
 from reborn._handshake import Report, ReportFailure
-from reborn._pidfile import as_pid_file
+from reborn._pidfile import as_pid_file, control_path
 from reborn._readiness import LogFile
 from reborn._supervisor.watch import ReadinessWatch
 
@@ -319,7 +319,6 @@ def supervise(context: DaemonContext, start: ProgramStart) -> int:
     arguments.replace(f"reborn: supervisor of {spec.paths.name}")
     if start.sockets is not None:
         from reborn._supervisor.requests import UpgradeSocket
-        from reborn._upgrade.messages import control_path
 
         with Step("socket", "make the socket for upgrades", role="daemon"):
             upgrades = UpgradeSocket(control_path(spec.paths.supervisor))

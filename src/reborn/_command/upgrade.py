@@ -19,6 +19,7 @@ from reborn import _descriptors
 from reborn._command import grammar
 from reborn._command.spec import Spec
 from reborn._errors import StartError
+from reborn._pidfile import control_path
 from reborn._upgrade import launch, messages
 
 TYPE_CHECKING = False
@@ -88,7 +89,7 @@ def _connect(paths: Paths, supervisor: int) -> messages.Conversation:
     from reborn.exceptions import UpgradeError
 
     try:
-        return launch.connect(messages.control_path(paths.supervisor), supervisor)
+        return launch.connect(control_path(paths.supervisor), supervisor)
     except UpgradeError as error:
         reason, remedy = error.reason, error.remedy
         if not error.upgradable:

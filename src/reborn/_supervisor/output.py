@@ -176,6 +176,8 @@ class SyslogSink:
         self._addresses = addresses
         self._socket: socket.socket | None = None
         self._queue: deque[tuple[bytes, int]] = deque()
+        # How messages begin, and of which second and process.
+        self._begin: tuple[tuple[int, int] | None, bytes] = None, b""
 
     def fileno(self) -> int:
         """Return the descriptor of what is waited for."""
@@ -212,8 +214,11 @@ class SyslogSink:
             self._socket = None
 
     def _message(self, line: bytes, pid: int) -> bytes:
-        begin = f"<{self._priority}>{time.strftime('%b %e %T')} {self._tag}[{pid}]: "
-        return begin.encode("utf-8", "backslashreplace") + line.replace(b"\0", b"\\0")
+        key = int(time.time()), pid
+        if key != self._begin[0]:  # made once a second
+            begin = f"<{self._priority}>{time.strftime('%b %e %T')} {self._tag}[{pid}]: "
+            self._begin = key, begin.encode("utf-8", "backslashreplace")
+        return self._begin[1] + line.replace(b"\0", b"\\0")
 
     def _hand_over(self, message: bytes) -> bool:
         """Send a message; False if nobody takes it.

@@ -9,6 +9,7 @@ import time
 from reborn import _descriptors, _process
 from reborn._errors import StartError, Step
 from reborn._launcher import Launcher
+from reborn._pidfile import control_path
 from reborn._upgrade import listening, manager, messages
 from reborn._upgrade.grant import Grant
 
@@ -117,7 +118,7 @@ class UpgradeLauncher(UpgradableLauncher):
 def first_grant(plan: Plan) -> Grant:
     """Return the grant of a first generation: a control socket, which nobody listens to yet."""
     assert plan.pidfile is not None  # noqa: S101 - see `_options.resolve`
-    path = messages.control_path(plan.pidfile.path)
+    path = control_path(plan.pidfile.path)
     control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with Step("lock", f"make control socket {path!r}", role="launcher"):
@@ -227,7 +228,7 @@ def _connect_to_holder(pidfile: LockedPidFile) -> tuple[messages.Conversation, i
     """Return a conversation with the daemon that holds the pid file, and its pid."""
     from reborn.exceptions import UpgradeError
 
-    path = messages.control_path(pidfile.path)
+    path = control_path(pidfile.path)
     failed, deadline = None, 0.0
     while True:
         found = pidfile.find_holder()
@@ -312,7 +313,7 @@ def ask_who(pidfile: str, holder: int) -> GenerationStatus | None:
     from reborn.exceptions import UpgradeError
 
     try:
-        conversation = connect(messages.control_path(pidfile), holder, patience=_GLANCE)
+        conversation = connect(control_path(pidfile), holder, patience=_GLANCE)
     except (OSError, UpgradeError):
         return None
     try:

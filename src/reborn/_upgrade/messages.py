@@ -11,6 +11,7 @@ import sys
 import time
 
 from reborn import _process
+from reborn._pidfile import control_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -152,11 +153,6 @@ def accept(listener: socket.socket) -> tuple[Conversation, int | None] | None:
         pass  # nobody knows whose it is
     conversation.close()
     return None
-
-
-def control_path(pidfile: str) -> str:
-    """Return the path of the control socket that stands beside *pidfile*."""
-    return f"{pidfile}.control"
 
 
 def remove_control_socket(pidfile: str) -> None:

@@ -8,16 +8,16 @@ pid file is read before and after.
 from __future__ import annotations
 
 import os
-import time
 from errno import errorcode
 
+from reborn import _proc
 from reborn._verbs import terminal
 from reborn.exceptions import InvalidPidFileError, UnsafeFileError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Literal, TypeVar
+    from typing import Literal, TypeVar
 
     from reborn._context import DaemonContext
     from reborn._pidfile import PidFile
@@ -34,8 +34,6 @@ EXIT_STATUSES: dict[State, int] = {
     "starting": 3,
     "unknown": 4,
 }
-# The facts that psutil is to find; one that it may not see is None.
-_FACTS = ("create_time", "memory_info", "cpu_times", "num_fds", "status")
 # What is no fact.
 _OWN = ("daemon", "_begun")
 # Over how long it is seen how much of a processor it takes, in seconds.
@@ -85,30 +83,18 @@ class DaemonStatus:
         """Take the facts about a running daemon; False if it has ended meanwhile."""
         if self.daemon is None:
             return True
-        from reborn import _proc
-
         begun, cpu_time = time.monotonic(), _proc.cpu_time(self.daemon.pid)
         self._begun = None if cpu_time is None else (begun, cpu_time)
-        import psutil  # late: 17 ms, for this only
-
-        try:
-            process = self.daemon.process
-            facts = process.as_dict(attrs=_FACTS, ad_value=None)  # pyright: ignore[reportUnknownMemberType] - of any type
-        except psutil.NoSuchProcess:
+        found = _proc.facts(self.daemon.pid)
+        if found is None:
             return False
-        self._take(facts)
+        self.uptime = max(0.0, round(found.uptime, 2))
+        self.memory, self.open_files = found.memory, found.open_files
+        self.process_state = found.state
+        if found.cpu_time is not None:
+            self.cpu_time = round(found.cpu_time, 2)
         self._take_generations(self.daemon.pid)
         return self.daemon.is_running()
-
-    def _take(self, facts: dict[str, Any]) -> None:
-        self.uptime = max(0.0, round(time.time() - facts["create_time"], 2))
-        self.open_files = facts["num_fds"]
-        self.process_state = facts["status"]
-        memory, times = facts["memory_info"], facts["cpu_times"]
-        if memory is not None:
-            self.memory = memory.rss
-        if times is not None:
-            self.cpu_time = round(times.user + times.system, 2)
 
     def settle(self) -> None:
         """See how much of a processor it takes now: wait for the rest of a tenth of a second.
@@ -118,8 +104,6 @@ class DaemonStatus:
         """
         if self._begun is None or self.pid is None:
             return
-        from reborn import _proc
-
         begun, before = self._begun
         time.sleep(max(0.0, begun + _WINDOW - time.monotonic()))
         now = _proc.cpu_time(self.pid)
@@ -129,7 +113,7 @@ class DaemonStatus:
 
     def _take_generations(self, pid: int) -> None:
         """See which earlier generations still drain; only root and the daemon's user may ask."""
-        from reborn._upgrade.messages import control_path
+        from reborn._pidfile import control_path
 
         if not os.path.exists(control_path(self.pidfile)):
             return

@@ -17,6 +17,9 @@ import sys
 from reborn import _descriptors
 from reborn._status_line import StatusLine
 
+# What means nothing else to a shell.
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-")
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -121,10 +124,11 @@ def quoted(words: Iterable[str]) -> str:
 
 
 def _quoted(word: str) -> str:
-    import shlex
-
     if word.isprintable():
-        return shlex.quote(word)
+        # As shlex.quote() has it, which is behind the import of `re`.
+        if word and _PLAIN.issuperset(word):
+            return word
+        return "'" + word.replace("'", "'\"'\"'") + "'"
     plain = word.replace("\\", "\\\\").replace("'", "\\'")
     return f"$'{visible(plain)}'"
 
