@@ -320,7 +320,7 @@ class DaemonContext(_options.Options):
         """
         _require_posix()
         from reborn._pidfile import LockedPidFile, PidFile, of_pid_file
-        from reborn._process import open_process, running_daemon
+        from reborn._process import find_daemon
 
         pidfile = self.pidfile
         if isinstance(pidfile, PidFile):
@@ -330,15 +330,7 @@ class DaemonContext(_options.Options):
         else:
             message = f"pidfile is {pidfile!r}, and search() needs the path of a pid file"
             raise ValueError(message)  # noqa: TRY004 - its value rules the search out
-        while (first := file.find_holder()) is not None:
-            handle = open_process(first.pid)
-            holder = file.find_holder()
-            # Opened now, and still the holder: so the handle is the daemon's and not a successor's.
-            if holder is not None and holder.pid == first.pid:
-                daemon = running_daemon(holder.pid, handle, pidfile=file, holder=holder)
-                # A zombie may stay named, where nothing shows that it does not hold the file.
-                return daemon if daemon.is_running() else None
-        return None
+        return find_daemon(file)
 
     def find(self) -> "Daemon":
         """Return the daemon that holds the pid file.

@@ -452,11 +452,14 @@ class LockedPidFile(LockedFile):
 
     def holder(self) -> int | None:
         """Return the pid of the process that `find_holder` finds."""
-        found = self.find_holder()
+        found = self.find_holder(is_for_a_signal=False)
         return None if found is None else found.pid
 
-    def find_holder(self) -> "LockHolder | None":
-        """Return the process that provably has the file locked, with what was read to find it."""
+    def find_holder(self, *, is_for_a_signal: bool = True) -> "LockHolder | None":
+        """Return the process that provably has the file locked, with what was read to find it.
+
+        Unless it *is_for_a_signal*, nobody looks by whose links the path leads there.
+        """
         fd = self._open_to_read()
         if fd is None:
             return None
@@ -464,7 +467,7 @@ class LockedPidFile(LockedFile):
             deadline = time.monotonic() + _PATIENCE
             while True:
                 text = os.pread(fd, _LONGEST_TEXT, 0)
-                holder = self._holder_by(fd, text)
+                holder = self._holder_by(fd, text, is_for_a_signal=is_for_a_signal)
                 # Looked at again where a new generation takes over between two system calls: its
                 # number may stand in the remains of a longer one.
                 changed = os.pread(fd, _LONGEST_TEXT, 0) != text
@@ -494,14 +497,15 @@ class LockedPidFile(LockedFile):
         finally:
             _descriptors.close(fd)
 
-    def _holder_by(self, fd: int, text: bytes) -> "LockHolder | None":
+    def _holder_by(self, fd: int, text: bytes, *, is_for_a_signal: bool) -> "LockHolder | None":
         """Return the process that the *text* of the open file names, if that is proven."""
         from reborn import _holder
 
         status = os.fstat(fd)
         if not _files.is_named(status, self.path, None, alone=False):
             return None  # it was removed meanwhile, as at the end of a daemon
-        reached = self._reaches(status)  # first: looking for the lock may take it for a moment
+        # First: looking for the lock may take it for a moment.
+        reached = is_for_a_signal and self._reaches(status)
         pid, is_proven = _find(fd, status, text)
         if not (is_proven or _holder.is_locked_alone(fd)):
             pid = None

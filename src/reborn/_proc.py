@@ -44,6 +44,8 @@ _SIGNAL_LOOKS, _SIGNAL_TICK = 8, 0.003
 # How long a program may be about to end its descendants itself, in seconds.
 _HEAD_START = 0.5
 _PR_SET_CHILD_SUBREAPER = 36
+# The line of /proc/PID/stat: fifty numbers, and a name.
+_LONGEST_STAT = 4096
 _PF_EXITING = 0x4  # linux/sched.h
 # What proc_pid_stat(5) calls the states, in psutil's words.
 _STATES = {
@@ -288,11 +290,18 @@ def _children_by_psutil(pid: int) -> list[int]:
 def _status(pid: int | str) -> list[str]:
     """Return the fields of /proc/PID/stat from the state on; none if there is no such process."""
     try:
-        with open(f"{_PROC}/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            # The name, in brackets, may contain anything.
-            return file.read().rpartition(")")[2].split()
+        # By three system calls: an open file of Python's takes ten, and there may be thousands.
+        fd = os.open(f"{_PROC}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return []
+    try:
+        line = os.read(fd, _LONGEST_STAT)
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+    # The name, in brackets, may contain anything.
+    return line.rpartition(b")")[2].decode("ascii").split()
 
 
 def state(pid: int) -> tuple[str, float]:

@@ -324,6 +324,19 @@ class Daemon:
         return True
 
 
+def find_daemon(file: "LockedPidFile") -> "Daemon | None":
+    """Return the daemon that holds a pid file, or None if no process provably does."""
+    while (first := file.holder()) is not None:
+        handle = open_process(first)
+        holder = file.find_holder()
+        # Opened now, and still the holder: so the handle is the daemon's and not a successor's.
+        if holder is not None and holder.pid == first:
+            daemon = running_daemon(holder.pid, handle, pidfile=file, holder=holder)
+            # A zombie may stay named, where nothing shows that it does not hold the file.
+            return daemon if daemon.is_running() else None
+    return None
+
+
 def running_daemon(
     pid: int,
     handle: ProcessHandle | None,

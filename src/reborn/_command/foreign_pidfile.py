@@ -19,7 +19,12 @@ import os
 import time
 
 from reborn import _holder
-from reborn._pidfile import LockedPidFile, PidFile, as_pid_file
+from reborn._pidfile import LockedPidFile, as_pid_file
+from reborn._process import find_daemon
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from reborn._process import Daemon
 
 # A text that does not end is complete if nobody has added to it for so many seconds.
 _QUIET = 1.0
@@ -31,9 +36,17 @@ def foreign_pid_file(path: str) -> LockedPidFile:
     return LockedPidFile(path, unlocked_owner=owner_by_text)
 
 
-def public_pid_file(path: str) -> PidFile:
-    """Return the pid file *path* of any program, as an option of a context."""
-    return as_pid_file(foreign_pid_file(path))
+class ForeignDaemon:
+    """The daemon of any program, found as `DaemonContext.search` finds one, without the options."""
+
+    def __init__(self, path: str) -> None:
+        file = foreign_pid_file(path)
+        self.pidfile = as_pid_file(file)
+        self._file = file
+
+    def search(self) -> Daemon | None:
+        """Return the daemon that holds the pid file, or None if no process provably does."""
+        return find_daemon(self._file)
 
 
 def owner_by_text(fd: int, status: os.stat_result) -> int | None:

@@ -12,10 +12,9 @@ import time
 
 from reborn import _process, _start_lock
 from reborn._command import grammar, registry
-from reborn._command.foreign_pidfile import foreign_pid_file, public_pid_file
+from reborn._command.foreign_pidfile import ForeignDaemon, foreign_pid_file
 from reborn._command.registry import Paths, Record
 from reborn._command.spec import Spec
-from reborn._context import DaemonContext
 from reborn._errors import StartError, StepError
 from reborn._start_lock import StartLock
 from reborn._verbs import control, terminal
@@ -132,9 +131,9 @@ class NamedDaemon(DaemonVerbs):
         self.paths = _paths(request)
         super().__init__(name=self.paths.name)
 
-    def searched(self) -> DaemonContext:
-        """Return a context with the daemon's pid file; a start has no need of it."""
-        return DaemonContext(public_pid_file(self.paths.pidfile))
+    def searched(self) -> ForeignDaemon:
+        """Return what finds the daemon by its pid file; a start has no need of it."""
+        return ForeignDaemon(self.paths.pidfile)
 
     @classmethod
     def named(cls, name: str) -> NamedDaemon:
@@ -593,8 +592,10 @@ class NamedDaemon(DaemonVerbs):
 
     def supervisor(self) -> Daemon | None:
         """Return the supervisor, if one runs."""
+        if not os.path.lexists(self.paths.supervisor):
+            return None
         try:
-            return DaemonContext(public_pid_file(self.paths.supervisor)).search()
+            return ForeignDaemon(self.paths.supervisor).search()
         except (StartError, OSError):
             return None
 

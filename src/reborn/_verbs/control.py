@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from reborn._process import Daemon
     from reborn._verbs.follow import LogReader
     from reborn._verbs.keywords import ContextOptions
-    from reborn._verbs.status import DaemonStatus
+    from reborn._verbs.status import DaemonStatus, Searched
     from reborn.exceptions import PidFileLockedError
 else:
     import _signal
@@ -88,7 +88,7 @@ class DaemonVerbs:
     def __init__(self, *, name: str) -> None:
         self.name = name
 
-    def searched(self) -> DaemonContext:
+    def searched(self) -> Searched:
         """Return the context by whose `pidfile`, a path, the daemon is found."""
         raise NotImplementedError
 

@@ -8,6 +8,7 @@ pid file is read before and after.
 from __future__ import annotations
 
 import os
+import time
 from errno import errorcode
 
 from reborn import _proc
@@ -17,14 +18,26 @@ from reborn.exceptions import InvalidPidFileError, UnsafeFileError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Literal, TypeVar
+    from typing import Literal, Protocol, TypeVar
 
-    from reborn._context import DaemonContext
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
 
     State = Literal["running", "starting", "dead", "stopped", "unknown"]
     T = TypeVar("T")
+
+    class Searched(Protocol):
+        """What finds a daemon: a `DaemonContext`, as far as it is needed here."""
+
+        @property
+        def pidfile(self) -> object:
+            """The path of a pid file, or a `PidFile`."""
+            ...
+
+        def search(self) -> Daemon | None:
+            """Return the daemon that holds it."""
+            ...
+
 
 # Who asks whether it runs wants to use it; so one that is starting does not, as yet.
 EXIT_STATUSES: dict[State, int] = {
@@ -161,7 +174,7 @@ class DaemonStatus:
         return "\n".join([f"{self.name} is {doing}", *lines])
 
 
-def look(context: DaemonContext, *, name: str) -> DaemonStatus:
+def look(context: Searched, *, name: str) -> DaemonStatus:
     """Return the status of the daemon that would hold the pid file of *context*.
 
     Looking changes nothing and disturbs nobody's start.
@@ -190,10 +203,13 @@ def look(context: DaemonContext, *, name: str) -> DaemonStatus:
     )
 
 
-def _state(context: DaemonContext, pidfile: PidFile) -> tuple[State, Daemon | None]:
+def _state(context: Searched, pidfile: PidFile) -> tuple[State, Daemon | None]:
     for _ in range(_ROUNDS):
-        text = _text(pidfile)
+        text = None
         daemon = context.search()
+        if daemon is None:
+            text = _text(pidfile)
+            daemon = context.search()
         if daemon is not None:
             return "starting" if daemon.is_starting() else "running", daemon
         locked = pidfile.is_locked()
