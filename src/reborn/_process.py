@@ -31,23 +31,35 @@ _FOREIGN_TIMEOUT = 1.0
 # How long is waited in one go: a signal that comes just before poll(2) begins, such as Ctrl-C, is
 # handled only after it.
 _GLANCE = 1.0
+# poll(2) cannot take more than 24 days.
+_LONGEST_SLEEP = 86400.0
 
 
-def poll(*fds: int | None, timeout: float | None, cooperative: bool = False) -> list[int]:
+def poll(
+    *fds: int | None,
+    timeout: float | None,
+    cooperative: bool = False,
+    is_woken: "Callable[[], bool] | None" = None,
+) -> list[int]:
     """Wait until one of *fds* can be read or has ended, *timeout* seconds at most.
 
     *cooperative*: in a program that gevent or eventlet has patched, let other greenlets run. It is
-    for waits of the daemon's own, and for our threads, which are greenlets there.
+    for waits of the daemon's own, and for our threads, which are greenlets there. *is_woken* tells
+    whether every signal makes one of *fds* readable, so that nothing is missed in a long sleep.
     """
     wanted = [fd for fd in fds if fd is not None]
     wait = _greenlets_wait(wanted) if cooperative else None
+    glance = _GLANCE
     if wait is None:
         wait = _wait_of(_system_poll(), wanted)
+    else:
+        is_woken = None  # not every loop of greenlets can sleep that long
     deadline = float("inf") if timeout is None else time.monotonic() + timeout
     while True:
-        found = wait(min(max(0.0, deadline - time.monotonic()), _GLANCE))
+        found = wait(min(max(0.0, deadline - time.monotonic()), glance))
         if found or time.monotonic() >= deadline:
             return found
+        glance = _LONGEST_SLEEP if is_woken is not None and is_woken() else _GLANCE
 
 
 def _wait_of(poller: "select.poll", fds: "Iterable[int]") -> "Callable[[float], list[int]]":

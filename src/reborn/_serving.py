@@ -185,8 +185,12 @@ class SignalServer:
             while self.handle_pending():
                 if watchdog is not None:
                     watchdog.ping()
-                interval = None if watchdog is None else watchdog.interval
-                _process.poll(self.fileno(), timeout=interval, cooperative=True)
+                _process.poll(
+                    self.fileno(),
+                    timeout=None if watchdog is None else watchdog.interval,
+                    cooperative=True,
+                    is_woken=self._is_woken,
+                )
 
     async def serve_async(self, *, watchdog: Watchdog | None = None) -> None:
         """Serve as `serve` does, in a task of asyncio or trio; await the results of handlers.
@@ -331,6 +335,14 @@ class SignalServer:
                     posix.write(self._pipe[1], _WAKE)
                 except BlockingIOError:
                     pass  # it is full, so it can be read
+
+    def _is_woken(self) -> bool:
+        """Tell whether the pipe can be read after every signal; a handler may have changed that."""
+        mask = _signals.block_all()
+        try:
+            return self._has_wakeup()
+        finally:
+            _signals.restore_mask(mask)
 
     def _has_wakeup(self) -> bool:
         """Tell whether the wakeup descriptor has been ours; take it if it is free."""

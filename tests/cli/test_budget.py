@@ -39,10 +39,12 @@ def loaded(reborn):
 
 
 @pytest.mark.unmeasured
-def test_start_and_stop_load_nothing_heavy(reborn, loaded):
+def test_life_of_a_daemon_loads_nothing_heavy(reborn, loaded):
     found = loaded("start", "web", *SLEEP)
     assert {"reborn._supervisor.program", "reborn._supervisor.watch"} <= found
     assert found & HEAVY == set()
+    assert loaded("status", "web") & HEAVY == set()
+    assert loaded("list", "--json") & HEAVY == set()
     assert loaded("stop", "web") & HEAVY == set()
     reborn.assert_nothing_left("web")
 

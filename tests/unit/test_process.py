@@ -160,6 +160,13 @@ def test_poll_waits_a_second_at_a_time(monkeypatch, timeout, found, waits):
     assert clock.waits == waits
 
 
+@pytest.mark.parametrize(("is_woken", "then"), [(True, 86400_000), (False, 1000)])
+def test_poll_that_every_signal_wakes_sleeps_on(monkeypatch, is_woken, then):
+    clock = Clock(monkeypatch)
+    assert _process.poll(7, timeout=None, is_woken=lambda: is_woken) == [7]
+    assert clock.waits == [1000, *[then] * 4]
+
+
 @pytest.fixture(params=["/proc", "/nowhere"])
 def proc(request, monkeypatch):
     monkeypatch.setattr(_proc, "_PROC", request.param)

@@ -504,3 +504,28 @@ def test_loop_sleeps_while_a_handler_does_and_a_signal_waits(server, served):
     rounds, second = served
     assert rounds < 10
     assert second == SIGUSR2
+
+
+@pytest.mark.parametrize("whose", ["ours", "foreign", "free again"])
+def test_server_is_woken_by_every_signal_as_long_as_the_wakeup_descriptor_is_its_own(
+    request, server, whose
+):
+    if whose == "foreign":
+        request.getfixturevalue("foreign")
+    with server:
+        if whose == "free again":  # as asyncio leaves it
+            signal.set_wakeup_fd(-1)
+            assert not server._is_woken()
+        assert server._is_woken() == (whose != "foreign")
+
+
+def test_serving_says_what_wakes_it(server, monkeypatch):
+    asked = []
+
+    def poll(*_, is_woken, **__):
+        asked.append(is_woken())
+        send(SIGTERM)
+
+    monkeypatch.setattr(_serving._process, "poll", poll)
+    server.serve()
+    assert asked == [True]

@@ -330,7 +330,8 @@ class Generation:
                 watched.append(self._successor.fd)
         else:
             watched.append(self._control.fileno())
-        found = _process.poll(*watched, timeout=timeout, cooperative=True)
+        # In this thread no signal is handled, and so none is waited for.
+        found = _process.poll(*watched, timeout=timeout, cooperative=True, is_woken=lambda: True)
         with self._lock:
             if self._state in ("ended", "failed"):
                 return

@@ -205,11 +205,8 @@ def look(context: Searched, *, name: str) -> DaemonStatus:
 
 def _state(context: Searched, pidfile: PidFile) -> tuple[State, Daemon | None]:
     for _ in range(_ROUNDS):
-        text = None
+        text = _text(pidfile)
         daemon = context.search()
-        if daemon is None:
-            text = _text(pidfile)
-            daemon = context.search()
         if daemon is not None:
             return "starting" if daemon.is_starting() else "running", daemon
         locked = pidfile.is_locked()
