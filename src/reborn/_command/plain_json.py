@@ -31,20 +31,14 @@ def value_of(text: str) -> "Any":  # noqa: ANN401 - whatever it is made of
         from _json import make_scanner
 
         scan = make_scanner(_Context)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - as json has it
-    except (ImportError, AttributeError):  # PyPy
-        import json
+        value, end = scan(text, len(text) - len(text.lstrip()))
+        if not text[end:].strip():
+            return value
+    except (ImportError, AttributeError, StopIteration):
+        pass  # PyPy; or there is no value
+    import json  # which says what is wrong
 
-        return json.loads(text)
-    start = len(text) - len(text.lstrip())
-    try:
-        value, end = scan(text, start)
-    except StopIteration as error:
-        message = f"there is no value at {error.value}"
-        raise ValueError(message) from None
-    if text[end:].strip():
-        message = f"something follows the value at {end}"
-        raise ValueError(message)
-    return value
+    return json.loads(text)
 
 
 def text_of(value: "Any") -> str:  # noqa: ANN401 - whatever it is made of
