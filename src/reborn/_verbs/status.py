@@ -18,7 +18,7 @@ from reborn.exceptions import InvalidPidFileError, UnsafeFileError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Literal, Protocol, TypeVar
+    from typing import Any, Literal, Protocol, TypeVar
 
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
@@ -181,10 +181,8 @@ def look(context: Searched, *, name: str) -> DaemonStatus:
     """
     from reborn._pidfile import PidFile
 
-    pidfile = context.pidfile
-    if not isinstance(pidfile, PidFile):
-        assert isinstance(pidfile, str | os.PathLike)  # noqa: S101 - our own callers see to it
-        pidfile = PidFile(pidfile)
+    given: Any = context.pidfile  # a path or a `PidFile`: our own callers see to it
+    pidfile = given if isinstance(given, PidFile) else PidFile(given)
     daemon = None
     reason = f"{pidfile} is locked by a process that has not said which it is"
     try:
