@@ -334,6 +334,12 @@ def warn_of_losses(plan: "Plan") -> None:
             threads=False,
         )
     _warn_of_locks(_descriptors.record_locked(files))
+    if _signals.memory_is_locked():
+        _warn(
+            "forking while memory is locked (mlock(2)), which it is not in the daemon; "
+            "lock it after reborn()",
+            threads=False,
+        )
 
 
 def _lost_children() -> "Iterator[str]":

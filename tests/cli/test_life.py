@@ -89,6 +89,27 @@ def test_program_is_told_to_stop_by_its_supervisor_alone(reborn, python):
     assert reborn.log("web").startswith(f"here\n{supervisor}\n")
 
 
+# It waits for its worker, which says in the log how it ended.
+FOREMAN = """
+trap : TERM
+sh -c 'trap "echo told; exit" TERM
+echo up
+for n in $(seq {tenths}); do sleep 0.1; done
+echo done' &
+wait; wait
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "tenths", "end"), [(["--mixed"], 20, "done"), ([], 600, "told")], ids=str
+)
+def test_mixed_stop_leaves_the_workers_to_the_program(reborn, words, tenths, end):
+    script = FOREMAN.format(tenths=tenths)
+    reborn.started("web", "--ready", "log:up", "--", "sh", "-c", script)
+    assert reborn("stop", "web", *words) == (0, "web stopped\n", "")
+    assert reborn.log("web") == f"up\n{end}\n"
+
+
 @SUPERVISED
 def test_restart_is_by_the_record(reborn, supervised):
     script = "echo $A in $PWD; exec sleep 60"

@@ -345,6 +345,20 @@ def test_file_that_is_written_in_vain_control(fork_sandbox):
     assert fork_sandbox.log.with_name("app.log.csv").read_text() == "headerrow"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows it")
+@pytest.mark.parametrize("call", ["mlock", "munlock"])
+def test_memory_that_is_locked_by_the_launcher_alone_is_told(fork_sandbox, call):
+    text = f"""
+import ctypes
+data = ctypes.create_string_buffer(10)
+ctypes.CDLL(None).{call}(data, 4096)
+with DaemonContext(**settings): pass
+"""
+    result = run(fork_sandbox, text, "always")
+    assert ("forking while memory is locked (mlock(2)), " in result.stderr) is (call == "mlock")
+    eventually(fork_sandbox.assert_nothing_left)
+
+
 POPEN = """
 import subprocess
 child = subprocess.Popen(["sleep", "3600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

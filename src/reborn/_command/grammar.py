@@ -155,6 +155,7 @@ _TIMEOUT = Option(
     convert=converters.seconds,
     help=f"how long it gets to stop before it is killed (default: {TIMEOUT:g})",
 )
+_MIXED = Option("--mixed", help="send SIGTERM to it alone: it ends its own workers")
 _FILES = (
     _PIDFILE,
     Option("--log-file", metavar="PATH", convert=converters.path, help="where its output goes"),
@@ -337,7 +338,7 @@ VERBS = {
     ),
     "stop": Verb(
         "stop it, and wait until it is gone",
-        ("options", (_PIDFILE, _TIMEOUT, *_ANSWER)),
+        ("options", (_PIDFILE, _TIMEOUT, _MIXED, *_ANSWER)),
         several=True,
         examples=(
             "reborn stop web",
@@ -347,7 +348,7 @@ VERBS = {
     ),
     "restart": Verb(
         "stop it if it runs, and start it as before or with a new command",
-        ("readiness", (*_READY, _TIMEOUT)),
+        ("readiness", (*_READY, _TIMEOUT, _MIXED)),
         *_RUNNING,
         program=True,
         several=True,

@@ -716,6 +716,7 @@ class NamedDaemon(DaemonVerbs):
     def _stop(self, timeout: float) -> Outcome | None:
         """Stop supervisor and program; None where neither runs, or that cannot be known."""
         supervisor, outcome = self.supervisor(), None
+        mixed = bool(self.request.get("mixed"))
         if supervisor is not None:
             # The program gets its signal from the supervisor, and must not get it twice.
             outcome = self.end(supervisor, timeout=timeout, mixed=True)
@@ -724,10 +725,10 @@ class NamedDaemon(DaemonVerbs):
         # One whose supervisor was killed has lived on; or it never had one.
         daemon = self.look().daemon
         if daemon is not None:
-            outcome = self.end(daemon, timeout=timeout)
+            outcome = self.end(daemon, timeout=timeout, mixed=mixed)
         for left in self._left_over():
             if outcome is None or outcome.status == OK:
-                outcome = self.end(left, timeout=timeout)
+                outcome = self.end(left, timeout=timeout, mixed=mixed)
         return outcome
 
     def _left_over(self, daemon: Daemon | None = None) -> list[Daemon]:
