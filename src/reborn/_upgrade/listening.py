@@ -26,7 +26,7 @@ _LARGEST_PORT = 65535
 STORED = "reborn-"
 
 
-def checked(name: object, address: object) -> Address:
+def checked(name: object, address: Any) -> Address:  # noqa: ANN401 - whatever a program gives
     """Return the *address* that `DaemonContext.listen` has been given for *name*.
 
     Raises:
@@ -35,19 +35,22 @@ def checked(name: object, address: object) -> Address:
     if not isinstance(name, str):
         message = f"listen() must be given a name first, not {name!r} ({type(name).__name__})"
         raise TypeError(message)
+    if isinstance(address, str):
+        return address
+    if hasattr(address, "__fspath__"):
+        return os.fsdecode(address)
     match address:
         case (str(host), int(port)) if not isinstance(port, bool):
             if 0 <= port <= _LARGEST_PORT:
                 return host, port
             message = f"listen({name!r}) must be given a port from 0 to 65535, not {port}"
             raise ValueError(message)
-        case str() | os.PathLike():
-            return address
-    message = (
-        f"listen({name!r}) must be given a host and a port, or a path, not {address!r} "
-        f"({type(address).__name__}); the name comes first, and then ('127.0.0.1', 8080)"
-    )
-    raise TypeError(message)
+        case _:
+            message = (
+                f"listen({name!r}) must be given a host and a port, or a path, not {address!r} "
+                f"({type(address).__name__}); the name comes first, and then ('127.0.0.1', 8080)"
+            )
+            raise TypeError(message)
 
 
 def is_at(found: socket.socket, address: Address) -> bool:
