@@ -121,6 +121,12 @@ def test_log_is_forgotten_with_its_daemon_when_that_is_wanted(reborn, supervised
     assert [path.name for path in reborn.home.iterdir()] == ["web.log.of-somebody"]
 
 
+def test_name_of_a_pid_file_beside_leads_to_its_option(reborn):
+    (reborn.directory / "app.pid").write_text("")
+    why = "there is no daemon 'app'; did you mean --pidfile app.pid?\n"
+    assert reborn("stop", "app") == (1, "", why)
+
+
 def test_log_of_a_name_that_is_forgotten_already_can_be_removed(reborn):
     reborn.started("web", *SLEEP)
     reborn.stopped("web")

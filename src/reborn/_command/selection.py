@@ -73,6 +73,9 @@ def unknown(name: str) -> str:
     """Return the message about a *name* that nobody has."""
     import difflib
 
+    beside = f"{name}{registry.PIDFILE}"
+    if os.path.isfile(beside):  # of a program with a context of its own
+        return f"there is no daemon {name!r}; did you mean --pidfile {beside}?"
     close = difflib.get_close_matches(name, [*registry.names()], 1)
     hint = f"did you mean {close[0]!r}?" if close else "reborn list shows those there are"
     return f"there is no daemon {name!r}; {hint}"
