@@ -1,5 +1,6 @@
 """One daemon under one name: in a session, for all workers of pytest-xdist, for forked tests."""
 
+import os
 import re
 
 import pytest
@@ -60,6 +61,7 @@ def test_daemon_outlives_the_worker_that_started_it(session, tmp_path, monkeypat
     assert len({pid for _, pid, *_ in seen}) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="NEEDS pidfds, to see the controller end")
 def test_killed_controller_takes_all_daemons_with_it(session, tmp_path, monkeypatch):
     """Even while its workers hang on in their tests; and the directory where they met."""
     place = tmp_path / "place"
