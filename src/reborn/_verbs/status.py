@@ -118,7 +118,8 @@ class DaemonStatus:
         if self._begun is None or self.pid is None:
             return
         begun, before = self._begun
-        time.sleep(max(0.0, begun + _WINDOW - time.monotonic()))
+        if (left := begun + _WINDOW - time.monotonic()) > 0:
+            time.sleep(left)
         now = _proc.cpu_time(self.pid)
         if now is not None:
             used = (now - before) / (time.monotonic() - begun)
