@@ -184,11 +184,13 @@ class Load:
     def assert_answered_by(self, pid):
         assert str(pid) in self.answered_by()
 
+    def times(self, begin, end):
+        """Return how long the requests begun between these moments took, in seconds, in order."""
+        return sorted(each.seconds for each in self.answers if begin <= each.begin < end)
+
     def slowest(self, begin, end):
-        """Return the longest time that a request begun between these moments took, in seconds."""
-        return max(
-            (each.seconds for each in self.answers if begin <= each.begin < end), default=0.0
-        )
+        """Return the longest of these times."""
+        return max(self.times(begin, end), default=0.0)
 
     def open(self):
         """Return a connection that the server has taken."""

@@ -12,8 +12,9 @@ The clients of load.py never pause; half of them keep their connections. The par
     observer     `search()`, `holder`, `status` and connecting, without a pause: there is always
                  somebody, and one of the two generations of that moment
     generations  a long row of them: descriptors, memory, arguments, environment do not grow
-    latency      the slowest answer while a server is replaced, beside the slowest one without that,
-                 and beside the one while an unrelated daemon of the same kind starts
+    latency      the slowest answer, and the time in which 99 of 100 come, while a server is
+                 replaced; beside those without that, and those while an unrelated daemon of the
+                 same kind starts
 
 A table says how each went; the exit status is 1 if anything is not as promised.
 """
@@ -435,13 +436,19 @@ def check_latency(strategy, server, options):
         name: statistics.median(clients.slowest(*each) for each in found)
         for name, found in windows.items()
     }
-    return {
-        "upgrades": len(windows["upgrade"]),
-        "answers": len(clients.answers),
-        **{name: f"{1000 * value:.1f} ms" for name, value in slowest.items()},
-        "beside quiet": f"{slowest['upgrade'] / slowest['quiet']:.2f}",
-        "beside a start": f"{slowest['upgrade'] / slowest['start']:.2f}",
+    # The 99th percentile of all answers in windows of a kind.
+    usual = {
+        name: statistics.quantiles(
+            itertools.chain.from_iterable(clients.times(*each) for each in found), n=100
+        )[-1]
+        for name, found in windows.items()
     }
+    figures = {"upgrades": len(windows["upgrade"]), "answers": len(clients.answers)}
+    for kind, found in (("slowest", slowest), ("99 of 100", usual)):
+        figures[kind] = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in found.items())
+        for name in ("quiet", "start"):
+            figures[f"{kind} beside {name}"] = f"{found['upgrade'] / found[name]:.2f}"
+    return figures
 
 
 PARTS = {

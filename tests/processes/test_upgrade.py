@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -467,6 +468,35 @@ def test_two_signals_at_once_are_one_upgrade(daemon):
     assert daemon.ask()[1] in (2, 3)
     errors = re.findall(r"^reborn\.exceptions\.(\w+)", daemon.sandbox.log_text(), re.MULTILINE)
     assert set(errors) <= {"UpgradeError"}
+
+
+def test_signal_upgrades_to_the_release_that_a_link_leads_to(daemon):
+    """The old code was started again (propublica/sunlight-congress#415), or is gone by then."""
+    current = daemon.sandbox.directory / "current"
+    for number in (1, 2):
+        release = daemon.sandbox.directory / f"release-{number}"
+        release.mkdir()
+        prints = f"print('release {number}', flush=True)\n"
+        (release / "app.py").write_text(prints + PROBE.read_text())
+    current.symlink_to("release-1")
+    _, _, *words = daemon.command("start")
+    result = subprocess.run(
+        [sys.executable, "app.py", *words],
+        cwd=current,
+        env={**os.environ, "PWD": str(current)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first = int(result.stdout.split()[-1])
+    current.unlink()
+    current.symlink_to("release-2")
+    shutil.rmtree(daemon.sandbox.directory / "release-1")
+    os.kill(first, signal.SIGUSR2)
+    daemon.sandbox.wait_gone(first)
+    second = eventually(lambda: _serves_alone(daemon))
+    daemon.started.append(second)
+    assert "release 2\n" in daemon.sandbox.log_text()
 
 
 def _serves_alone(daemon):

@@ -29,7 +29,7 @@ import socket
 import threading
 import time
 
-from reborn import _descriptors, _process
+from reborn import _descriptors, _inherited, _process
 from reborn._errors import RebornError
 from reborn._handshake import Report
 from reborn._inherited import OwnProcess
@@ -153,6 +153,7 @@ class Generation:
         self._control.setblocking(False)
         self._wake, self._waker = os.pipe()
         self._owner = OwnProcess()
+        self._link = _link_to_start()
         os.register_at_fork(after_in_child=self._leave_in_worker)
         if (
             signal.SIGUSR2 not in setup.handlers
@@ -364,11 +365,11 @@ class Generation:
         try:
             import subprocess
 
-            from reborn import _inherited, _own_command
+            from reborn import _own_command
 
             launcher = subprocess.Popen(
                 _own_command.command(self._setup.args),
-                cwd=_own_command.directory(),
+                cwd=self._link if _is_there(self._link) else _own_command.directory(),
                 env={**os.environ, _inherited.UPGRADE: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -581,6 +582,21 @@ class Generation:
             return
         self._lock = threading.RLock()
         self._close()
+
+
+def _link_to_start() -> str | None:
+    """Return the path of the directory of the start as the shell called it (pwd -L), if by a link.
+
+    Releases are often changed by a link ("current"): the next generation is to be the new one.
+    """
+    path, directory = os.environ.get("PWD", ""), _inherited.directory
+    is_path = os.path.isabs(path) and os.path.normpath(path) == path != directory
+    # What the shell said stays behind where another program has changed the directory.
+    return path if is_path and os.path.realpath(path) == directory else None
+
+
+def _is_there(path: str | None) -> bool:
+    return path is not None and os.path.isdir(path)
 
 
 def _ask(conversation: messages.Conversation, request: str) -> str | None:
