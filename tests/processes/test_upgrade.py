@@ -211,9 +211,10 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_generation_that_fails_leaves_the_old_one_serving(daemon, kind):
     spoil, message = BAD[kind]
+    patience = 2.0 if kind == "hangs" else PATIENCE
     pid = daemon.start()
     with Load(by_path(daemon.path)) as load:
-        lines = daemon.fail(spoil=spoil, options={"ready_timeout": 2.0}.items())
+        lines = daemon.fail(spoil=spoil, options={"ready_timeout": patience}.items())
     assert message in "\n".join(lines)
     assert lines[-1] == f"process {pid} serves on"
     assert load.lost == []
