@@ -475,8 +475,11 @@ def buffered_in_vain(files: "Mapping[int, bytes]", kept: "Iterable[int]") -> lis
         if isinstance(file, (TextIOWrapper, BufferedWriter, BufferedRandom)):
             fd = fileno(file)  # pyright: ignore[reportUnknownArgumentType]
             if fd in fds:
-                file.flush()
                 found.add(fd)
+                try:
+                    file.flush()
+                except (OSError, RuntimeError, ValueError):
+                    continue  # no space, or its buffer is in use; the warning tells of it
     return [_path(fd) for fd in sorted(found)]
 
 
