@@ -460,11 +460,53 @@ def looks(bench: Bench) -> list[Row]:
     return rows
 
 
+def counts(bench: Bench) -> list[Row]:
+    """Count what does not depend on the machine's load: needs strace and valgrind."""
+    calls: dict[str, int] = {}
+    instructions: dict[str, int] = {}
+    for name, text in contestants.COUNTED.items():
+        path = bench.directory / f"counted-{name}.py"
+        path.write_text(text)
+        command = [sys.executable, str(path)]
+        bench.elapsed("import reborn")()  # compiles what is not
+        calls[name] = _system_calls(command, bench.path("calls"))
+        instructions[name] = _instructions(command, bench)
+    bench.table(
+        "system calls, millions of instructions of the launcher",
+        {name: (calls[name], instructions[name] / 1e6) for name in calls},
+    )
+    above = calls["fork"] - calls["bare"]
+    executed = (instructions["fork"] - instructions["bare"]) / 1e6
+    return [
+        Row("fork: system calls above a bare double fork", above, 330),
+        Row("fork: instructions of the launcher above it", executed, 12, "M"),
+    ]
+
+
+def _system_calls(command: list[str], path: str) -> int:
+    tool = [shutil.which("strace") or "strace", "-f", "-c", "-o", path]
+    subprocess.run([*tool, *command], check=True)
+    total = Path(path).read_text().splitlines()[-1].split()  # % seconds usecs/call calls …
+    return int(total[3])
+
+
+def _instructions(command: list[str], bench: Bench) -> int:
+    """Return how many the first process executes; a fork's would count those before it again."""
+    shim = bench.compiled("countable.c", "-shared", "-fPIC")
+    output = bench.path("callgrind.%p")
+    tool = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={output}"]
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "LD_PRELOAD": shim}
+    with subprocess.Popen([*tool, *command], env=environment, stderr=subprocess.DEVNULL) as process:
+        pass
+    lines = Path(output.replace("%p", str(process.pid))).read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("totals:"))
+
+
 SECTIONS = {
     section.__name__: section
     for section in (
         *(starts, pidfiles, typical, slow_peers, limits, descriptors, memories, idle),
-        *(crowd, round_trip, looks),
+        *(crowd, round_trip, looks, counts),
     )
 }
 
@@ -484,6 +526,8 @@ def main() -> None:
         bench = Bench(Path(directory), options.rounds)
         rows = []
         for name in options.only or SECTIONS:
+            if name == "counts" and not (shutil.which("strace") and shutil.which("valgrind")):
+                continue
             for row in SECTIONS[name](bench):
                 print(row, flush=True)
                 rows.append(row)

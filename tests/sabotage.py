@@ -27,6 +27,7 @@ SEAMS = {
     "exit from groups": "_loops:exit_from_groups",
     "end children": "_libraries:end_children",
     "is open": "_descriptors:is_open",
+    "number of open descriptors": "_descriptors:_count",
     "open descriptors": "_descriptors:open_descriptors",
     "system of descriptors": "_descriptors:os",
     "fill standard streams": "_descriptors:fill_standard",

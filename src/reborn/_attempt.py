@@ -99,6 +99,7 @@ _TICK = 0.02
 _MOMENT = 0.2
 _BUSY_MACHINE = 10
 _QUIET_TIME = 0.001
+_NOT_AT_REST = "it has not come to rest"
 # For how long Ctrl-C has to wait while one generation takes over from the other.
 _LONGEST_TAKEOVER = 15.0
 # How often is tried again what must not fail.
@@ -489,19 +490,23 @@ class FirstRest:
     def begin(self, pid: int) -> None:
         """Begin: the daemon *pid* is set up, and the program goes on."""
         self._pid, self._begun = pid, time.monotonic()
-        self._computed = _computed(family_states(pid))
+        states = family_states(pid)
+        self._computed = _computed(states)
+        self._rest.reached(states)
 
     def look(self) -> str | None:
         """Return None if it is ready."""
         lived = time.monotonic() - self._begun
         if self.is_reported_ready or lived >= _MOMENT * _BUSY_MACHINE:
             return None
+        if lived < _QUIET_TIME:  # as it was a moment ago, and the daemon needs the processor
+            return _NOT_AT_REST
         states = family_states(self._pid)
         spent, begun = _computed(states), self._computed
         spent = lived if spent is None or begun is None else spent - begun
         if spent >= _MOMENT or (states and self._rest.reached(states)):
             return None
-        return "it has not come to rest"
+        return _NOT_AT_REST
 
     def pause(self) -> float | None:
         """Return how long not to look, in seconds."""

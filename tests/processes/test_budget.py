@@ -1,6 +1,7 @@
 """What a start loads is a list, so that it does not grow by accident: loading is what costs."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -168,3 +169,37 @@ def test_start_of_what_cannot_be_replaced_makes_no_socket(fork_sandbox, options)
     result = fork_sandbox.run([sys.executable, "-I", "-S", str(program)])
     assert (result.returncode, result.stderr) == (0, "")
     assert bool(made.read_text()) == bool(options)
+
+
+LISTINGS = """
+import os, sys
+sys.path[:0] = {path!r}
+made = os.open({made!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def hook(event, arguments):
+    if event == "os.listdir" and str(arguments[0]).startswith("/proc"):
+        os.write(made, b"%s\\n" % arguments[0].encode())
+sys.addaudithook(hook)
+from reborn import DaemonContext
+{sabotage}
+context = DaemonContext({pidfile!r}, files_preserve=[made], wait_ready=False)
+if context.reborn() is None:
+    context.release()
+"""
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/fd") or os.stat("/proc/self/fd").st_size == 0,
+    reason="NEEDS Linux 6.2, where the size of /proc/self/fd is the number of open descriptors",
+)
+@pytest.mark.parametrize("control", [False, True], ids=["promise", "control"])
+def test_start_lists_no_descriptors_and_no_threads_where_their_number_says_it_all(
+    fork_sandbox, control
+):
+    made = fork_sandbox.directory / "made"
+    program = fork_sandbox.directory / "program.py"
+    unknown = sabotage.code("number of open descriptors", "int") if control else ""
+    places = {"path": sys.path, "pidfile": str(fork_sandbox.pidfile), "made": str(made)}
+    program.write_text(LISTINGS.format(**places, sabotage=unknown))
+    result = fork_sandbox.run([sys.executable, "-I", "-S", str(program)])
+    assert (result.returncode, result.stderr) == (0, "")
+    assert set(made.read_text().split()) == ({"/proc/self/fd"} if control else set())
