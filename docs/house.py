@@ -62,7 +62,7 @@ LAYERS = {
             "_lookout",
             "_upgrade.grant",
         ),
-        *("_claim", "_own_command", "_reexec", "_detach", "_launcher", "_init"),
+        *("_claim", "_own_command", "_detach", "_reexec", "_launcher", "_init"),
     ),
     "an upgrade": _inside("_upgrade", "messages", "listening", "manager", "launch", "daemon"),
     "the class": ("_export", "_ensure", "_idle", "_context", "_serving"),

@@ -1,8 +1,8 @@
-"""Leave the launcher: by fork, or by starting the program again.
+"""Leave the launcher by fork; `_reexec` starts the program again instead.
 
-The launcher starts the intermediate (`by_fork`, `by_reexec`) and has an `Attempt` to wait for; the
-intermediate leads the new session, starts the daemon, and says how it ended (`lead`, or a shell);
-the daemon lives in `_live`, below `by_fork`, or in its second life in `_claim.resume`.
+The launcher starts the intermediate and has an `Attempt` to wait for (`by_fork`); the intermediate
+leads the new session, starts the daemon, and says how it ended (`lead`); the daemon lives in
+`_live`, below `by_fork`.
 
 Why two processes to make one: the first calls setsid(2) and so has no terminal, but as the leader
 of the session it would get the next one that it opens (APUE 9.5); the second can not. The
@@ -20,7 +20,7 @@ from reborn._handshake import Report, ReportFailure
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from reborn._attempt import Attempt, Watch
     from reborn._handshake import Channel
@@ -79,7 +79,7 @@ def by_fork(
         lead(theirs, start, watch, is_watched=setup.is_watched)
         _live(setup, Report(theirs), daemon)
         return None
-    armed = _leave_to_daemon(theirs, setup)
+    armed = leave_to_daemon(theirs, setup)
     return Attempt(ours, pid, mask, watch, armed=armed)
 
 
@@ -94,45 +94,7 @@ def _live(setup: "Setup", report: Report, daemon: "Callable[[Setup], None]") -> 
         daemon(setup)
 
 
-def by_reexec(argv: "Sequence[str]", setup: "Setup", *, directory: str | None) -> "Attempt":
-    """Start the program again, below a shell or, where there is none, a forked intermediate.
-
-    None for *directory* is the current one.
-
-    Raises:
-        OSError: it cannot be started.
-    """
-    with loading("launcher"):
-        from reborn import _reexec
-        from reborn._attempt import Attempt
-    _descriptors.flush()
-    ours, theirs = _handshake.open_channel()
-    standard = [_descriptors.duplicate(fd) for fd in setup.sources if fd is not None]
-    mask = _signals.block_all()  # as fork_blocked
-    try:
-        # Kept until the program is started, so that their descriptors are what is announced.
-        earlier = [(pid, handle()) for pid, handle in started]
-        env = _reexec.announce(setup, ours, theirs, earlier)
-        handed = _reexec.handed_over(setup, theirs, earlier)
-        pid = _reexec.spawn_shell(argv, env, directory=directory, standard=standard, handed=handed)
-        if pid is None:
-            pid, _ = fork_blocked()
-            if pid == 0:
-                ours.close()
-                relaunch_below(
-                    theirs, argv, env, directory=directory, standard=standard, handed=handed
-                )
-    except BaseException:
-        ours.close()
-        _signals.restore_mask(mask)
-        raise
-    finally:
-        armed = _leave_to_daemon(theirs, setup)
-        _descriptors.close(*standard)
-    return Attempt(ours, pid, mask, by_shell=True, armed=armed)
-
-
-def _leave_to_daemon(theirs: "Channel", setup: "Setup") -> int | None:
+def leave_to_daemon(theirs: "Channel", setup: "Setup") -> int | None:
     """Launcher: close the daemon's end; return what is needed to disarm it, if that is to be."""
     armed = None if setup.condition is None else os.dup(theirs.incoming)
     theirs.close()
@@ -209,30 +171,6 @@ def _wait_for_both(pid: int, channel: "Channel") -> tuple[int, int]:
             raise BrokenPipeError
         if handle is None or handle.has_ended():
             return wait(pid)
-
-
-def relaunch_below(
-    channel: "Channel",
-    argv: "Sequence[str]",
-    env: "Mapping[str, str]",
-    *,
-    directory: str | None,
-    standard: "Sequence[int]",
-    handed: "Sequence[int]",
-) -> None:
-    """Intermediate, where no shell can be one: the same as `lead`, with the program started again.
-
-    The launcher may have had threads; nothing happens here but system calls.
-    """
-    from reborn import _reexec
-
-    def start() -> int:
-        if directory is not None:
-            os.chdir(directory)
-        marked = {**env, _inherited.MARK: f"{env[_inherited.MARK]}:{os.getpid()}"}
-        return _reexec.spawn_program(argv, marked, standard=standard, handed=handed)
-
-    lead(channel, start)
 
 
 def fork_blocked() -> tuple[int, set[int]]:

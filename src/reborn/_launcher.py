@@ -17,7 +17,7 @@ import os
 import sys
 from _weakref import ref  # weakref itself is Python code that a bare program has not loaded
 
-from reborn import _descriptors, _detach, _inherited, _manager, _process, _signals, _steps
+from reborn import _descriptors, _detach, _manager, _process, _signals, _steps
 from reborn._errors import Step, loading
 
 TYPE_CHECKING = False
@@ -137,7 +137,9 @@ class Launcher:
         """Refuse what cannot be, lock the pid file, open the log."""
         plan = self.plan
         if plan.strategy == "reexec":
-            self.argv, self.directory = relaunch_command(plan.args)
+            with loading("launcher"):
+                from reborn import _reexec
+            self.argv, self.directory = _reexec.command(plan.args)
         else:
             refuse_subinterpreters()
             if cautious:
@@ -167,8 +169,10 @@ class Launcher:
         if self.argv is None:
             with Step("fork", "fork the intermediate", role="launcher"):
                 return _detach.by_fork(self.setup, daemon, self.watch)
+        from reborn import _reexec  # there since `prepare`
+
         with Step("exec", f"start {self.argv[0]!r} again", role="launcher"):
-            return _detach.by_reexec(self.argv, self.setup, directory=self.directory)
+            return _reexec.start_again(self.argv, self.setup, directory=self.directory)
 
     def wait(self, attempt: "Attempt") -> "Daemon":
         """Return the daemon when it is ready; stop what there is of it if it will not be."""
@@ -273,7 +277,7 @@ def refuse_unsafe_fork() -> None:
     Raises:
         ForkUnsafeError: an event loop is running, or this is not the main thread.
     """
-    thread = _other_thread()
+    thread = _signals.name_of_other_thread()
     if thread is not None:
         # Its end would be no end of the program: no atexit, no flush, or none at all.
         from reborn.exceptions import ForkUnsafeError
@@ -446,53 +450,12 @@ def _thread_name(task: str, process: int | str = "self") -> str:
         return ""
 
 
-def _other_thread() -> str | None:
-    """Return the name of the current thread, unless it is the main thread."""
-    if _signals.in_main_thread():
-        return None
-    threading = sys.modules.get("threading")
-    return "?" if threading is None else str(threading.current_thread().name)
-
-
 def _frames_of_ours() -> int:
     """Return how many frames a warning must go up to reach the program's own code."""
     frame, level = sys._getframe(1), 1  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     while frame.f_back is not None and frame.f_globals["__name__"].startswith("reborn."):
         frame, level = frame.f_back, level + 1
     return level
-
-
-def relaunch_command(args: "Sequence[str] | None") -> tuple[list[str], str | None]:
-    """Return the command that starts this program again with *args*, and the directory for it.
-
-    Raises:
-        RelaunchError: that cannot be done.
-    """
-    with loading("launcher"):
-        from reborn import _own_command
-
-    if _inherited.daemon or _inherited.is_second_life:
-        raise _own_command.relaunch_error(
-            reason="this process comes from such a start already, and would repeat it for ever",
-            remedy="use strategy='fork', or start another program with subprocess",
-        )
-    if _inherited.privileged:
-        raise _own_command.relaunch_error(
-            reason="it may do more than those who started it (set-user-id or file capabilities), "
-            "and its next life could not tell a launcher from a forger"
-        )
-    if not _signals.are_handled_here():
-        raise _own_command.relaunch_error(
-            reason="a subinterpreter calls reborn(), and only the main one handles signals",
-            remedy="call it in the main interpreter",
-        )
-    thread = _other_thread()
-    if thread is not None:
-        raise _own_command.relaunch_error(
-            reason=f"thread {thread!r} calls reborn(), and only the main thread handles signals",
-            remedy="call it in the main thread",
-        )
-    return _own_command.command(args), _own_command.directory()
 
 
 def lock_pidfile(plan: "Plan") -> None:

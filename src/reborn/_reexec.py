@@ -21,16 +21,19 @@ import os
 import posix  # not os: gevent has put its own posix_spawn() there
 import resource
 
-from reborn import _descriptors, _own_command, _signals
+from reborn import _descriptors, _detach, _handshake, _inherited, _own_command, _signals
+from reborn._errors import loading
 from reborn._inherited import MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from reborn._attempt import Attempt
     from reborn._handshake import Channel
     from reborn._options import Plan
     from reborn._process import ProcessHandle
+    from reborn._steps import Setup
 
 SHELL = "/bin/sh"
 # A shell changes these, so they are put back as they were (or were not).
@@ -51,6 +54,96 @@ _LONGEST_VALUE = 1000
 # PyPy knows no posix_spawn(3); `_posix_spawn` knows these two of its file actions.
 _CLOSE = getattr(os, "POSIX_SPAWN_CLOSE", 1)
 _DUP2 = getattr(os, "POSIX_SPAWN_DUP2", 2)
+
+
+def command(args: "Sequence[str] | None") -> tuple[list[str], str | None]:
+    """Return the command that starts this program again with *args*, and the directory for it.
+
+    Raises:
+        RelaunchError: that cannot be done.
+    """
+    if _inherited.daemon or _inherited.is_second_life:
+        raise _own_command.relaunch_error(
+            reason="this process comes from such a start already, and would repeat it for ever",
+            remedy="use strategy='fork', or start another program with subprocess",
+        )
+    if _inherited.privileged:
+        raise _own_command.relaunch_error(
+            reason="it may do more than those who started it (set-user-id or file capabilities), "
+            "and its next life could not tell a launcher from a forger"
+        )
+    if not _signals.are_handled_here():
+        raise _own_command.relaunch_error(
+            reason="a subinterpreter calls reborn(), and only the main one handles signals",
+            remedy="call it in the main interpreter",
+        )
+    thread = _signals.name_of_other_thread()
+    if thread is not None:
+        raise _own_command.relaunch_error(
+            reason=f"thread {thread!r} calls reborn(), and only the main thread handles signals",
+            remedy="call it in the main thread",
+        )
+    return _own_command.command(args), _own_command.directory()
+
+
+def start_again(argv: "Sequence[str]", setup: "Setup", *, directory: str | None) -> "Attempt":
+    """Start the program again, below a shell or, where there is none, a forked intermediate.
+
+    None for *directory* is the current one.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    with loading("launcher"):
+        from reborn._attempt import Attempt
+    _descriptors.flush()
+    ours, theirs = _handshake.open_channel()
+    standard = [_descriptors.duplicate(fd) for fd in setup.sources if fd is not None]
+    mask = _signals.block_all()  # as `_detach.fork_blocked`
+    try:
+        # Kept until the program is started, so that their descriptors are what is announced.
+        earlier = [(pid, handle()) for pid, handle in _detach.started]
+        env = announce(setup, ours, theirs, earlier)
+        handed = handed_over(setup, theirs, earlier)
+        pid = spawn_shell(argv, env, directory=directory, standard=standard, handed=handed)
+        if pid is None:
+            pid, _ = _detach.fork_blocked()
+            if pid == 0:
+                ours.close()
+                _start_below(
+                    theirs, argv, env, directory=directory, standard=standard, handed=handed
+                )
+    except BaseException:
+        ours.close()
+        _signals.restore_mask(mask)
+        raise
+    finally:
+        armed = _detach.leave_to_daemon(theirs, setup)
+        _descriptors.close(*standard)
+    return Attempt(ours, pid, mask, by_shell=True, armed=armed)
+
+
+def _start_below(
+    channel: "Channel",
+    argv: "Sequence[str]",
+    env: "Mapping[str, str]",
+    *,
+    directory: str | None,
+    standard: "Sequence[int]",
+    handed: "Sequence[int]",
+) -> None:
+    """Intermediate, where no shell can be one: as that of a fork, but start the program again.
+
+    The launcher may have had threads; nothing happens here but system calls.
+    """
+
+    def start() -> int:
+        if directory is not None:
+            os.chdir(directory)
+        marked = {**env, MARK: f"{env[MARK]}:{os.getpid()}"}
+        return spawn_program(argv, marked, standard=standard, handed=handed)
+
+    _detach.lead(channel, start)
 
 
 def announce(

@@ -75,6 +75,14 @@ def in_main_thread() -> bool:
     return threading is None or threading.current_thread() is threading.main_thread()
 
 
+def name_of_other_thread() -> str | None:
+    """Return the name of the current thread, unless it is the main thread."""
+    if in_main_thread():
+        return None
+    threading = sys.modules.get("threading")
+    return "?" if threading is None else str(threading.current_thread().name)
+
+
 def end_program() -> None:
     """End this program from a thread that is not the main one.
 
