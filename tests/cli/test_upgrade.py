@@ -323,6 +323,7 @@ def killed_supervisor(web):
     return both
 
 
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="NEEDS pidfds, to end what is left")
 def test_restart_ends_both_generations_of_a_killed_supervisor(web):
     web.start()
     old, new = killed_supervisor(web)
@@ -336,6 +337,7 @@ def test_restart_ends_both_generations_of_a_killed_supervisor(web):
     web.assert_serves(web.reborn.pid("web"))
 
 
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="NEEDS pidfds, to end what is left")
 def test_generation_that_a_killed_supervisor_has_left_is_named_and_stopped(web):
     web.start()
     old, new = killed_supervisor(web)
