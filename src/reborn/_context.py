@@ -372,7 +372,7 @@ class DaemonContext(_options.Options):
             self._go_away()
         setup.is_ready = True
         if self._idle is not None:
-            self._idle.touch()
+            self._idle.clock.touch()
         if first:
             _steps.forget_errors(setup)
             if self._generation is not None and self._generation.notifier is not setup.report:

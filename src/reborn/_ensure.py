@@ -134,12 +134,16 @@ class Lease:
 
     def give(self, daemon: Daemon) -> Daemon:
         """Have it last as long as the handle *daemon*; the daemon's time starts anew."""
+        self.begin_time()
+        return _process.keep(daemon, self)
+
+    def begin_time(self) -> None:
+        """Have the time start anew after which the daemon is idle."""
         if self._fd is not None:
             try:
                 os.utime(self._fd)
             except OSError:
                 pass  # another user's
-        return _process.keep(daemon, self)
 
     def close(self) -> None:
         """End it."""

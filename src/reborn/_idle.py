@@ -58,6 +58,71 @@ else:
 _LOOKS, _SHORTEST_PAUSE = 10, 0.002
 
 
+class IdleClock:
+    """For how long nobody has needed a daemon.
+
+    *lock_fd* returns the descriptor of its pid file, None without one; *is_used* tells whether
+    somebody needs it now, or has needed it since the last call.
+    """
+
+    def __init__(self, lock_fd: Callable[[], int | None], is_used: Callable[[], bool]) -> None:
+        self._lock_fd = lock_fd
+        self._is_used = is_used
+        self.seconds = float("inf")
+        self._last = 0.0
+        self._was_used = False
+        self._given_out = self._time_of_file()
+        self.touch()
+
+    def touch(self) -> None:
+        """Begin the time anew."""
+        self._last = time.monotonic()
+
+    @property
+    def pause(self) -> float:
+        """In how many seconds to look again."""
+        left = self._last + self.seconds - time.monotonic()
+        return max(min(self.seconds / _LOOKS, left), _SHORTEST_PAUSE)
+
+    def is_over(self) -> bool:
+        """Look; tell whether the daemon has to go: from then on, clients wait for the next one."""
+        before, self._was_used = self._was_used, self._is_needed()
+        is_over = not (before or self._was_used) and self._last + self.seconds <= time.monotonic()
+        if is_over and self._ends_leases():
+            return True
+        if is_over or before or self._was_used:
+            self.touch()
+        return False
+
+    def _is_needed(self) -> bool:
+        given_out, self._given_out = self._given_out, self._time_of_file()
+        fd = self._lock_fd()
+        return (
+            self._is_used()
+            or given_out != self._given_out
+            or (fd is not None and _record_lock.has_lease(fd))
+        )
+
+    def _time_of_file(self) -> int:
+        fd = self._lock_fd()
+        return 0 if fd is None else os.fstat(fd).st_mtime_ns
+
+    def _ends_leases(self) -> bool:
+        """Have clients wait for the next daemon, and tell whether this one is idle still."""
+        fd = self._lock_fd()
+        if fd is None:
+            return not self._is_needed()
+        if not _record_lock.end_leases(fd):
+            return False
+        is_needed = True
+        try:
+            is_needed = self._is_needed()
+        finally:
+            if is_needed:
+                _record_lock.allow_leases(fd)
+        return not is_needed
+
+
 class IdleWatch:
     """What is known of a daemon's use, and the thread that ends it when there is none."""
 
@@ -71,7 +136,8 @@ class IdleWatch:
         self._generation = generation
         self._sockets = sockets
         self._owner = OwnProcess()
-        self._seconds: float | None = None
+        self.clock = IdleClock(self._lock_fd, self._is_used)
+        self._runs = False
         self._news = _thread.allocate_lock()
         self._news.acquire()
         self.is_stopped = self.is_going = False
@@ -79,28 +145,21 @@ class IdleWatch:
         self._blocks: set[object] = set()
         self._fd = _descriptors.open_unnamed("reborn-busy")
         self._counting = _thread.RLock()
-        self._last = 0.0
-        self._was_used = False
-        self._given_out = self._time_of_file()
-        self.touch()
         os.register_at_fork(after_in_child=self._leave_in_worker)
 
     def start(self, seconds: float) -> None:
         """Have the daemon end when it has been idle for *seconds*."""
-        runs, self._seconds = self._seconds is not None, seconds
-        self.touch()
-        if runs:
+        self.clock.seconds = seconds
+        self.clock.touch()
+        if self._runs:
             self._wake()
             return
+        self._runs = True
         mask = _signals.block_all()
         try:
             _thread.start_new_thread(self._run, ())
         finally:
             _signals.restore_mask(mask)
-
-    def touch(self) -> None:
-        """Begin the time anew."""
-        self._last = time.monotonic()
 
     def stop(self) -> None:
         """End the thread."""
@@ -126,7 +185,7 @@ class IdleWatch:
         """End a block of `busy`."""
         with self._counting:
             self._blocks.discard(block)
-            self.touch()
+            self.clock.touch()
             if not (self._blocks or self._owner):
                 fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
@@ -134,32 +193,21 @@ class IdleWatch:
         self._blocks, self._counting = set(), _thread.RLock()
 
     def _is_used(self) -> bool:
-        """Tell whether somebody needs the daemon now, or has needed it since the last look."""
-        given_out, self._given_out = self._given_out, self._time_of_file()
-        generation = self._generation
         return bool(
-            self._blocks
-            or given_out != self._given_out
-            or not self._setup.is_ready
-            or (generation is not None and not generation.is_settled())
-            or self._is_leased()
-            or self._has_busy_workers()
-            or self._has_visitors()
+            self._blocks or not self._is_ready() or self._has_busy_workers() or self._has_visitors()
+        )
+
+    def _is_ready(self) -> bool:
+        """Tell whether this is the daemon, and nobody waits for that, or replaces it."""
+        fd, generation = self._lock_fd(), self._generation
+        return (
+            self._setup.is_ready
+            and (generation is None or generation.is_settled())
+            and (fd is None or _record_lock.starter(fd) is None)
         )
 
     def _lock_fd(self) -> int | None:
         return None if self._setup.pidfile is None else self._setup.pidfile.lock_fd
-
-    def _time_of_file(self) -> int:
-        fd = self._lock_fd()
-        return 0 if fd is None else os.fstat(fd).st_mtime_ns
-
-    def _is_leased(self) -> bool:
-        """Tell whether a client has a lease, or a launcher still waits for READY."""
-        fd = self._lock_fd()
-        return fd is not None and (
-            _record_lock.has_lease(fd) or _record_lock.starter(fd) is not None
-        )
 
     def _has_busy_workers(self) -> bool:
         try:
@@ -178,41 +226,20 @@ class IdleWatch:
 
     def _run(self) -> None:
         while not (self.is_stopped or self.is_going):
-            seconds = self._seconds or 0.0
-            left = self._last + seconds - time.monotonic()
-            pause = min(seconds / _LOOKS, max(left, 0.0))
-            self._news.acquire(timeout=max(pause, _SHORTEST_PAUSE))
+            self._news.acquire(timeout=min(self.clock.pause, _thread.TIMEOUT_MAX))
             try:
                 self._look()
             except OSError:
-                self.touch()  # a full table of files, say
+                self.clock.touch()  # a full table of files, say
 
     def _look(self) -> None:
         if self.is_stopped:
             return
-        before, self._was_used = self._was_used, self._is_used()
-        if before or self._was_used:
-            self.touch()
-        elif time.monotonic() >= self._last + (self._seconds or 0.0):
-            self.is_going = self._may_go()
-            if self.is_going:
-                os.kill(os.getpid(), _signal.SIGTERM)
-            else:
-                self.touch()
-
-    def _may_go(self) -> bool:
-        """Have clients wait for the next daemon, and tell whether this one is idle still."""
         if _is_sigterm_ignored():
-            return False
-        fd = self._lock_fd()
-        if fd is None:
-            return not self._is_used()
-        if not _record_lock.end_leases(fd):
-            return False
-        if self._is_used():
-            _record_lock.allow_leases(fd)
-            return False
-        return True
+            self.clock.touch()
+        elif self.clock.is_over() and not self.is_stopped:
+            self.is_going = True
+            os.kill(os.getpid(), _signal.SIGTERM)
 
 
 def close(listeners: Iterable[socket.socket]) -> None:

@@ -32,6 +32,7 @@ _VALUES = {
     "--fingerprint": ["1.2", ""],
     "--healthy": ["exec:true", "notify", "log:x", "x"],
     "--healthy-every": ["1", "0"],
+    "--idle": ["1.5", "0"],
     "--healthy-patience": ["1", "0"],
     "--directory": ["a", "/a"],
 }

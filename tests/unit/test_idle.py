@@ -55,8 +55,8 @@ def sent(monkeypatch):
 
 def passed(watch):
     """Have the time be over, and look."""
-    watch._last = -1000.0
-    watch._seconds = 1.0
+    watch.clock._last = -1000.0
+    watch.clock.seconds = 1.0
     watch._look()
 
 
@@ -79,9 +79,9 @@ def test_blocks_can_be_nested_and_shared(watch):
     block = Busy(watch)
     with block:
         with block:
-            assert watch._is_used()
-        assert watch._is_used()
-    assert not watch._is_used()
+            assert watch.clock._is_needed()
+        assert watch.clock._is_needed()
+    assert not watch.clock._is_needed()
 
 
 def test_nobody_goes_before_it_is_ready(watch, setup, sent):
@@ -98,8 +98,8 @@ def test_nobody_goes_while_it_is_replaced(watch, sent):
 
 def test_change_of_the_pid_file_is_use_once(watch, client):
     os.utime(client, ns=(1, 1))
-    assert watch._is_used()
-    assert not watch._is_used()
+    assert watch.clock._is_needed()
+    assert not watch.clock._is_needed()
 
 
 def test_client_with_a_lease_keeps_the_daemon(watch, client, sent):
@@ -116,8 +116,18 @@ def test_daemon_that_goes_gives_no_lease(watch, client, sent):
 
 def test_daemon_that_is_used_after_all_gives_leases_again(watch, client, monkeypatch):
     used = iter([False, True])
-    monkeypatch.setattr(watch, "_is_used", lambda: next(used))
+    monkeypatch.setattr(watch.clock, "_is_needed", lambda: next(used))
     passed(watch)
+    assert not watch.is_going
+    assert _record_lock.take_lease(client)
+
+
+def test_daemon_that_cannot_look_gives_leases_again(watch, client, monkeypatch):
+    """As with a full table of files, when it has looked once."""
+    looks = iter([False])
+    monkeypatch.setattr(watch.clock, "_is_needed", lambda: next(looks))
+    with pytest.raises(StopIteration):
+        passed(watch)
     assert not watch.is_going
     assert _record_lock.take_lease(client)
 
@@ -129,16 +139,16 @@ def test_visitor_who_waits_is_seen(watch, sockets, kind):
         if kind == socket.SOCK_STREAM:
             server.listen()
         sockets.append(server)
-        assert not watch._is_used()
+        assert not watch.clock._is_needed()
         one.connect(server.getsockname())
         one.send(b"x")
-        assert watch._is_used()
+        assert watch.clock._is_needed()
         if kind == socket.SOCK_STREAM:
             server.accept()[0].close()
         else:
             server.recv(1)
-        assert not watch._is_used()
-    assert not watch._is_used()
+        assert not watch.clock._is_needed()
+    assert not watch.clock._is_needed()
 
 
 def test_connection_is_no_visitor(watch, sockets):
@@ -147,7 +157,7 @@ def test_connection_is_no_visitor(watch, sockets):
     with one:
         other.close()
         sockets.append(one)
-        assert not watch._is_used()
+        assert not watch.clock._is_needed()
 
 
 def test_address_is_free_for_the_next_one():

@@ -6,6 +6,7 @@ Each returns the value of a text, and raises a ValueError that names the reason 
 from __future__ import annotations
 
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ def seconds(text: str) -> float:
     from reborn._verbs import values
 
     return values.seconds(text)
+
+
+def idle(text: str) -> float:
+    if sys.platform != "linux":
+        raise ValueError("only Linux shows who is connected to a socket")
+    return seconds(text)
 
 
 def delay(text: str) -> float:

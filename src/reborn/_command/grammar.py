@@ -258,6 +258,12 @@ _SUPERVISOR = (
         convert=converters.positive,
         help=f"how many looks in a row have to fail (default: {PATIENCE})",
     ),
+    Option(
+        "--idle",
+        metavar="SECONDS",
+        convert=converters.idle,
+        help="stop it when nobody has been connected to its sockets for so long",
+    ),
     Option("--timestamps", help="put the time before each line of its output"),
     Option(
         "--syslog",
@@ -509,6 +515,8 @@ def _lone(given: dict[str, Any]) -> str | None:
     for dest, needed in _NEEDS.items():
         if dest in given and not any(other in given for other in needed):
             return f"{_flag(dest)} is for a supervisor; give --restart, too"
+    if "idle" in given and "socket" not in given:
+        return "--idle sees who is connected to --socket, and nobody else; give --socket, too"
     if "log_keep" in given and "log_size" not in given:
         return "--log-keep is for a log that is rotated; give --log-size, too"
     for dest in ("healthy_every", "healthy_patience"):

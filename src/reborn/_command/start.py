@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from reborn._options import Plan
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
+    from reborn._supervisor.idle import IdleCheck
     from reborn._supervisor.output import Output, Sink
     from reborn._supervisor.policy import RestartPolicy
     from reborn._supervisor.program import Program
@@ -330,6 +331,7 @@ def supervise(context: DaemonContext, start: ProgramStart) -> int:
         output=_output(spec),
         pidfile=start.pidfile,
         health=spec.health(),
+        idle=_idle_check(spec, start),
         not_ready=None if start.report is None else start.report_not_ready,
         record=start.remember,
         upgrades=upgrades,
@@ -389,6 +391,14 @@ def next_version(start: ProgramStart, data: dict[str, Any]) -> Version:
     version.prepare, version.adopted = prepare, adopted
     version.rejected = lambda: opened.drop_all_but(kept)
     return version
+
+
+def _idle_check(spec: Spec, start: ProgramStart) -> IdleCheck | None:
+    if "idle" not in spec.options:
+        return None
+    from reborn._supervisor.idle import IdleCheck
+
+    return IdleCheck(spec.options["idle"], start.pidfile)
 
 
 def _policy(spec: Spec) -> RestartPolicy:

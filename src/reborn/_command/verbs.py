@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from reborn._command.grammar import Request
     from reborn._command.overview import Overview
+    from reborn._ensure import Lease
     from reborn._process import Daemon
     from reborn._supervisor.program import Program
     from reborn._verbs.status import DaemonStatus
@@ -50,7 +51,7 @@ TIMED_OUT = 124
 NOT_STARTED = 125
 _LAST_STREAM = 2
 # How a daemon stands that is to be ensured.
-_ABSENT, _STARTING, _READY, _OTHER = "absent", "starting", "ready", "other"
+_ABSENT, _STARTING, _READY, _OTHER, _GOING = "absent", "starting", "ready", "other", "going"
 # How often is looked whether somebody else's start is over, in seconds.
 _PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 # How many fingerprints a record says to have been replaced.
@@ -129,6 +130,8 @@ class NamedDaemon(DaemonVerbs):
     def __init__(self, request: Request) -> None:
         self.request = request
         self.paths = _paths(request)
+        # Keeps a program that ends when it is idle.
+        self._lease: Lease | None = None
         super().__init__(name=self.paths.name)
 
     def searched(self) -> ForeignDaemon:
@@ -230,9 +233,9 @@ class NamedDaemon(DaemonVerbs):
                 elif standing == _OTHER:
                     outcome = self._replace(spec, program, begun, lock)
                 elif time.monotonic() < deadline:
-                    time.sleep(_LONGEST_PAUSE)  # its supervisor starts it again
+                    time.sleep(_LONGEST_PAUSE)  # its supervisor starts it again, or ends
                 else:
-                    outcome = self._too_late(spec)
+                    outcome = self._too_late(spec, is_going=standing == _GOING)
         return outcome
 
     def _standing(self, spec: Spec, *, alone: bool = False) -> str:
@@ -253,8 +256,21 @@ class NamedDaemon(DaemonVerbs):
         starts_again = supervisor is not None and not report.get("ready")
         if starts_again or (not alone and _start_lock.is_held(self.paths.start_lock)):
             return _STARTING
+        if record is not None and "idle" in record.options and not self._is_kept(daemon):
+            return _GOING
         # One that failed had ended before the lock was free: who lives still was ready by then.
         return _READY if daemon is None or daemon.is_running() else _STARTING
+
+    def _is_kept(self, found: Daemon | None) -> bool:
+        """Tell whether a program that was *found*, and ends when it is idle, stays for now."""
+        from reborn._ensure import Lease
+
+        self._lease = Lease(self.paths.pidfile)
+        if not self._lease.hold():
+            return False
+        self._lease.begin_time()
+        daemon = self.look().daemon  # with the file that it keeps
+        return (None if daemon is None else daemon.pid) == (None if found is None else found.pid)
 
     def _ensured(self, spec: Spec) -> Outcome:
         daemon = self.look().daemon
@@ -278,7 +294,10 @@ class NamedDaemon(DaemonVerbs):
         status, _, text = ("" if lock.is_held else lock.failure()).partition("\n")
         return Outcome(int(status), text) if status.isdigit() else None
 
-    def _too_late(self, spec: Spec) -> Outcome:
+    def _too_late(self, spec: Spec, *, is_going: bool = False) -> Outcome:
+        if is_going:
+            what = f"it was idle, and has not ended within {spec.ready_timeout:g} s"
+            return Outcome(FAILED, f"{self.name}: {what}; raise --ready-timeout, or stop it")
         what = f"another start of it has taken more than {spec.ready_timeout:g} s"
         return Outcome(
             FAILED, f"{self.name}: {what}; raise --ready-timeout, or see {spec.log_file}"

@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from reborn._options import Path
     from reborn._pidfile import LockedPidFile
     from reborn._supervisor.health import Checks, HealthPolicy
+    from reborn._supervisor.idle import IdleCheck
     from reborn._supervisor.output import Output
     from reborn._supervisor.policy import RestartPolicy
     from reborn._supervisor.requests import UpgradeRequest, UpgradeSocket
@@ -220,6 +221,7 @@ class ProgramSupervisor:
         output: "Output",
         pidfile: "LockedPidFile | None" = None,
         health: "HealthPolicy | None" = None,
+        idle: "IdleCheck | None" = None,
         stop_timeout: float = _STOP_TIMEOUT,
         not_ready: "Callable[[str], None] | None" = None,
         record: "Callable[[ProgramState], None] | None" = None,
@@ -240,6 +242,7 @@ class ProgramSupervisor:
         self._output = output
         self._pidfile = pidfile
         self._health = health
+        self._idle = idle
         # The checks of the present run, as long as it is ready.
         self._checks: Checks | None = None
         self._stop_timeout = stop_timeout
@@ -268,6 +271,7 @@ class ProgramSupervisor:
         # Whether the first start has succeeded.
         self._was_ready = False
         self._exit_status = 0
+        self._why_stopped = "told to stop"
         self._at_terminal = False
         # Children that this process had before, as somebody else.
         self._older_children: frozenset[int] = frozenset()
@@ -299,6 +303,7 @@ class ProgramSupervisor:
                     self._drain()
                     while (event := self._next_event()) is not None:
                         self._handle(event)
+                    self._end_if_idle()
             except BaseException:
                 self._kill()
                 raise
@@ -343,6 +348,19 @@ class ProgramSupervisor:
             return "sick"
         is_over = self._state == "lasting" and not self._draining
         return "clear" if is_over or (self._state in _CLEARS and self._is_clear()) else None
+
+    def _end_if_idle(self) -> None:
+        """Stop the program, as by SIGTERM, if nobody has needed it for its time."""
+        if self._idle is not None and self._state == "running" and self._idle.is_over():
+            who = f"{self._name} (process {self.state.pid})"
+            self._output.say(f"{who} has had no connection for {self._idle.seconds:g} s")
+            self._why_stopped = "idle"
+            self._handle("stop", _signal.SIGTERM)
+
+    def _begin_idling(self) -> None:
+        """Begin the time after which the present run is idle."""
+        if self._idle is not None and self._run is not None:
+            self._idle.begin(fd for _, fd in self._run.version.program.sockets)
 
     @property
     def _awaited(self) -> Run | None:
@@ -405,6 +423,8 @@ class ProgramSupervisor:
             if news is not None:
                 poller.register(news, select.POLLIN)
         times += [each.next_look for each in self._draining]
+        if self._idle is not None and self._state == "running":
+            times.append(time.monotonic() + self._idle.pause)
         left = min(max(0.0, min(times) - time.monotonic()), _LONGEST_SLEEP)
         for_ever = self._alarm is None and len(times) == 1
         return {fd for fd, _ in poller.poll(None if for_ever else left * 1000)}
@@ -554,6 +574,7 @@ class ProgramSupervisor:
         self._tell("running", ready=True)
         self._adopt(run)
         self._begin_checks()
+        self._begin_idling()
         if not self._was_ready:
             self._was_ready = True
             self._to_launcher(self._context.ready)
@@ -734,7 +755,7 @@ class ProgramSupervisor:
         run, self._run = self._run, None
         assert run is not None  # noqa: S101 - nothing is left of it
         run.leave()
-        self._finish(self._exit_status, f"{self._how_ended(run)}, since it was told to stop")
+        self._finish(self._exit_status, f"{self._how_ended(run)}, since it was {self._why_stopped}")
 
     def _how_ended(self, run: Run) -> str:
         code = run.code or 0
@@ -834,6 +855,7 @@ class ProgramSupervisor:
         self._state = "running"
         successor.settle()
         self._begin_checks()
+        self._begin_idling()
         self._let_finish(run, successor.version.drain_timeout)
         self._tell("running", pid=successor.pid, started=time.time(), ready=True, status=None)
         self._adopt(successor)
