@@ -38,6 +38,7 @@ import _thread
 import fcntl
 import os
 import socket
+import sys
 import time
 
 from reborn import _descriptors, _process, _record_lock, _signals
@@ -239,6 +240,10 @@ class IdleWatch:
             self.clock.touch()
         elif self.clock.is_over() and not self.is_stopped:
             self.is_going = True
+            logging: Any = sys.modules.get("logging")
+            if logging is not None:
+                text = "nobody has needed this daemon for %g s; it ends"
+                logging.getLogger("reborn").info(text, self.clock.seconds)
             os.kill(os.getpid(), _signal.SIGTERM)
 
 

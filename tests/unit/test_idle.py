@@ -60,8 +60,10 @@ def passed(watch):
     watch._look()
 
 
-def test_time_that_is_over_ends_the_program(watch, sent):
+def test_time_that_is_over_ends_the_program(watch, sent, caplog):
+    caplog.set_level("INFO", logger="reborn")
     passed(watch)
+    assert caplog.messages == ["nobody has needed this daemon for 1 s; it ends"]
     assert sent == [signal.SIGTERM]
     assert watch.is_going
 
