@@ -76,12 +76,14 @@ def test_daemon_stays_as_long_as_somebody_has_it(clients, ours):
     assert len(clients.starts()) == 1
 
 
+@pytest.mark.brute
 def test_daemon_does_not_stay_control(clients, monkeypatch, request):
     """Nothing else keeps it."""
     monkeypatch.setattr(*sabotage.seam("take a lease"), lambda fd: True)
     assert request.getfixturevalue("ours")[0].wait(20)
 
 
+@pytest.mark.brute
 def test_client_that_is_killed_needs_nobody(clients, gate):
     waits = f"ask = lambda: open({gate.path!r}).read(1)"
     client = clients.begin(serve=SOON, before=waits)
@@ -105,6 +107,7 @@ def test_client_waits_for_the_end_of_a_daemon_that_goes(clients, gate, mark):
     assert clients.end(second)["answer"] == clients.starts()[1] != first["pid"]
 
 
+@pytest.mark.brute
 def test_client_meets_a_daemon_that_goes_control(clients, gate, mark):
     """Where it does not say so."""
     silent = sabotage.code("end leases", "lambda fd: True")
@@ -116,6 +119,7 @@ def test_client_meets_a_daemon_that_goes_control(clients, gate, mark):
     is_gone(clients)
 
 
+@pytest.mark.brute
 @pytest.mark.parametrize("leaves", [True, False])
 def test_next_daemon_listens_where_one_is_on_its_last_way(clients, gate, leaves):
     """Its pid file is gone, and its process is not; False is the control."""
