@@ -262,7 +262,7 @@ _SUPERVISOR = (
         "--idle",
         metavar="SECONDS",
         convert=converters.idle,
-        help="stop it when nobody has been connected to its sockets for so long",
+        help="stop it when nobody is connected for so long",
     ),
     Option("--timestamps", help="put the time before each line of its output"),
     Option(
