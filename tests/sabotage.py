@@ -58,6 +58,7 @@ SEAMS = {
     "take a record lock": "_record_lock:take",
     "take a lease": "_record_lock:take_lease",
     "end leases": "_record_lock:end_leases",
+    "mark a stop": "_record_lock:mark_stop",
     "leave the addresses": "_idle:close",
     "doubt a holder": "_holder:LockHolder.refuse_if_doubtful",
     "locks": "_pidfile:fcntl",

@@ -16,7 +16,8 @@ Many processes may want the same daemon at the same moment. The rules:
 6. Nobody gets a daemon that goes because it is idle (`_idle`): a client has a lease before it looks
    whether there is a daemon, who waits has one as soon as there is a pid file, and the starter
    before there is a process. It lasts as long as the handle; besides, the time of the daemon starts
-   anew when it is given out. A daemon that gives no lease is on its way out, and waited for.
+   anew when it is given out. A daemon that gives no lease is on its way out, and waited for; so is
+   one that somebody stops (`Daemon.stop`), who has a byte of the pid file locked as well.
 
 Rejected: the lock of the pid file as the only one, since between the stop of one daemon and the
 start of the next anybody could come in; a daemon for each fingerprint, as Gradle has them, since
@@ -117,7 +118,7 @@ class Lease:
     def hold(self) -> bool:
         """Have it for the file that is there now; False: there is none, or its daemon goes."""
         if self._fd is not None and self._is_current(self._fd):
-            return True
+            return not _record_lock.is_being_stopped(self._fd)
         self.close()
         try:
             fd = os.open(self._path, _LOOK)
@@ -125,7 +126,7 @@ class Lease:
             return False  # if it is there, the search says why
         if _record_lock.take_lease(fd) and self._is_current(fd):
             self._fd = fd
-            return True
+            return not _record_lock.is_being_stopped(fd)
         _descriptors.close(fd)
         return False
 
@@ -240,7 +241,7 @@ def _act(
                 if daemon is None:
                     return _start(client, plan, lease, _note(fingerprint, ()))
                 if not (stays and lease.hold()):
-                    deadline.missing = f"process {daemon.pid}, which was idle, is ending"
+                    deadline.missing = f"process {daemon.pid} is ending"
                 elif _is_wanted(daemon, path, fingerprint):
                     return daemon
                 elif not daemon.is_starting():

@@ -538,6 +538,33 @@ class LockedPidFile(LockedFile):
         finally:
             _descriptors.close(fd)
 
+    def is_being_stopped(self) -> bool:
+        """Tell whether somebody stops the daemon of this file."""
+        fd = self._open_to_read()
+        if fd is None:
+            return False
+        try:
+            from reborn import _record_lock
+
+            return _record_lock.is_being_stopped(fd)
+        finally:
+            _descriptors.close(fd)
+
+    def mark_stop(self) -> int | None:
+        """Show that its daemon is being stopped, until the descriptor that is returned is closed.
+
+        None: this process may not write the file.
+        """
+        from reborn import _record_lock
+
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        try:
+            fd = os.open(self.path, flags)
+        except OSError:
+            return None
+        _record_lock.mark_stop(fd)
+        return fd
+
     def is_locked(self) -> bool:
         """Tell whether any process has locked the file, named or not."""
         fd = self._open_to_read()

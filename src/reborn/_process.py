@@ -9,6 +9,8 @@ import os
 import select
 import time
 
+from reborn import _descriptors
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
@@ -260,12 +262,23 @@ class Daemon:
         deadline = time.monotonic() + timeout
         if self._handle is not None and self._is_still_it():
             self._refuse_if_doubtful(_signal.SIGTERM)
-            self._end(self._handle, timeout, mixed=mixed)
+            mark = self._mark_stop()
+            try:
+                self._end(self._handle, timeout, mixed=mixed)
+            finally:
+                _descriptors.close(mark)
         # Without a pidfd, one whose pid file is gone gets no signal; it may be about to end.
         if not self.wait(max(0.0, deadline - time.monotonic())):
             raise self._timeout(timeout, "its pid file no longer proves who it is")
         if self._pidfile is not None and not self._wait_unlocked(deadline):
             raise self._timeout(timeout, f"pid file {self._pidfile.path!r} is still locked")
+
+    def _mark_stop(self) -> int | None:
+        """Show who wants the daemon (`_ensure`) that it goes, until the descriptor is closed."""
+        # With that, this process would let go of the locks that it has itself.
+        if self._pidfile is None or os.getpid() in (self.pid, self._pidfile.starter()):
+            return None
+        return self._pidfile.mark_stop() if self._pidfile.holder() == self.pid else None
 
     def _end(self, handle: ProcessHandle, timeout: float, *, mixed: bool) -> None:
         """End the daemon and its descendants.
@@ -366,6 +379,12 @@ def running_daemon(
     daemon._pidfile = pidfile  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     daemon._holder = holder  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     return daemon
+
+
+def is_being_stopped(daemon: Daemon) -> bool:
+    """Tell whether somebody stops the *daemon* by such a handle."""
+    file = daemon._pidfile  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return file is not None and file.is_being_stopped()
 
 
 def keep(daemon: Daemon, lease: object) -> Daemon:

@@ -30,6 +30,10 @@ the two came first: a daemon with a client does not go, and a client does not ge
 lease belongs to the open file of the client (an OFD lock): it ends with it, however that ends, and
 nobody needs more than the right to read the file.
 
+And a last one, which whoever stops a daemon locks until that has ended. So a client does not get a
+daemon that is being stopped, and whose end may take as long as its work. It takes the right to
+write the file: else anybody could keep a user from his daemon.
+
 Rejected: record locks alone. What locks with flock (filelock, pidfile(3), go-daemon) would not be
 kept out, and one look into the file would unlock it.
 """
@@ -42,6 +46,7 @@ from reborn._files import START_BYTE
 
 # What clients share.
 _LEASE_BYTE = START_BYTE + 1
+_STOP_BYTE = START_BYTE + 2
 if sys.platform == "linux":
     # F_OFD_GETLK, not F_GETLK: it also shows the locks of the process that asks.
     _GET: "int | None" = fcntl.F_OFD_GETLK
@@ -144,6 +149,19 @@ def allow_leases(fd: int) -> None:
     """Daemon: undo `end_leases`."""
     if _SET is not None:
         _control(fd, _SET, fcntl.F_UNLCK, os.SEEK_SET, _LEASE_BYTE, 1, 0)
+
+
+def mark_stop(fd: int) -> None:
+    """Show, until *fd* is closed, that the daemon of the file is being stopped."""
+    if _SET is not None:
+        _control(fd, _SET, fcntl.F_WRLCK, os.SEEK_SET, _STOP_BYTE, 1, 0)
+
+
+def is_being_stopped(fd: int) -> bool:
+    """Tell whether somebody who may write the file stops its daemon."""
+    found = _control(fd, _GET, fcntl.F_RDLCK, os.SEEK_SET, _STOP_BYTE, 1, 0) if _GET else None
+    # Another range is the whole file: on NFS, this is the lock of flock(2).
+    return found is not None and found[0] == fcntl.F_WRLCK and found[2:4] == (_STOP_BYTE, 1)
 
 
 def _lock_of(number: int | None) -> tuple[int, int, int, int, int] | None:

@@ -201,6 +201,24 @@ def test_other_fingerprint_is_replaced_and_the_same_is_left_alone(reborn):
     reborn.assert_nothing_left("web")
 
 
+def test_daemon_that_is_being_stopped_is_waited_for(reborn, clients, gate):
+    end = GATED.format(gate.path, "exit")
+    script = f"trap '{end}' TERM; touch up; while :; do sleep 0.01; done"
+    assert reborn("ensure", "web", "--ready", "file:up", "--", "sh", "-c", script)[0] == 0
+    first = reborn.pid("web")
+    clients.start(verb="stop")
+    begun(reborn)
+    words = ("--ready", "alive:0", "--", "sh", "-c", SERVES)
+    assert reborn("ensure", "web", "--ready-timeout", "0.2", *words)[0] == 1
+    clients.start(*words)
+    assert {client.poll() for client in clients.processes} == {None}
+    gate.let_pass()
+    assert [end[0] for end in clients.ends()] == [0, 0]
+    assert not is_alive(first)
+    assert is_alive(reborn.pid("web"))
+    reborn.stopped("web")
+
+
 def test_two_versions_replace_each_other_once_and_not_in_turns(reborn):
     def ensure(version):
         return reborn("ensure", "web", "--fingerprint", version, "--", "sh", "-c", SERVES)

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
-from harness import announced, eventually, is_alive
+import sabotage
+from harness import PATIENCE, announced, eventually, is_alive
 
 from reborn import DaemonContext
 
@@ -138,6 +141,50 @@ def test_daemon_that_can_be_replaced_is_upgraded(crowd):
     assert second["pid"] != first["pid"]
     assert crowd.ask(options=options, fingerprint="1")["error"] == "FingerprintError"
     assert crowd.ask(options=options, fingerprint="2")["pid"] == second["pid"]
+
+
+# Ends when it may, and says that it has begun to.
+ENDS_SLOWLY = """
+def end(*_):
+    print(os.getpid(), file=open({mark!r}, "a"), flush=True)
+    open({gate!r}, "rb", buffering=0).read(1)
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+"""
+
+
+@pytest.fixture
+def stopping(crowd, gate, mark):
+    """A daemon that somebody stops, in a process of its own, until the gate is opened."""
+    crowd.ask(serve=ENDS_SLOWLY.format(mark=str(mark), gate=gate.path))
+
+    def stop(before=""):
+        code = f"import sys; sys.path[:0] = {sys.path!r}; import sabotage\n{before}\n"
+        code += f"from reborn import DaemonContext; DaemonContext({str(crowd.sandbox.pidfile)!r})"
+        stopper = subprocess.Popen([sys.executable, "-c", f"{code}.search().stop(60)"])
+        stoppers.append(stopper)
+        (pid,) = announced(mark)
+        return pid
+
+    stoppers = []
+    yield stop
+    gate.let_pass()
+    assert [stopper.wait(PATIENCE) for stopper in stoppers] == [0]
+
+
+def test_daemon_that_is_being_stopped_is_given_to_nobody(crowd, gate, stopping):
+    """It may finish its work for as long as it likes, and answers nobody meanwhile."""
+    pid = stopping()
+    assert crowd.ask(timeout=0.2)["message"].endswith(f"process {pid} is ending; raise timeout")
+    client = crowd.begin()
+    gate.let_pass()
+    report = crowd.end(client)
+    assert report["answer"] == crowd.starts()[-1] != pid
+
+
+def test_daemon_that_is_being_stopped_is_given_out_control(crowd, stopping):
+    pid = stopping(sabotage.code("mark a stop", "lambda fd: None"))
+    assert crowd.ask(before="ask = lambda: (0, None)")["pid"] == pid
 
 
 def test_daemon_without_a_fingerprint_counts_as_another(crowd):

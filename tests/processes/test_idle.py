@@ -101,7 +101,7 @@ def test_client_waits_for_the_end_of_a_daemon_that_goes(clients, gate, mark):
     announced(mark)
     late = clients.ask(serve=serve, timeout=0.2)
     assert late["error"] == "EnsureTimeoutError"
-    assert f"because process {first['pid']}, which was idle, is ending" in late["message"]
+    assert f"because process {first['pid']} is ending" in late["message"]
     second = clients.begin(serve=SOON)
     gate.let_pass()
     assert clients.end(second)["answer"] == clients.starts()[1] != first["pid"]

@@ -243,6 +243,8 @@ class NamedDaemon(DaemonVerbs):
         daemon, supervisor, record = self.look().daemon, self.supervisor(), self.record()
         if daemon is None and supervisor is None:
             return _ABSENT
+        if any(one is not None and _process.is_being_stopped(one) for one in (daemon, supervisor)):
+            return _STARTING  # as after its end
         fingerprint = spec.options.get("fingerprint")
         if record is None:
             same = fingerprint is None
