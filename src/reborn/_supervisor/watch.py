@@ -47,6 +47,8 @@ else:
 _TICK = 0.05
 # How long a program has from SIGTERM to SIGKILL, in seconds.
 _GRACE = 2.0
+# How often is looked for what it has put into the background; some cannot be ended.
+_ROUNDS = 3
 # How long a program is looked at when its parent has ended, in seconds.
 _FAREWELL = 0.002
 # How much of a program's status is sent.
@@ -207,8 +209,11 @@ class ReadinessWatch:
         """End what a program that was never ready has put into the background."""
         from reborn import _proc
 
-        found = (_process.open_process(pid) for pid in _proc.descendants(os.getpid()))
-        _process.end([handle for handle in found if handle is not None], _GRACE)
+        for _ in range(_ROUNDS):  # what is forked while they are ended is found by the next look
+            found = [_process.open_process(pid) for pid in _proc.descendants(os.getpid())]
+            if not found:
+                break
+            _process.end([handle for handle in found if handle is not None], _GRACE)
 
     def _listen(self, channel: Channel) -> None:
         """Receive what the program reports, and pass on its status."""
