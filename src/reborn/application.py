@@ -37,7 +37,7 @@ __all__ = ["Arguments", "background", "control", "ensure"]
 # What we add is kept apart from the program's own arguments, and taken out of them.
 _PREFIX = "reborn_"
 # How the help speaks of verbs that can be left out.
-_OPTIONAL = {"title": "verbs", "description": "without one: run; with -d: start"}
+_OPTIONAL: dict[str, Any] = {"title": "verbs", "description": "without one: run; with -d: start"}
 
 
 class Arguments(argparse.Namespace):

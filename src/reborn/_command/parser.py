@@ -47,8 +47,8 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(_wrapped(f"{indent}{line}", width) for line in text.split("\n"))
 
-    def _format_usage(self, *arguments: Any) -> str:  # noqa: ANN401 - as argparse has it
-        text: str = super()._format_usage(*arguments)
+    def _format_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any) -> str:  # noqa: ANN401 - as argparse has it
+        text = super()._format_usage(usage, actions, groups, prefix)
         lines = text.strip("\n").split("\n")
         return "\n".join(_wrapped(line, self._width) for line in lines) + "\n\n"
 

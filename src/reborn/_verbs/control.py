@@ -316,7 +316,8 @@ class Control(DaemonVerbs):
         """Print the end of the log, as in `print_log`."""
         if self.context.log_file is None:
             return Outcome(FAILED, f"{self.name}: it has no log; give --log-file PATH")
-        path = os.path.abspath(os.fspath(self.context.log_file))
+        log_file: str = os.fspath(self.context.log_file)
+        path = os.path.abspath(log_file)
         return self.print_log(path, lines=lines, follows=follows)
 
     def enter(self) -> Outcome | None:
