@@ -100,7 +100,8 @@ def test_directory_of_the_pid_file_is_missing(app):
     assert (status, out) == (1, "")
     assert err == (
         f"app: cannot lock pid file '{app.directory}/missing/app.pid': "
-        "No such file or directory [ENOENT] (step 'lock', in the launcher)\n"
+        "No such file or directory [ENOENT] (step 'lock', in the launcher); "
+        f"make directory '{app.directory}/missing' first\n"
     )
 
 

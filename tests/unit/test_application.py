@@ -10,6 +10,8 @@ import reborn.application
 import reborn.click
 from reborn.application import Arguments, background, control
 
+VERBS = ["start", "ensure", "stop", "restart", "reload", "status", "logs", "run"]
+
 
 @pytest.fixture
 def parser():
@@ -76,7 +78,7 @@ def test_help_of_a_verb_shows_what_it_takes(capsys, parser, verb, own, ours):
 def test_help_shows_the_verbs_in_the_order_of_a_life(capsys, parser):
     text = help_of(capsys, parser, "-h")
     verbs = [line.split()[0] for line in text.splitlines() if line.startswith("    ")]
-    assert verbs == ["start", "ensure", "stop", "restart", "reload", "status", "run"]
+    assert verbs == VERBS
     assert "Bye." in text
 
 
@@ -165,4 +167,4 @@ def test_version_of_a_click_command_needs_no_verb(capsys):
 
     assert app.main(["--version"], prog_name="app", standalone_mode=False) == 0
     assert capsys.readouterr().out == "app, version 1.2\n"
-    assert list(app.commands) == ["start", "ensure", "stop", "restart", "reload", "status", "run"]
+    assert list(app.commands) == VERBS
