@@ -139,7 +139,8 @@ class Launcher:
         if plan.strategy == "reexec":
             with loading("launcher"):
                 from reborn import _reexec
-            self.argv, self.directory = _reexec.command(plan.args)
+            with Step("exec", "find the command of this program", role="launcher"):
+                self.argv, self.directory = _reexec.command(plan.args)
         else:
             refuse_subinterpreters()
             if cautious:

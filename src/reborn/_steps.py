@@ -86,7 +86,7 @@ class Setup(Plan):
         self.channel: Sequence[int] = ()
         # As far as the daemon knows: its launcher may look for itself.
         self.is_ready = not self.wait_ready
-        self.mask: set[int] = _signals.mask()
+        self.mask: set[int] = set()
 
     @property
     def needed_later(self) -> "Sequence[str]":
@@ -150,7 +150,9 @@ def foreground_setup(plan: Plan, log_fd: int | None) -> Setup:
 
 def reset_signals(setup: Setup) -> None:
     """Undo what the shell or a manager had ignored or blocked."""
-    _signals.reset(_inherited.ignored, setup.mask - _inherited.blocked)
+    # Since the fork all of them are blocked.
+    own = _signals.mask() if setup.inherited is None else setup.mask
+    _signals.reset(_inherited.ignored, own - _inherited.blocked)
 
 
 def forbid_core(setup: Setup) -> None:

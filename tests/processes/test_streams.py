@@ -239,6 +239,7 @@ def test_file_in_place_of_stdout_control(fork_sandbox):
     before = 'sys.stdout = open("out.txt", "w", buffering=1)\n'
     before += 'import warnings\nwarnings.simplefilter("ignore")\n'  # of what is lost by the fork
     before += sabotage.code("descriptors of writers", "dict")
+    before += "\nimport warnings; warnings.simplefilter('ignore')"
     after = 'try:\n    print("said")\nexcept OSError as error:\n    tell(said=error.strerror)'
     result = start(fork_sandbox, before, after)
     assert result.report["said"] == "Bad file descriptor"
