@@ -91,6 +91,7 @@ SEAMS = {
     "close a report": "_handshake:Report.close",
     "error of a program": "_handshake:program_error",
     "report a failure": "_handshake:Report.failed",
+    "signal on close": "_handshake:signal_on_close",
     "disarm SIGTERM": "_handshake:disarm_sigterm_on_close",
     "report ready": "_handshake:Report.ready",
     "report the end": "_handshake:Report.ending",

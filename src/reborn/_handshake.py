@@ -29,7 +29,7 @@ import atexit
 import os
 import sys
 
-from reborn import _descriptors, _signals
+from reborn import _descriptors, _inherited, _signals
 from reborn._errors import StartError, Step
 
 TYPE_CHECKING = False
@@ -222,6 +222,10 @@ class Report:
                 self._install_hooks()
             elif briefly:
                 disarm_sigterm_on_close(channel.incoming)
+            if briefly and _inherited.is_second_life:
+                # The intermediate has this pipe, too, and would wait for as long as the daemon
+                # lives; a forked one looks itself.
+                signal_on_close(channel.incoming, os.getppid(), _signal.SIGKILL)
             _signals.outlive_parent()
             status = os.fstat(channel.outgoing)
             self._pipe = status.st_dev, status.st_ino
@@ -401,11 +405,16 @@ class Report:
 
 def arm_sigterm_on_close(fd: int) -> None:
     """Have the kernel send SIGTERM to this process when the other end of pipe *fd* is closed."""
+    signal_on_close(fd, os.getpid(), _signal.SIGTERM)
+
+
+def signal_on_close(fd: int, pid: int, number: int) -> None:
+    """Have the kernel send process *pid* a signal when the other end of pipe *fd* is closed."""
     if sys.platform == "linux":
         import fcntl  # late: 1.5 % of a bare start
 
-        fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(fd, fcntl.F_SETSIG, _signal.SIGTERM)
+        fcntl.fcntl(fd, fcntl.F_SETOWN, pid)
+        fcntl.fcntl(fd, fcntl.F_SETSIG, number)
         fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
 
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 import sabotage
-from harness import PATIENCE, announced, eventually, is_alive
+from harness import PATIENCE, announced, eventually, is_alive, living
 
 MOMENT = 0.2
 FIRST_STEPS = """
@@ -231,3 +231,41 @@ def test_file_in_the_place_of_the_channel_is_not_written_to(sandbox, gate, mark)
     announced(mark)
     sandbox.wait_gone(report["pid"])
     assert path.read_text() == ""
+
+
+# The launcher still looks whether the program has come to rest.
+KILLER = """
+import os, signal, time
+launcher = int(os.environ.setdefault("LAUNCHER", str(os.getpid())))
+{careless}
+with DaemonContext(**settings):
+    os.kill(launcher, signal.SIGKILL)
+    print("alone", flush=True)
+    time.sleep(3600)
+"""
+
+
+def left_by_a_killed_launcher(sandbox, careless=""):
+    app = sandbox.write_app(KILLER.format(careless=careless))
+    assert sandbox.run([sys.executable, str(app)]).returncode == -signal.SIGKILL
+    sandbox.wait_log("alone")
+    return int(sandbox.pidfile.read_text())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the intermediate")
+def test_daemon_of_a_launcher_that_was_killed_is_alone(sandbox):
+    pid = left_by_a_killed_launcher(sandbox)
+
+    def alone():
+        assert living() == {pid}
+
+    eventually(alone)
+    sandbox.stop(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the intermediate")
+def test_daemon_of_a_launcher_that_was_killed_is_alone_control(reexec_sandbox):
+    careless = sabotage.code("signal on close", "lambda *_: None")
+    pid = left_by_a_killed_launcher(reexec_sandbox, careless)
+    assert len(living()) == 2
+    reexec_sandbox.stop(pid)
