@@ -359,13 +359,26 @@ def _lost_children() -> "Iterator[str]":
 
     libraries = _steps.libraries()
     known = set[int]() if libraries is None else libraries.helpers()
-    children = [pid for pid in _proc.children(os.getpid()) if pid not in known]
+    # Not those in a session that somebody else has led: adopted daemons, of process 1 say.
+    own = os.getsid(0)
+    children = [
+        pid
+        for pid in _proc.children(os.getpid())
+        if pid not in known and _session(pid) in (own, pid)
+    ]
     names = ", ".join(repr(_thread_name(str(pid), process=pid)) for pid in children)
     if names:
         yield (
             f"while child processes run ({names}), which are the launcher's and seem to have ended "
             "in the daemon"
         )
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None  # it has been waited for meanwhile
 
 
 def _warn_of_locks(paths: "Sequence[str]") -> None:

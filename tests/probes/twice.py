@@ -6,6 +6,7 @@ In between the first one's number is given to a stranger; say what became of tha
 import json
 import os
 import sys
+import warnings
 
 import hold
 
@@ -17,6 +18,8 @@ options = {**spec["options"], "detach_process": True}
 first = reborn.DaemonContext(**options).reborn()
 if first is None:
     hold.idle()
+# The stranger is this one's child; of the first daemon, which is adopted, nothing is said.
+warnings.filterwarnings("ignore", r"forking while child processes run \('[^,]*'\),")
 stranger = None if reborn.was_reborn() else hold.recycle(first.pid)
 options["pidfile"] += ".second"
 context = reborn.DaemonContext(**options, wait_ready=True)
