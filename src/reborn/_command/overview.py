@@ -192,7 +192,7 @@ class Overview:
 def table(overviews: Sequence[Overview]) -> str:
     """Return the table of several daemons."""
     rows = [_HEADINGS, *(overview.row() for overview in overviews)]
-    columns = dict(zip(_HEADINGS, zip(*rows, strict=True), strict=True))
+    columns: dict[str, tuple[str, ...]] = dict(zip(_HEADINGS, zip(*rows, strict=True), strict=True))
     widths = {heading: max(map(len, cells)) for heading, cells in columns.items()}
     room = _columns()
     # What there is of a command may be cut, and so may a name at the very end.
