@@ -106,6 +106,25 @@ def test_supervisors_options_are_in_it_or_are_named(reborn, manager):
     assert not [line for line in carried if line not in lines]
 
 
+def test_number_of_a_socket_is_not_written_down(reborn):
+    socket = ("--socket", "web=unix:app.socket")
+    sleep = ("sh", "-c", "sleep 60")
+    with reborn.running("app", *socket, "--ready", "alive:0", "--", *sleep, "{{web}}", "{web}"):
+        status, out, err = reborn("export", "systemd", "app")
+    assert (status, out) == (2, "")
+    assert "'{web}' is to have the number of a socket, which no configuration for systemd" in err
+    assert "reborn run app --socket" in err
+    with reborn.running("other", *socket, "--ready", "alive:0", "--", *sleep, "{{web}}"):
+        status, out, err = reborn("export", "systemd", "other")
+    assert "not in it: --socket" in err
+    assert out.count('"{web}"') == 1
+    # The way out.
+    words = ("reborn", "run", "app", *socket, "--", "sleep", "{web}")
+    status, out, err = reborn("export", "systemd", "app", "--", *words)
+    assert (status, err) == (0, "")
+    assert 'run app --socket web=unix:app.socket -- sleep "{web}"' in out
+
+
 @pytest.mark.parametrize("manager", grammar.MANAGERS)
 def test_option_that_no_configuration_knows_is_named(manager):
     assert "--of-tomorrow; " in exported.warning(manager, {"of_tomorrow": 1, "umask": 0})

@@ -312,6 +312,26 @@ class Spec:
             zip(env, filled_in(env.values(), names), strict=True)
         )
 
+    def _for_manager(self, manager: str) -> tuple[Sequence[str], dict[str, str]]:
+        """Return the same for a service *manager*, which hands over no socket by its number.
+
+        Raises:
+            ValueError: a word or a variable is to have one.
+        """
+        from reborn._supervisor.sockets import first_with_number
+
+        names = [spec.name for spec in self.sockets()]
+        env = dict(self.options.get("env", ()))
+        found = first_with_number([*self.command, *env.values()], names)
+        if found is not None:
+            message = (
+                f"{found!r} is to have the number of a socket, which no configuration for "
+                f"{manager} knows; export reborn itself: reborn export {manager} NAME -- "
+                f"reborn run {self.paths.name} --socket ... -- ..."
+            )
+            raise ValueError(message)
+        return self._filled_in()
+
     def _unbuffered(self) -> dict[str, str]:
         """Return what has Python write each line to the log at once, unless that was chosen."""
         unset = self.options.get("unset_env", ())
@@ -345,7 +365,8 @@ class Spec:
         """Return the program as this service *manager* sees it.
 
         Raises:
-            ValueError: there is no such program, user or group, or no service can have the name.
+            ValueError: there is no such program, user or group, no service can have the name, or
+                the program is to have sockets by number.
         """
         import shutil
 
@@ -361,16 +382,17 @@ class Spec:
         if not found:
             message = f"program {command!r} is not on PATH; give its path"
             raise ValueError(message)
+        words, env = self._for_manager(manager)
         user, group = (os.geteuid(), os.getegid()) if os.geteuid() else (None, None)
         if identity is not None:
             user, group = identity.uid, identity.gid
         directory = self._working_directory() or "/"
         return _export.Service(
             name=self.paths.name,
-            command=[found, *self.command[1:]],
+            command=[found, *words[1:]],
             directory=directory,
             working_directory=directory,
-            environment=dict(options.get("env", ())),
+            environment=env,
             user=user,
             group=group,
             chroot_directory=options.get("chroot"),

@@ -253,6 +253,15 @@ def filled_in(texts: Iterable[str], names: Sequence[str]) -> list[str]:
     return [_PLACE.sub(number, text) for text in texts]
 
 
+def first_with_number(texts: Iterable[str], names: Sequence[str]) -> str | None:
+    """Return the first of *texts* that is to have the number of one of these sockets."""
+    for text in texts:
+        for before, name, after in _PLACE.findall(text):
+            if name in names and not (before and after):
+                return text
+    return None
+
+
 class KeptSockets:
     """The sockets of one daemon, by name; opened in the launcher, kept by the supervisor."""
 
