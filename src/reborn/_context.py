@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
     from typing import Any, Literal, NoReturn, Self
 
-    from reborn._idle import Busy, IdleWatch
+    from reborn._idle import IdleWatch
     from reborn._inherited import OwnProcess
     from reborn._launcher import Launcher
     from reborn._main_thread import SigtermWatch
@@ -400,7 +400,7 @@ class DaemonContext(_options.Options):
 
         watch.start(_idle.check(seconds))
 
-    def busy(self) -> "Busy":
+    def busy(self) -> "AbstractContextManager[None]":
         """Return a block for ``with`` in which the daemon is not idle, in any thread or task.
 
         Also in a worker that is forked after the first call of this or of `exit_when_idle`.
