@@ -245,3 +245,8 @@ def user_named(uid: int) -> str | None:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return None
+
+
+def control_path(pidfile: str) -> str:
+    """Return the path of the socket for upgrades that stands beside *pidfile*."""
+    return f"{pidfile}.control"

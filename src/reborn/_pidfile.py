@@ -730,11 +730,6 @@ def _unacquired(path: str, mode: int) -> PidFile:
     return PidFile(path, mode=mode)
 
 
-def control_path(pidfile: str) -> str:
-    """Return the path of the socket for upgrades that stands beside *pidfile*."""
-    return f"{pidfile}.control"
-
-
 class NoLocksError(OSError):
     """The file system has no locks."""
 

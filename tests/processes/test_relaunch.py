@@ -400,6 +400,8 @@ def test_daemon_is_orphaned_and_leads_no_session(reexec_sandbox, shell):
 def test_daemon_is_orphaned_control(reexec_sandbox):
     keep = sabotage.code("dismiss the intermediate", "lambda _: None")
     keep += sabotage.code("reap the intermediate", "lambda _: None")
+    # The daemon has the kernel end it, when the launcher has gone.
+    keep += sabotage.code("signal on close", "lambda *_: None")
     result = reexec_sandbox.launch(script(reexec_sandbox, before=keep))
     assert psutil.Process(result.pid).ppid() != os.getpid()
     reexec_sandbox.stop(result.pid)

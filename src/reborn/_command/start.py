@@ -19,8 +19,9 @@ from reborn._command import registry
 from reborn._command.foreign_pidfile import foreign_pid_file
 from reborn._context import DaemonContext
 from reborn._errors import StartError, Step
+from reborn._files import control_path
 from reborn._handshake import Report, ReportFailure
-from reborn._pidfile import as_pid_file, control_path
+from reborn._pidfile import as_pid_file
 from reborn._readiness import LogFile
 from reborn._supervisor.watch import ReadinessWatch
 

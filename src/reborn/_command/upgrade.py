@@ -19,7 +19,7 @@ from reborn import _descriptors
 from reborn._command import grammar
 from reborn._command.spec import Spec
 from reborn._errors import StartError
-from reborn._pidfile import control_path
+from reborn._files import control_path
 from reborn._upgrade import launch, messages
 
 TYPE_CHECKING = False

@@ -8,8 +8,8 @@ import time
 
 from reborn import _descriptors, _process
 from reborn._errors import StartError, Step
+from reborn._files import control_path
 from reborn._launcher import Launcher
-from reborn._pidfile import control_path
 from reborn._upgrade import listening, manager, messages
 from reborn._upgrade.grant import Grant
 

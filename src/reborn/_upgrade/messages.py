@@ -11,7 +11,7 @@ import sys
 import time
 
 from reborn import _process
-from reborn._pidfile import control_path
+from reborn._files import control_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

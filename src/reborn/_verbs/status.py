@@ -127,7 +127,7 @@ class DaemonStatus:
 
     def _take_generations(self, pid: int) -> None:
         """See which earlier generations still drain; only root and the daemon's user may ask."""
-        from reborn._pidfile import control_path
+        from reborn._files import control_path
 
         if not os.path.exists(control_path(self.pidfile)):
             return
