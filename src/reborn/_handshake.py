@@ -224,8 +224,9 @@ class Report:
                 disarm_sigterm_on_close(channel.incoming)
             if briefly and _inherited.is_second_life:
                 # The intermediate has this pipe, too, and would wait for as long as the daemon
-                # lives; a forked one looks itself.
-                signal_on_close(channel.incoming, os.getppid(), _signal.SIGKILL)
+                # lives; a forked one looks itself. Known as the leader of the session, whose number
+                # nobody else gets: the parent may be another one by now.
+                signal_on_close(channel.incoming, os.getsid(0), _signal.SIGKILL)
             _signals.outlive_parent()
             status = os.fstat(channel.outgoing)
             self._pipe = status.st_dev, status.st_ino
