@@ -229,7 +229,8 @@ def test_file_at_the_path_that_is_no_socket_is_left_alone(reborn):
     (reborn.directory / "web.sock").write_text("mine")
     status, _, err = reborn("start", "web", "--socket", "web=unix:web.sock", "--", "sleep", "60")
     assert status == 125
-    assert "Address already in use" in err
+    assert "File exists [EEXIST]" in err
+    assert err.endswith("; remove it or choose another path\n")
     assert (reborn.directory / "web.sock").read_text() == "mine"
 
 

@@ -196,6 +196,12 @@ def bind_unix(
         os.chown(path, *owner)
 
 
+class NoSocketError(FileExistsError):
+    """A file, or a directory, is where a socket is to be."""
+
+    remedy = "remove it or choose another path"
+
+
 def remove_stale(path: str) -> None:
     """Remove a socket at *path* that nobody listens to any more.
 
@@ -204,7 +210,9 @@ def remove_stale(path: str) -> None:
     """
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
+            raise NoSocketError(
+                errno.EEXIST, f"the file is no socket; {NoSocketError.remedy}", path
+            )
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
