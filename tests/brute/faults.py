@@ -158,6 +158,8 @@ class Run:
             self._check_free(told=True)
             return "gone"
         daemon = self.held.pid
+        if code < 0:  # the intermediate is to end by itself
+            self._until(lambda: harness.living() <= {daemon}, GRACE, f"besides daemon {daemon}")
         self._check_running(daemon)
         self.listener.let_pass(self.held)
         self._until(lambda: not harness.living(), GRACE, "the daemon does not end")

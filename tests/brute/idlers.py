@@ -267,6 +267,7 @@ def main() -> int:
                 print(f"{kind}: {text.strip()}", file=sys.stderr, flush=True)
             if violated and options.without_leases:
                 return 1
+        waits = waits or [0.0]  # every start may have failed
         times = (statistics.median(waits), max(waits), start)
         numbers = [tally[column] for column in COLUMNS[:5]]
         numbers += [round(1000 * seconds) for seconds in times]

@@ -277,6 +277,8 @@ def test_service_greets_reloads_restarts_and_stops(run, tmp_path):
     # Python runs the handler before it accepts the next guest.
     assert greeting(tmp_path) == "hi, number 1\n"
     assert run("service", "restart").startswith("service restarted, pid ")
+    assert greeting(tmp_path) == "hi, number 1\n"  # it keeps its arguments
+    run("service", "restart", "--greeting", "hello")
     assert greeting(tmp_path) == "hello, number 1\n"
     assert not is_alive(old)
     assert run("service", "stop") == "service stopped\n"
@@ -287,7 +289,10 @@ def test_click_app_starts_and_stops(run, tmp_path):
     output = run("click_app", "start", "--interval", "0.01")
     pid = pid_of(tmp_path, "click_app")
     assert output == f"click_app started, pid {pid}; see click_app.log\n"
-    assert run("click_app", "start") == f"click_app is already running, pid {pid}\n"
+    again = f"click_app is already running, pid {pid}"
+    assert run("click_app", "start", "--interval", "0.01") == f"{again}\n"
+    other = f"{again}, with other arguments (--interval 0.01); restart gives it new ones\n"
+    assert run("click_app", "start") == other
     assert f"  pid         {pid}\n" in run("click_app", "status")
     assert run("click_app", "stop") == "click_app stopped\n"
     assert not is_alive(pid)

@@ -442,13 +442,13 @@ def test_look_blocks_nothing_while_all_comes_in_order_control(foreign, server, c
 def test_signals_are_taken_and_given_back_without_a_text_of_their_handlers(
     server, monkeypatch, library
 ):
-    """As the enums of `signal` make one of each before 3.15, to say that it is none of theirs."""
+    """As the enums of `signal` make one of each before 3.13, to say that it is none of theirs."""
     texts = []
     monkeypatch.setattr(SignalServer, "__repr__", lambda _: texts.append(1) or "server")
     monkeypatch.setattr(_serving, "_signal", library)
     with server:
         pass
-    assert bool(texts) == (library is signal and sys.version_info < (3, 15))
+    assert bool(texts) == (library is signal and sys.version_info < (3, 13))
 
 
 class CountingLoop(asyncio.SelectorEventLoop):
