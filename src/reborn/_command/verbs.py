@@ -816,8 +816,9 @@ class NamedDaemon(DaemonVerbs):
         record = self.record()
         if record is None or record.foreground:
             registry.put(self.paths.record, None)
-        elif record.supervised is not None:
-            record.supervised = None  # its supervisor has no more to say
+        elif record.supervised is not None and not _start_lock.is_held(self.paths.start_lock):
+            # Its supervisor has no more to say. (A start that fails removes the record itself.)
+            record.supervised = None
             record.write(self.paths.record)
 
     def _answer(self, outcome: Outcome) -> Answer:

@@ -480,15 +480,20 @@ class Generation:
         elif request == "gives up":
             self._take_back()
         elif received is not None and request == "failed":
-            if self.notifier is not None:
-                self.notifier.status(f"upgrade failed: {received[0].get('reason')}")
-                self._reported = True
+            self._note_failure(upgrader, received[0].get("reason"))
         elif received is None:
             successor = self._successor
             if self._state == "watching" and successor and not successor.wait(_PROBATION):
                 self._be_superseded()  # of an earlier version, which waits for nothing
             else:
                 self._serve_on(upgrader)
+
+    def _note_failure(self, upgrader: messages.Conversation, reason: object) -> None:
+        if self.notifier is not None:
+            self.notifier.status(f"upgrade failed: {reason}")
+            self._reported = True
+        if self._state == "granted":
+            self._serve_on(upgrader)  # what that generation has forked may keep the socket open
 
     def _take_back(self) -> None:
         """Be the daemon again: the next generation has failed, and its launcher is still there."""
