@@ -371,6 +371,8 @@ class DaemonContext(_options.Options):
         except LauncherGoneError:
             self._go_away()
         setup.is_ready = True
+        if setup.pidfile is not None:
+            setup.pidfile.unmark_unready()
         if self._idle is not None:
             self._idle.clock.touch()
         if first:

@@ -21,6 +21,8 @@ _SEARCH = getattr(os, "O_PATH", os.O_RDONLY)
 # The byte of a pid file that is locked while a daemon is being started (`_record_lock`); before it
 # there is one for each process.
 START_BYTE = 2**30
+# And that of a daemon which has not reported READY yet.
+UNREADY_BYTE = START_BYTE + 3
 # A planted fifo must not make open() wait, a planted terminal must not become ours.
 _CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 LINKS = 40  # as many as the kernel follows (path_resolution(7))

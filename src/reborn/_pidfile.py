@@ -72,6 +72,7 @@ class LockedFile:
         self._owner: OwnProcess | None = None
         # The process that has marked the start as under way.
         self._starter: OwnProcess | None = None
+        self._unready: OwnProcess | None = None
 
     def __str__(self) -> str:
         return f"pid file {self.path!r}"
@@ -213,16 +214,30 @@ class LockedFile:
             self._starter = OwnProcess()
             self._lock_start(fcntl.LOCK_EX | fcntl.LOCK_NB)
 
+    def mark_unready(self) -> None:
+        """Daemon: the same, for as long as this process has not reported READY: see `ensure`.
+
+        If its launcher is killed, it has a moment to live, and is not to be given to anybody.
+        """
+        self._unready = OwnProcess()
+        self._lock_start(fcntl.LOCK_EX | fcntl.LOCK_NB, _files.UNREADY_BYTE)
+
     def unmark_start(self) -> None:
         """Undo it, where this process has done it."""
         starter, self._starter = self._starter, None
         if starter:
             self._lock_start(fcntl.LOCK_UN)
 
-    def _lock_start(self, how: int) -> None:
+    def unmark_unready(self) -> None:
+        """Undo `mark_unready`."""
+        unready, self._unready = self._unready, None
+        if unready:
+            self._lock_start(fcntl.LOCK_UN, _files.UNREADY_BYTE)
+
+    def _lock_start(self, how: int, byte: int = _files.START_BYTE) -> None:
         if self._fd is not None:
             try:
-                fcntl.lockf(self._fd, how, 1, _files.START_BYTE)
+                fcntl.lockf(self._fd, how, 1, byte)
             except OSError:
                 pass  # it is not seen on this file system, and no reason not to start
 
@@ -331,6 +346,7 @@ class LockedPidFile(LockedFile):
             return []
         from reborn import _record_lock
 
+        self.unmark_unready()  # it would last: the program reports nothing, its parent does
         if _record_lock.take(self._fd):
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

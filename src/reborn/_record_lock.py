@@ -22,7 +22,9 @@ belongs to nobody, whoever has inherited the shared lock; `LockedPidFile` replac
 
 One byte more, beyond those of all processes, is locked by a launcher until its daemon is ready: so
 whoever looks sees that a daemon is starting, and who starts it. That lock is the launcher's alone,
-and ends with it, whatever happens; where OFD locks are unknown, nobody sees it.
+and ends with it, whatever happens; where OFD locks are unknown, nobody sees it. A daemon that is to
+report READY itself has such a byte, too, before the file names it and until it has: if its launcher
+is killed, it has a moment to live, and nobody is to have it.
 
 And one more, for clients. Who has been given the daemon shares the lock of it (a lease), and a
 daemon that is idle takes it for itself before it goes. So the kernel knows at each moment which of
@@ -42,7 +44,7 @@ import fcntl
 import os
 import sys
 
-from reborn._files import START_BYTE
+from reborn._files import START_BYTE, UNREADY_BYTE
 
 # What clients share.
 _LEASE_BYTE = START_BYTE + 1
@@ -100,8 +102,9 @@ def owners(fd: int) -> list[int]:
 
 
 def starter(fd: int) -> int | None:
-    """Return the process that starts a daemon, as `owner` does."""
-    return owner(fd, START_BYTE)
+    """Return the process that starts a daemon, or the daemon that is not ready, as `owner` does."""
+    found = owner(fd, START_BYTE)
+    return owner(fd, UNREADY_BYTE) if found is None else found
 
 
 def exclude(fd: int) -> bool:

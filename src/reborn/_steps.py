@@ -192,6 +192,8 @@ def write_pid(setup: Setup) -> None:
     While a predecessor serves, the file names it until this process is ready.
     """
     if setup.pidfile is not None and (setup.grant is None or setup.grant.predecessor is None):
+        if setup.wait_ready and setup.condition is None:
+            setup.pidfile.mark_unready()
         setup.pidfile.write()
 
 

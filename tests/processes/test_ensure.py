@@ -65,6 +65,31 @@ if not os.path.exists({gate.path + ".once"!r}):
     assert crowd.starts() == [begun, pid]
 
 
+GOING = """
+import os, signal, time
+def go(*_):
+    open({gate!r}, "rb", buffering=0).read(1)
+    raise SystemExit
+with DaemonContext(**settings, wait_ready=True, signal_map={{signal.SIGTERM: go}}):
+    print(os.getpid(), file=open({mark!r}, "w"), flush=True)
+    while True: time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("marked", [True, False], ids=["", "control"])
+def test_daemon_whose_starter_was_killed_is_not_ready_for_anybody(sandbox, gate, mark, marked):
+    """It has been sent SIGTERM by the kernel, and takes its time."""
+    careless = "" if marked else sabotage.code("mark who is not ready", "lambda _: None")
+    app = sandbox.write_app(careless + GOING.format(gate=gate.path, mark=str(mark)))
+    starter = subprocess.Popen([sys.executable, app], cwd=sandbox.directory)
+    (pid,) = announced(mark)
+    starter.kill()
+    starter.wait()
+    assert DaemonContext(sandbox.pidfile).search().is_starting() is marked
+    gate.let_pass()
+    sandbox.wait_gone(pid)
+
+
 def test_impatient_starter_is_succeeded_by_one_with_more_patience(crowd):
     twice = "time.sleep(60 if open(spec['socket'] + '.starts').read().count('\\n') < 2 else 0)"
     first = crowd.begin(serve=twice, timeout=1.5)
