@@ -201,7 +201,11 @@ def pytest_command(session: nox.Session, *, brute: bool) -> list[str]:
     if session.posargs or brute:
         return command
     how = PYTHONS[str(session.python)]
-    if not how.startswith("all"):
+    if how.startswith("what depends"):
+        # Both strategies are run by the version in the middle, by the ordinary user, and by two
+        # neighbouring versions together.
+        command += [*PARTS, "--one-strategy"]
+    elif not how.startswith("all"):
         command += PARTS
     # The rest is run by the session `user`, which has no root to run these.
     root = "root and " if "root" in how and os.geteuid() == 0 else ""

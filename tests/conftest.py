@@ -3,7 +3,9 @@
 import ast
 import importlib.util
 import os
+import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 import harness
@@ -18,6 +20,7 @@ settings.register_profile("many", deadline=None, max_examples=5000)
 settings.load_profile("few")
 
 
+STRATEGIES = ("fork", "reexec")
 # What reborn itself does not need, and a file of tests may be about.
 OPTIONAL = ("click", "daemon", "grpc", "lockfile", "luigi", "mfusepy", "shtab")
 
@@ -46,19 +49,34 @@ def pytest_pycollect_makemodule(module_path, parent):
 def pytest_addoption(parser):
     text = "have the programs under test import everything lazily (PEP 810; CPython 3.15)"
     parser.addoption("--lazy-imports", action="store_true", help=text)
+    text = "run what is there for both strategies with one of them, every other test with each"
+    parser.addoption("--one-strategy", action="store_true", help=text)
 
 
 def pytest_configure():
     harness.become_subreaper()
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Skip what needs root where we are not; in CI that is a failure."""
+    if config.getoption("--one-strategy"):
+        left = {item for item in items if not _is_of_the_strategy(item)}
+        config.hook.pytest_deselected(items=[*left])
+        items[:] = [item for item in items if item not in left]
     if os.geteuid() == 0:
         return
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="NEEDS ROOT: run the tests as root to see it"))
+
+
+def _is_of_the_strategy(item):
+    """Tell whether this is the strategy with which the test is run by this version of Python."""
+    strategy = getattr(item, "callspec", None) and item.callspec.params.get("strategy")
+    if strategy not in STRATEGIES:
+        return True
+    number = zlib.crc32(item.nodeid.replace(strategy, "").encode()) + sys.version_info.minor
+    return strategy == STRATEGIES[number % 2]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -85,7 +103,7 @@ def nothing_left_running():
     assert left == [], f"left running: {left}"
 
 
-@pytest.fixture(params=["fork", "reexec"])
+@pytest.fixture(params=STRATEGIES)
 def strategy(request):
     """Each promise holds under both strategies."""
     return request.param

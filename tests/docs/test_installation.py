@@ -19,7 +19,7 @@ TEXTS = [
     *(ROOT / "docs").rglob("*.md"),
     *(ROOT / "changes").glob("*.md"),
     *(ROOT / "src").rglob("*.py"),
-    *(ROOT / "examples").rglob("*.*"),
+    *(path for path in (ROOT / "examples").rglob("*.*") if path.suffix != ".pyc"),
 ]
 # What follows "install", however the installer is called; options and quotes may stand between.
 WANTED = re.compile(
