@@ -38,6 +38,8 @@ PARTS = (
 LAZY = ("tests/processes/test_mark.py",)
 # Measuring doubles the time of every start; so it is a session of its own, and not run by default.
 MEASURED = "3.13"
+# The daemons under test mostly wait, so there may be more of them than processors.
+PYTEST = ("-m", "pytest", "-n", "4", "--dist", "worksteal")
 # As an ordinary user, in whose home nothing can be written, and who sees no process of others.
 USER = "3.14"
 WINDOWS_MODULES = ["__init__", "_context", "_options", "exceptions"]
@@ -177,7 +179,7 @@ def user(session: nox.Session) -> None:
     # That user cannot leave byte code beside what the tests and their programs import.
     session.run("python", "-m", "compileall", "-q", "tests", silent=True)
     chosen = session.posargs or ("-m", "not brute and not many")
-    session.run("sh", ".ci/as-user", "python", "-m", "pytest", "-n", "4", *chosen, external=True)
+    session.run("sh", ".ci/as-user", "python", *PYTEST, *chosen, external=True)
 
 
 @nox.session(python=MEASURED, requires=["wheel"])
@@ -196,8 +198,7 @@ def coverage(session: nox.Session) -> None:
 
 def pytest_command(session: nox.Session, *, brute: bool) -> list[str]:
     """Return how pytest is run: as requested, or what this Python is for."""
-    # The daemons under test mostly wait, so there may be more of them than processors.
-    command = ["-m", "pytest", "-n", "4", *session.posargs]
+    command = [*PYTEST, *session.posargs]
     if session.posargs or brute:
         return command
     how = PYTHONS[str(session.python)]

@@ -75,6 +75,7 @@ class Task(NamedTuple):
     fault: str
     every: int
     sabotage: str | None
+    most: int | None
 
 
 class Figures(NamedTuple):
@@ -290,11 +291,12 @@ def sweep(task):
         except ViolationError as violation:
             violations.append(f"{run}: {violation}")
             outcome = "broken"
-        if run.hit is None:
-            return Figures(task, run.counts[task.role], outcomes, reports, violations)
-        outcomes[outcome if run.can_fail() or outcome == "broken" else "cannot fail"] += 1
+        if run.hit is not None:
+            outcomes[outcome if run.can_fail() or outcome == "broken" else "cannot fail"] += 1
         if run.report is not None:
             reports[run.report] += 1
+        if run.hit is None or len(violations) == task.most:
+            return Figures(task, run.counts[task.role], outcomes, reports, violations)
         index += task.every
 
 
@@ -303,7 +305,7 @@ def main(arguments=None):
     choices = {"strategy": STRATEGIES, "scenario": SCENARIOS, "role": ROLES, "fault": FAULTS}
     options = parse(arguments, "Put a fault at each system call of a start.", choices)
     tasks = [
-        Task(strategy, scenario, role, fault, options.every, options.sabotage)
+        Task(strategy, scenario, role, fault, options.every, options.sabotage, options.most)
         for strategy in options.strategy or STRATEGIES
         for scenario in options.scenario or SCENARIOS
         for role in options.role or ROLES
@@ -320,6 +322,7 @@ def parse(arguments, description, choices):
     parser.add_argument("--every", type=int, default=1, help="not each call, but one of so many")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
     parser.add_argument("--sabotage", choices=marked.SABOTAGES, help="spoil reborn, to see it told")
+    parser.add_argument("--most", type=int, help="broken promises of each, then it is over")
     return parser.parse_args(arguments)
 
 

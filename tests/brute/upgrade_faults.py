@@ -214,11 +214,12 @@ def sweep(task):
         except faults.ViolationError as violation:
             violations.append(f"{run}: {violation}")
             outcome = "broken"
-        if run.hit is None:
-            return faults.Figures(task, run.counts[task.role], outcomes, reports, violations)
-        outcomes[outcome if run.can_fail() or outcome == "broken" else "cannot fail"] += 1
+        if run.hit is not None:
+            outcomes[outcome if run.can_fail() or outcome == "broken" else "cannot fail"] += 1
         if run.report is not None:
             reports[run.report] += 1
+        if run.hit is None or len(violations) == task.most:
+            return faults.Figures(task, run.counts[task.role], outcomes, reports, violations)
         index += task.every
 
 
@@ -227,7 +228,7 @@ def main(arguments=None):
     choices = {"strategy": faults.STRATEGIES, "role": ROLES, "fault": faults.FAULTS}
     options = faults.parse(arguments, "Put a fault at each system call of an upgrade.", choices)
     tasks = [
-        faults.Task(strategy, "upgrade", role, fault, options.every, options.sabotage)
+        faults.Task(strategy, "upgrade", role, fault, options.every, options.sabotage, options.most)
         for strategy in options.strategy or faults.STRATEGIES
         for role in options.role or ROLES
         for fault in options.fault or faults.FAULTS
