@@ -71,7 +71,8 @@ def go(*_):
     open({gate!r}, "rb", buffering=0).read(1)
     raise SystemExit
 with DaemonContext(**settings, wait_ready=True, signal_map={{signal.SIGTERM: go}}):
-    print(os.getpid(), file=open({mark!r}, "w"), flush=True)
+    with open({mark!r}, "w") as file:  # not by a finalizer, in which SystemExit would be lost
+        print(os.getpid(), file=file)
     while True: time.sleep(0.01)
 """
 
