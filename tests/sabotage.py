@@ -47,7 +47,7 @@ SEAMS = {
     "process table": "_proc:_PROC",
     "has a handler": "_proc:handles",
     # Files, the pid file, the daemon.
-    "flags of careful opening": "_files:_CAREFUL",
+    "flags of careful opening": "_files:CAREFUL",
     "check a file": "_files:check",
     "is named": "_files:is_named",
     "open or create": "_files:open_or_create",

@@ -57,7 +57,6 @@ _SETTLING = 0.1
 # How many fingerprints a daemon remembers to have replaced, and how long each can be.
 _MOST_REPLACED, _LONGEST_FINGERPRINT = 32, 1024
 _LOCK = ".ensure"
-_LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Ways:
@@ -121,7 +120,7 @@ class Lease:
             return not _record_lock.is_being_stopped(self._fd)
         self.close()
         try:
-            fd = os.open(self._path, _LOOK)
+            fd = os.open(self._path, os.O_RDONLY | _files.CAREFUL)
         except OSError:
             return False  # if it is there, the search says why
         if _record_lock.take_lease(fd) and self._is_current(fd):

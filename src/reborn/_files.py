@@ -24,7 +24,7 @@ START_BYTE = 2**30
 # And that of a daemon which has not reported READY yet.
 UNREADY_BYTE = START_BYTE + 3
 # A planted fifo must not make open() wait, a planted terminal must not become ours.
-_CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 LINKS = 40  # as many as the kernel follows (path_resolution(7))
 # Of a path that is too long, so many characters are shown.
 _SHOWN = 60
@@ -140,9 +140,9 @@ def open_or_create(name: str, flags: int, *, mode: int, directory: int) -> tuple
     while True:
         try:
             try:
-                return os.open(name, flags | _CAREFUL, dir_fd=directory), False
+                return os.open(name, flags | CAREFUL, dir_fd=directory), False
             except FileNotFoundError:
-                new = flags | os.O_CREAT | os.O_EXCL | _CAREFUL
+                new = flags | os.O_CREAT | os.O_EXCL | CAREFUL
                 fd = os.open(name, new, mode, dir_fd=directory)
         except FileExistsError:
             continue  # made by somebody else between the two calls

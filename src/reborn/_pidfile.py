@@ -40,10 +40,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import LockType
     from collections.abc import Callable, Iterable
-    from typing import Self
+    from typing import Self, TypeVar
 
     from reborn._holder import LockHolder
     from reborn.exceptions import UnsafeFileError
+
+    T = TypeVar("T")
 
 # Between a winner's lock and its pid lie the two forks (3 ms); whoever looks has a lock for less.
 _PATIENCE = 0.1
@@ -544,25 +546,23 @@ class LockedPidFile(LockedFile):
 
     def starter(self) -> int | None:
         """Return the process that is starting a daemon with this file; None: nobody is seen to."""
+        from reborn import _record_lock
+
+        return self._look_at(_record_lock.starter)
+
+    def is_being_stopped(self) -> bool:
+        """Tell whether somebody stops the daemon of this file."""
+        from reborn import _record_lock
+
+        return self._look_at(_record_lock.is_being_stopped) or False
+
+    def _look_at(self, locks: "Callable[[int], T]") -> "T | None":
+        """Return what is seen of the *locks* of the file; None where there is none to look at."""
         fd = self._open_to_read()
         if fd is None:
             return None
         try:
-            from reborn import _record_lock
-
-            return _record_lock.starter(fd)
-        finally:
-            _descriptors.close(fd)
-
-    def is_being_stopped(self) -> bool:
-        """Tell whether somebody stops the daemon of this file."""
-        fd = self._open_to_read()
-        if fd is None:
-            return False
-        try:
-            from reborn import _record_lock
-
-            return _record_lock.is_being_stopped(fd)
+            return locks(fd)
         finally:
             _descriptors.close(fd)
 
@@ -573,9 +573,8 @@ class LockedPidFile(LockedFile):
         """
         from reborn import _record_lock
 
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
-            fd = os.open(self.path, flags)
+            fd = os.open(self.path, os.O_RDWR | _files.CAREFUL)
         except OSError:
             return None
         _record_lock.mark_stop(fd)
@@ -595,9 +594,8 @@ class LockedPidFile(LockedFile):
 
     def _open_to_read(self) -> int | None:
         """Open the file for reading; None if it is not there."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
-            fd = os.open(self.path, flags)
+            fd = os.open(self.path, os.O_RDONLY | _files.CAREFUL)
         except FileNotFoundError:
             return None
         except OSError as error:

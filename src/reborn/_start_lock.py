@@ -114,9 +114,8 @@ class StartLock:
 
 def is_held(path: str) -> bool:
     """Tell whether somebody starts the daemon at the moment."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags)
+        fd = os.open(path, os.O_RDONLY | _files.CAREFUL)
     except OSError:
         return False
     try:

@@ -245,9 +245,8 @@ def get(path: str) -> bytes | None:
         UnsafeFileError: somebody else could have written it.
         OSError: it cannot be read.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags)
+        fd = os.open(path, os.O_RDONLY | _files.CAREFUL)
     except FileNotFoundError:
         return None
     try:

@@ -42,7 +42,6 @@ _LIVES = "alive:1"
 # Python writes to a file in blocks, so that a log stays empty for a long time.
 _UNBUFFERED = "PYTHONUNBUFFERED"
 
-
 # What matters to a start only.
 _OF_A_START = ("ready", "ready_timeout", "truncate_log", "log_mode", "fingerprint")
 
