@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from reborn._steps import Setup
 
 _NOT_HANDED_OVER = (
-    "a descriptor that the launcher handed to this program is not there; "
+    "a descriptor that the launcher handed to this program is missing; "
     "import reborn before anything closes descriptors"
 )
 

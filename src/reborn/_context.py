@@ -717,7 +717,7 @@ class DaemonContext(_options.Options):
         else:
             # Held until the process ends: a start that came between would make two daemons of it.
             _signals.end_program()
-        text = "nobody waits for this daemon any more, so it goes away"
+        text = "nobody waits for this daemon any more, so it exits"
         raise SystemExit(text) from None
 
     def _stay(self, plan: "Plan", supervisor: "Supervisor | None") -> None:
@@ -920,8 +920,8 @@ def _require_decision() -> None:
     names = ", ".join(map(_signals.signal_name, _signals.that_matter(_inherited.undecided)))
     if names:
         message = (
-            f"reborn was imported lazily, and cannot tell who has had {names} ignored; import it "
-            "in a try block, which is never lazy"
+            "reborn was imported lazily, and cannot tell whether the program or its caller "
+            f"ignores {names}; import it in a try block, which is never lazy"
         )
         raise RuntimeError(message)
 

@@ -36,7 +36,9 @@ def reason(path: str, number: int | None) -> str:
         return f"whose interpreter {interpreter!r} is missing{ends}"
     if number == ENOEXEC:
         return (
-            "which is built for another machine" if _is_foreign(header) else "which is no program"
+            "which is built for another machine"
+            if _is_foreign(header)
+            else "which is not a program"
         )
     # Otherwise a directory on the way may not be searched.
     return _no_access(path, header) if number == EACCES and os.path.exists(path) else ""

@@ -43,7 +43,7 @@ def check_path(name: str, value: object) -> None:
         message = f"{name} must be a path of text, or None, not {value!r} ({type(value).__name__})"
         raise TypeError(message)
     if not path or "\0" in path:
-        message = f"{name} {path!r} cannot be a path"
+        message = f"{name} {path!r} is not a valid path"
         raise ValueError(message)
 
 

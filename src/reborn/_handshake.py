@@ -276,7 +276,7 @@ class Report:
                 return self._add_ready(message)
             self._is_waiting = True
             try:
-                with Step("ready", "tell the launcher that it is ready", role="daemon"):
+                with Step("ready", "report to the launcher that it is ready", role="daemon"):
                     self._announce(channel, message)
                 self._await_answer(channel)
                 self._is_taken = True
@@ -492,7 +492,7 @@ def rebuild(text: str) -> StartError:
         str(failure)  # it is going to be shown
         return failure
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
-        message = f"not an error of the daemon: {text[:80]!r}"
+        message = f"not an error report of the daemon: {text[:80]!r}"
         raise ValueError(message) from error
 
 

@@ -418,8 +418,8 @@ def warn_of_sockets(plan: "Plan") -> None:
     import warnings
 
     warnings.warn(
-        "detaching from whoever has handed over sockets (LISTEN_FDS), which the daemon will not "
-        "have; use detach_process=False, or put them into files_preserve",
+        "detaching from a manager that has handed over sockets (LISTEN_FDS), which the daemon will "
+        "not have; use detach_process=False, or put them into files_preserve",
         RuntimeWarning,
         stacklevel=_frames_of_ours(),
     )

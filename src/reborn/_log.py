@@ -202,12 +202,12 @@ def reopen(path: str, *, mode: int, root: str | None, own: "Sequence[bool]") -> 
     *root* is the daemon's root directory, in which the path has to be.
 
     Raises:
-        ValueError: the log is outside of the root.
+        ValueError: the log is outside the root.
         UnsafeFileError, OSError: it cannot be opened.
     """
     if root is not None:
         if os.path.commonpath([root, path]) != os.path.normpath(root):
-            message = f"log_file {path!r} is outside of the root {root!r}, and cannot be reopened"
+            message = f"log_file {path!r} is outside the root {root!r}, and cannot be reopened"
             raise ValueError(message)
         path = os.path.join("/", os.path.relpath(path, root))
     fd, _ = open_to_append(path, mode=mode)

@@ -292,7 +292,7 @@ class ServiceManager:
     _watchdog: "Watchdog"
 
     def __init__(self) -> None:
-        message = "a ServiceManager is not made by hand; use context.manager"
+        message = "a ServiceManager cannot be created directly; use context.manager"
         raise TypeError(message)
 
     @property
@@ -340,7 +340,9 @@ class ServiceManager:
         notifier = self._opened("store")
         fds = [file if isinstance(file, int) else file.fileno() for file in files]
         if not name.isascii() or not name.isprintable() or ":" in name or len(name) > _LONGEST_NAME:
-            message = f"{name!r} cannot name a stored descriptor; use printable ASCII but ':'"
+            message = (
+                f"{name!r} is not a valid name for a stored descriptor; use printable ASCII but ':'"
+            )
             raise ValueError(message)
         return notifier is not None and notifier.send(fds, FDSTORE=1, FDNAME=name)
 

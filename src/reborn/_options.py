@@ -159,7 +159,7 @@ def _resolve_readiness(plan: Plan, options: "Options") -> None:
 
             plan.condition = _readiness.parse(ready)
             if plan.condition.reads_logs and plan.log_file is None:
-                _refuse(f"ready {ready!r} is looked for in the log; give a log_file")
+                _refuse(f"ready {ready!r} needs a log; give a log_file")
     undecided = options.wait_ready is None and not plan.wait_ready
     plan.is_watched = plan.condition is not None or undecided
     waits = plan.wait_ready or plan.condition is not None
@@ -331,7 +331,7 @@ def _check_account(name: str, value: "Any") -> None:
     if not (_is_integer(value) or isinstance(value, str)):
         _wrong_type(name, value, "a number, a name or None")
     if value == "" or (isinstance(value, int) and not 0 <= value < 2**32 - 1):
-        _refuse(f"{name} {value!r} cannot be an account")
+        _refuse(f"{name} {value!r} is not a valid account")
 
 
 def _check_flag(name: str, value: "Any") -> None:
@@ -359,7 +359,7 @@ def _check_stream(name: str, value: "Any") -> None:
 
 def _check_number(name: str, value: "Any") -> None:
     if _is_integer(value) and not 0 <= value < 2**31:
-        _refuse(f"{name} {value!r} cannot be a descriptor")
+        _refuse(f"{name} {value!r} is not a valid descriptor")
 
 
 def _check_files(name: str, value: "Any") -> None:
@@ -383,7 +383,7 @@ def _check_signals(name: str, value: "Any") -> None:
         if not _is_integer(number):
             _wrong_type(name, number, "a mapping whose keys are signals")
         if number not in _signal.valid_signals() or number in fixed:
-            _refuse(f"{name} has the key {number!r}, which is no signal that can be handled")
+            _refuse(f"{name} has the key {number!r}, which is not a signal that can be handled")
         fits = target is None or isinstance(target, str) or callable(target)
         if not (fits or (_is_integer(target) and target in (0, 1))):  # SIG_DFL, SIG_IGN
             _wrong_type(name, target, "a mapping to names of methods, callables or None")
@@ -427,7 +427,7 @@ def _check_environment(name: str, value: "Any") -> None:
         if not (isinstance(key, str) and isinstance(text, str)):
             _wrong_type(name, (key, text), "a mapping of text to text, or None")
         if not key or "=" in key or "\0" in key + text:
-            _refuse(f"{name} holds {key!r}: {text!r}, which cannot be a variable")
+            _refuse(f"{name} holds {key!r}: {text!r}, which is not a valid variable")
 
 
 def _check_condition(_: str, value: "Any") -> None:

@@ -180,7 +180,7 @@ def _runner_end(rest: "Sequence[str]", end: int) -> int | None:
 
 def _unknown_arguments() -> "RelaunchError":
     return relaunch_error(
-        reason="where its own arguments begin in the command line cannot be known",
+        reason="it is not known where its own arguments begin in the command line",
         remedy="leave args out, or use strategy='fork'",
     )
 
@@ -242,7 +242,7 @@ def _single_place(script: str) -> str | None:
     places = [path for path in places if os.path.isabs(path)]
     if len(places) == 1:
         return places[0]
-    raise relaunch_error(reason=f"where {script!r} was found cannot be known", remedy=_EARLIER)
+    raise relaunch_error(reason=f"it is not known where {script!r} was found", remedy=_EARLIER)
 
 
 def _directory_of_module(module: str, *, is_runner: bool) -> str | None:

@@ -204,7 +204,7 @@ class Daemon:
     _lease: object = None
 
     def __init__(self) -> None:
-        message = "a Daemon is not made by hand; reborn() and search() return one"
+        message = "a Daemon cannot be created directly; reborn() and search() return one"
         raise TypeError(message)
 
     def __repr__(self) -> str:

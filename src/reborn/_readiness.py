@@ -363,7 +363,7 @@ class BecomesTrue(Condition):
 
     def already_true(self) -> str:
         """Return the reason to refuse a condition that was true before the start, and a way out."""
-        return f"somebody answers at {self.text} already; stop that, or use another address"
+        return f"something answers at {self.text} already; stop it, or use another address"
 
 
 class Tcp(BecomesTrue):
@@ -375,7 +375,7 @@ class Tcp(BecomesTrue):
         super().__init__(text)
         host, _, number = value.rpartition(":")
         if not number.isdigit() or not 0 < int(number) < 2**16:
-            raise ValueError(f"{number!r} is no port")
+            raise ValueError(f"{number!r} is not a port")
         self._address = (host.strip("[]") or "127.0.0.1", int(number))
 
     def _answer(self, cwd: str) -> str | None:  # noqa: ARG002
@@ -829,7 +829,7 @@ def parse(ready: str | Callable[[], object]) -> Condition:
     try:
         return maker(ready, value)
     except ValueError as error:
-        raise ValueError(f"ready is {ready!r}, which cannot be: {error}") from None
+        raise ValueError(f"ready is {ready!r}, which is invalid: {error}") from None
 
 
 def _reason(error: Exception) -> str:

@@ -64,13 +64,13 @@ def command(args: "Sequence[str] | None") -> tuple[list[str], str | None]:
     """
     if _inherited.daemon or _inherited.is_second_life:
         raise _own_command.relaunch_error(
-            reason="this process comes from such a start already, and would repeat it for ever",
+            reason="this process was itself started again, and would repeat that for ever",
             remedy="use strategy='fork', or start another program with subprocess",
         )
     if _inherited.privileged:
         raise _own_command.relaunch_error(
-            reason="it may do more than those who started it (set-user-id or file capabilities), "
-            "and its next life could not tell a launcher from a forger"
+            reason="it has more rights than its caller (set-user-id or file capabilities), "
+            "and the new process could not tell a launcher from a forger"
         )
     if not _signals.are_handled_here():
         raise _own_command.relaunch_error(

@@ -75,7 +75,7 @@ class SignalServer:
         """Serve SIGTERM and what *handlers* maps to functions.
 
         Raises:
-            ValueError: a number is no signal that can be handled.
+            ValueError: a number is not a signal that can be handled.
         """
         self._handlers: dict[int, SignalHandler] = {_signal.SIGTERM: _stop}
         self._named(_signal.SIGTERM)  # loaded while its file is in reach
@@ -99,11 +99,11 @@ class SignalServer:
         """Have *handler* called for each of *signals*; None gives a signal back.
 
         Raises:
-            ValueError: a number is no signal that can be handled.
+            ValueError: a number is not a signal that can be handled.
         """
         for number in signals:
             if number not in _signals.numbers():
-                message = f"{number!r} is no signal that can be handled"
+                message = f"{number!r} is not a signal that can be handled"
                 raise ValueError(message)
         for number in signals:
             if handler is not None:
@@ -119,7 +119,7 @@ class SignalServer:
         """Decorate the handler of a signal, or of several; *command* is the word for the first.
 
         Raises:
-            ValueError: a number is no signal that can be handled.
+            ValueError: a number is not a signal that can be handled.
         """
 
         def register(handler: Decorated) -> Decorated:
@@ -134,7 +134,7 @@ class SignalServer:
         """Tie *word* to a signal, for `send_command`; and *handler*, if there is one.
 
         Raises:
-            ValueError: *number* is no signal that can be handled, or nobody would handle it.
+            ValueError: *number* is not a signal that can be handled, or nobody would handle it.
         """
         if handler is not None:
             self.set_handler(handler, number)
@@ -160,7 +160,8 @@ class SignalServer:
             UnsafeFileError: this is root, and somebody else could have written the pid file.
         """
         if word not in self._commands:
-            message = f"{word!r} is no command; there are {', '.join(map(repr, self._commands))}"
+            known = ", ".join(map(repr, self._commands))
+            message = f"{word!r} is not a command; the commands are {known}"
             raise ValueError(message)
         daemon = context.search()
         try:

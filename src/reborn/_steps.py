@@ -266,7 +266,7 @@ def run(setup: Setup) -> None:
     """
     if setup.inherited is not None:
         # Before a new root, in which there is no /proc.
-        with Step("descriptors", "look at inherited descriptors", role="daemon"):
+        with Step("descriptors", "inspect inherited descriptors", role="daemon"):
             null = [] if setup.null is None else [setup.null]
             setup.inherited.look([*kept(setup), *setup.channel, *null])
     take(STEPS, setup)

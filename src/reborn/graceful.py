@@ -90,7 +90,7 @@ class CountingListener(socket.socket):
 
     def _stop_accepting(self, loop: asyncio.AbstractEventLoop) -> None:
         if not loop.remove_reader(self.fileno()):
-            message = "this event loop does not accept connections by the CountingListener"
+            message = "this event loop does not accept connections through the CountingListener"
             raise RuntimeError(message)
 
 

@@ -188,7 +188,7 @@ def pytest_configure(config: pytest.Config) -> None:
         try:
             re.compile(pattern)
         except re.error as error:
-            message = f"reborn_leaks_ignore has {pattern!r}, which is no pattern: {error}"
+            message = f"reborn_leaks_ignore has {pattern!r}, which is not a valid pattern: {error}"
             raise pytest.UsageError(message) from None
     place = getattr(config, "workerinput", {}).get("reborn_rendezvous")
     if place is not None:

@@ -153,4 +153,4 @@ def test_help_shows_the_options_and_their_defaults(dapp):
 def test_wrong_usage(dapp):
     status, out, err = dapp("-d", "--pidfile", "")
     assert (status, out) == (2, "")
-    assert err.endswith("'' cannot be a path\n")
+    assert err.endswith("'' is not a valid path\n")

@@ -47,7 +47,7 @@ def test_new_one_that_fails_says_its_last_words_and_that_the_old_one_serves_on(w
     lines = err.splitlines()
     first = r"app: daemon \d+ raised OSError before it was ready: no such table"
     assert re.fullmatch(first, lines[0])
-    assert lines[-2:] == ["OSError: no such table", f"process {old} serves on"]
+    assert lines[-2:] == ["OSError: no such table", f"process {old} is still serving"]
     serves_on(web, old)
     web.stopped()
 
@@ -92,7 +92,7 @@ def test_interrupted_upgrade_leaves_the_old_one_serving(web):
     _, err = upgrader.communicate()
     assert (upgrader.returncode, err) == (
         130,
-        f"app: interrupted, and not upgraded\nprocess {old} serves on\n",
+        f"app: interrupted, and not upgraded\nprocess {old} is still serving\n",
     )
     serves_on(web, old)
     web.stopped()

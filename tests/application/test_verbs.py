@@ -238,7 +238,7 @@ def test_pid_file_that_cannot_be_a_path_is_wrong_usage(fork_app, verb, path):
         fork_app.write(before=f"sys.argv[-1] = {path!r}")
     status, _, err = fork_app(verb, "--pidfile", "x" if path else "")
     assert status == 2
-    assert err.endswith(f"{path!r} cannot be a path\n")
+    assert err.endswith(f"{path!r} is not a valid path\n")
 
 
 def test_paths_of_the_command_line_go_before_those_of_the_call(app):

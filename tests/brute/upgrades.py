@@ -302,7 +302,9 @@ def check_bad(strategy, kind, options):
                 said = result.stderr
                 crowd.expect(result.returncode == 1, f"it ended with {result.returncode}: {said}")
                 last = said.rstrip("\n").rpartition("\n")[2]
-                crowd.expect(last == f"process {old} serves on", f"its last line is {last!r}")
+                crowd.expect(
+                    last == f"process {old} is still serving", f"its last line is {last!r}"
+                )
                 crowd.expect(message in said, f"it says {said[-500:]}")
                 service.check_serves(old)
         crowd.expect(not clients.losses, f"lost: {dict(clients.lost)} {clients.losses[:3]}")

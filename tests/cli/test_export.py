@@ -148,7 +148,7 @@ def test_one_that_runs_is_known_by_its_record(reborn):
 
 def test_unknown_one_is_told(reborn):
     (reborn.home / "web.pid").touch()
-    why = "nothing is known of how it was started; give the program after --"
+    why = "there is no record of how it was started; give the program after --"
     assert reborn("export", "s6", "web") == (1, "", f"web: cannot export it: {why}\n")
 
 
@@ -201,4 +201,4 @@ def test_configuration_is_utf_8_in_every_locale(reborn):
 def test_argument_that_is_not_utf_8_is_refused(reborn, manager):
     status, out, err = reborn("export", manager, "web", "--", "sleep", os.fsdecode(b"Caf\xe9"))
     assert (status, out) == (2, "")
-    assert err.endswith(" cannot be written down for any manager: it is not UTF-8\n")
+    assert err.endswith(" cannot be exported for any manager: it is not UTF-8\n")

@@ -144,7 +144,7 @@ def test_restart_with_a_new_command(reborn):
 def test_restart_of_what_is_not_known(reborn):
     (reborn.home / "web.pid").touch()
     message = (
-        "web: cannot restart it: nothing is known of how it was started; "
+        "web: cannot restart it: there is no record of how it was started; "
         "give the program after --\n"
     )
     assert reborn("restart", "web") == (1, "", message)

@@ -111,7 +111,7 @@ def test_log_that_keeps_nothing(reborn):
     ):
         message = (
             "web: cannot read its log '/dev/null': "
-            "'/dev/null' is no file that keeps what is written to it\n"
+            "'/dev/null' does not keep what is written to it\n"
         )
         assert reborn("logs", "web") == (1, "", message)
 
@@ -156,7 +156,8 @@ def test_output_of_the_reader_is_not_shown_as_the_programs(reborn):
         status, _, err = reborn("logs", "web", capture_output=False, stdout=file, stderr=-1)
     assert (status, second.read_text()) == (1, "the reader's own\n")
     assert err == (
-        "web: cannot read its log '/dev/stdout': '/dev/stdout' is another file for each process\n"
+        "web: cannot read its log '/dev/stdout': "
+        "'/dev/stdout' is a different file in each process\n"
     )
     reborn.stopped("web")
 

@@ -43,7 +43,7 @@ def test_program_is_known_while_it_runs(reborn, supervised):
         assert reborn("logs", "web") == (
             1,
             "",
-            "web: it has no log; it writes where it was started\n",
+            "web: it has no log; its output goes to where it was started\n",
         )
         status, out, err = reborn("run", "web", "--", "sleep", "60")
         assert (status, out) == (125, "")

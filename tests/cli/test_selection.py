@@ -63,7 +63,7 @@ def test_name_that_nobody_has_is_an_error_with_a_suggestion(reborn, words, statu
         verb, *rest = words
         hint = "there is no daemon 'wbe'; did you mean 'web'?\n"
         assert reborn(verb, "wbe", *rest) == (status, "", hint)
-        hint = "there is no daemon 'something'; reborn list shows those there are\n"
+        hint = "there is no daemon 'something'; reborn list shows them all\n"
         assert reborn(verb, "something", *rest) == (status, "", hint)
     reborn("stop", "web")
 
@@ -71,7 +71,7 @@ def test_name_that_nobody_has_is_an_error_with_a_suggestion(reborn, words, statu
 def test_pattern_that_fits_nobody_is_an_error(reborn):
     status, out, err = reborn("stop", "worker-*")
     assert (status, out) == (1, "")
-    why = "no daemon has a name like 'worker-*'; reborn list shows those there are"
+    why = "no daemon has a name like 'worker-*'; reborn list shows them all"
     assert err == f"reborn stop: {why}\n"
 
 
@@ -142,7 +142,7 @@ def test_log_that_is_no_file_is_not_removed(reborn):
     status, _, err = reborn("forget", "--logs", "web")
     assert (status, err) == (
         1,
-        "web forgotten, and not its log '/dev/null', which is no regular file\n",
+        "web forgotten, but not its log '/dev/null', which is not a regular file\n",
     )
 
 

@@ -132,7 +132,7 @@ FOREIGN = b"\x7fELF\2\1\1".ljust(16, b"\0") + (2).to_bytes(2, "little") + b"\x26
             "whose interpreter '/etc/passwd' may not be executed: Permission",
         ),
         (FOREIGN, 126, "which is built for another machine: Exec format error [ENOEXEC]"),
-        (b"\0\1exec sleep 60\n", 126, "which is no program: Exec format error [ENOEXEC]"),
+        (b"\0\1exec sleep 60\n", 126, "which is not a program: Exec format error [ENOEXEC]"),
         (b"", 126, "which is not executable (chmod +x): Permission denied [EACCES]"),
         (None, 126, "which is a directory: Permission denied [EACCES]"),
     ],
@@ -311,7 +311,7 @@ def test_start_with_other_options_says_so_and_names_no_value(reborn):
     words = ("web", "--ready", "alive:0", "--nice", "1")
     with reborn.running(*words, *SLEEP) as pid:
         runs = f"web is already running, pid {pid}"
-        way_out = "reborn restart web takes new ones"
+        way_out = "reborn restart web accepts new ones"
         assert reborn("start", *words, *SLEEP) == (0, f"{runs}\n", "")
         # How a start is waited for is no matter of the program.
         assert reborn("start", "web", "--nice", "1", *SLEEP) == (0, f"{runs}\n", "")

@@ -226,7 +226,7 @@ def test_generation_that_fails_leaves_the_old_one_serving(web, case):
     assert load.lost == []
     assert set(load.answers) == {pid}
     assert reason in first
-    assert lines[-1] == f"process {pid} serves on"
+    assert lines[-1] == f"process {pid} is still serving"
     if case == "ends":
         assert lines[:-1] == ["The end of its log:", "no such table: jobs"]
     web.assert_serves(pid)
@@ -245,7 +245,7 @@ def test_upgrade_is_refused_before_anything_is_started(web):
         "--ready", f"unix:{web.path}x", "--socket", "b=tcp:1.2.3.4:9", expected=1
     )
     assert "cannot listen at 'tcp:1.2.3.4:9'" in line
-    assert last == f"process {pid} serves on"
+    assert last == f"process {pid} is still serving"
     assert "cannot run 'nosuch'" in web.upgrade("--", "nosuch", expected=1)[0]
     assert "no --socket is called 'wep'" in web.upgrade("--", "true", "{wep}", expected=2)[0]
     assert "there is no user" in web.upgrade("--user", "no-such-user", expected=2)[0]
@@ -255,8 +255,8 @@ def test_upgrade_is_refused_before_anything_is_started(web):
 def test_condition_that_the_old_generation_meets_is_refused(web):
     pid = web.start()
     [line, last] = web.upgrade("--ready", "exec:true", expected=1)
-    assert "exec:true is met by the generation that serves; give --ready notify" in line
-    assert last == f"process {pid} serves on"
+    assert "exec:true is already met by the running generation; give --ready notify" in line
+    assert last == f"process {pid} is still serving"
     web.assert_serves(pid)
 
 
@@ -513,7 +513,11 @@ def test_without_overlap_a_generation_that_fails_is_followed_by_the_last_one(web
     bad = program("print('no such table'); sys.exit(3)")
     line, *lines = web.upgrade(*READY, "--", *bad, expected=1)
     assert "exited with status 3" in line
-    assert lines == ["The end of its log:", "no such table", "its predecessor is started again"]
+    assert lines == [
+        "The end of its log:",
+        "no such table",
+        "the previous generation is being started again",
+    ]
     pid = web.ask()
     assert pid != first
     eventually(lambda: web.assert_serves(pid))
@@ -594,7 +598,7 @@ def test_many_generations_leave_nothing(web):
 def test_upgrade_of_what_has_no_sockets_is_refused(reborn):
     pid = reborn.started("web", "--ready", "alive:0", "--", "sleep", "60")
     status, out, err = reborn("upgrade", "web")
-    why = "it has no sockets of ours (--socket); restart it instead"
+    why = "it was not started with --socket; restart it instead"
     assert (status, out, err) == (3, "", f"web: cannot upgrade process {pid}: {why}\n")
     reborn.stopped("web")
     assert reborn("upgrade", "web") == (7, "", "web is not running\n")
@@ -637,7 +641,7 @@ def test_program_with_a_pid_file_of_its_own_is_upgraded_without_overlap(reborn):
     status, _, err = reborn("upgrade", "web")
     locked = f"is locked by process {pid}, which this one is to replace; upgrade it with --no-over"
     assert (status, locked in err) == (1, True), err
-    assert err.endswith(f"process {pid} serves on\n")
+    assert err.endswith(f"process {pid} is still serving\n")
     status, _, err = reborn("upgrade", "--pidfile", path)
     why = "'reborn' keeps its sockets and starts its next generation; use 'reborn upgrade'"
     assert (status, err) == (3, f"app: cannot upgrade process {pid}: {why}\n")

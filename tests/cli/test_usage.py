@@ -17,7 +17,7 @@ AFTER = "; the program and its arguments come after --"
         (["wait", "a", "b"], "wait NAME", "what is 'b'"),
         (["stop"], "stop NAME...", "give a NAME, or --pidfile PATH"),
         (["signal", "x"], "signal NAME SIGNAL", "give a signal, such as HUP"),
-        (["signal", "x", "FOO"], "signal NAME", "'FOO' is no signal; kill -l lists them"),
+        (["signal", "x", "FOO"], "signal NAME", "'FOO' is not a signal; kill -l lists them"),
         (
             ["start", "--limit", "nofile", "--", "x"],
             "start [NAME]",

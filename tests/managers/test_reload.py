@@ -139,7 +139,7 @@ def test_reload_that_fails_leaves_the_unit_active_and_says_why(newest, service, 
     assert service.machine.sees("app", NRestarts="0", ActiveState="active", SubState="running")
     journal = service.machine.journal("app")
     assert "LookupError: no such table: jobs" in journal
-    assert f"process {pid} serves on" in journal
+    assert f"process {pid} is still serving" in journal
     [status] = service.machine.show("app", "StatusText")
     assert re.fullmatch(
         r"upgrade failed: daemon \d+ raised LookupError before it was ready: no such table: jobs",

@@ -155,7 +155,7 @@ def test_upgrade_that_fails_leaves_the_container_as_it_was(sandbox):
         pid = container.pid()
         result = container.upgrade(spoil="raise LookupError('no such table')")
         assert result.returncode == 1
-        assert result.stderr.splitlines()[-1] == f"process {pid} serves on"
+        assert result.stderr.splitlines()[-1] == f"process {pid} is still serving"
         assert container.pid() == pid
         container.init.terminate()
         assert container.process.wait(PATIENCE) == 0
@@ -230,8 +230,8 @@ def test_program_in_the_foreground_refuses(fork_sandbox):
         assert below.pid() == process.pid
         result = fork_sandbox.run(below.command("upgrade"))
         assert result.stderr.splitlines()[-1].endswith(
-            f"cannot upgrade process {process.pid}: it stays in the foreground, and whoever has "
-            "started it waits for its end; restart it instead, or let it detach"
+            f"cannot upgrade process {process.pid}: it runs in the foreground, and the process "
+            "that started it waits for its end; restart it instead, or let it detach"
         )
         assert is_alive(process.pid)
         process.terminate()

@@ -89,7 +89,7 @@ def export(tmp_path):
         words = {n: v for n, v in VALUES.items() if takes(manager, {}, [v])}
         refused = VALUES.keys() - variables.keys(), VALUES.keys() - words.keys()
         assert refused == REFUSED[manager]
-        assert all(" cannot be written down for " in text for text in told)
+        assert all(" cannot be exported for " in text for text in told)
         return (
             _export.write(manager, service(variables, words.values())),
             variables,
@@ -197,9 +197,7 @@ def test_what_is_not_utf_8_is_refused(manager):
         {"environment": {"A": odd}},
         {"directory": f"/{odd}"},
     ):
-        with pytest.raises(
-            ValueError, match="cannot be written down for any manager: it is not UTF-8"
-        ):
+        with pytest.raises(ValueError, match="cannot be exported for any manager: it is not UTF-8"):
             _export.write(manager, Service(**{"name": "app", "command": ["/bin/x"], **facts}))
 
 

@@ -27,7 +27,9 @@ def serve(port):
 def test_port_at_which_somebody_answers_is_refused(spawn):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(SpawnError, match=f"somebody answers at tcp:{port} already; ") as raised:
+        with pytest.raises(
+            SpawnError, match=f"something answers at tcp:{port} already; "
+        ) as raised:
             spawn(serve(port), ready=f"tcp:{port}")
     assert raised.value.pid is None
     assert not spawn._daemons[-1].is_running()

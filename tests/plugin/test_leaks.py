@@ -228,4 +228,4 @@ def test_wrong_marker_is_refused(session, arguments, said):
 def test_wrong_pattern_is_refused(session, pytester):
     pytester.makeini("[pytest]\nreborn_leaks_ignore = (")
     outcome = session.run("def test_it(spawn_daemon): pass")
-    assert "reborn_leaks_ignore has '(', which is no pattern" in outcome.output
+    assert "reborn_leaks_ignore has '(', which is not a valid pattern" in outcome.output

@@ -102,7 +102,10 @@ def test_it(spawn_daemon_session):
     assert daemon.is_running()
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [({}, "needs a name"), ({"name": "db", "command": lambda: None}, "cannot be a function")],
+    [
+        ({}, "needs a name"),
+        ({"name": "db", "command": lambda: None}, "cannot be one of its functions"),
+    ],
 )
 def test_refused(spawn_daemon_session, arguments, text):
     with pytest.raises(ValueError, match=text):

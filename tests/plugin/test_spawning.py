@@ -260,7 +260,7 @@ def test_missing_program_is_said(spawn):
     [
         ("#!/opt/none/ruby\n", 0o755, "whose interpreter '/opt/none/ruby' is missing: No such"),
         ("#!/bin/sh\n", 0o644, "which is not executable (chmod +x): Permission denied [EACCES]"),
-        ("\0\0", 0o755, "which is no program: Exec format error [ENOEXEC]"),
+        ("\0\0", 0o755, "which is not a program: Exec format error [ENOEXEC]"),
     ],
 )
 def test_what_is_wrong_with_a_program_that_is_there_is_said(spawn, tmp_path, text, mode, why):

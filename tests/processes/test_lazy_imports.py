@@ -77,8 +77,8 @@ def test_ignored_signal_that_nobody_can_place_is_refused(sandbox, how, whose):
     result = start(sandbox, how, **where)
     assert result.returncode == 1
     assert (
-        "RuntimeError: reborn was imported lazily, and cannot tell who has had SIGHUP ignored; "
-        in (result.stderr)
+        "RuntimeError: reborn was imported lazily, and cannot tell whether the program or its "
+        "caller ignores SIGHUP; " in (result.stderr)
     )
     sandbox.assert_nothing_left()
 

@@ -216,7 +216,7 @@ def test_launcher_that_makes_no_sense_ends_the_program_with_a_line(name):
     forgery.close()
     assert (done.returncode, done.stdout) == (1, ""), done
     assert done.stderr == (
-        "a descriptor that the launcher handed to this program is not there; "
+        "a descriptor that the launcher handed to this program is missing; "
         "import reborn before anything closes descriptors\n"
     )
 
@@ -416,7 +416,7 @@ def test_privileged_program_is_not_started_again(privileged_python):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "reborn.exceptions.RelaunchError: cannot start the program again: it may do more than "
-        "those who started it (set-user-id or file capabilities), and its next life could not "
-        "tell a launcher from a forger; use strategy='fork'"
+        "reborn.exceptions.RelaunchError: cannot start the program again: it has more rights "
+        "than its caller (set-user-id or file capabilities), and the new process could not tell "
+        "a launcher from a forger; use strategy='fork'"
     )

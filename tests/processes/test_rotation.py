@@ -257,7 +257,7 @@ def test_log_below_the_new_root_can_be_reopened(sandbox, inside):
         log_file=str(log),
         chroot_directory=str(root),
     )
-    outside = f"log_file {str(log)!r} is outside of the root {str(root)!r}, and cannot be reopened"
+    outside = f"log_file {str(log)!r} is outside the root {str(root)!r}, and cannot be reopened"
 
     def said():
         assert log.read_text() == ("said\n" if inside else f"{outside}\n")

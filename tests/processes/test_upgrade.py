@@ -216,7 +216,7 @@ def test_generation_that_fails_leaves_the_old_one_serving(daemon, kind):
     with Load(by_path(daemon.path)) as load:
         lines = daemon.fail(spoil=spoil, options={"ready_timeout": patience}.items())
     assert message in "\n".join(lines)
-    assert lines[-1] == f"process {pid} serves on"
+    assert lines[-1] == f"process {pid} is still serving"
     assert load.lost == []
     assert set(load.answers) == {str(pid).encode()}
     daemon.assert_serves(pid, 1)
@@ -233,7 +233,7 @@ def test_generation_that_dies_when_it_takes_over_leaves_the_old_one_named(daemon
     pid = daemon.start()
     die = f"{code(seam, 'lambda *_, **__: os._exit(7)')}\n"
     lines = daemon.fail(spoil=die)
-    assert lines[-1] == f"process {pid} serves on"
+    assert lines[-1] == f"process {pid} is still serving"
     eventually(lambda: daemon.assert_serves(pid, 1))
 
 
@@ -525,7 +525,7 @@ def test_generation_that_is_ready_and_fails_at_once_leaves_the_old_one_serving(d
     with Load(by_path(daemon.path)) as load:
         lines = daemon.fail(after_ready=end)
         eventually(lambda: daemon.assert_serves(pid, 1))
-    assert lines[-1] == f"process {pid} serves on"
+    assert lines[-1] == f"process {pid} is still serving"
     assert load.lost == []
     daemon.assert_serves(daemon.upgrade(), 2)
 

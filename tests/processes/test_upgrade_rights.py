@@ -79,7 +79,7 @@ def _contains(answers, answer):
 def test_generation_of_nobodys_that_fails_leaves_the_old_one_serving(daemon):
     pid = daemon.start()
     lines = daemon.fail(spoil="raise LookupError('no such table')")
-    assert lines[-1] == f"process {pid} serves on"
+    assert lines[-1] == f"process {pid} is still serving"
     daemon.assert_serves(pid, 1)
     again = daemon.upgrade()
     daemon.assert_serves(again, 2)

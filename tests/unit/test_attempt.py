@@ -116,7 +116,7 @@ def test_status_is_told_as_status_or_signal(value, status, signal):
 def test_error_that_is_none_is_told_as_that():
     outcome = hear(f"{ERROR}={{}}\n".encode())
     assert isinstance(outcome, ProgramError)
-    assert outcome.message == "not an error of the daemon: '{}'"
+    assert outcome.message == "not an error report of the daemon: '{}'"
 
 
 def test_flood_of_words_does_not_put_off_the_end_of_the_time(monkeypatch):

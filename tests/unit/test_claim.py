@@ -88,7 +88,7 @@ def claim_hello(hello):
 
 HELLO = {"LOCK": "", "PRESERVED": "", "EARLIER": "", "NOTE": "", "GRANT": ""}
 NOT_THERE = (
-    "a descriptor that the launcher handed to this program is not there; "
+    "a descriptor that the launcher handed to this program is missing; "
     "import reborn before anything closes descriptors"
 )
 

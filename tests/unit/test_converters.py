@@ -35,7 +35,7 @@ def test_values_that_are_none(values):
 
 @pytest.mark.parametrize("name", ["", "x", "RLIMIT_CORE", "core core"])
 def test_names_that_are_none(name):
-    with pytest.raises(ValueError, match=r"is no limit; there are .*nofile"):
+    with pytest.raises(ValueError, match=r"is not a limit; the limits are .*nofile"):
         converters.parse_limit(name, "1")
 
 

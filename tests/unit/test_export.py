@@ -143,7 +143,7 @@ def test_words_mean_themselves_to_supervisord():
     parser.read_string(text)
     section = parser["program:app"]
     assert shlex.split(section["command"] % {}) == HOSTILE
-    with pytest.raises(ValueError, match="cannot be written down for supervisord"):
+    with pytest.raises(ValueError, match="cannot be exported for supervisord"):
         _export.write("supervisord", Service(name="app", command=["/bin/app", "a ;b"]))
 
 

@@ -124,7 +124,7 @@ def test_descriptors_are_handed_over_with_a_name(manager, service):
 
 @pytest.mark.parametrize("name", ["a:b", "ä", "a\nb", "x" * 256])
 def test_name_that_cannot_be_is_refused(service, name):
-    with pytest.raises(ValueError, match="cannot name a stored descriptor"):
+    with pytest.raises(ValueError, match="is not a valid name for a stored descriptor"):
         service.store(name, 0)
 
 

@@ -29,8 +29,8 @@ class Kept:
     def fileno(self):
         return 2
 
-    def put(self, line, *, pid):
-        self.lines.append(line)
+    def put(self, text, *, pid):
+        self.lines += text.split(b"\n")
 
     def send(self):
         return self.takes
@@ -341,9 +341,9 @@ def test_priority_is_a_facility_and_a_level(text, number):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("pid", "'pid' is no facility; there are kern, user, mail, "),
-        ("daemon.loud", "'loud' is no level; there are emerg, "),
-        ("daemon.err.info", "'err.info' is no level"),
+        ("pid", "'pid' is not a facility; they are kern, user, mail, "),
+        ("daemon.loud", "'loud' is not a level; they are emerg, "),
+        ("daemon.err.info", "'err.info' is not a level"),
     ],
 )
 def test_other_words_are_refused(text, why):

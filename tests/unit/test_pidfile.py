@@ -69,8 +69,8 @@ def test_path_is_resolved_when_the_object_is_made(tmp_path, monkeypatch):
     ("wrong", "kind", "text"),
     [
         ("/d" * 3000, ValueError, r"pidfile '/d/.*'\.\.\. is too long for the system"),
-        ("", ValueError, "pidfile '' cannot be a path"),
-        ("a\0b", ValueError, r"pidfile 'a\\x00b' cannot be a path"),
+        ("", ValueError, "pidfile '' is not a valid path"),
+        ("a\0b", ValueError, r"pidfile 'a\\x00b' is not a valid path"),
         (b"app.pid", TypeError, "pidfile must be a path of text, or None, not b'app.pid'"),
     ],
 )

@@ -81,7 +81,7 @@ def test_daemon_that_is_gone_is_not_running_and_not_signalled():
 
 
 def test_daemon_is_not_made_by_hand():
-    with pytest.raises(TypeError, match=r"not made by hand; reborn\(\)"):
+    with pytest.raises(TypeError, match=r"cannot be created directly; reborn\(\)"):
         Daemon()
 
 

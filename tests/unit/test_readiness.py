@@ -272,7 +272,7 @@ def test_file_that_was_removed_first_is_new(tmp_path):
 def test_address_where_somebody_answers_is_refused(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(OSError, match=f"somebody answers at tcp:{port} already; ") as raised:
+        with pytest.raises(OSError, match=f"something answers at tcp:{port} already; ") as raised:
             remembered(f"tcp:{port}")
         assert raised.value.errno == errno.EADDRINUSE
     remembered(f"tcp:{port}")
@@ -280,12 +280,12 @@ def test_address_where_somebody_answers_is_refused(tmp_path):
         server.bind(str(tmp_path / "socket"))
         remembered("unix:socket", tmp_path)  # left by somebody who has gone
         server.listen()
-        with pytest.raises(OSError, match="somebody answers at unix:socket already"):
+        with pytest.raises(OSError, match="something answers at unix:socket already"):
             remembered("unix:socket", tmp_path)
 
 
 def test_web_address_where_somebody_answers_is_refused():
-    with web(200) as port, pytest.raises(OSError, match="already; stop that, or use another"):
+    with web(200) as port, pytest.raises(OSError, match="already; stop it, or use another"):
         remembered(f"http://127.0.0.1:{port}/")
     with web(503) as port:
         remembered(f"http://127.0.0.1:{port}/")  # a proxy before a server that is still to come
@@ -471,8 +471,8 @@ def test_callable_returns_something_true_or_raises_later():
     [
         ("tcp", "none of alive:SECONDS, tcp:"),
         ("tcp:", "none of alive:SECONDS, tcp:"),
-        ("tcp:http", "'http' is no port"),
-        ("tcp:70000", "'70000' is no port"),
+        ("tcp:http", "'http' is not a port"),
+        ("tcp:70000", "'70000' is not a port"),
         ("https://localhost", "none of alive:SECONDS, tcp:"),
         ("http:localhost", "none of alive:SECONDS, tcp:"),
         ("log:(", "unterminated"),

@@ -102,7 +102,9 @@ def test_user_without_a_home_is_told_the_way_out(monkeypatch, user, home):
     else:
         monkeypatch.setenv("HOME", home)
     monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
-    with pytest.raises(OSError, match=r"has no home for pid files and logs; set HOME, or REBORN_"):
+    with pytest.raises(
+        OSError, match=r"has no home directory for pid files and logs; set HOME, or REBORN_"
+    ):
         registry.directory()
     monkeypatch.setenv("REBORN_HOME", "/srv/app")
     assert directories() == ("/srv/app", "/srv/app")

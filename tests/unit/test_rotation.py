@@ -239,12 +239,12 @@ def test_line_that_a_full_disk_has_cut_ends_before_the_next_one(log, monkeypatch
 
 @pytest.mark.parametrize("path", ["/dev/null", "/dev/stdout", "/dev/fd/1", "/"])
 def test_what_is_no_file_cannot_be_rotated(path):
-    assert rotation.refusal(path) == "it is no file"
+    assert rotation.refusal(path) == "it is not a regular file"
 
 
 def test_link_to_a_stream_cannot_be_rotated(tmp_path):
     (tmp_path / "log").symlink_to("/dev/stdout")
-    assert rotation.refusal(str(tmp_path / "log")) == "it is no file"
+    assert rotation.refusal(str(tmp_path / "log")) == "it is not a regular file"
 
 
 def test_log_that_is_not_there_yet_can_be_rotated(tmp_path):

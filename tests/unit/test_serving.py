@@ -137,7 +137,7 @@ def test_decorator_registers_and_returns_the_function():
 
 @pytest.mark.parametrize("number", [SIGKILL, signal.SIGSTOP, 0, -1, 999])
 def test_number_that_is_no_signal_is_refused(number):
-    with pytest.raises(ValueError, match="is no signal that can be handled"):
+    with pytest.raises(ValueError, match="is not a signal that can be handled"):
         SignalServer({number: print})
 
 
@@ -338,7 +338,7 @@ def test_command_needs_a_handler(server):
 
 def test_command_that_is_none_is_refused(server, tmp_path):
     server.add_command("stop", SIGTERM)
-    with pytest.raises(ValueError, match="'halt' is no command; there are 'stop'"):
+    with pytest.raises(ValueError, match="'halt' is not a command; the commands are 'stop'"):
         server.send_command("halt", DaemonContext(tmp_path / "app.pid"))
 
 

@@ -43,7 +43,7 @@ def test_last_lines_are_those_of_the_text(tmp_path_factory, text, count, block):
 
 def test_what_is_not_a_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(ValueError, match="no file that keeps what is written to it"):
+    with pytest.raises(ValueError, match="does not keep what is written to it"):
         follow.LogReader(str(tmp_path / "fifo"))
 
 
@@ -89,7 +89,7 @@ def test_output_of_the_reader_is_not_read_as_the_log(tmp_path, path, linked):
     if linked:
         (tmp_path / "log").symlink_to(path)
         path = str(tmp_path / "log")
-    with pytest.raises(ValueError, match="is another file for each process"):
+    with pytest.raises(ValueError, match="is a different file in each process"):
         follow.LogReader(path)
 
 

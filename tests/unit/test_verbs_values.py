@@ -7,7 +7,7 @@ from reborn._verbs import values
 
 @pytest.mark.parametrize("text", ["", "a\0b"])
 def test_text_that_cannot_be_a_path(text):
-    with pytest.raises(ValueError, match="cannot be a path"):
+    with pytest.raises(ValueError, match="is not a valid path"):
         values.path(text)
 
 

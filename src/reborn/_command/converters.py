@@ -66,14 +66,14 @@ def niceness(text: str) -> int:
 def path(text: str) -> str:
     """Return *text* as an absolute path: it is looked at elsewhere and later, too."""
     if not text or "\0" in text:
-        raise ValueError(f"{text!r} cannot be a path")
+        raise ValueError(f"{text!r} is not a valid path")
     return os.path.abspath(text)
 
 
 def inside(text: str) -> str:
     """Return *text* if it can be a directory, perhaps below another root."""
     if not text or "\0" in text:
-        raise ValueError(f"{text!r} cannot be a path")
+        raise ValueError(f"{text!r} is not a valid path")
     return text
 
 
@@ -89,7 +89,7 @@ def mode(text: str) -> int:
 
 def account(text: str) -> int | str:
     if not text:
-        raise ValueError("'' cannot be an account")
+        raise ValueError("'' is not a valid account")
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else text
 
 
@@ -102,7 +102,7 @@ def assignment(text: str) -> tuple[str, str]:
 
 def variable(text: str) -> str:
     if not text or "=" in text:
-        raise ValueError(f"{text!r} cannot be the name of a variable")
+        raise ValueError(f"{text!r} is not a valid name for a variable")
     return text
 
 
@@ -140,7 +140,7 @@ def signal(text: str) -> int:
     name = text.upper().removeprefix("SIG")
     number = int(text) if text.isascii() and text.isdigit() else getattr(_signals, f"SIG{name}", 0)
     if not isinstance(number, int) or number not in _signals.valid_signals():
-        raise ValueError(f"{text!r} is no signal; kill -l lists them")
+        raise ValueError(f"{text!r} is not a signal; kill -l lists them")
     return number
 
 
@@ -167,7 +167,7 @@ def name(text: str) -> str:
             f"{registry.LONGEST_NAME} bytes at most"
         )
     if not registry.is_name(text):
-        raise ValueError(f"{text!r} cannot be the name of a daemon")
+        raise ValueError(f"{text!r} is not a valid name for a daemon")
     return text
 
 
@@ -189,7 +189,7 @@ def parse_limit(name: str, values: str) -> tuple[int, int, int]:
 
     number = getattr(resource, f"{_PREFIX}{name.upper()}", None)
     if not isinstance(number, int) or not name.isidentifier():
-        raise ValueError(f"{name!r} is no limit; there are {', '.join(limits())}")
+        raise ValueError(f"{name!r} is not a limit; the limits are {', '.join(limits())}")
     soft, colon, hard = values.partition(":")
     least = _limit_value(soft)
     most = _limit_value(hard) if colon else least

@@ -145,7 +145,7 @@ class Overview:
         """Return the supervisor's next action."""
         moment = self._reported("next_start")
         if not isinstance(moment, int | float):
-            return "its supervisor waits to start it again"
+            return "its supervisor is waiting to start it again"
         left = status.duration(max(0.0, moment - time.time()))
         return f"its supervisor starts it again in {left}"
 

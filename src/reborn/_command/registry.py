@@ -357,7 +357,7 @@ def _home() -> str:
     except KeyError:
         if os.path.isabs(home):  # of a container that runs with any uid
             return home.rstrip("/")
-    message = f"user {uid} has no home for pid files and logs; set HOME, or REBORN_HOME"
+    message = f"user {uid} has no home directory for pid files and logs; set HOME, or REBORN_HOME"
     raise OSError(message)
 
 

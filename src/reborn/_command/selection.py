@@ -44,7 +44,7 @@ def _fitting(word: str, there: Sequence[str]) -> list[str]:
 
     found = [name for name in there if fnmatch.fnmatchcase(name, word)]
     if not found:
-        raise ValueError(f"no daemon has a name like {word!r}; reborn list shows those there are")
+        raise ValueError(f"no daemon has a name like {word!r}; reborn list shows them all")
     return found
 
 
@@ -77,5 +77,5 @@ def unknown(name: str) -> str:
     if os.path.isfile(beside):  # of a program with a context of its own
         return f"there is no daemon {name!r}; did you mean --pidfile {beside}?"
     close = difflib.get_close_matches(name, [*registry.names()], 1)
-    hint = f"did you mean {close[0]!r}?" if close else "reborn list shows those there are"
+    hint = f"did you mean {close[0]!r}?" if close else "reborn list shows them all"
     return f"there is no daemon {name!r}; {hint}"

@@ -93,7 +93,7 @@ def _connect(paths: Paths, supervisor: int) -> messages.Conversation:
     except UpgradeError as error:
         reason, remedy = error.reason, error.remedy
         if not error.upgradable:
-            reason, remedy = "its supervisor hears no requests", "restart it instead"
+            reason, remedy = "it cannot be reached by its supervisor's socket", "restart it instead"
         raise UpgradeError(
             pid=supervisor, reason=reason, remedy=remedy, upgradable=error.upgradable
         ) from None
@@ -113,7 +113,7 @@ def _receive(
         received = receive()
     except TimeoutError:
         received, reason = None, "its supervisor does not answer"
-        remedy = f"see whether process {supervisor} is suspended or hangs"
+        remedy = f"check whether process {supervisor} is suspended or hangs"
     else:
         reason, remedy = "its supervisor has ended", "restart it instead"
     if received is None:
@@ -133,7 +133,10 @@ def _error(message: dict[str, Any]) -> StartError:
     error = StartError(text) if data is None else SpawnError.from_data(data)  # pyright: ignore[reportCallIssue]
     serves = message["serves"]
     return _noted(
-        error, f"process {serves} serves on" if serves else "its predecessor is started again"
+        error,
+        f"process {serves} is still serving"
+        if serves
+        else "the previous generation is being started again",
     )
 
 

@@ -57,9 +57,9 @@ _PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 # How many fingerprints a record says to have been replaced.
 _MOST_REPLACED = 32
 _TRIES = 5
-_UNKNOWN_START = "nothing is known of how it was started; stop it, or leave --fingerprint out"
+_UNKNOWN_START = "there is no record of how it was started; stop it, or leave --fingerprint out"
 _NONE = "there are no daemons; reborn start NAME -- PROGRAM starts one"
-_UNKNOWN = "nothing is known of how it was started; give the program after --"
+_UNKNOWN = "there is no record of how it was started; give the program after --"
 _INTO_BACKGROUND = (
     "; its input is the null device, so it may have finished; or it goes into the background by "
     "itself, and must be told not to (as in nginx -g 'daemon off;')"
@@ -277,7 +277,9 @@ class NamedDaemon(DaemonVerbs):
     def _ensured(self, spec: Spec) -> Outcome:
         daemon = self.look().daemon
         if daemon is None:  # it has ended since
-            return Outcome(FAILED, f"{self.name}: it was ready, and has ended; see {spec.log_file}")
+            return Outcome(
+                FAILED, f"{self.name}: it was ready and has since ended; see {spec.log_file}"
+            )
         record = self.record()
         other = "" if record is None else self._other_options(record, spec)
         return Outcome(OK, f"{self.name} is ready, pid {daemon.pid}{other}")
@@ -413,7 +415,7 @@ class NamedDaemon(DaemonVerbs):
             return Outcome(OK, f"{text}; its log is {log_file}")
         if os.path.islink(log_file) or not os.path.isfile(log_file):
             return Outcome(
-                FAILED, f"{text}, and not its log {log_file!r}, which is no regular file"
+                FAILED, f"{text}, but not its log {log_file!r}, which is not a regular file"
             )
         rotated = itertools.takewhile(
             os.path.isfile, (f"{log_file}.{number}" for number in itertools.count(1))
@@ -462,7 +464,7 @@ class NamedDaemon(DaemonVerbs):
             if generation.refusal is not None:
                 why = "; ".join(generation.refusal)
             return Outcome(NOT_IMPLEMENTED, f"{what}: {why}")
-        why = "it has no sockets of ours (--socket); restart it instead"
+        why = "it was not started with --socket; restart it instead"
         if was_killed:
             why = "its supervisor was killed; restart it instead"
         return Outcome(NOT_IMPLEMENTED, f"{what}: {why}")
@@ -547,7 +549,7 @@ class NamedDaemon(DaemonVerbs):
             return self._answer(self._not_permitted("find its log"))
         path = self.paths.log_file if record is None else record.log_file
         if path is None:
-            text = f"{self.name}: it has no log; it writes where it was started"
+            text = f"{self.name}: it has no log; its output goes to where it was started"
             return self._answer(Outcome(FAILED, text))
         lines: int = self.request.get("lines", grammar.LINES)
         if not self.request.get("json"):
@@ -718,7 +720,9 @@ class NamedDaemon(DaemonVerbs):
             return Outcome(FAILED, f"{self.name}: {why}; stop it or give another NAME")
         if daemon is None and supervisor is not None:
             report = {} if record is None else record.supervised or {}
-            what = "waits to start it again" if report.get("phase") == "waiting" else "starts it"
+            what = (
+                "is waiting to start it again" if report.get("phase") == "waiting" else "starts it"
+            )
             who = f"its supervisor, pid {supervisor.pid}, {what}"
             return Outcome(OK, f"{self.name} is already started: {who}")
         pid = (daemon or error).pid
@@ -731,7 +735,7 @@ class NamedDaemon(DaemonVerbs):
         if not names or not self.request.program:
             return ""
         which = ", ".join(f"--{name.replace('_', '-')}" for name in names)
-        way_out = f"reborn restart {self.name} takes new ones"
+        way_out = f"reborn restart {self.name} accepts new ones"
         return f", with other options ({which}); {way_out}"
 
     def _stop(self, timeout: float) -> Outcome | None:
@@ -885,6 +889,6 @@ def _paths(request: Request) -> Paths:
     if name is None:
         name = registry.name_of(request.program[0])
         if not registry.is_name(name):
-            message = f"{name!r} cannot be the name of a daemon; give a NAME"
+            message = f"{name!r} is not a valid name for a daemon; give a NAME"
             raise ValueError(message)
     return Paths(name, pidfile=pidfile)

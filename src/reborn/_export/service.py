@@ -144,7 +144,7 @@ def refuse(kind: str, text: str, manager: str, why: str) -> NoReturn:
     Raises:
         ValueError: always.
     """
-    message = f"{kind} {text!r} cannot be written down for {manager}: {why}"
+    message = f"{kind} {text!r} cannot be exported for {manager}: {why}"
     raise ValueError(message) from None
 
 

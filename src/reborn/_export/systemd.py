@@ -179,7 +179,7 @@ def sockets(service: Service) -> str:
 
 def _socket(service: Service, name: str, host: str, port: int) -> str:
     if port == 0:
-        message = f"port 0 of {name!r} is another each time, and no socket unit can name it"
+        message = f"port 0 of {name!r} differs at each start, so no socket unit can name it"
         raise ValueError(message)
     where = f"[{host}]" if ":" in host else host or "[::]"
     return f"""\

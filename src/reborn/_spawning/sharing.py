@@ -61,7 +61,9 @@ class SpawnDaemonSession(SpawnDaemon):
         if options.get("name") is None:
             raise ValueError("a shared daemon needs a name, by which the workers know it")
         if spec.function is not None:
-            raise ValueError("a shared daemon outlives its worker, and cannot be a function of it")
+            raise ValueError(
+                "a shared daemon outlives its worker, so it cannot be one of its functions"
+            )
         with self._locked(spec.name):
             daemon = self._shared.get(spec.name)
             if daemon is None:

@@ -303,7 +303,7 @@ class SpawnedProgram:
         reason = waiter.look()
         channel.receive(0)
         if channel.has_ended:
-            reason = "it has met its condition, and has not stayed alive"
+            reason = "it met its condition but did not stay alive"
             raise self._failure(waiter.reason or reason, code=channel.code)
         return reason is None
 

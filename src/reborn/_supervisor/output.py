@@ -411,7 +411,7 @@ def priority(text: str) -> int:
         if name not in names or part is None:
             kind = "level" if names is _LEVELS else "facility"
             among = ", ".join(names)
-            raise ValueError(f"syslog is {text!r}, and {name!r} is no {kind}; there are {among}")
+            raise ValueError(f"syslog is {text!r}, and {name!r} is not a {kind}; they are {among}")
         number |= part
     return number
 

@@ -126,7 +126,7 @@ def refusal(path: str) -> str | None:
     """Return why the log at *path* cannot be rotated, None if nothing speaks against it."""
     target = os.path.realpath(path)
     if _log.is_own_stream(path) or (os.path.exists(target) and not os.path.isfile(target)):
-        return "it is no file"
+        return "it is not a regular file"
     folder = os.path.dirname(target)
     effective = os.access in os.supports_effective_ids
     if os.path.isdir(folder) and not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):

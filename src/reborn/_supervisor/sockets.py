@@ -90,7 +90,7 @@ class SocketSpec:
         except ValueError:
             number = -1
         if not 0 <= number <= (_LARGEST_MODE if base == 8 else 2**31 - 1):
-            raise ValueError(f"socket {self.name!r} has {option}={given}, which is no {option}")
+            raise ValueError(f"socket {self.name!r} has {option}={given}, which is not valid")
         return number
 
     def _refuse_options(self, text: str) -> None:

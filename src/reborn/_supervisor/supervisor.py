@@ -158,12 +158,12 @@ EVENTS: "tuple[Event, ...]" = (
 )
 # What an upgrade that comes at another time is answered.
 _BUSY = {
-    "starting": "it is not ready itself",
-    "healing": "it is not healthy, and about to be started again",
-    "clearing": "it has ended, and is about to be started again",
+    "starting": "it is not ready yet",
+    "healing": "it is unhealthy and about to be started again",
+    "clearing": "it has ended and is about to be started again",
     "stopping": "it is being stopped",
     "leaving": "it is being stopped",
-    "lasting": "it has ended, and is not started again",
+    "lasting": "it has ended and will not be started again",
 }
 
 
@@ -788,7 +788,7 @@ class ProgramSupervisor:
             self._end_run_unbegun(run)
             self._revert(
                 version,
-                f"{version.condition.text} is met by the generation that serves; "
+                f"{version.condition.text} is already met by the running generation; "
                 "give --ready notify, log:REGEX, file:PATH or alive:SECONDS",
             )
             return
@@ -950,7 +950,11 @@ class ProgramSupervisor:
         serves = None if run is None or run.code is not None else run.pid
         failed = error.as_data() if isinstance(error, SpawnError) else None
         request.end(failed=failed, reason=str(error), serves=serves)
-        what = f"process {serves} serves on" if serves else "its predecessor is started again"
+        what = (
+            f"process {serves} is still serving"
+            if serves
+            else "the previous generation is being started again"
+        )
         self._output.say(f"{self._name} was not upgraded: {error}; {what}")
 
     def _failure(self, run: Run) -> StartError:

@@ -30,7 +30,7 @@ _PATIENCE = 5.0
 _GLANCE = 1.0
 # How long two generations may differ in who is the daemon; between two attempts.
 _MOMENT, _PAUSE = 1.0, 0.01
-_SILENT = (f"it does not answer within {_PATIENCE} s", "see whether it is suspended or hangs")
+_SILENT = (f"it did not answer within {_PATIENCE} s", "check whether it is suspended or hangs")
 
 
 class UpgradableLauncher(Launcher):
@@ -89,7 +89,7 @@ class UpgradeLauncher(UpgradableLauncher):
         """Say that the old one serves on, if it does: it may end, too."""
         grant = self.plan.grant
         if error is not None and isinstance(grant, Grant) and _is_there(grant):
-            error.add_note(f"process {grant.predecessor} serves on")
+            error.add_note(f"process {grant.predecessor} is still serving")
             self._report(error)
         super().__exit__(kind, error, traceback)
 
@@ -290,7 +290,7 @@ def connect(path: str, holder: int, *, patience: float = _PATIENCE) -> messages.
     # Root's daemon may have become another user; nobody else takes descriptors of a stranger.
     if pid not in (None, holder) or uid not in (0, own, own or _owner(holder)):
         connection.close()
-        reason = f"process {pid} has its control socket"
+        reason = f"its control socket belongs to process {pid}"
         raise _refusal(holder, reason, "restart it instead", upgradable=False)
     return messages.Conversation(connection)
 

@@ -211,7 +211,7 @@ def remove_stale(path: str) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise NoSocketError(
-                errno.EEXIST, f"the file is no socket; {NoSocketError.remedy}", path
+                errno.EEXIST, f"the file is not a socket; {NoSocketError.remedy}", path
             )
     except FileNotFoundError:
         return

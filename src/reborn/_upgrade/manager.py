@@ -42,11 +42,11 @@ def refusal(notifier: Notifier) -> tuple[str, str] | None:
     supervisor = notifier.supervisor
     if supervisor is None:
         return (
-            "it stays in the foreground, and whoever has started it waits for its end",
+            "it runs in the foreground, and the process that started it waits for its end",
             f"{_RESTART}, or let it detach",
         )
     if supervisor.name == "systemd":
-        why = "systemd does not listen to it, and so cannot follow another process"
+        why = "systemd accepts no notifications from it, so it cannot follow another process"
         return None if notifier.listens else (why, f"{_RESTART}, or use Type=notify")
     if _inherited.to_init is not None:
         return None
@@ -83,7 +83,7 @@ def why_outside(grant: Grant) -> tuple[str, str] | None:
     unit = _manager.unit_of(group)
     user = " --user" if "/user@" in group else ""
     return (
-        f"it is {unit}, and what is started outside of that would not be",
+        f"it is {unit}, and a process started from outside would not belong to that unit",
         f"use systemctl{user} reload {unit}",
     )
 

@@ -237,13 +237,13 @@ def end_since(path: str, count: int, mark: Mark) -> str:
 
 def _open(path: str) -> int:
     if _is_of_each_process(path):
-        message = f"{path!r} is another file for each process"
+        message = f"{path!r} is a different file in each process"
         raise ValueError(message)
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
     _descriptors.close(fd)
-    message = f"{path!r} is no file that keeps what is written to it"
+    message = f"{path!r} does not keep what is written to it"
     raise ValueError(message)
 
 

@@ -17,7 +17,7 @@ def path(text: str) -> str:
         ValueError: it cannot.
     """
     if not text or "\0" in text:
-        message = f"{text!r} cannot be a path"
+        message = f"{text!r} is not a valid path"
         raise ValueError(message)
     return text
 
