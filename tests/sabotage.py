@@ -92,7 +92,7 @@ SEAMS = {
     "error of a program": "_handshake:program_error",
     "report a failure": "_handshake:Report.failed",
     "signal on close": "_handshake:signal_on_close",
-    "mark who is not ready": "_pidfile:LockedFile.mark_unready",
+    "byte of who is not ready": "_record_lock:UNREADY_BYTE",
     "disarm SIGTERM": "_handshake:disarm_sigterm_on_close",
     "report ready": "_handshake:Report.ready",
     "report the end": "_handshake:Report.ending",

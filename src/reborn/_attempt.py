@@ -61,6 +61,10 @@ if TYPE_CHECKING:
             """Return how long not to look, in seconds; None: until the daemon reports something."""
             ...
 
+        def let_go(self) -> None:
+            """Leave the daemon, which is ready, to itself."""
+            ...
+
         def close(self) -> None:
             """Look no more."""
             ...
@@ -252,6 +256,8 @@ class Attempt:
     def _acknowledge(self, last_lines: "LastLines") -> None:
         """Answer READY; of a daemon that can be replaced, wait until it serves as such."""
         if self.lookout is not None:
+            # First: killed in between, this would leave a daemon that nobody ever takes for ready.
+            self.lookout.let_go()
             self._disarm()
             return
         if self.replaces:
@@ -511,6 +517,9 @@ class FirstRest:
     def pause(self) -> float | None:
         """Return how long not to look, in seconds."""
         return min(0.001 + (time.monotonic() - self._begun) / 10, _MOMENT / 10)
+
+    def let_go(self) -> None:
+        """Leave it to itself: it lives on in any case."""
 
     def close(self) -> None:
         """Look no more."""

@@ -361,7 +361,8 @@ class DaemonContext(_options.Options):
         """
         setup = self._opened("ready")
         if setup.pidfile is not None:
-            setup.pidfile.unmark_start()  # in the foreground; else it is the launcher's mark
+            # In the foreground; else it is the launcher's mark.
+            setup.pidfile.unmark(setup.pidfile.STARTING)
         self._watch_sigterm()  # what has been loaded since may sit in C
         from reborn import _steps
         from reborn._handshake import LauncherGoneError
@@ -372,7 +373,7 @@ class DaemonContext(_options.Options):
             self._go_away()
         setup.is_ready = True
         if setup.pidfile is not None:
-            setup.pidfile.unmark_unready()
+            setup.pidfile.unmark(setup.pidfile.UNREADY)
         if self._idle is not None:
             self._idle.clock.touch()
         if first:
@@ -735,7 +736,7 @@ class DaemonContext(_options.Options):
             _launcher.lock_pidfile(plan)
             locked = True
             if plan.wait_ready and plan.pidfile is not None:
-                plan.pidfile.mark_start()
+                plan.pidfile.mark(plan.pidfile.STARTING)
             if plan.upgradable:
                 from reborn._upgrade.launch import first_grant, open_ports
 

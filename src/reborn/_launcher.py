@@ -207,7 +207,7 @@ class Launcher:
         """Lock the pid file, and show that a daemon is being started."""
         lock_pidfile(self.plan)
         if self.plan.pidfile is not None:
-            self.plan.pidfile.mark_start()
+            self.plan.pidfile.mark(self.plan.pidfile.STARTING)
 
     def _open(self) -> list[int | None]:
         """Lock the pid file and open the log; return what the daemon's 0, 1 and 2 are to be."""

@@ -5,6 +5,10 @@ embedded loop, say. So it goes on, and its launcher looks. What was true before 
 count (see `_readiness`); that is noted when the pid file is locked, so that a start beside a
 running daemon is refused for that reason, and not because somebody answers already.
 
+If this process is killed meanwhile, the kernel ends the daemon, whose program may take its time for
+that and knows nothing of a launcher. So the launcher shows by the pid file that it is not ready, in
+a way that outlives itself (`_record_lock`).
+
 Rejected: to look from the intermediate, as the command does for other programs: where the program
 is started again, that is a shell; to look in the daemon, in a thread: its program may fork, or run
 in another root.
@@ -15,7 +19,7 @@ from __future__ import annotations
 import os
 import time
 
-from reborn import _inherited
+from reborn import _inherited, _record_lock
 from reborn._readiness import LogFile, Waiter
 
 TYPE_CHECKING = False
@@ -51,6 +55,9 @@ class ConditionLookout:
         except OSError as error:
             # The words of the condition say more than those of the system.
             raise OSError(str(error.strerror or error)) from None
+        self._lock_fd = None if plan.pidfile is None else plan.pidfile.lock_fd
+        if self._lock_fd is not None:
+            _record_lock.mark_unready(self._lock_fd)
 
     def begin(self, pid: int) -> None:  # noqa: ARG002 - nothing depends on who it is
         """Begin: the daemon is set up, and the program goes on."""
@@ -65,6 +72,11 @@ class ConditionLookout:
     def pause(self) -> float | None:
         """Return how long not to look, in seconds; None: until the daemon reports something."""
         return self._waiter.pause()
+
+    def let_go(self) -> None:
+        """Show that the daemon is ready, before it is left to itself."""
+        if self._lock_fd is not None:
+            _record_lock.unmark_unready(self._lock_fd)
 
     def close(self) -> None:
         """Look no more."""

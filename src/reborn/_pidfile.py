@@ -66,15 +66,15 @@ class LockedFile:
     process that has the descriptor has closed it.
     """
 
+    # What `mark` shows: its launcher waits for the daemon; the daemon has not reported READY.
+    STARTING, UNREADY = _files.START_BYTE, _files.UNREADY_BYTE
+
     def __init__(self, path: str | os.PathLike[str], *, mode: int = 0o644) -> None:
         self.path: str = os.path.abspath(os.fspath(path))
         self.mode = mode
         self._fd: int | None = None
         self._directory: int | None = None
         self._owner: OwnProcess | None = None
-        # The process that has marked the start as under way.
-        self._starter: OwnProcess | None = None
-        self._unready: OwnProcess | None = None
 
     def __str__(self) -> str:
         return f"pid file {self.path!r}"
@@ -210,33 +210,18 @@ class LockedFile:
         if self._directory is not None:
             self._directory = _descriptors.move_above(self._directory, least)
 
-    def mark_start(self) -> None:
-        """Let everybody see that a daemon is being started, until this process leaves the file."""
-        if self._fd is not None:
-            self._starter = OwnProcess()
-            self._lock_start(fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def mark(self, byte: int) -> None:
+        """Let everybody see one of the marks of `_record_lock`, until this process leaves the file.
 
-    def mark_unready(self) -> None:
-        """Daemon: the same, for as long as this process has not reported READY: see `ensure`.
-
-        If its launcher is killed, it has a moment to live, and is not to be given to anybody.
+        What another process has marked, that one has to `unmark`.
         """
-        self._unready = OwnProcess()
-        self._lock_start(fcntl.LOCK_EX | fcntl.LOCK_NB, _files.UNREADY_BYTE)
+        self._lock_byte(fcntl.LOCK_EX | fcntl.LOCK_NB, byte)
 
-    def unmark_start(self) -> None:
-        """Undo it, where this process has done it."""
-        starter, self._starter = self._starter, None
-        if starter:
-            self._lock_start(fcntl.LOCK_UN)
+    def unmark(self, byte: int) -> None:
+        """Undo it, if this process has done it."""
+        self._lock_byte(fcntl.LOCK_UN, byte)
 
-    def unmark_unready(self) -> None:
-        """Undo `mark_unready`."""
-        unready, self._unready = self._unready, None
-        if unready:
-            self._lock_start(fcntl.LOCK_UN, _files.UNREADY_BYTE)
-
-    def _lock_start(self, how: int, byte: int = _files.START_BYTE) -> None:
+    def _lock_byte(self, how: int, byte: int) -> None:
         if self._fd is not None:
             try:
                 fcntl.lockf(self._fd, how, 1, byte)
@@ -348,7 +333,7 @@ class LockedPidFile(LockedFile):
             return []
         from reborn import _record_lock
 
-        self.unmark_unready()  # it would last: the program reports nothing, its parent does
+        self.unmark(self.UNREADY)  # it would last: the program reports nothing, its parent does
         if _record_lock.take(self._fd):
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -24,7 +24,9 @@ One byte more, beyond those of all processes, is locked by a launcher until its 
 whoever looks sees that a daemon is starting, and who starts it. That lock is the launcher's alone,
 and ends with it, whatever happens; where OFD locks are unknown, nobody sees it. A daemon that is to
 report READY itself has such a byte, too, before the file names it and until it has: if its launcher
-is killed, it has a moment to live, and nobody is to have it.
+is killed, it has a moment to live, and nobody is to have it. Where the launcher looks whether the
+daemon is ready, that one has the byte locked with the open file that both of them have (an OFD
+lock): the launcher can unlock it, and its death does not.
 
 And one more, for clients. Who has been given the daemon shares the lock of it (a lease), and a
 daemon that is idle takes it for itself before it goes. So the kernel knows at each moment which of
@@ -150,14 +152,22 @@ def end_leases(fd: int) -> bool:
 
 def allow_leases(fd: int) -> None:
     """Daemon: undo `end_leases`."""
-    if _SET is not None:
-        _control(fd, _SET, fcntl.F_UNLCK, os.SEEK_SET, _LEASE_BYTE, 1, 0)
+    _set(fd, fcntl.F_UNLCK, _LEASE_BYTE)
 
 
 def mark_stop(fd: int) -> None:
     """Show, until *fd* is closed, that the daemon of the file is being stopped."""
-    if _SET is not None:
-        _control(fd, _SET, fcntl.F_WRLCK, os.SEEK_SET, _STOP_BYTE, 1, 0)
+    _set(fd, fcntl.F_WRLCK, _STOP_BYTE)
+
+
+def mark_unready(fd: int) -> None:
+    """Show that its daemon is not ready, until the open file *fd* is nobody's any more."""
+    _set(fd, fcntl.F_WRLCK, UNREADY_BYTE)
+
+
+def unmark_unready(fd: int) -> None:
+    """Undo `mark_unready`, from any process that has this open file."""
+    _set(fd, fcntl.F_UNLCK, UNREADY_BYTE)
 
 
 def is_being_stopped(fd: int) -> bool:
@@ -165,6 +175,12 @@ def is_being_stopped(fd: int) -> bool:
     found = _control(fd, _GET, fcntl.F_RDLCK, os.SEEK_SET, _STOP_BYTE, 1, 0) if _GET else None
     # Another range is the whole file: on NFS, this is the lock of flock(2).
     return found is not None and found[0] == fcntl.F_WRLCK and found[2:4] == (_STOP_BYTE, 1)
+
+
+def _set(fd: int, kind: int, byte: int) -> None:
+    """Lock or unlock *byte* for the open file *fd*, where there are such locks."""
+    if _SET is not None:
+        _control(fd, _SET, kind, os.SEEK_SET, byte, 1, 0)
 
 
 def _lock_of(number: int | None) -> tuple[int, int, int, int, int] | None:

@@ -193,7 +193,7 @@ def write_pid(setup: Setup) -> None:
     """
     if setup.pidfile is not None and (setup.grant is None or setup.grant.predecessor is None):
         if setup.wait_ready and setup.condition is None:
-            setup.pidfile.mark_unready()
+            setup.pidfile.mark(setup.pidfile.UNREADY)
         setup.pidfile.write()
 
 

@@ -10,6 +10,7 @@ import sabotage
 from harness import PATIENCE, announced, eventually, is_alive
 
 from reborn import DaemonContext
+from reborn._files import START_BYTE
 
 SLOW = "time.sleep(0.3)"
 
@@ -70,23 +71,28 @@ import os, signal, time
 def go(*_):
     open({gate!r}, "rb", buffering=0).read(1)
     raise SystemExit
-with DaemonContext(**settings, wait_ready=True, signal_map={{signal.SIGTERM: go}}):
+with DaemonContext(**settings, {ready}, signal_map={{signal.SIGTERM: go}}):
     with open({mark!r}, "w") as file:  # not by a finalizer, in which SystemExit would be lost
         print(os.getpid(), file=file)
     while True: time.sleep(0.01)
 """
 
 
-@pytest.mark.parametrize("marked", [True, False], ids=["", "control"])
-def test_daemon_whose_starter_was_killed_is_not_ready_for_anybody(sandbox, gate, mark, marked):
+@pytest.mark.parametrize("ready", ["wait_ready=True", "ready='file:/nowhere/ready'"])
+def test_daemon_whose_starter_was_killed_is_not_ready_for_anybody(
+    sandbox, gate, mark, monkeypatch, ready
+):
     """It has been sent SIGTERM by the kernel, and takes its time."""
-    careless = "" if marked else sabotage.code("mark who is not ready", "lambda _: None")
-    app = sandbox.write_app(careless + GOING.format(gate=gate.path, mark=str(mark)))
+    app = sandbox.write_app(GOING.format(gate=gate.path, mark=str(mark), ready=ready))
     starter = subprocess.Popen([sys.executable, app], cwd=sandbox.directory)
     (pid,) = announced(mark)
     starter.kill()
     starter.wait()
-    assert DaemonContext(sandbox.pidfile).search().is_starting() is marked
+    daemon = DaemonContext(sandbox.pidfile).search()
+    assert daemon.is_starting()
+    # The control: to whoever does not look for that mark.
+    monkeypatch.setattr(*sabotage.seam("byte of who is not ready"), START_BYTE)
+    assert not daemon.is_starting()
     gate.let_pass()
     sandbox.wait_gone(pid)
 
