@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 
-from reborn import _descriptors, _detach, _inherited, _launcher, _proc, _signals
+from reborn import _descriptors, _detach, _inherited, _launcher, _losses, _proc, _signals
 from reborn.exceptions import ForkUnsafeError
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ def go_below(*, upgradable: bool) -> None:
     """
     if {"NOTIFY_SOCKET", "SYSTEMD_EXEC_PID"} <= os.environ.keys():
         return
-    if os.getpid() != 1 or _launcher.other_threads() or not hasattr(signal, "sigwaitinfo"):
+    if os.getpid() != 1 or _losses.other_threads() or not hasattr(signal, "sigwaitinfo"):
         return
     try:
         _launcher.refuse_unsafe_fork()

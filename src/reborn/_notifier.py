@@ -9,7 +9,7 @@ import _thread
 import os
 import time
 
-from reborn import _descriptors, _handshake, _inherited, _process, _sd_notify
+from reborn import _descriptors, _handshake, _inherited, _open_files, _process, _sd_notify
 from reborn._errors import RebornError
 from reborn._manager import Supervisor
 
@@ -168,7 +168,7 @@ class Notifier:
                 return True
             import socket  # there already
 
-            with _descriptors.as_socket(self._fd, socket.socket) as notify:
+            with _open_files.as_socket(self._fd, socket.socket) as notify:
                 try:
                     socket.send_fds(notify, [_handshake.compose(assignments)], list(fds))
                 except OSError:
@@ -273,7 +273,7 @@ def _by_kind(names: dict[int, str]) -> "tuple[dict[str, socket.socket], dict[str
     for fd, name in names.items():
         try:
             os.set_inheritable(fd, False)
-            found[name] = _descriptors.as_socket(fd, socket.socket)
+            found[name] = _open_files.as_socket(fd, socket.socket)
         except OSError:
             others[name] = fd
     return found, others

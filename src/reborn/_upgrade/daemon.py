@@ -29,7 +29,7 @@ import socket
 import threading
 import time
 
-from reborn import _descriptors, _inherited, _process
+from reborn import _descriptors, _inherited, _open_files, _process
 from reborn._errors import RebornError
 from reborn._handshake import Report
 from reborn._inherited import OwnProcess
@@ -148,7 +148,7 @@ class Generation:
         self._watcher: messages.Conversation | None = None
         self._when_alone: Callable[[], None] | None = None
         self._report = setup.report
-        self._control = _descriptors.as_socket(grant.control, socket.socket)
+        self._control = _open_files.as_socket(grant.control, socket.socket)
         # Another generation may be faster to accept; and poll(2) finds an end where nobody listens.
         self._control.setblocking(False)
         self._wake, self._waker = os.pipe()
@@ -173,7 +173,7 @@ class Generation:
     ) -> socket.socket:
         """Return the listening socket *name*, and keep a copy of it for the next generation."""
         fd = self._grant.sockets.pop(name, None)
-        listener = None if fd is None else _descriptors.as_socket(fd, socket.socket)
+        listener = None if fd is None else _open_files.as_socket(fd, socket.socket)
         # The manager has said where its sockets listen; the launcher has looked at `ports`.
         known = name in self._managed or self._setup.ports.get(name) == address
         if listener is not None and not (known or listening.is_at(listener, address)):
@@ -203,7 +203,7 @@ class Generation:
                 earlier.close()
             # socket.dup() would clear O_NONBLOCK, which both generations share: the predecessor's
             # event loop would hang in accept(2).
-            self._sockets[name] = _descriptors.as_socket(os.dup(listener.fileno()), socket.socket)
+            self._sockets[name] = _open_files.as_socket(os.dup(listener.fileno()), socket.socket)
 
     def hand_over(self, name: str, value: File | bytes) -> None:
         """Keep *value* for the next generation, as it is now."""

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 
-from reborn import _descriptors, _process
+from reborn import _descriptors, _open_files, _process
 from reborn._errors import StartError, Step
 from reborn._files import control_path
 from reborn._launcher import Launcher
@@ -152,7 +152,7 @@ def open_ports(plan: Plan, received: Mapping[str, object] | None = None) -> None
 
 
 def _is_at(fd: int, address: tuple[str, int]) -> bool:
-    listener = _descriptors.as_socket(fd, socket.socket)
+    listener = _open_files.as_socket(fd, socket.socket)
     try:
         return listening.is_at(listener, address)
     finally:
