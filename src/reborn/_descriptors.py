@@ -279,8 +279,8 @@ class Inheritance:
         close_inherited(opened, keep={*self.keep, *needed})
         self._opened = [*needed]
 
-    def look(self, needed: "Iterable[int]") -> None:
-        """Daemon: see what is open, and keep what is *needed* until READY.
+    def look(self, needed: "Iterable[int]", *, spare: "Iterable[int]" = ()) -> None:
+        """Daemon: see what is open, and keep what is *needed* until READY; *spare* are our own.
 
         Raises:
             OSError: there is no free descriptor.
@@ -289,7 +289,7 @@ class Inheritance:
         self._placeholder = open_placeholder()
         if self._opened is None:
             self._opened = open_descriptors()
-            self._carry_on(self._opened, {*self.keep, self._placeholder})
+            self._carry_on(self._opened, {*self.keep, *spare, self._placeholder})
 
     def _carry_on(self, opened: "Iterable[int]", known: "Collection[int]") -> None:
         """Keep what the program would miss in silence, of all that is not *known* already."""

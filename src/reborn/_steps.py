@@ -268,7 +268,7 @@ def run(setup: Setup) -> None:
         # Before a new root, in which there is no /proc.
         with Step("descriptors", "inspect inherited descriptors", role="daemon"):
             null = [] if setup.null is None else [setup.null]
-            setup.inherited.look([*kept(setup), *setup.channel, *null])
+            setup.inherited.look([*kept(setup), *setup.channel, *null], spare=setup.spare)
     take(STEPS, setup)
 
 

@@ -100,6 +100,13 @@ def test_second_life_loads_nothing_of_the_launcher(fork_sandbox):
 
 
 @pytest.mark.unmeasured
+def test_open_file_adds_the_two_modules_that_look_for_losses(fork_sandbox):
+    everything = CONTEXT | DAEMON | LAUNCHER | {"reborn._losses", "reborn._open_files"}
+    found = loaded(fork_sandbox, sabotage="file = os.open('/dev/null', os.O_RDONLY)")
+    assert found == [everything, everything]  # before the fork: both have them
+
+
+@pytest.mark.unmeasured
 def test_budget_control(fork_sandbox):
     [launcher, _] = loaded(fork_sandbox, sabotage="from reborn import exceptions")
     assert launcher - (CONTEXT | DAEMON | LAUNCHER) == {"reborn.exceptions"}
