@@ -76,6 +76,7 @@ class Task(NamedTuple):
     every: int
     sabotage: str | None
     most: int | None
+    patience: float
 
 
 class Figures(NamedTuple):
@@ -103,7 +104,7 @@ class Run:
         options = {
             "pidfile": str(self.pidfile),
             "strategy": task.strategy,
-            "ready_timeout": READY_TIMEOUT,
+            "ready_timeout": READY_TIMEOUT * task.patience,
             **SCENARIOS[task.scenario],
         }
         if "log_file" in options:
@@ -198,9 +199,10 @@ class Run:
 
     def _start_again(self):
         """See that what a kill has left does not block the next start."""
+        timeout = PATIENCE * self.task.patience
         try:
             result = subprocess.run(
-                self.argv, capture_output=True, text=True, timeout=PATIENCE, check=False
+                self.argv, capture_output=True, text=True, timeout=timeout, check=False
             )
         except subprocess.TimeoutExpired:
             raise ViolationError(f"the next start hangs: {harness.living()}") from None
@@ -210,7 +212,7 @@ class Run:
 
     def _until(self, condition, timeout, violation):
         """Answer calls until *condition* holds."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * self.task.patience
         while not condition():
             if time.monotonic() > deadline:
                 raise ViolationError(f"{violation}: {harness.living()}")
@@ -305,7 +307,7 @@ def main(arguments=None):
     choices = {"strategy": STRATEGIES, "scenario": SCENARIOS, "role": ROLES, "fault": FAULTS}
     options = parse(arguments, "Put a fault at each system call of a start.", choices)
     tasks = [
-        Task(strategy, scenario, role, fault, options.every, options.sabotage, options.most)
+        Task(strategy, scenario, role, fault, *of_each(options))
         for strategy in options.strategy or STRATEGIES
         for scenario in options.scenario or SCENARIOS
         for role in options.role or ROLES
@@ -323,7 +325,15 @@ def parse(arguments, description, choices):
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
     parser.add_argument("--sabotage", choices=marked.SABOTAGES, help="spoil reborn, to see it told")
     parser.add_argument("--most", type=int, help="broken promises of each, then it is over")
+    parser.add_argument(
+        "--patience", type=float, default=1.0, help="so many times the time-outs; for a busy machine"
+    )
     return parser.parse_args(arguments)
+
+
+def of_each(options):
+    """Return what the options say of each task: its last fields."""
+    return options.every, options.sabotage, options.most, options.patience
 
 
 def sweep_all(sweep, tasks, *, jobs):

@@ -49,7 +49,7 @@ class Upgrade(faults.Run):
         options = {
             "pidfile": str(self.pidfile),
             "strategy": task.strategy,
-            "ready_timeout": faults.READY_TIMEOUT,
+            "ready_timeout": faults.READY_TIMEOUT * task.patience,
             **OPTIONS,
         }
         self.spec = {"path": faults.PATH, "options": options, "sabotage": task.sabotage}
@@ -136,7 +136,7 @@ class Upgrade(faults.Run):
         self._until(lambda: daemon not in harness.living(), GRACE, f"{daemon} does not end")
 
     def _until(self, condition, timeout, violation):
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * self.task.patience
         while not condition():
             if time.monotonic() > deadline:
                 told = os.pread(self.output, 1 << 20, 0).decode(errors="replace")[-300:]
@@ -228,7 +228,7 @@ def main(arguments=None):
     choices = {"strategy": faults.STRATEGIES, "role": ROLES, "fault": faults.FAULTS}
     options = faults.parse(arguments, "Put a fault at each system call of an upgrade.", choices)
     tasks = [
-        faults.Task(strategy, "upgrade", role, fault, options.every, options.sabotage, options.most)
+        faults.Task(strategy, "upgrade", role, fault, *faults.of_each(options))
         for strategy in options.strategy or faults.STRATEGIES
         for role in options.role or ROLES
         for fault in options.fault or faults.FAULTS
