@@ -72,6 +72,19 @@ def command(args: "Sequence[str] | None") -> list[str]:
     return [executable, *rest[: _own_arguments(rest, *program)], *args]
 
 
+def absolute() -> list[str]:
+    """Return the command line of this program without arguments, for any directory.
+
+    Raises:
+        RelaunchError: the program cannot be had a second time.
+    """
+    words = command(())
+    program = None if getattr(sys, "frozen", False) else parse(words[1:])
+    if program is not None and program[1] == "script":
+        words[program[0]] = os.path.abspath(words[program[0]])
+    return words
+
+
 def directory() -> str | None:
     """Return the directory to start this program in again; None: the one that we are in.
 

@@ -79,7 +79,8 @@ class PidFileLockedError(StartError):
         file = f"pid file {self.path!r} is locked by"
         if self.is_predecessor:
             who = f"process {self.pid}, which this one is to replace"
-            return f"{file} {who}; upgrade it with --no-overlap, or leave the pid file to 'reborn'"
+            way_out = "upgrade it with --no-overlap, or start it without a pid file of its own"
+            return f"{file} {who}; {way_out}, since 'reborn' keeps one"
         if self.pid is not None:
             return f"{file} process {self.pid}; stop it or choose another path"
         if self.others:

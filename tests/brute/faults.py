@@ -325,9 +325,7 @@ def parse(arguments, description, choices):
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
     parser.add_argument("--sabotage", choices=marked.SABOTAGES, help="spoil reborn, to see it told")
     parser.add_argument("--most", type=int, help="broken promises of each, then it is over")
-    parser.add_argument(
-        "--patience", type=float, default=1.0, help="so many times the time-outs; for a busy machine"
-    )
+    parser.add_argument("--patience", type=float, default=1.0, help="so many times each time-out")
     return parser.parse_args(arguments)
 
 

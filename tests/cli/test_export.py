@@ -36,6 +36,23 @@ def test_options_are_carried_over(reborn):
     assert "context.manager.watchdog" not in out  # it is nobody's program of ours
 
 
+@pytest.mark.parametrize(
+    ("manager", "left"),
+    [
+        ("systemd", "--chroot"),
+        ("launchd", "--group, --chroot"),
+        *((name, "--user, --group, --chroot") for name in ("supervisord", "s6", "runit")),
+    ],
+)
+def test_user_and_root_are_in_it_or_are_named(reborn, manager, left):
+    words = ("--user", "nobody", "--group", "nogroup", "--chroot", "/srv", "--", "/bin/sleep", "60")
+    status, out, err = reborn("export", manager, "web", *words)
+    assert status == 0
+    assert f"not in it: {left}; " in err
+    assert err.endswith(f"or have it run reborn run with {left}\n")
+    assert "by itself" not in out.replace("when it ends by itself", "")
+
+
 def test_what_is_not_carried_over_is_said(reborn):
     options = ("--nice", "3", "--limit", "nofile=64")
     status, out, err = reborn("export", "systemd", "web", *options, "--", "sleep", "60")
@@ -106,23 +123,68 @@ def test_supervisors_options_are_in_it_or_are_named(reborn, manager):
     assert not [line for line in carried if line not in lines]
 
 
-def test_number_of_a_socket_is_not_written_down(reborn):
-    socket = ("--socket", "web=unix:app.socket")
-    sleep = ("sh", "-c", "sleep 60")
-    with reborn.running("app", *socket, "--ready", "alive:0", "--", *sleep, "{{web}}", "{web}"):
-        status, out, err = reborn("export", "systemd", "app")
+WEB = ("--socket", "web=tcp:8080", "--socket", "b=unix:/run/b/b,mode=0600,owner=root:adm")
+
+
+def test_number_of_a_socket_is_not_written_down_for_a_container(reborn):
+    status, out, err = reborn("export", "compose", "app", *WEB, "--", "sleep", "{web}")
     assert (status, out) == (2, "")
-    assert "'{web}' is to have the number of a socket, which no configuration for systemd" in err
+    assert "'{web}' is to have the number of a socket, which no configuration for compose" in err
     assert "reborn run app --socket" in err
-    with reborn.running("other", *socket, "--ready", "alive:0", "--", *sleep, "{{web}}"):
-        status, out, err = reborn("export", "systemd", "other")
+    status, out, err = reborn("export", "compose", "app", *WEB, "--", "sleep", "{{web}}")
     assert "not in it: --socket" in err
-    assert out.count('"{web}"') == 1
+    assert out.count("{web}") == 1
     # The way out.
-    words = ("reborn", "run", "app", *socket, "--", "sleep", "{web}")
-    status, out, err = reborn("export", "systemd", "app", "--", *words)
+    words = reborn.words("run", "app", *WEB, "--", "sleep", "{web}")
+    status, out, err = reborn("export", "compose", "app", "--", *words)
     assert (status, err) == (0, "")
-    assert 'run app --socket web=unix:app.socket -- sleep "{web}"' in out
+    assert '"run", "app", "--socket", "web=tcp:8080", ' in out
+
+
+@pytest.mark.parametrize("manager", ["systemd", "supervisord", "s6", "runit"])
+def test_program_with_sockets_is_run_by_reborn(reborn, manager):
+    options = (
+        "--drain",
+        "5",
+        "--limit",
+        "nofile=64:128",
+        "--env",
+        "A={web}",
+        "--restart",
+        "always",
+    )
+    words = (*WEB, *options, "--ready", "notify", "--user", "nobody", "--", "sleep", "{{b}}", "{b}")
+    status, out, err = reborn("export", manager, "app", *words)
+    assert (status, err) == (0, "" if manager == "systemd" else NOT_READY.format(manager))
+    [line] = [line for line in out.splitlines() if " -m reborn run app " in line]
+    user = "" if manager == "systemd" else " --user nobody"
+    pidfile = " --pidfile /run/app/app.pid" if manager == "systemd" else ""
+    given = "--limit nofile=64:128 --env 'A={web}' --socket web=tcp:127.0.0.1:8080 --socket "
+    rest = "--drain 5 --restart always -- "
+    plain = line.replace('"', "'").replace("'", "")
+    assert f"run app{pidfile}{user} {given}".replace("'", "") in plain
+    assert f"b=unix:/run/b/b,mode=0600,owner=root:adm {rest}{SLEEP} {{{{b}}}} {{b}}" in plain
+
+
+NOT_READY = "app: not in it: --ready; add what {} has for that\n"
+
+
+def test_sockets_of_a_program_are_units(reborn):
+    status, out, err = reborn("export", "systemd-socket", "app", *WEB, "--", "sleep", "60")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    for line in ("ListenStream=127.0.0.1:8080", "FileDescriptorName=web", "Service=app.service"):
+        assert line in lines
+    at = lines.index("ListenStream=/run/b/b")
+    assert lines[at + 1 : at + 4] == ["SocketMode=0600", "SocketUser=root", "SocketGroup=adm"]
+    for words, why in {
+        ("--", "sleep"): "systemd-socket needs a program that listens by name",
+        ("--socket", "a=tcp:0", "--", "sleep"): "port 0 of 'a' differs at each start",
+        ("--socket", "a=tcp:localhost:80", "--", "sleep"): "systemd looks up no names",
+    }.items():
+        status, out, err = reborn("export", "systemd-socket", "app", *words)
+        assert (status, out) == (2, "")
+        assert why in err
 
 
 @pytest.mark.parametrize("manager", grammar.MANAGERS)

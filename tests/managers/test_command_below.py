@@ -3,12 +3,13 @@
 import os
 import shlex
 import subprocess
+import sys
 
 import psutil
 import pytest
 from cli.conftest import Command
+from cli.test_upgrade import SERVER, Web, program
 from cli.test_upgrade import Load as CommandLoad
-from cli.test_upgrade import Web, program
 from harness import PATIENCE, eventually
 from managers.test_containers import UNSHARE, first
 from managers.test_others import runit, s6, supervisord
@@ -101,3 +102,81 @@ def test_upgrades_below_a_manager_lose_no_connection(tmp_path, monkeypatch, mana
             process.terminate()
             process.wait(PATIENCE)
     assert not os.path.exists(web.path)
+
+
+class Exported(Web):
+    """The unit that the command writes for a program with a socket, below systemd."""
+
+    def __init__(self, machine):
+        machine.work.chmod(0o1777)
+        (machine.work / "command").mkdir()
+        super().__init__(Command(machine.work / "command"))
+        self.machine = machine
+        self.path = str(machine.work / "web.sock")
+        self.server = machine.work / "server.py"
+        self.server.write_text(SERVER)
+        socket = ("--socket", f"web=unix:{self.path}", "--ready", "notify")
+        self.words = (*socket, "--", sys.executable, "-S", "-W", "ignore", self.server, "{web}")
+
+    def write(self, manager, *options):
+        status, out, err = self.reborn("export", manager, "web", *options, *self.words)
+        assert (status, err) == (0, "")
+        if manager == "systemd":
+            self.machine.unit("web.service", out)
+        else:
+            self.machine.run("sh", "-c", f"cd /etc/systemd/system && {{ {out}\n}}")
+        units = [path.name for path in self.machine.units.glob("web*")]
+        verify = ("systemd-analyze", "verify", *(f"/etc/systemd/system/{each}" for each in units))
+        assert self.machine.run(*verify).stderr == ""
+
+    def reload(self, *, check=True):
+        return self.machine.run("systemctl", "reload", "web", check=check)
+
+
+@pytest.mark.root
+def test_reload_of_an_exported_unit_upgrades_a_program_that_knows_nothing_of_us(machine):
+    web = Exported(machine)
+    web.write("systemd")
+    good = web.server.read_text()
+    bad = "raise SystemExit('no such table: jobs')"
+    web.server.write_text(bad)
+    assert machine.run("systemctl", "start", "web", check=False).returncode == 1  # no READY yet
+    machine.run("systemctl", "stop", "web")
+    web.server.write_text(good)
+    machine.run("systemctl", "start", "web")
+    [main] = machine.show("web", "MainPID")
+    pids = [web.ask()]
+    with CommandLoad(web.connect) as load:
+        for _ in range(3):
+            web.reload()
+            pids.append(web.ask())
+            load.wait_for(pids[-1])
+        web.server.write_text(bad)
+        assert web.reload(check=False).returncode == 1
+        assert web.ask() == pids[-1]
+        web.server.write_text(good)
+    assert load.lost == []
+    assert len({*pids}) == 4
+    assert machine.sees("web", MainPID=main, ActiveState="active", NRestarts="0")
+    assert "no such table: jobs" in machine.journal("web")
+    machine.run("systemctl", "stop", "web")
+    assert machine.sees("web", Result="success", ExecMainStatus="0")
+    assert not os.path.exists(web.path)
+
+
+@pytest.mark.root
+def test_sockets_of_exported_units_outlive_the_supervisor(machine):
+    web = Exported(machine)
+    web.write("systemd")
+    web.write("systemd-socket")
+    machine.run("systemctl", "start", "web-web.socket")
+    assert machine.sees("web", ActiveState="inactive")
+    with CommandLoad(web.connect) as load:
+        load.wait_for(web.ask())
+        web.reload()
+        load.wait_for(web.ask())
+    assert load.lost == []
+    old = web.ask()
+    machine.run("systemctl", "kill", "-s", "KILL", "--kill-who=main", "web")
+    eventually(lambda: machine.sees("web", NRestarts="1"))
+    assert web.ask() != old

@@ -3,6 +3,9 @@
 A manager has the program's own settings, and does the rest in its own way, or not at all. What its
 configuration has is listed here; every other option that was given is named to the user. So an
 option that nobody has thought of here is named, too.
+
+A program with sockets is run by `reborn run`, which keeps them, and has a reload be an upgrade. It
+has what no manager does, and the environment, since a variable may have the number of a socket.
 """
 
 from __future__ import annotations
@@ -14,11 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
-_EVERYWHERE = frozenset({"directory", "chroot", "user", "group", "umask", "env", "restart"})
-_CONTAINERS = ("kubernetes", "compose")
+_EVERYWHERE = frozenset({"directory", "umask", "env", "restart"})
+CONTAINERS = ("kubernetes", "compose")
 _LOG_FILES = ("systemd", "supervisord", "launchd")
+# Of `reborn run`, where that is between the manager and the program.
+_OF_RUN = (
+    *("nice", "limit", "env_file", "env", "unset_env", "clean_env", "socket", "drain"),
+    *("no_overlap", "restart", "restart_delay", "restart_limit", "healthy", "healthy_every"),
+    *("healthy_patience", "idle", "syslog"),
+)
+_ACCOUNT = ("user", "group")
 # The others put no time before the lines of a log.
-_STAMP_LINES = ("systemd", "s6", "runit", *_CONTAINERS)
+_STAMP_LINES = ("systemd", "s6", "runit", *CONTAINERS)
 # Of s6-log.
 _SMALLEST_LOG, _LARGEST_LOG = 4096, 268435455
 
@@ -26,13 +36,50 @@ _SMALLEST_LOG, _LARGEST_LOG = 4096, 268435455
 def warning(manager: str, options: Mapping[str, Any]) -> str | None:
     """Return which *options* the configuration of *manager* has not, and the ways out."""
     carried = {*_EVERYWHERE, *_carried(manager, options)}
+    if has_run(manager, options):
+        carried.update(of_run(manager, options))
     left = [dest for dest in options if dest not in carried]
     if not left:
         return None
     text = f"not in it: {_flags(left)}; add what {manager} has for that"
-    of_run = {option.dest for option in grammar.VERBS["run"].options}
-    below = [dest for dest in left if dest in of_run]
+    of_verb = {option.dest for option in grammar.VERBS["run"].options}
+    below = [dest for dest in left if dest in of_verb]
     return f"{text}, or have it run reborn run with {_flags(below)}" if below else text
+
+
+def has_run(manager: str, options: Mapping[str, Any]) -> bool:
+    """Tell whether *manager* runs `reborn run`, and that the program."""
+    return "socket" in options and manager not in CONTAINERS
+
+
+def of_run(manager: str, options: Mapping[str, Any]) -> list[str]:
+    """Return those of *options* that `reborn run` has then."""
+    return [dest for dest in (*becoming(manager, options), *_OF_RUN) if dest in options]
+
+
+def becoming(manager: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return those of *options* by which `reborn run` changes user or root, and the manager not."""
+    if "chroot" in options:
+        return tuple(dest for dest in (*_ACCOUNT, "chroot", "directory") if dest in options)
+    carried = {*_carried(manager, options)}
+    return tuple(dest for dest in _ACCOUNT if dest in options and dest not in carried)
+
+
+def words(options: Mapping[str, Any], dests: Iterable[str]) -> list[str]:
+    """Return the words of a command line that say these *options*."""
+    found: list[str] = []
+    for dest in dests:
+        flag, value = f"--{dest.replace('_', '-')}", options.get(dest)
+        if value is True:
+            found.append(flag)
+        elif value is not None:
+            for each in value if isinstance(value, list) else [value]:
+                found += [flag, each if isinstance(each, str) else _word(each)]
+    return found
+
+
+def _word(value: float | tuple[str, str] | list[str]) -> str:
+    return f"{value:g}" if isinstance(value, float | int) else "=".join(value)
 
 
 def _flags(dests: Iterable[str]) -> str:
@@ -43,6 +90,10 @@ def _carried(manager: str, options: Mapping[str, Any]) -> Iterator[str]:
     """Yield the options that the configuration of this *manager* has."""
     if manager == "systemd":
         yield "restart_delay"
+    if manager in ("systemd", *CONTAINERS):
+        yield from _ACCOUNT
+    if manager == "launchd":
+        yield "user"
     if manager in _LOG_FILES:
         yield "log_file"
     if manager in _STAMP_LINES:
@@ -63,9 +114,7 @@ def can_see_ready(manager: str, condition: str) -> bool:
         return manager == "systemd"
     kinds = ("tcp:", "http:", "exec:", "file:") if manager == "kubernetes" else ("exec:", "file:")
     # To have lived for a moment is what every other manager takes for ready.
-    return condition.startswith("alive:") or (
-        manager in _CONTAINERS and condition.startswith(kinds)
-    )
+    return condition.startswith("alive:") or (manager in CONTAINERS and condition.startswith(kinds))
 
 
 def can_see_health(manager: str, condition: str) -> bool:

@@ -23,6 +23,7 @@ PATIENCE = 3
 RESTARTS = ("on-failure", "always")
 # Those of `_export`, which need not be loaded for every command line; a test compares them.
 MANAGERS = ("systemd", "supervisord", "s6", "runit", "launchd", "kubernetes", "compose")
+SOCKET_UNITS = "systemd-socket"
 SHELLS = ("bash", "zsh", "fish")
 VERSION = "--version"
 COMPLETION = "--print-completion"
@@ -139,7 +140,10 @@ _SIGNAL = Option(
     "signal", metavar="SIGNAL", convert=converters.signal, help="a name such as HUP, or a number"
 )
 _MANAGER = Option(
-    "manager", metavar="MANAGER", choices=MANAGERS, help=f"one of {', '.join(MANAGERS)}"
+    "manager",
+    metavar="MANAGER",
+    choices=(*MANAGERS, SOCKET_UNITS),
+    help=f"one of {', '.join(MANAGERS)}; or {SOCKET_UNITS}, for the sockets of a service",
 )
 _PIDFILE = Option(
     "--pidfile", metavar="PATH", convert=converters.path, help="the pid file, instead of NAME's"
@@ -432,6 +436,7 @@ VERBS = {
         ("readiness", _READY),
         ("files", _FILES),
         ("process", _PROCESS),
+        ("sockets", _SOCKETS),
         ("supervisor", _SUPERVISOR),
         ("options", (_JSON,)),
         program=True,
@@ -439,6 +444,7 @@ VERBS = {
         examples=(
             "reborn export systemd web",
             "reborn export kubernetes web --ready tcp:8000 -- python -m http.server 8000",
+            "reborn export systemd-socket web",
         ),
     ),
     "wait": Verb(

@@ -80,6 +80,11 @@ class Paths:
         self.start_lock = f"{stem}{START_LOCK}"
 
     @property
+    def given_pidfile(self) -> str | None:
+        """The pid file, where it does not follow from the name."""
+        return self.pidfile if self._given else None
+
+    @property
     def log_file(self) -> str:
         """Where the output goes without --log-file."""
         return f"{log_directory()}/{self.name}{LOG}"

@@ -365,7 +365,7 @@ class Spec:
 
         Raises:
             ValueError: there is no such program, user or group, no service can have the name, or
-                the program is to have sockets by number.
+                the program is to have sockets by number, and there is no `reborn run`.
         """
         import shutil
 
@@ -381,12 +381,13 @@ class Spec:
         if not found:
             message = f"program {command!r} is not on PATH; give its path"
             raise ValueError(message)
-        words, env = self._for_manager(manager)
+        has_run = exported.has_run(manager, options)
+        words, env = (self.command, {}) if has_run else self._for_manager(manager)
         user, group = (os.geteuid(), os.getegid()) if os.geteuid() else (None, None)
         if identity is not None:
             user, group = identity.uid, identity.gid
         directory = self._working_directory() or "/"
-        return _export.Service(
+        service = _export.Service(
             name=self.paths.name,
             command=[found, *words[1:]],
             directory=directory,
@@ -394,7 +395,10 @@ class Spec:
             environment=env,
             user=user,
             group=group,
-            chroot_directory=options.get("chroot"),
+            # A manager with a root of its own refuses another one; others leave it to `reborn run`.
+            chroot_directory=(
+                options.get("chroot") if has_run or manager in exported.CONTAINERS else None
+            ),
             umask=options.get("umask", 0o022),
             prevent_core=False,
             speaks=ready == "notify" and manager == "systemd",
@@ -407,6 +411,47 @@ class Spec:
             output=options.get("log_file"),
             log_size=options.get("log_size"),
             log_keep=options.get("log_keep", grammar.LOG_KEEP),
+        )
+        return self._below_run(service, manager) if has_run else service
+
+    def _below_run(self, service: Service, manager: str) -> Service:
+        """Return *service* with `reborn run` between *manager* and the program: it has sockets."""
+        from dataclasses import replace
+
+        from reborn import _export, _own_command
+        from reborn._command import exported
+
+        options, name, pidfile = self.options, self.paths.name, self.paths.given_pidfile
+        if pidfile is None and manager == "systemd":
+            pidfile = f"/run/{name}/{name}.pid"  # of the unit alone, which removes it
+        own, given = _own_command.absolute(), exported.of_run(manager, options)
+        place = [name] if pidfile is None else [name, "--pidfile", pidfile]
+        program = ["--", *service.command]
+        offered = [option.dest for option in grammar.VERBS["upgrade"].options]
+        again = [dest for dest in offered if dest in given or dest in ("ready", "ready_timeout")]
+        becomes = bool(exported.becoming(manager, options))
+        overlap = "no_overlap" not in options
+        return replace(
+            service,
+            command=[*own, "run", *place, *exported.words(options, given), *program],
+            upgrade=[*own, "upgrade", *place, *exported.words(options, again), *program],
+            directory=self.directory if "chroot" in options else service.directory,
+            needs=_export.read_by_interpreter(*own[:1]),
+            drops=becomes,
+            pidfile=pidfile,
+            speaks=manager == "systemd",
+            ready_timeout=self.ready_timeout + (0 if overlap else self.drain_timeout),
+            health=None,
+            listeners={
+                spec.name: _export.ListeningSocket(
+                    address=spec.address,
+                    backlog=spec.backlog,
+                    reuse_port="reuse-port" in spec.options,
+                    mode=spec.mode,
+                    owner=spec.options.get("owner"),
+                )
+                for spec in self.sockets()
+            },
         )
 
     def _working_directory(self) -> str:

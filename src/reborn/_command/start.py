@@ -279,7 +279,10 @@ def run(spec: Spec, program: Program) -> int:
     start = ProgramStart(spec, program)
     options = {key: spec.options[key] for key in ("umask",) if key in spec.options}
     log_file = spec.options.get("log_file")
-    context = control.foreground_context(start.own_pidfile(), log_file, **options)
+    # A manager is told that a program is ready when its supervisor knows it.
+    context = control.foreground_context(
+        start.own_pidfile(), log_file, wait_ready=spec.supervised, **options
+    )
     caller_stderr = None if log_file is None else os.dup(2)
     context.reborn()
     try:

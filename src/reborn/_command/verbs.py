@@ -574,9 +574,9 @@ class NamedDaemon(DaemonVerbs):
             text = f"{self.name}: cannot export it: {_UNKNOWN}"
             return self._answer(Outcome(FAILED, text))
         manager: str = self.request.get("manager")
-        text = _export.write(manager, spec.service(manager))
+        text = _export.write(manager, spec.service(manager.removesuffix("-socket")))
         warning = exported.warning(manager, spec.options)
-        if warning is not None:
+        if warning is not None and manager != _export.SOCKETS:
             terminal.say(f"{self.name}: {warning}", error=True)
         data = {"name": self.name, "manager": manager, "text": text}
         return Answer(OK, text, lambda: data, is_file=True)

@@ -15,13 +15,24 @@ starting. The rules are those of each manager's own parser, which the tests run.
 from __future__ import annotations
 
 from reborn._export import containers, directories, files, systemd
-from reborn._export.service import Service, of_plan
+from reborn._export.service import ListeningSocket, Service, of_plan, read_by_interpreter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MANAGERS", "Service", "of_plan", "write"]
+__all__ = [
+    "MANAGERS",
+    "SOCKETS",
+    "ListeningSocket",
+    "Service",
+    "of_plan",
+    "read_by_interpreter",
+    "write",
+]
+
+# Besides what is for "systemd".
+SOCKETS = "systemd-socket"
 
 MANAGERS: dict[str, Callable[[Service], str]] = {
     "systemd": systemd.unit,
@@ -40,7 +51,7 @@ def write(manager: str, service: Service) -> str:
     Raises:
         ValueError: there is no such manager, or it cannot run this service.
     """
-    if manager == "systemd-socket":  # besides that of "systemd", where a program has ports
+    if manager == SOCKETS:
         return systemd.sockets(service)
     if manager not in MANAGERS:
         message = f"manager is {manager!r}, and must be one of {', '.join(map(repr, MANAGERS))}"

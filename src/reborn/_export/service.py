@@ -27,17 +27,33 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True, kw_only=True)
+class ListeningSocket:
+    """A socket that the manager can open for the program: its address, and what is set on it.
+
+    *address* is a host and a port, or a path, with "@" in front of an abstract name. *mode* and
+    *owner* (USER[:GROUP]) are those of a path.
+    """
+
+    address: tuple[str, int] | str
+    backlog: int | None = None
+    reuse_port: bool = False
+    mode: int | None = None
+    owner: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Service:
     """A program, and what its manager has to know; paths are absolute.
 
     *directory* is where it is started. *needs* are paths that it reads. *user* and *group* are
     numbers; *drops*: it becomes them by itself. *speaks*: it says READY to its manager. *detaches*:
     it never stays in the foreground. *reloads*: SIGHUP has it read its configuration.
-    *upgradable*: started once more, it takes the place of the one that runs. *ports* are those it
-    listens on, by name. *ready* is how to see from outside that it is ready (`_readiness`).
-    *foreign*: it does not use reborn. *restarts_always*: also when it has ended by itself; after
-    *restart_delay* seconds. *health* is how to see that it is well. *output* is the file for what
-    it prints, which is begun anew at *log_size* bytes, and *log_keep* of them are kept.
+    *upgrade* is the command that has another one take the place of the one that runs. *listeners*
+    are the sockets that it listens on, by name. *ready* is how to see from outside that it is ready
+    (`_readiness`). *foreign*: it does not use reborn. *restarts_always*: also when it has ended by
+    itself; after *restart_delay* seconds. *health* is how to see that it is well. *output* is the
+    file for what it prints, which is begun anew at *log_size* bytes, and *log_keep* of them are
+    kept.
     """
 
     name: str
@@ -57,8 +73,8 @@ class Service:
     speaks: bool = True
     detaches: bool = False
     reloads: bool = False
-    upgradable: bool = False
-    ports: Mapping[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
+    upgrade: Sequence[str] = ()
+    listeners: Mapping[str, ListeningSocket] = field(default_factory=dict[str, ListeningSocket])
     ready: str | None = None
     ready_timeout: float = 30.0
     foreign: bool = False
@@ -91,7 +107,7 @@ class Service:
                 refuse(kind, text, "any manager", "it is not UTF-8")
 
     def _texts(self) -> Iterator[tuple[str, str]]:
-        yield from (("argument", word) for word in self.command)
+        yield from (("argument", word) for word in (*self.command, *self.upgrade))
         for name, value in self.environment.items():
             yield "variable", f"{name}={value}"
         yield from (("path", path) for path in self.paths)
@@ -100,17 +116,18 @@ class Service:
         """Return the variables whose names shells cannot set, and old versions of systemd."""
         return {k: v for k, v in self.environment.items() if not _IDENTIFIER.fullmatch(k)}
 
-    def started(self, manager: str) -> list[str]:
-        """Return the command, with env(1) in front of it where there are odd variables.
+    def started(self, manager: str, command: Sequence[str] = ()) -> list[str]:
+        """Return the *command*, its own by default, with env(1) to set odd variables.
 
         Raises:
             ValueError: env(1) would take the program for a variable.
         """
+        command = command or self.command
         odd = [f"{name}={value}" for name, value in self.odd_variables().items()]
-        if odd and "=" in self.command[0]:
+        if odd and "=" in command[0]:
             why = f"it would be a variable to env(1), which sets {odd[0]!r}"
-            refuse("program", self.command[0], manager, why)
-        return [*(["/usr/bin/env", *odd] if odd else []), *self.command]
+            refuse("program", command[0], manager, why)
+        return [*(["/usr/bin/env", *odd] if odd else []), *command]
 
     @property
     def paths(self) -> list[str]:
@@ -122,7 +139,9 @@ class Service:
     @property
     def written(self) -> list[str]:
         """The directories that it writes to."""
-        files = [os.path.dirname(path) for path in (self.pidfile, self.log_file) if path]
+        addresses = (each.address for each in self.listeners.values())
+        sockets = [path for path in addresses if isinstance(path, str) and path[0] != "@"]
+        files = [os.path.dirname(path) for path in (self.pidfile, self.log_file, *sockets) if path]
         directory = self.working_directory
         return sorted({*files, *([] if directory in (None, "/") else [str(directory)])})
 
@@ -135,7 +154,7 @@ class Service:
     def start_timeout(self) -> int:
         """How many seconds it may take to start, or to be replaced."""
         # Its own launcher says why it is late, and so has to give up first.
-        return max(1, round(self.ready_timeout)) + (5 if self.upgradable else 0)
+        return max(1, round(self.ready_timeout)) + (5 if self.upgrade else 0)
 
 
 def refuse(kind: str, text: str, manager: str, why: str) -> NoReturn:
@@ -178,7 +197,7 @@ def of_plan(
         name=name,
         command=command,
         directory=_inherited.directory or "/",
-        needs=_read_by_interpreter(*command[:1]),
+        needs=read_by_interpreter(*command[:1]),
         environment={"PYTHONUNBUFFERED": "1"},
         user=user,
         group=group,
@@ -191,14 +210,14 @@ def of_plan(
         prevent_core=plan.prevent_core,
         detaches=detaches,
         reloads=handler is not None and callable(handler),
-        upgradable=plan.upgradable and not detaches,
-        ports=plan.ports,
+        upgrade=command if plan.upgradable and not detaches else (),
+        listeners={name: ListeningSocket(address=address) for name, address in plan.ports.items()},
         ready=ready,
         ready_timeout=plan.ready_timeout,
     )
 
 
-def _read_by_interpreter(*executable: str) -> list[str]:
+def read_by_interpreter(*executable: str) -> list[str]:
     """Return the paths of the interpreter and of the modules that it imports."""
     real = map(os.path.realpath, executable)
     imported = (os.path.abspath(path) for path in sys.path if path)

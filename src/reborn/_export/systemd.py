@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from reborn._export.service import Service
+    from reborn._export.service import ListeningSocket, Service
 
 _MANAGER = "systemd"
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@+=:,./_-")
@@ -107,7 +107,7 @@ def unit(service: Service) -> str:
         directory=_path(service.directory),
         environment="\n".join(_environment(service)),
         user=_user(service, drops=drops),
-        more="" if service.foreign else _MORE.format(store="" if service.upgradable else "#"),
+        more="" if service.foreign else _MORE.format(store="" if service.upgrade else "#"),
         compiles=_COMPILES if service.foreign else "",
         restart=(
             "# It is restarted whenever it ends.\nRestart=always"
@@ -157,13 +157,13 @@ def _watchdog(service: Service) -> str:
 
 
 def sockets(service: Service) -> str:
-    """Return a script that writes a .socket unit for each port of the program.
+    """Return a script that writes a .socket unit for each socket of the program.
 
     Raises:
         ValueError: it listens on none by name.
     """
-    if not service.ports:
-        message = "systemd-socket needs a program that listens by name; give it ports"
+    if not service.listeners:
+        message = "systemd-socket needs a program that listens by name; give it ports, or --socket"
         raise ValueError(message)
     text = f"""\
 #!/bin/sh
@@ -171,29 +171,65 @@ def sockets(service: Service) -> str:
 #     systemctl daemon-reload && systemctl enable --now {service.name}-NAME.socket
 # systemd then listens from the boot on, and starts the service when somebody connects.
 """
-    for name, (host, port) in service.ports.items():
+    for name, listener in service.listeners.items():
         path = f"{service.name}-{name}.socket"
-        text += f"cat > {path} <<'END_OF_FILE'\n{_socket(service, name, host, port)}END_OF_FILE\n"
+        text += f"cat > {path} <<'END_OF_FILE'\n{_socket(service, name, listener)}END_OF_FILE\n"
     return text
 
 
-def _socket(service: Service, name: str, host: str, port: int) -> str:
-    if port == 0:
-        message = f"port 0 of {name!r} differs at each start, so no socket unit can name it"
-        raise ValueError(message)
-    where = f"[{host}]" if ":" in host else host or "[::]"
+def _socket(service: Service, name: str, listener: ListeningSocket) -> str:
+    lines = "\n".join(_listening(name, listener, service.umask))
     return f"""\
 [Unit]
 Description={service.name}, {name}
 
 [Socket]
-ListenStream={_path(f"{where}:{port}")}
+{lines}
 FileDescriptorName={name}
 Service={service.name}.service
 
 [Install]
 WantedBy=sockets.target
 """
+
+
+def _listening(name: str, listener: ListeningSocket, umask: int) -> Iterable[str]:
+    """Yield the settings of a socket unit that say where it listens, and how.
+
+    Raises:
+        ValueError: systemd cannot listen there.
+    """
+    if isinstance(listener.address, str):
+        user, _, group = (listener.owner or "").partition(":")
+        yield f"ListenStream={_path(listener.address)}"
+        if listener.address[0] != "@":
+            # systemd's own default lets everybody connect.
+            yield f"SocketMode={0o666 & ~umask if listener.mode is None else listener.mode:04o}"
+        for setting, account in (("SocketUser", user), ("SocketGroup", group)):
+            if account:
+                yield f"{setting}={account}"
+    else:
+        yield f"ListenStream={_path(_number(name, *listener.address))}"
+    if listener.backlog is not None:
+        yield f"Backlog={listener.backlog}"
+    if listener.reuse_port:
+        yield "ReusePort=yes"
+
+
+def _number(name: str, host: str, port: int) -> str:
+    """Return the address of a TCP socket as systemd has it."""
+    import ipaddress
+
+    if port == 0:
+        message = f"port 0 of {name!r} differs at each start, so no socket unit can name it"
+        raise ValueError(message)
+    if not host:
+        return f"[::]:{port}"
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        refuse("host", host, "a socket unit", "systemd looks up no names; give its address")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _kind(service: Service) -> str:
@@ -213,11 +249,11 @@ def _kind(service: Service) -> str:
 
 
 def _reload(service: Service) -> str:
-    if service.upgradable:
+    if service.upgrade:
         return (
             "# A reload is an upgrade: the program is started again, and takes the place of the\n"
             "# one that serves. If it fails, so does the reload, and the old one serves on.\n"
-            f"ExecReload={_command(service.started(_MANAGER))}"
+            f"ExecReload={_command(service.started(_MANAGER, service.upgrade))}"
         )
     if service.reloads:
         return "ExecReload=/bin/kill -HUP $MAINPID"
