@@ -141,8 +141,11 @@ class DaemonContext(_options.Options):
         self._idle: IdleWatch | None = None
         self._listeners: list[tuple[ReferenceType[socket.socket], bool]] = []
         given = {**locals(), "condition": ready}
+        defaults = DaemonContext.__init__.__kwdefaults__
         for name in _options.NAMES:
-            setattr(self, name, given[name])
+            # A default needs no check, and most are.
+            is_default = given[name] is defaults.get(name)
+            (object.__setattr__ if is_default else setattr)(self, name, given[name])
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in _options.NAMES and self.is_open:

@@ -172,16 +172,15 @@ def loading(role: str | None = None) -> Step:
 class Hints(dict[str, object]):
     """Annotations of a function or class, whose names are imported when they are looked at."""
 
-    __slots__ = ("_module",)
+    __slots__ = ("module",)  # where the names are known; set when it is made, by `_hint`
 
-    def __init__(self, annotations: "Mapping[str, object]", module: str) -> None:
-        super().__init__(annotations)
-        self._module = module
+    if TYPE_CHECKING:
+        module: str
 
     def _complete(self) -> "Hints":
         from reborn import _hints
 
-        _hints.complete(self._module)
+        _hints.complete(self.module)
         return self
 
     # How typing and inspect look: they copy it, or go through its items.
@@ -223,7 +222,9 @@ def hint_public(names: "dict[str, Any]") -> None:
 def _hint(value: "Any", module: str) -> None:  # noqa: ANN401 - a class or a function
     annotations = value.__annotations__
     if annotations and type(annotations) is not Hints:
-        value.__annotations__ = Hints(annotations, module)
+        # No `__init__` in Python: there are dozens of these at each start.
+        hints = value.__annotations__ = Hints(annotations)
+        hints.module = module
 
 
 _METHODS = {type(hinted), property, classmethod, staticmethod}
