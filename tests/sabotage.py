@@ -74,7 +74,7 @@ SEAMS = {
     "head start of a program": "_proc:_HEAD_START",
     "kill a family": "_proc:Ending.kill",
     "signal a family": "_proc:Ending._signal",
-    "descendants": "_process:_descendants",
+    "descendants": "_ending:descendants",
     "stop": "_process:Daemon.stop",
     # A start.
     "accept an upgrader": "_upgrade.messages:accept",

@@ -141,7 +141,7 @@ class DaemonContext(_options.Options):
         self._idle: IdleWatch | None = None
         self._listeners: list[tuple[ReferenceType[socket.socket], bool]] = []
         given = {**locals(), "condition": ready}
-        defaults = DaemonContext.__init__.__kwdefaults__
+        defaults = DaemonContext.__init__.__kwdefaults__ or {}
         for name in _options.NAMES:
             # A default needs no check, and most are.
             is_default = given[name] is defaults.get(name)

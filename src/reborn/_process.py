@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import psutil
 
+    from reborn._ending import Remaining
     from reborn._holder import LockHolder
     from reborn._pidfile import LockedPidFile
     from reborn.exceptions import StopTimeoutError
@@ -28,8 +29,6 @@ else:
 _open_pidfd = getattr(os, "pidfd_open", None)
 # How often a process without a pidfd is looked at, in seconds.
 _TICK = 0.02
-# What belongs to another user cannot be ended, and may end by itself when the others have.
-_FOREIGN_TIMEOUT = 1.0
 # How long is waited in one go: a signal that comes just before poll(2) begins, such as Ctrl-C, is
 # handled only after it.
 _GLANCE = 1.0
@@ -420,85 +419,14 @@ def open_process(pid: int) -> ProcessHandle | None:
         return None
 
 
-class Remaining:
-    """Who is left after `end`: *alive* outlived SIGKILL, *foreign* belong to another user."""
-
-    def __init__(self, alive: "Iterable[int]" = (), foreign: "Iterable[int]" = ()) -> None:
-        self.alive = [*alive]
-        self.foreign = [*foreign]
-
-    def __bool__(self) -> bool:
-        return bool(self.alive or self.foreign)
-
-
 def end(
     roots: "Iterable[ProcessHandle]",
     timeout: float,
     *,
     mixed: bool = False,
     cooperative: bool = False,
-) -> Remaining:
-    """End *roots* and their descendants: SIGTERM, *timeout* seconds, SIGKILL; return who is left.
+) -> "Remaining":
+    """End *roots* and their descendants, as in `_ending`; return who is left."""
+    from reborn import _ending  # late: no start ends anybody
 
-    The *roots* have a moment to end their descendants themselves (`_proc.head_start`); *mixed*:
-    they have all the time. One that belongs to another user is left alone, and
-    the others are ended all the same. The caller itself is spared: a worker that stops its own
-    daemon has to see it through. *cooperative*: see `poll`.
-    """
-    from reborn import _proc  # late, as below: no start ends anybody
-
-    first = {root.pid: root for root in roots}
-    family = {**first, **_descendants(first.values())}
-    ending = _proc.Ending(lambda pid, number: family[pid].send(number))
-    deadline = time.monotonic() + timeout
-    ending.probe(family)
-    ending.terminate(first)
-    if not mixed and len(family) > len(first):
-        moment = time.monotonic() + _proc.head_start(timeout)
-        _wait_all(first, ending.refused & first.keys(), moment, cooperative=cooperative)
-        ending.terminate(family)
-    if not _wait_all(family, ending.refused, deadline, cooperative=cooperative):
-        # What they started while they were stopping belongs to them, too.
-        family.update(_descendants(family.values()))
-        ending.kill(pid for pid, handle in family.items() if not handle.has_ended())
-        # SIGKILL cannot be refused, but a process in an uninterruptible call can delay it.
-        late = time.monotonic() + max(timeout, 1.0)
-        _wait_all(family, ending.refused, late, cooperative=cooperative)
-    left = [pid for pid, handle in family.items() if not handle.has_ended()]
-    foreign = ending.refused.intersection(left)
-    return Remaining([pid for pid in left if pid not in foreign], sorted(foreign))
-
-
-def _descendants(roots: "Iterable[ProcessHandle]") -> dict[int, ProcessHandle]:
-    """Open the descendants of *roots*, those in other sessions included."""
-    from reborn import _proc
-
-    found: dict[int, ProcessHandle] = {}
-    for root in tuple(roots):
-        if _proc.is_childless(root.pid):
-            continue
-        family = _proc.family(root.pid)
-        if root.has_ended():
-            continue  # they may be those of a later process
-        for pid, start in family:
-            handle = None if pid == os.getpid() else open_process(pid)
-            # Opened now, and still the one whose parents were seen.
-            if handle is not None and _proc.is_still(pid, start):
-                found.setdefault(pid, handle)
-    return found
-
-
-def _wait_all(
-    family: dict[int, ProcessHandle], refused: set[int], deadline: float, *, cooperative: bool
-) -> bool:
-    """Wait for the end of all but the *refused*, which get a moment to end with the others."""
-
-    def wait(handle: ProcessHandle) -> bool:
-        return handle.wait(max(0.0, deadline - time.monotonic()), cooperative=cooperative)
-
-    if not all(wait(handle) for pid, handle in family.items() if pid not in refused):
-        return False
-    deadline = min(deadline, time.monotonic() + _FOREIGN_TIMEOUT)
-    for pid in refused:
-        wait(family[pid])
-    return True
+    return _ending.end(roots, timeout, open_process, mixed=mixed, cooperative=cooperative)

@@ -50,7 +50,7 @@ if "without_sigkill" in switches:
 if "believing_anybody" in switches:
     sabotage.put("doubt a holder", lambda *_: None)
 if "without_family" in switches:
-    sabotage.put("descendants", lambda _: {})
+    sabotage.put("descendants", lambda *_: {})
 if "without_indulgence" in switches:
     sabotage.put("signal a family", lambda ending, pids, n: [ending._send(p, n) for p in pids])
 

@@ -513,7 +513,7 @@ SABOTAGED_PROGRAMS = {
 SABOTAGED_CALLS = {
     "shows a pid file": (believe_text, machine_of("write_pid_of_stranger"), "status"),
     "stop": (stop_without_waiting, machine_of("stop", "start"), "files|processes"),
-    "descendants": (lambda _: {}, machine_of("stop", "start", kinds=WORKER), "processes"),
+    "descendants": (lambda *_: {}, machine_of("stop", "start", kinds=WORKER), "processes"),
 }
 
 

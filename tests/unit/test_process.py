@@ -11,7 +11,7 @@ import sys
 import psutil
 import pytest
 
-from reborn import _proc, _process
+from reborn import _ending, _proc, _process
 from reborn._pidfile import PidFile
 from reborn._process import Daemon, ProcessHandle, running_daemon
 
@@ -176,7 +176,7 @@ def proc(request, monkeypatch):
 def test_where_nothing_shows_processes_there_are_no_descendants_to_end(platform, monkeypatch):
     monkeypatch.setattr(_proc, "_PROC", "/nowhere")
     monkeypatch.setitem(sys.modules, "psutil", None)
-    assert _process._descendants([ProcessHandle(os.getpid())]) == {}
+    assert _ending.descendants([ProcessHandle(os.getpid())], _process.open_process) == {}
 
 
 def test_where_no_more_files_can_be_opened_there_are_no_descendants_to_end(
@@ -188,7 +188,7 @@ def test_where_no_more_files_can_be_opened_there_are_no_descendants_to_end(
     handle = ProcessHandle(os.getpid())
     monkeypatch.setattr(psutil, "Process", full)
     monkeypatch.setattr(os, "listdir", full)
-    assert _process._descendants([handle]) == {}
+    assert _ending.descendants([handle], _process.open_process) == {}
 
 
 def test_ending_nobody_is_quick():
