@@ -21,8 +21,6 @@ from __future__ import annotations
 import _thread
 import os
 import posix  # not os: eventlet's read() and write() wait in its hub, as no handler may
-from collections import deque
-from types import MappingProxyType
 
 from reborn import _loops, _process, _signals
 from reborn._signals import signal_name
@@ -31,6 +29,7 @@ from reborn.exceptions import NotRunningError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections import deque
     from collections.abc import Callable, Iterator, Mapping
     from types import FrameType
     from typing import Any, Self, TypeVar
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     Decorated = TypeVar("Decorated", bound=SignalHandler)
 else:
     import _signal  # its getsignal does not look for an enum first
+    from _collections import deque  # collections itself takes 0.3 MB of a supervisor
 
 # What a pipe holds, at the least; a full one may have refused something.
 _CAPACITY = 65536
@@ -148,6 +148,8 @@ class SignalServer:
     @property
     def commands(self) -> Mapping[str, int]:
         """The words and their signals; argparse takes it as the *choices* of an option."""
+        from types import MappingProxyType
+
         return MappingProxyType(self._commands)
 
     def send_command(self, word: str, context: DaemonContext) -> Daemon:

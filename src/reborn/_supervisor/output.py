@@ -14,7 +14,6 @@ import os
 import select
 import stat
 import time
-from collections import deque
 
 from reborn import _descriptors
 from reborn._readiness import LogFile
@@ -170,6 +169,8 @@ class SyslogSink:
     def __init__(
         self, tag: str, priority: int, *, log: LogSink, addresses: "Sequence[str]" = _ADDRESSES
     ) -> None:
+        from collections import deque  # late: few have a socket to wait for
+
         self._tag = tag
         self._priority = priority
         self._log = log
