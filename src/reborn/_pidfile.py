@@ -458,10 +458,13 @@ class LockedPidFile(LockedFile):
         found = self.find_holder(is_for_a_signal=False)
         return None if found is None else found.pid
 
-    def find_holder(self, *, is_for_a_signal: bool = True) -> "LockHolder | None":
+    def find_holder(
+        self, *, is_for_a_signal: bool = True, named: "Callable[[int], object] | None" = None
+    ) -> "LockHolder | None":
         """Return the process that provably has the file locked, with what was read to find it.
 
-        Unless it *is_for_a_signal*, nobody looks by whose links the path leads there.
+        Unless it *is_for_a_signal*, nobody looks by whose links the path leads there. *named* is
+        called with the number in the file before anything is proven.
         """
         fd = self._open_to_read()
         if fd is None:
@@ -470,11 +473,14 @@ class LockedPidFile(LockedFile):
             deadline = time.monotonic() + _PATIENCE
             while True:
                 text = os.pread(fd, _LONGEST_TEXT, 0)
+                number = _number(text)
+                if named is not None and number is not None:
+                    named(number)
                 holder = self._holder_by(fd, text, is_for_a_signal=is_for_a_signal)
                 # Looked at again where a new generation takes over between two system calls: its
                 # number may stand in the remains of a longer one.
                 changed = os.pread(fd, _LONGEST_TEXT, 0) != text
-                torn = text.strip() and _number(text) is None and time.monotonic() < deadline
+                torn = text.strip() and number is None and time.monotonic() < deadline
                 if holder is not None or not (changed or torn):
                     return holder
         finally:

@@ -46,6 +46,8 @@ _HEAD_START = 0.5
 _PR_SET_CHILD_SUBREAPER = 36
 # The line of /proc/PID/stat: fifty numbers, and a name.
 _LONGEST_STAT = 4096
+# Of these, so many from the state on are taken apart.
+_USED_FIELDS = 22
 _PF_EXITING = 0x4  # linux/sched.h
 # What proc_pid_stat(5) calls the states, in psutil's words.
 _STATES = {
@@ -312,7 +314,7 @@ def _status(pid: int | str) -> list[str]:
     finally:
         os.close(fd)
     # The name, in brackets, may contain anything.
-    return line.rpartition(b")")[2].decode("ascii").split()
+    return line.rpartition(b")")[2].decode("ascii").split(None, _USED_FIELDS)
 
 
 def state(pid: int) -> tuple[str, float]:
@@ -353,9 +355,9 @@ class Facts:
 
 def facts(pid: int) -> Facts | None:
     """Return the facts about *pid*; None: it has ended."""
-    if sys.platform != "linux" or not os.path.exists(f"{_PROC}/self/stat"):
+    fields = _status(pid) if sys.platform == "linux" else []
+    if not fields and (sys.platform != "linux" or not os.path.exists(f"{_PROC}/self/stat")):
         return _facts_by_psutil(pid)
-    fields = _status(pid)
     started = _started(fields)
     if started is None or fields[0] in ("Z", "X"):
         return None
@@ -370,8 +372,9 @@ def facts(pid: int) -> Facts | None:
 
 
 def _count_descriptors(pid: int) -> int | None:
+    path = f"{_PROC}/{pid}/fd"
     try:
-        return len(os.listdir(f"{_PROC}/{pid}/fd"))
+        return os.stat(path).st_size or len(os.listdir(path))  # 0: before Linux 6.2
     except OSError:
         return None  # another user's
 

@@ -348,17 +348,45 @@ class Daemon:
         return True
 
 
-def find_daemon(file: "LockedPidFile") -> "Daemon | None":
-    """Return the daemon that holds a pid file, or None if no process provably does."""
-    while (first := file.holder()) is not None:
-        handle = open_process(first)
-        holder = file.find_holder()
-        # Opened now, and still the holder: so the handle is the daemon's and not a successor's.
-        if holder is not None and holder.pid == first:
-            daemon = running_daemon(holder.pid, handle, pidfile=file, holder=holder)
-            # A zombie may stay named, where nothing shows that it does not hold the file.
-            return daemon if daemon.is_running() else None
-    return None
+def find_daemon(file: "LockedPidFile", *, is_for_a_signal: bool = True) -> "Daemon | None":
+    """Return the daemon that holds a pid file, or None if no process provably does.
+
+    Unless it *is_for_a_signal*, root cannot send one by the handle.
+    """
+    candidate = _Candidate()
+    holder = file.find_holder(is_for_a_signal=is_for_a_signal, named=candidate.open_named)
+    # Opened before it is proven to be the holder: so the handle is the daemon's and not a
+    # successor's. Where the text does not name it, it takes another look.
+    while holder is not None and holder.pid != candidate.pid:
+        candidate.open(holder.pid)
+        holder = file.find_holder(is_for_a_signal=is_for_a_signal)
+    if holder is None:
+        return None
+    daemon = running_daemon(holder.pid, candidate.handle, pidfile=file, holder=holder)
+    # A zombie may stay named, where nothing shows that it does not hold the file.
+    return daemon if daemon.is_running() else None
+
+
+class _Candidate:
+    """A process that may be the holder of a pid file; *handle* is None where it has ended."""
+
+    def __init__(self) -> None:
+        self.pid: int | None = None
+        self.handle: ProcessHandle | None = None
+
+    def open(self, pid: int) -> None:
+        self.pid, self.handle = pid, open_process(pid)
+
+    def open_named(self, pid: int) -> None:
+        """Open the process that a text names, of which nothing else is known; it may be none."""
+        self.pid = self.handle = None
+        if _open_pidfd is None:
+            return  # it takes psutil, for which there has to be a reason
+        try:
+            pidfd = _open_pidfd(pid)
+        except (OSError, OverflowError):
+            return
+        self.pid, self.handle = pid, ProcessHandle(pid, pidfd=pidfd)
 
 
 def running_daemon(

@@ -111,6 +111,17 @@ def test_list_is_a_table(reborn):
     reborn.stopped("db")
 
 
+def test_list_shows_more_daemons_than_it_may_have_files_open(reborn):
+    names = [f"web{number}" for number in range(8)]
+    for name in names:
+        reborn.started(name, *SLEEP)
+    limited = ["sh", "-c", 'ulimit -n 9 && exec "$@"', "sh", *reborn.words("list", "--json")]
+    listed = json.loads(subprocess.check_output(limited, env=reborn.env))
+    assert [one["state"] for one in listed] == ["running"] * len(names)
+    reborn("stop", *names)
+    reborn.assert_nothing_left(*names)
+
+
 def test_list_for_programs(reborn):
     assert reborn("list", "--json") == (0, "[]\n", "")
     with reborn.running("web", *SLEEP) as pid:

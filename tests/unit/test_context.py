@@ -143,6 +143,20 @@ def test_search_finds_the_holder_and_nobody_else(path):
     assert context.search() is None
 
 
+@pytest.mark.parametrize("number", [1, 2**22, 9_999_999_999])
+def test_search_opens_a_number_that_names_nobody_and_believes_it_of_nobody(path, number):
+    path.write_text(f"{number}\n")
+    assert DaemonContext(path).search() is None
+
+
+def test_search_finds_the_holder_that_is_seen_to_have_another_number(path, monkeypatch):
+    """As in another pid namespace; what it has opened first is not what it returns."""
+    monkeypatch.setattr("reborn._record_lock.owner", lambda *_: os.getpid())
+    path.write_text(f"{2**22}\n")
+    found = DaemonContext(path).search()
+    assert (found.pid, found.is_running()) == (os.getpid(), True)
+
+
 def test_nobody_supervises_a_test_and_hands_it_sockets(monkeypatch):
     for name in ("NOTIFY_SOCKET", "SUPERVISOR_ENABLED", "LISTEN_PID"):
         monkeypatch.delenv(name, raising=False)

@@ -114,6 +114,13 @@ def test_facts_are_those_of_the_process(monkeypatch, proc):
     assert _proc.facts(2**30) is None
 
 
+def test_open_files_are_counted_where_the_kernel_does_not_count_them(monkeypatch):
+    count = _proc.facts(os.getpid()).open_files
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", lambda _: stat(os.devnull))  # of no size
+    assert _proc.facts(os.getpid()).open_files == pytest.approx(count, abs=3)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere psutil has its own way")
 def test_states_have_the_names_that_psutil_gives_them():
     names = psutil._pslinux.PROC_STATUSES

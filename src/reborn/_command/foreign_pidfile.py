@@ -37,16 +37,20 @@ def foreign_pid_file(path: str) -> LockedPidFile:
 
 
 class ForeignDaemon:
-    """The daemon of any program, found as `DaemonContext.search` finds one, without the options."""
+    """The daemon of any program, found as `DaemonContext.search` finds one, without the options.
 
-    def __init__(self, path: str) -> None:
+    It can be sent signals if it *is_for_a_signal*.
+    """
+
+    def __init__(self, path: str, *, is_for_a_signal: bool = True) -> None:
         file = foreign_pid_file(path)
         self.pidfile = as_pid_file(file)
         self._file = file
+        self._is_for_a_signal = is_for_a_signal
 
     def search(self) -> Daemon | None:
         """Return the daemon that holds the pid file, or None if no process provably does."""
-        return find_daemon(self._file)
+        return find_daemon(self._file, is_for_a_signal=self._is_for_a_signal)
 
 
 def owner_by_text(fd: int, status: os.stat_result) -> int | None:

@@ -134,7 +134,7 @@ class Overview:
         )
 
     def _fact(self, value: T | None, show: Callable[[T], str]) -> str:
-        return "-" if self.status.daemon is None else status.known(value, show)
+        return "-" if self.status.pid is None else status.known(value, show)
 
     def _reported(self, name: str) -> Any:  # noqa: ANN401 - as the record has it
         """Return a field of the supervisor's report, if there is or was one."""
@@ -204,16 +204,19 @@ def table(overviews: Sequence[Overview]) -> str:
     widths["NAME"] = max(1, min(widths["NAME"], widths["NAME"] + room - _width(widths)))
     if "COMMAND" in widths:
         widths["COMMAND"] += room - _width(widths)
-    states = ["", *(overview.state for overview in overviews)]
-    lines: list[str] = []
-    for number, state in enumerate(states):
-        cells = {heading: _cut(columns[heading][number], widths[heading]) for heading in widths}
-        for heading, cell in cells.items():
-            if heading != "COMMAND":  # the last one, which has room without end in a pipe
-                cells[heading] = cell.ljust(widths[heading])
-        cells["STATE"] = painted(cells["STATE"], state)
-        lines.append("  ".join(cells.values()).rstrip())
-    return "\n".join(lines)
+    shown = [_column(heading, columns[heading], width) for heading, width in widths.items()]
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*shown, strict=True))
+
+
+def _column(heading: str, cells: Sequence[str], width: int) -> list[str]:
+    """Return the *cells* of a column as they are shown."""
+    cut = [_cut(cell, width) for cell in cells]
+    if heading == "COMMAND":  # the last one, which has room without end in a pipe
+        return cut
+    if heading != "STATE":
+        return [cell.ljust(width) for cell in cut]
+    states = {state: painted(state.ljust(width), state) for state in {*cut}}
+    return [states[state] for state in cut]
 
 
 def _width(widths: Mapping[str, int]) -> int:

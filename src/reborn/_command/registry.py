@@ -162,11 +162,11 @@ class Record:
     def from_data(cls, data: Any) -> Self | None:  # noqa: ANN401 - what a file says
         """Return the record that *data* describes; None if it makes no sense."""
         try:
-            fields = {name: {**_LATER, **data}[name] for name in cls.FIELDS}
+            known = {**_LATER, **data}
+            fields = {name: known[name] for name in cls.FIELDS}
             whole = all(isinstance(value, _KINDS[name]) for name, value in fields.items())
             command: list[str] = fields["command"]
-            environment = fields["environment"]
-            texts = [*command, *environment, *environment.values(), *fields["replaced"]]
+            texts = [*command, *fields["environment"].values(), *fields["replaced"]]
             numbers = [number for limit in fields["limits"] for number in limit]
             # By sets of types, since there are hundreds of them in each of hundreds of records.
             whole &= {*map(type, texts)} <= {str} and {*map(type, numbers)} <= {int}

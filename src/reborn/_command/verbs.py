@@ -114,14 +114,30 @@ def show_all(*, names_only: bool) -> Answer:
         return Answer(OK, "\n".join(names), lambda: names)
     from reborn._command.overview import table
 
-    every = [NamedDaemon.named(name).overview() for name in registry.names()]
-    # One that somebody ran in the foreground has ended there, and is no daemon.
-    overviews = [one for one in every if not (one.state == "stopped" and one.was_in_foreground)]
+    overviews = _overviews()
     for overview in overviews:
         overview.status.settle()  # all in the same tenth of a second
     if not overviews:
         return Answer(OK, _NONE, list, is_error=True)
     return Answer(OK, table(overviews), lambda: [overview.as_data() for overview in overviews])
+
+
+def _overviews() -> list[Overview]:
+    """Return what is known of each daemon that has a name, of which there may be hundreds."""
+    import gc
+
+    found: list[Overview] = []
+    gc.disable()  # all of it is kept until it is shown
+    try:
+        for name in registry.names():
+            overview = NamedDaemon.named(name).overview()
+            overview.status.daemon = None  # each has a descriptor, and they might run out
+            # One that somebody ran in the foreground has ended there, and is no daemon.
+            if not (overview.state == "stopped" and overview.was_in_foreground):
+                found.append(overview)
+    finally:
+        gc.enable()
+    return found
 
 
 class NamedDaemon(DaemonVerbs):
@@ -136,7 +152,10 @@ class NamedDaemon(DaemonVerbs):
 
     def searched(self) -> ForeignDaemon:
         """Return what finds the daemon by its pid file; a start has no need of it."""
-        return ForeignDaemon(self.paths.pidfile)
+        return self._found_at(self.paths.pidfile)
+
+    def _found_at(self, pidfile: str) -> ForeignDaemon:
+        return ForeignDaemon(pidfile, is_for_a_signal=self.request.verb != "status")
 
     @classmethod
     def named(cls, name: str) -> NamedDaemon:
@@ -618,7 +637,7 @@ class NamedDaemon(DaemonVerbs):
         if not os.path.lexists(self.paths.supervisor):
             return None
         try:
-            return ForeignDaemon(self.paths.supervisor).search()
+            return self._found_at(self.paths.supervisor).search()
         except (StartError, OSError):
             return None
 
