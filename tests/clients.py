@@ -29,8 +29,13 @@ class Crowd:
         paths = {"socket": self.socket, "before": before, "serve": serve}
         return {"options": options, "ensure": ensure, **paths}
 
-    def begin(self, **arguments):
-        command = [sys.executable, str(PROBES / "client.py"), json.dumps(self.spec(**arguments))]
+    def begin(self, *, prefix=(), **arguments):
+        command = [
+            *prefix,
+            sys.executable,
+            str(PROBES / "client.py"),
+            json.dumps(self.spec(**arguments)),
+        ]
         return subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

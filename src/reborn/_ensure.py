@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from reborn._options import Plan
     from reborn._process import Daemon
     from reborn._start_lock import StartLock
+    from reborn.exceptions import PidFileLockedError
 
 # Between two looks pass so many seconds at the least and at the most, and in between a part of all.
 _SHORTEST_PAUSE, _LONGEST_PAUSE, _PART = 0.002, 0.05, 20
@@ -249,8 +250,7 @@ def _act(
                 else:
                     deadline.missing = f"process {daemon.pid} is still starting"
             except PidFileLockedError as error:
-                held = "another process" if error.pid is None else f"process {error.pid}"
-                deadline.missing = f"{held} has the pid file locked, and is not ready"
+                deadline.missing = _why_locked(error)
             except StartError as error:
                 # Nobody has to know of somebody else's patience, or of a daemon that serves on.
                 late = isinstance(error, NotReadyError) and plan.ready_timeout < longest
@@ -261,6 +261,25 @@ def _act(
             deadline.pause()
     finally:
         turn.release("" if words is None else _written(words))
+
+
+def _why_locked(error: PidFileLockedError) -> str:
+    """Return what is waited for where a pid file is locked, and no daemon found by it."""
+    if error.pid is not None:
+        return f"process {error.pid} has the pid file locked, and is not ready"
+    if error.others:
+        pids = ", ".join(map(str, error.others))
+        return f"the pid file is locked by process {pids}, which it does not name"
+    try:
+        named = LockedPidFile(error.path).read()
+    except (StartError, OSError):
+        named = None
+    if named is None:
+        return "another process has the pid file locked, and is not ready"
+    return (
+        f"the pid file is locked, and process {named}, which it names, cannot be seen from here "
+        "(does it run in another container?)"
+    )
 
 
 def _written(error: StartError) -> str:

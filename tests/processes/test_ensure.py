@@ -12,6 +12,7 @@ from harness import PATIENCE, announced, eventually, is_alive
 from reborn import DaemonContext
 from reborn._files import START_BYTE
 
+NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 SLOW = "time.sleep(0.3)"
 
 
@@ -117,6 +118,17 @@ def test_time_out_says_what_was_waited_for(crowd, gate):
     )
     gate.let_pass()
     assert crowd.end(first)["answer"] == crowd.starts()[0]
+
+
+@pytest.mark.root
+@pytest.mark.brute
+def test_time_out_names_a_holder_that_cannot_be_seen(crowd, sandbox):
+    """From another pid namespace; outside of that it is seen, and has another number."""
+    holder = sandbox.hold().pid
+    found = crowd.ask(prefix=NAMESPACE, timeout=0.5, before="ask = lambda: (0, None)")
+    assert found["error"] == "EnsureTimeoutError"
+    assert f"locked, and process {holder}, which it names, cannot be seen" in found["message"]
+    sandbox.stop(holder)
 
 
 def test_daemon_that_is_started_otherwise_is_waited_for(crowd, sandbox, gate, mark):
