@@ -60,6 +60,7 @@ SEAMS = {
     "end leases": "_record_lock:end_leases",
     "mark a stop": "_record_lock:mark_stop",
     "leave the addresses": "_idle:close",
+    "wait for an address": "_upgrade.listening:_may_wait",
     "doubt a holder": "_holder:LockHolder.refuse_if_doubtful",
     "locks": "_pidfile:fcntl",
     "starter of a daemon": "_pidfile:LockedPidFile.starter",

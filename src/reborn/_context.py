@@ -582,15 +582,16 @@ class DaemonContext(_options.Options):
         It is the predecessor's of that *name*, if this daemon replaces one that listened there; the
         manager's (`sockets`), if there is one of that name, wherever that listens; or made now,
         with *backlog* (128), SO_REUSEPORT, and *mode* and *owner* (user and group) of a Unix
-        socket's file. The address may be left out for a name in `ports`. The program may close the
-        socket; the next generation is given a copy.
+        socket's file. The address may be left out for a name in `ports`. Where there is a pid file,
+        an earlier daemon that is just ending has two seconds to leave the address. The program may
+        close the socket; the next generation is given a copy.
 
         Raises:
             OSError: it cannot be made, or somebody else listens there.
             RuntimeError: the context is not open, or another generation has taken over.
             TypeError, ValueError: there is no address, or it is none.
         """
-        self._opened("listen")
+        setup = self._opened("listen")
         if address is None:
             host, port = (self.ports or {}).get(name, (None, 0))
             address = None if host is None else (host, port)
@@ -600,7 +601,10 @@ class DaemonContext(_options.Options):
         from reborn._upgrade import listening
 
         address = listening.checked(name, address)
-        options = listening.SocketOptions(backlog, reuse_port=reuse_port, mode=mode, owner=owner)
+        patience = 0.0 if setup.pidfile is None else listening.ENDING_PATIENCE
+        options = listening.SocketOptions(
+            backlog, reuse_port=reuse_port, mode=mode, owner=owner, patience=patience
+        )
         notifier = self._manager_notifier()
         if self._generation is not None:
             listener = self._generation.listen(name, address, options, received=self.sockets)

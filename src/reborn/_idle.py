@@ -251,9 +251,21 @@ def close(listeners: Iterable[socket.socket]) -> None:
     """Leave the addresses of *listeners* to the next daemon, though threads may wait in accept."""
     for listener in listeners:
         try:
-            listener.shutdown(socket.SHUT_RDWR)
+            if listener.gettimeout() == 0:
+                _silence(listener)
+            else:
+                listener.shutdown(socket.SHUT_RDWR)
         except OSError:
             listener.close()  # the BSDs
+
+
+def _silence(listener: socket.socket) -> None:
+    """Put a socket in its place that never has anything to take.
+
+    An event loop in another thread would log an error for each look at one that was shut.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as silent:
+        os.dup2(silent.fileno(), listener.fileno(), inheritable=False)
 
 
 class Busy:

@@ -119,34 +119,62 @@ def test_client_meets_a_daemon_that_goes_control(clients, gate, mark):
     is_gone(clients)
 
 
-@pytest.mark.brute
-@pytest.mark.parametrize("leaves", [True, False])
-def test_next_daemon_listens_where_one_is_on_its_last_way(clients, gate, leaves):
-    """Its pid file is gone, and its process is not; False is the control."""
-    after = f"""
-import atexit, reborn
-if reborn.was_reborn() and not os.path.exists({gate.path + ".once"!r}):
-    atexit.register(lambda: open({gate.path!r}, "rb", buffering=0).read(1))
-"""
-    serve = f"""
-open({gate.path + ".once"!r}, "w").close()
+# The first daemon ends when it may; each keeps its socket.
+LINGERS = """
+import atexit, pathlib, reborn
+def end():
+    starts = pathlib.Path(spec["socket"] + ".starts")
+    if reborn.was_reborn() and starts.read_text().startswith(str(os.getpid())):
+        open({gate!r}, "rb", buffering=0).read(1)
+atexit.register(end)  # first, and so it is called last
 def listen(*given, known=type(context).listen, kept=[], **options):
     kept.append(known(*given, **options))
     return kept[-1]
 type(context).listen = listen
-{SOON}
-import sabotage
-{"" if leaves else sabotage.code("leave the addresses", "lambda sockets: None")}
 """
-    first = clients.ask(before=after, serve=serve)
+
+
+@pytest.mark.brute
+@pytest.mark.parametrize("leaves", [True, False])
+def test_next_daemon_listens_where_one_is_on_its_last_way(clients, gate, leaves):
+    """Its pid file is gone, and its process is not; False is the control."""
+    before, serve = LINGERS.format(gate=gate.path), SOON
+    if not leaves:
+        serve += "\n" + sabotage.code("leave the addresses", "lambda sockets: None")
+    first = clients.ask(before=before, serve=serve)
     is_gone(clients)
-    second = clients.ask(before=after, serve=serve)
+    second = clients.ask(before=before, serve=serve)
     gate.let_pass()
     assert ("answer" in second) is leaves
     if leaves:
         assert second["answer"] != first["answer"]
     else:
         assert "Address already in use" in second["message"]
+
+
+def test_next_daemon_waits_for_the_address_of_one_that_is_ending(crowd, gate, mark):
+    """That one was stopped in the ordinary way, and has given up its pid file."""
+    before = LINGERS.format(gate=gate.path)
+    first = crowd.ask(before=before)
+    crowd.daemon().send_signal(signal.SIGTERM)
+    is_gone(crowd)
+    told = f"[print(os.getpid(), file=open({str(mark)!r}, 'a'), flush=True), whole(end)][1]"
+    waits = sabotage.code("wait for an address", f"lambda end: {told}")
+    second = crowd.begin(before=before, serve=waits)
+    assert announced(mark)[0] != first["pid"]
+    gate.let_pass()
+    assert crowd.end(second)["answer"] != first["answer"]
+
+
+@pytest.mark.brute
+def test_next_daemon_does_not_listen_there_control(clients, gate):
+    before = LINGERS.format(gate=gate.path)
+    clients.ask(before=before)
+    clients.daemon().send_signal(signal.SIGTERM)
+    is_gone(clients)
+    impatient = sabotage.code("wait for an address", "lambda end: False")
+    assert "Address already in use" in clients.ask(before=before, serve=impatient)["message"]
+    gate.let_pass()
 
 
 @pytest.mark.parametrize("where", ["here", "in a worker"])

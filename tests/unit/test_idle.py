@@ -1,6 +1,7 @@
 """When a daemon is idle, without a daemon."""
 
 import os
+import selectors
 import signal
 import socket
 import types
@@ -171,6 +172,21 @@ def test_address_is_free_for_the_next_one():
         _idle.close([first])
         second.bind(first.getsockname())
         second.listen()
+
+
+def test_loop_has_nothing_to_accept_where_it_was_left():
+    """It may go on in another thread, and would log each look at a socket that was shut."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as first,
+        selectors.DefaultSelector() as selector,
+    ):
+        address = first.getsockname()
+        first.setblocking(False)
+        selector.register(first, selectors.EVENT_READ)
+        _idle.close([first])
+        assert selector.select(0) == []
+        socket.create_server(address).close()
+        selector.unregister(first)
 
 
 def test_program_that_ignores_sigterm_does_not_go(watch, sent, monkeypatch):

@@ -145,7 +145,8 @@ def open_ports(plan: Plan, received: Mapping[str, object] | None = None) -> None
             continue
         host, port = address
         with Step("ports", f"listen on {host or '*'} port {port}", role="launcher"):
-            listener = listening.create(address, listening.SocketOptions())
+            options = listening.SocketOptions(patience=listening.ENDING_PATIENCE)
+            listener = listening.create(address, options)
         _descriptors.close(fd)
         grant.sockets[name] = listener.detach()
         grant.opened.append(name)

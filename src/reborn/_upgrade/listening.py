@@ -1,4 +1,14 @@
-"""A listening socket by name, with the options that people set."""
+"""A listening socket by name, with the options that people set.
+
+A daemon gives up its pid file before its process ends, and so before the kernel closes what it has
+left open. The next one may be started in that moment, and waits for the address: for a moment, as
+somebody else may have it for good.
+
+Rejected: to have the daemon that ends shut or close its sockets with the pid file. They are the
+program's: a loop in another thread would log an error for each look at one that was shut, without
+end; a thread in accept(2) would not be woken by close(2); and workers share them. Only `_idle` does
+so, since clients wait for the next daemon then, and it goes while nobody is served.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +16,7 @@ import errno
 import os
 import socket
 import stat
+import time
 
 from reborn import _notifier
 from reborn._upgrade import messages
@@ -20,6 +31,8 @@ if TYPE_CHECKING:
     Address: TypeAlias = tuple[str, int] | Path
 
 _BACKLOG = 128
+# How long an ending predecessor has to leave an address; between two attempts, in seconds.
+ENDING_PATIENCE, _PAUSE = 2.0, 0.01
 _LARGEST_PORT = 65535
 # In systemd's store the socket "web" is "reborn-web": one of that name is a socket unit's, and
 # listens where the unit says; what we have stored has to be where the program asks for it.
@@ -74,7 +87,10 @@ def _resolved(address: tuple[str, int]) -> list[tuple[int, int, int, str, tuple[
 
 
 class SocketOptions:
-    """What is set on a new socket; *mode* and *owner* are those of a Unix socket's file."""
+    """What is set on a new socket; *mode* and *owner* are those of a Unix socket's file.
+
+    Where somebody listens there, it is tried for *patience* seconds.
+    """
 
     def __init__(
         self,
@@ -83,11 +99,13 @@ class SocketOptions:
         reuse_port: bool = False,
         mode: int | None = None,
         owner: tuple[int, int] | None = None,
+        patience: float = 0.0,
     ) -> None:
         self.backlog = _BACKLOG if backlog is None else backlog
         self.reuse_port = reuse_port
         self.mode = mode
         self.owner = owner
+        self.patience = patience
 
 
 def obtain(
@@ -152,6 +170,21 @@ def create(address: Address, options: SocketOptions) -> socket.socket:
     Raises:
         OSError: as socket(2), bind(2) or listen(2); somebody else listens there.
     """
+    end = time.monotonic() + options.patience
+    while True:
+        try:
+            return _create(address, options)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _may_wait(end):
+                raise
+        time.sleep(_PAUSE)
+
+
+def _may_wait(end: float) -> bool:
+    return time.monotonic() < end
+
+
+def _create(address: Address, options: SocketOptions) -> socket.socket:
     target: tuple[Any, ...] | str
     if isinstance(address, tuple):
         family, _, _, _, target = _resolved(address)[0]
