@@ -471,6 +471,33 @@ def test_two_signals_at_once_are_one_upgrade(daemon):
     assert set(errors) <= {"UpgradeError"}
 
 
+def test_signals_during_an_upgrade_start_no_other_launcher(daemon, gate, mark):
+    """Restarts in quick succession broke both processes (envoyproxy/envoy#550)."""
+    launchers = daemon.sandbox.directory / "launchers"
+    is_one = "sys.modules['reborn._inherited'].is_upgrader"
+    count = f"{is_one} and open({str(launchers)!r}, 'a').write('1')"
+    wait = f"open({str(mark)!r}, 'w').write('1\\n'); open({gate.path!r}, 'rb', buffering=0).read(1)"
+    first = daemon.start(before=count, spoil=f"context.generation == 2 and exec({wait!r})")
+    os.kill(first, signal.SIGUSR2)
+    eventually(lambda: _first_line(mark))
+    for number in (1, 2, 3):
+        os.kill(first, signal.SIGUSR2)
+        eventually(lambda number=number: _counted(daemon, "SIGUSR2 is ignored: ", number))
+    gate.let_pass()
+    daemon.sandbox.wait_gone(first)
+    second = eventually(lambda: _serves_alone(daemon))
+    daemon.started.append(second)
+    assert launchers.read_text() == "1"
+    os.kill(second, signal.SIGUSR2)
+    daemon.sandbox.wait_gone(second)
+    daemon.started.append(eventually(lambda: _serves_alone(daemon)))
+    assert daemon.ask()[1] == 3
+
+
+def _counted(daemon, text, number):
+    assert daemon.sandbox.log_text().count(text) == number
+
+
 def test_signal_upgrades_to_the_release_that_a_link_leads_to(daemon):
     """The old code was started again (propublica/sunlight-congress#415), or is gone by then."""
     current = daemon.sandbox.directory / "current"

@@ -140,6 +140,8 @@ class Generation:
         # The next generation, or its launcher; until when it is watched.
         self._upgrader: messages.Conversation | None = None
         self._upgrader_pid: int | None = None
+        # What SIGUSR2 has started.
+        self._launcher: subprocess.Popen[bytes] | None = None
         # The manager has been sent the reason why an upgrade failed.
         self._reported = False
         self._probation = 0.0
@@ -361,13 +363,21 @@ class Generation:
             os.write(self._waker, b"u")
 
     def _start_launcher(self) -> None:
-        """Start this program again, so that it replaces this process; its words go to the log."""
+        """Start this program again, so that it replaces this process; its words go to the log.
+
+        Not a second time meanwhile, which would be refused: whoever sends SIGUSR2 without a pause
+        has one upgrade after the other, and not a crowd of launchers.
+        """
+        runs = self._launcher is not None and self._launcher.poll() is None
+        if runs or self._upgrader is not None or self._watcher is not None:
+            _report("SIGUSR2 is ignored: another upgrade is under way; send it again later")
+            return
         try:
             import subprocess
 
             from reborn import _own_command
 
-            launcher = subprocess.Popen(
+            self._launcher = subprocess.Popen(
                 _own_command.command(self._setup.args),
                 cwd=self._link if _is_there(self._link) else _own_command.directory(),
                 env={**os.environ, _inherited.UPGRADE: str(os.getpid())},
@@ -375,16 +385,12 @@ class Generation:
                 start_new_session=True,
             )
         except (OSError, ImportError, RebornError) as error:
-            import logging
-
-            logging.getLogger("reborn").error(  # noqa: TRY400 - one line says it all
-                "cannot start the launcher of an upgrade: %s", error
-            )
+            _report(f"cannot start the launcher of an upgrade: {error}")
             return
         if self.notifier is not None:
             self.notifier.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
         threading.Thread(
-            target=self._watch_launcher, args=[launcher], name="reborn-upgrader", daemon=True
+            target=self._watch_launcher, args=[self._launcher], name="reborn-upgrader", daemon=True
         ).start()
 
     def _watch_launcher(self, launcher: subprocess.Popen[bytes]) -> None:
@@ -587,6 +593,13 @@ class Generation:
             return
         self._lock = threading.RLock()
         self._close()
+
+
+def _report(message: str) -> None:
+    """Write one line to the log: nobody waits for an answer."""
+    import logging
+
+    logging.getLogger("reborn").error(message)
 
 
 def _link_to_start() -> str | None:
