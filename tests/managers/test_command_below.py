@@ -1,5 +1,6 @@
 """Below managers that know one process: that is `reborn run --socket`, and upgrades the program."""
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -73,35 +74,58 @@ class Managed(Web):
 def test_upgrades_below_a_manager_lose_no_connection(tmp_path, monkeypatch, manager):
     monkeypatch.delenv("PYTHONWARNINGS", raising=False)  # those of other people's programs
     web = Managed(tmp_path)
+    with below(manager, web) as (process, managed):
+        pids = [web.answers()]
+        if manager is process_1:
+            init = first(psutil.Process(process.pid)).pid
+            web.enter = ("nsenter", "-t", str(init), "--pid", "--mount")
+        with CommandLoad(web.connect) as load:
+            for _ in range(5):
+                load.wait_for(pids[-1])
+                pids.append(web.upgraded())
+            load.wait_for(pids[-1])
+        assert load.lost == []
+        assert set(load.answers) == set(pids)
+        assert len(set(pids)) == 6
+        assert psutil.Process(process.pid).children() == [managed]
+        assert managed.is_running()
+    assert not os.path.exists(web.path)
+
+
+def test_restart_below_a_manager_loses_connections_control(tmp_path, monkeypatch):
+    """Ended and started again by its manager, it has other sockets."""
+    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    web = Managed(tmp_path)
+    with below(runit, web) as (_, managed), CommandLoad(web.connect) as load:
+        load.wait_for(web.answers())
+        managed.terminate()
+        eventually(lambda: _is_true(load.lost))
+
+
+def _is_true(found):
+    assert found
+
+
+@contextlib.contextmanager
+def below(manager, web):
+    """Have a *manager* run it; yield the manager's process, and the one that this has started."""
+    directory = web.reborn.directory
     with subprocess.Popen(
-        manager(tmp_path, web.script()),
-        cwd=tmp_path,
+        manager(directory, web.script()),
+        cwd=directory,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
         try:
-            pids = [web.answers()]
-            if manager is process_1:
-                init = first(psutil.Process(process.pid)).pid
-                web.enter = ("nsenter", "-t", str(init), "--pid", "--mount")
+            web.answers()
             [managed] = psutil.Process(process.pid).children()
-            with CommandLoad(web.connect) as load:
-                for _ in range(5):
-                    load.wait_for(pids[-1])
-                    pids.append(web.upgraded())
-                load.wait_for(pids[-1])
-            assert load.lost == []
-            assert set(load.answers) == set(pids)
-            assert len(set(pids)) == 6
-            assert psutil.Process(process.pid).children() == [managed]
-            assert managed.is_running()
+            yield process, managed
         finally:
             if manager is process_1:
                 managed.terminate()
             process.terminate()
             process.wait(PATIENCE)
-    assert not os.path.exists(web.path)
 
 
 class Exported(Web):

@@ -370,7 +370,7 @@ class Generation:
         """
         runs = self._launcher is not None and self._launcher.poll() is None
         if runs or self._upgrader is not None or self._watcher is not None:
-            _report("SIGUSR2 is ignored: another upgrade is under way; send it again later")
+            _warn("SIGUSR2 is ignored: another upgrade is under way; send it again later")
             return
         try:
             import subprocess
@@ -385,7 +385,7 @@ class Generation:
                 start_new_session=True,
             )
         except (OSError, ImportError, RebornError) as error:
-            _report(f"cannot start the launcher of an upgrade: {error}")
+            _warn(f"cannot start the launcher of an upgrade: {error}")
             return
         if self.notifier is not None:
             self.notifier.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
@@ -595,7 +595,7 @@ class Generation:
         self._close()
 
 
-def _report(message: str) -> None:
+def _warn(message: str) -> None:
     """Write one line to the log: nobody waits for an answer."""
     import logging
 
