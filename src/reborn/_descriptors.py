@@ -18,7 +18,8 @@ APUE 13.3 closes every descriptor that is not needed. The rules, each from a fau
 Rejected: the null device as the placeholder, which accepted writes and lost them; closing what is
 inheritable and replacing the rest, because C libraries open inheritable descriptors, too; closing
 all at once above some number of descriptors (19,900 placeholders take 7 ms, close_range(2) takes
-2 ms); keeping everything, with the caller's pipes among it.
+2 ms); placeholders by SCM_RIGHTS, which fills 253 numbers in one call and takes as long in all;
+keeping everything, with the caller's pipes among it.
 """
 
 import os
@@ -28,7 +29,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 else:
     import _signal
 
@@ -161,7 +162,12 @@ def open_descriptors() -> list[int]:
     if 0 < count <= len(found):
         return found
     if count > _MANY:
-        return found + [fd for fd in range(len(found), _table_size()) if is_open(fd)]
+        for fd in range(len(found), _table_size()):
+            if is_open(fd):
+                found.append(fd)
+                if len(found) == count:
+                    break  # to try a number in vain takes long
+        return found
     for folder in ("/proc/self/fd", "/dev/fd"):
         try:
             listed = sorted(int(name) for name in os.listdir(folder))
@@ -171,6 +177,11 @@ def open_descriptors() -> list[int]:
             return [fd for fd in listed if is_open(fd)]
     limit = min(os.sysconf("SC_OPEN_MAX"), 65536)
     return [fd for fd in range(limit) if is_open(fd)]
+
+
+def first_above_standard() -> list[int]:
+    """Return the open descriptors above 2; of very many, the first."""
+    return [fd for fd in open_descriptors()[:_MANY] if fd not in STANDARD]
 
 
 def _count() -> int:
@@ -248,7 +259,10 @@ def close_inherited(
         placeholder = open_placeholder()
     for fd in closed:
         if placeholder is not None and fd != placeholder:
-            _put(placeholder, fd, inheritable=False)
+            try:  # here, not by `_put`: of very many descriptors a call for each counts
+                os.dup2(placeholder, fd, False)
+            except OSError:
+                close(fd)  # as in `_put`
     if placeholder not in closed:
         close(placeholder)
 
@@ -291,9 +305,13 @@ class Inheritance:
             self._opened = open_descriptors()
             self._carry_on(self._opened, {*self.keep, *spare, self._placeholder})
 
-    def _carry_on(self, opened: "Iterable[int]", known: "Collection[int]") -> None:
-        """Keep what the program would miss in silence, of all that is not *known* already."""
-        strange = [fd for fd in opened if fd not in known and fd not in STANDARD]
+    def _carry_on(self, opened: "Sequence[int]", known: "Iterable[int]") -> None:
+        """Keep what the program would miss in silence, of all that is not *known* already.
+
+        Of very many, the first are looked at.
+        """
+        known = {*known, *STANDARD}
+        strange = [fd for fd in opened[: _MANY + len(known)] if fd not in known]
         if strange:
             from reborn import _open_files  # there since the launcher has seen them
 

@@ -319,7 +319,7 @@ def refuse_subinterpreters() -> None:
 
 def warn_of_losses(plan: "Plan") -> None:
     """Warn of what a copy of this process does not have, if there may be something."""
-    opened = [fd for fd in _descriptors.open_descriptors() if fd not in _descriptors.STANDARD]
+    opened = _descriptors.first_above_standard()
     if opened or _may_lose_more():
         with loading("launcher"):
             from reborn import _losses
