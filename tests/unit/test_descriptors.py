@@ -159,13 +159,13 @@ def test_many_descriptors_are_found_without_a_listing(monkeypatch, pipe, sparse,
 
 @pytest.mark.skipif(not _descriptors._count(), reason="NEEDS Linux 6.2")
 def test_search_for_many_descriptors_ends_with_the_last(monkeypatch, pipe):
-    os.dup2(pipe[0], 200)
+    os.dup2(pipe[0], 900)
     monkeypatch.setattr(_descriptors, "_MANY", 0)
     monkeypatch.setattr(_descriptors, "_table_size", lambda: 2**30)  # to try all takes minutes
     try:
-        assert _descriptors.open_descriptors()[-1] == 200
+        assert _descriptors.open_descriptors()[-1] == 900
     finally:
-        os.close(200)
+        os.close(900)
 
 
 def failing(*_, **__):
