@@ -14,7 +14,14 @@ The daemon goes after 50 ms without anybody. A round is of one kind:
 
 After each round the last daemon goes by itself, and nothing is left but the socket. The columns
 show how many daemons there were, and how long a client has waited: the one in the middle and the
-slowest, in milliseconds, beside the slowest start. The exit status is 1 if something was violated.
+slowest, in milliseconds, beside the slowest start when nobody else is there; and by how much a
+client has waited longer than the slowest start of its own round. The exit status is 1 if something
+was violated.
+
+No client waits longer than one start: while it waits, no more than one comes to its end, since that
+is the end of the wait, too. It is counted, not timed; but not where a daemon may be killed or
+replaced before its client has it. And who comes while a start fails may be too late to be told, and
+starts it once more.
 """
 
 from __future__ import annotations
@@ -33,6 +40,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
 import harness
@@ -44,13 +52,27 @@ KINDS = ("idle", "killed", "crashes", "failing", "versions")
 # The clients of a round come within so many seconds.
 SPREADS = (0.0, 0.3, 1.0)
 PATIENCE = 30.0
-COLUMNS = ("rounds", "clients", "daemons", "cut off", "told", "median", "slowest", "start")
+TIMED = ("median", "slowest", "start")
+COLUMNS = ("rounds", "clients", "daemons", "cut off", "told", "too long", *TIMED, "longer")
 CUT = ("ConnectionResetError", "ConnectionRefusedError", "FileNotFoundError", "BrokenPipeError")
 TOLD = {
     "failing": {"ProgramError"},
     "versions": {"FingerprintError", *CUT},
     "crashes": {*CUT, "EarlyExitError"},
 }
+
+
+class TimedContext(DaemonContext):
+    """Knows when it has begun to start the daemon, and when that was over."""
+
+    start: tuple[float, float] | None = None
+
+    def _detach(self, plan: object) -> object:
+        begun = time.monotonic()
+        try:
+            return super()._detach(plan)
+        finally:
+            self.start = (begun, time.monotonic())
 
 
 class Client:
@@ -67,7 +89,7 @@ class Client:
         self.reader = reader
         self.was_killed = False
 
-    def report(self) -> dict[str, object] | None:
+    def report(self) -> dict[str, Any] | None:
         """Wait for its end; return what it has to say."""
         with open(self.reader, "rb") as file:
             text = file.read()
@@ -88,8 +110,8 @@ class Round:
     def path(self, name: str) -> str:
         return f"{self.directory}/{name}"
 
-    def context(self) -> DaemonContext:
-        return DaemonContext(
+    def context(self) -> TimedContext:
+        return TimedContext(
             self.path("app.pid"), log_file=self.path("app.log"), wait_ready=True, strategy="fork"
         )
 
@@ -103,11 +125,13 @@ def be_client(number: int, round_: Round, writer: int) -> None:
     begun = time.monotonic()
     report: dict[str, object] = {}
     try:
-        daemon = context.ensure(timeout=PATIENCE, fingerprint=version)
+        try:
+            daemon = context.ensure(timeout=PATIENCE, fingerprint=version)
+        finally:
+            report["wait"], report["start"] = (begun, time.monotonic()), context.start
         if daemon is None:
             be_daemon(context, round_, version)
         assert daemon is not None
-        report["ensured"] = time.monotonic() - begun
         report["given"] = daemon.pid
         report["answer"], report["version"] = ask(round_.path("sock"))
     except (OSError, RebornError) as error:
@@ -189,6 +213,19 @@ def wrong(round_: Round, client: Client, report: dict[str, object] | None) -> st
     return None
 
 
+def too_long(kind: str, reports: list[dict[str, Any]]) -> int:
+    """Return how many clients have waited for more than one start."""
+    if kind in ("crashes", "versions"):
+        return 0
+    starts = [report["start"] for report in reports if report["start"]]
+
+    def counts(wait: tuple[float, float], start: tuple[float, float]) -> bool:
+        begun, ended = start
+        return wait[0] < (begun if kind == "failing" else ended) and ended < wait[1]
+
+    return sum(sum(counts(report["wait"], start) for start in starts) > 1 for report in reports)
+
+
 def left(round_: Round) -> list[str]:
     """Wait for the end of the last daemon; return what is left then."""
     deadline = time.monotonic() + PATIENCE
@@ -210,6 +247,7 @@ def play(
 ) -> list[str]:
     """Play a round; return what was violated."""
     round_ = Round(kind, idle)
+    before = tally["too long"]
     try:
         clients = [Client(number, round_) for number in range(count)]
         disturb(round_, clients)
@@ -228,10 +266,29 @@ def play(
             tally["daemons"] += len(file.readlines())
         tally["cut off"] += sum(error in CUT for error in errors)
         tally["told"] += sum(error not in CUT for error in errors)
-        waits += [float(str(each["ensured"])) for each in reports if each and "ensured" in each]
+        given = [report for report in reports if report and "wait" in report]
+        count_waits(kind, given, tally, waits)
+        if tally["too long"] > before:
+            violations.append("a client has waited for more than one start")
         return violations
     finally:
         shutil.rmtree(round_.directory)
+
+
+def count_waits(
+    kind: str,
+    reports: list[dict[str, Any]],
+    tally: collections.Counter[str],
+    waits: list[float],
+) -> None:
+    """Count how long clients have waited, beside the slowest start of the round."""
+    own = [end - begun for begun, end in (report["wait"] for report in reports)]
+    starts = [end - begun for begun, end in filter(None, (r["start"] for r in reports))]
+    waits += own
+    tally["too long"] += too_long(kind, reports)
+    if starts:
+        longer = round(1000 * (max(own) - max(starts)))
+        tally["longer"] = max(tally["longer"], longer)
 
 
 def slowest_start(idle: float, count: int) -> float:
@@ -268,9 +325,11 @@ def main() -> int:
             if violated and options.without_leases:
                 return 1
         waits = waits or [0.0]  # every start may have failed
-        times = (statistics.median(waits), max(waits), start)
-        numbers = [tally[column] for column in COLUMNS[:5]]
-        numbers += [round(1000 * seconds) for seconds in times]
+        for column, seconds in zip(
+            TIMED, (statistics.median(waits), max(waits), start), strict=True
+        ):
+            tally[column] = round(1000 * seconds)
+        numbers = [tally[column] for column in COLUMNS]
         print(f"{kind:10}" + "".join(f"{number:>10}" for number in numbers), flush=True)
     return int(violated)
 

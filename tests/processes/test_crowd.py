@@ -4,12 +4,14 @@ The short form of what `tests/brute` does for long.
 """
 
 import random
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+IDLERS = Path(__file__).parents[1] / "brute" / "idlers.py"
 CROWD = 24
 SLOW = "time.sleep(0.3)"
 
@@ -60,11 +62,20 @@ def test_failing_start_fails_for_all_of_the_crowd(crowd, sandbox):
 
 
 @pytest.mark.brute
+def test_client_that_waits_for_two_starts_is_counted_control():
+    too_long = runpy.run_path(str(IDLERS))["too_long"]
+    starts = [{"start": (number, number + 0.5), "wait": (0.4, 0.9)} for number in range(3)]
+    waits = {"idle": (0.4, 2), "failing": (0, 1)}  # two ends, or a start and the end of another
+    for kind, wait in waits.items():
+        assert too_long(kind, [*starts, {"start": None, "wait": wait}]) == (kind == "idle")
+    assert too_long("failing", [*starts, {"start": None, "wait": (-1, 2)}]) == 1
+
+
+@pytest.mark.brute
 @pytest.mark.parametrize("leases", [True, False])
 def test_nobody_meets_a_daemon_that_goes_when_it_is_idle(leases):
     """Nor while it is killed, fails, or is of two versions; False is the control."""
-    program = Path(__file__).parents[1] / "brute" / "idlers.py"
     more = ["--rounds", "1"] if leases else ["--rounds", "50", "--kind", "idle", "--without-leases"]
-    command = [sys.executable, program, "--clients", "24", "--idle", "0.005", *more]
+    command = [sys.executable, IDLERS, "--clients", "24", "--idle", "0.005", *more]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, "idle: Connection" in result.stderr) == (not leases, not leases)
