@@ -1,11 +1,16 @@
 """What a start loads is a list, so that it does not grow by accident: loading is what costs."""
 
 import json
+import marshal
 import os
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import sabotage
+
+import reborn
 
 
 def files(*names):
@@ -176,6 +181,77 @@ def test_start_of_what_cannot_be_replaced_makes_no_socket(fork_sandbox, options)
     result = fork_sandbox.run([sys.executable, "-I", "-S", str(program)])
     assert (result.returncode, result.stderr) == (0, "")
     assert bool(made.read_text()) == bool(options)
+
+
+# Kilobytes of byte code, with 5 % of air; one kilobyte costs about 25,000 instructions.
+CODE = {"3.11": 352, "3.12": 317, "3.13": 322, "3.14": 397, "3.15": 408}
+VERSION = "{}.{}".format(*sys.version_info)
+
+
+@pytest.mark.skipif(
+    sys.implementation.name != "cpython" or VERSION not in CODE, reason="NEEDS CPython 3.11 to 3.15"
+)
+def test_start_by_fork_loads_little_code():
+    package = Path(reborn.__file__).parent
+    names = {name.rpartition(".")[2] for name in CONTEXT | DAEMON | LAUNCHER if "reborn." in name}
+    sources = [package / f"{name}.py" for name in ("__init__", *names)]
+    sizes = {each: len(marshal.dumps(compile(each.read_bytes(), each, "exec"))) for each in sources}
+    assert sum(sizes.values()) / 1000 <= CODE[VERSION], sizes
+
+
+# Both end where the daemon's own code would begin.
+BARE = """
+import os
+took, tells = os.pipe()
+if os.fork():
+    os.close(tells)
+    os.read(took, 1)
+    os._exit(0)
+os.setsid()
+if os.fork():
+    os._exit(0)
+os.umask(0o22)
+os.chdir("/")
+null = os.open(os.devnull, os.O_RDWR)
+for number in range(3):
+    os.dup2(null, number)
+os.write(tells, b"1")
+os._exit(0)
+"""
+START = """
+import os, sys
+sys.path.insert(0, {source!r})
+from reborn import DaemonContext
+DaemonContext({options}wait_ready=False).open()
+os._exit(0)
+"""
+
+
+def system_calls(sandbox, text, options=""):
+    """Return how many calls a program makes, and its descendants, with everything compiled."""
+    program, counted = sandbox.directory / "program.py", sandbox.directory / "calls"
+    source = str(Path(reborn.__file__).parents[1])
+    program.write_text(text.format(source=source, options=options))
+    cached = {**os.environ, "PYTHONPYCACHEPREFIX": str(sandbox.directory / "compiled")}
+    cached.pop("PYTHONDONTWRITEBYTECODE", None)
+    tool = ["strace", "-f", "-c", "-o", str(counted)]
+    for _ in range(2):
+        result = sandbox.run([*tool, sys.executable, "-S", str(program)], env=cached)
+        if "ptrace" in result.stderr:
+            pytest.skip("NEEDS the right to trace processes")
+        assert (result.returncode, result.stderr) == (0, "")
+    return int(counted.read_text().splitlines()[-1].split()[3])  # % seconds usecs/call calls …
+
+
+@pytest.mark.unmeasured
+@pytest.mark.skipif(shutil.which("strace") is None, reason="NEEDS strace: apt install strace")
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="NEEDS CPython")
+def test_start_by_fork_makes_few_system_calls_above_a_bare_one(fork_sandbox):
+    least = system_calls(fork_sandbox, BARE)
+    assert system_calls(fork_sandbox, START) - least <= 320
+    # The control: a pid file takes four more modules.
+    pidfile = f"{str(fork_sandbox.pidfile)!r}, "
+    assert system_calls(fork_sandbox, START, pidfile) - least > 320
 
 
 LISTINGS = """
