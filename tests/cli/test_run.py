@@ -125,6 +125,12 @@ def test_failure_is_shown_where_it_was_run_also_with_a_log(reborn, supervised):
     assert "cannot run" not in log.read_text()
 
 
+def test_place_of_logs_that_it_does_not_need_is_not_made(reborn):
+    """In a confined unit nothing but its own directories can be written."""
+    words = ("run", "app", "--pidfile", reborn.directory / "app.pid", "--", "true")
+    assert reborn(*words, env={"REBORN_HOME": "/proc/none"}) == (0, "", "")
+
+
 def test_failed_start_names_its_log_in_json(reborn):
     for script, log in (("echo no table; exit 3", "app.log"), ("exit 3", None)):
         name = "quiet" if log is None else "app"

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -175,12 +176,15 @@ def test_reload_of_an_exported_unit_upgrades_a_program_that_knows_nothing_of_us(
             web.reload()
             pids.append(web.ask())
             load.wait_for(pids[-1])
+        by_hand = (sys.executable, "-m", "reborn", "upgrade", "--pidfile", "/run/web/web.pid")
+        assert re.fullmatch(r"web upgraded, pid \d+\n", machine.run(*by_hand).stdout)
+        pids.append(web.ask())
         web.server.write_text(bad)
         assert web.reload(check=False).returncode == 1
         assert web.ask() == pids[-1]
         web.server.write_text(good)
     assert load.lost == []
-    assert len({*pids}) == 4
+    assert len({*pids}) == 5
     assert machine.sees("web", MainPID=main, ActiveState="active", NRestarts="0")
     assert "no such table: jobs" in machine.journal("web")
     machine.run("systemctl", "stop", "web")
@@ -191,7 +195,7 @@ def test_reload_of_an_exported_unit_upgrades_a_program_that_knows_nothing_of_us(
 @pytest.mark.root
 def test_sockets_of_exported_units_outlive_the_supervisor(machine):
     web = Exported(machine)
-    web.write("systemd")
+    web.write("systemd", "--user", "nobody")
     web.write("systemd-socket")
     machine.run("systemctl", "start", "web-web.socket")
     assert machine.sees("web", ActiveState="inactive")

@@ -470,7 +470,9 @@ class NamedDaemon(DaemonVerbs):
             never = not getattr(error, "upgradable", True)
             outcome.status = NOT_IMPLEMENTED if never else FAILED
             return outcome
-        return Outcome(OK, f"{self.name} upgraded, pid {pid}; {_where(spec)}")
+        has_log = not record.foreground or {"log_file", "syslog"} & spec.options.keys()
+        where = f"; {_where(spec)}" if has_log else ""
+        return Outcome(OK, f"{self.name} upgraded, pid {pid}{where}")
 
     def _not_upgradable(self, pid: int, *, was_killed: bool) -> Outcome:
         """Return that the daemon was not made for an upgrade by this command."""
@@ -554,7 +556,7 @@ class NamedDaemon(DaemonVerbs):
 
         spec = Spec.of(self.paths, self.request)
         program = _program(spec, detached=False)
-        spec.make_directories()
+        self.paths.make_directory()  # it has no log, but for one that is given
         try:
             return Outcome(start.run(spec, program), "")
         except StartError as error:
