@@ -53,7 +53,7 @@ LAYERS = {
         "_ending",
         "_process",
     ),
-    "who is told": ("_handshake", "_sd_notify", "_manager", "_readiness"),
+    "who is told": ("_handshake", "_sd_notify", "_supervised", "_manager", "_readiness"),
     "a start": (
         *(
             "_options",
@@ -143,6 +143,7 @@ TESTED = {
     "_process": "processes/handle processes/clock cli/foreign_child",
     "_handshake": "processes/channel processes/readiness",
     "_sd_notify": "supervisor/start managers/systemd",
+    "_supervised": "managers/systemctl managers/systemd",
     "_manager": "managers/systemctl managers/systemd managers/others managers/containers",
     "_notifier": "processes/foreground managers/systemd",
     "_readiness": "processes/conditions cli/conditions cli/mounts plugin/conditions",

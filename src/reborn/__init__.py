@@ -16,11 +16,11 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from reborn._context import DaemonContext, was_reborn
-    from reborn._manager import Supervisor
     from reborn._notifier import ServiceManager, Watchdog
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
     from reborn._serving import SignalServer, StopServing
+    from reborn._supervised import Supervisor
     from reborn._upgrade.daemon import Predecessor, Superseded
     from reborn.exceptions import (
         EarlyExitError,
@@ -90,7 +90,7 @@ _HOMES = {
     "SignalServer": "reborn._serving",
     "StopServing": "reborn._serving",
     "Superseded": "reborn._upgrade.daemon",
-    "Supervisor": "reborn._manager",
+    "Supervisor": "reborn._supervised",
     "Watchdog": "reborn._notifier",
     "was_reborn": "reborn._context",
 }

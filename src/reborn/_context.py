@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from reborn._inherited import OwnProcess
     from reborn._launcher import Launcher
     from reborn._main_thread import SigtermWatch
-    from reborn._manager import Supervisor
     from reborn._notifier import Notifier, ServiceManager
     from reborn._options import File, Handler, ManagerName, Path, Plan
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
     from reborn._steps import Setup
+    from reborn._supervised import Supervisor
     from reborn._upgrade.daemon import Generation, Predecessor, Superseded
 
 

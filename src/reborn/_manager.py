@@ -21,6 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from reborn._supervised import Supervisor
+
 # In the environment of what `spawn_daemon` has started.
 SPAWNED = "REBORN_SPAWNED"
 # In that of what `reborn start` has: the program's own pid, so that it is nobody else's.
@@ -47,62 +49,45 @@ _HINTS = ("HONCHO_PROCESS_NAME", "PM2_HOME", "SUPERVISOR_ENABLED")
 _INITS = {
     *("bwrap", "catatonit", "docker-init", "dumb-init", "podman-init", "tini", "tini-static"),
 }
-# How long systemd may take to answer, in seconds; it takes 10 ms.
-_PATIENCE = 10.0
 
 
-class Supervisor:
-    """A manager that started this process and expects it to stay in the foreground."""
-
-    def __init__(
-        self,
-        name: str,
-        reason: str,
-        *,
-        notify: str | None = None,
-        unit: str | None = None,
-        stores: bool = False,
-        reloads: bool = False,
-    ) -> None:
-        self.name = name
-        self.reason = reason
-        # The socket at which it receives the messages of this process (sd_notify(3)).
-        self.notify = notify
-        # The control group of systemd's unit, and whether that has a store for descriptors.
-        self.unit = unit
-        self.stores = stores
-        # This process is the unit's ExecReload=.
-        self.reloads = reloads
-
-    def __repr__(self) -> str:
-        return f"Supervisor({self.name!r}, {self.reason!r})"
-
-    def __str__(self) -> str:
-        return f"{self.name} runs this process, since {self.reason}"
-
-
-def detect() -> Supervisor | None:
+def detect() -> "Supervisor | None":
     """Return the manager that runs this process and expects it to stay, or None."""
     pid = os.getpid()
     if _inherited.below_init:
-        return Supervisor("a container", "process 1 is its own, and ends with it")
+        return _found("a container", "process 1 is its own, and ends with it")
     # The environment of a program that may do more than who started it is not trusted.
     environment: Mapping[str, str] = {} if _inherited.privileged else os.environ
     if pid == 1:
-        return Supervisor(
+        return _found(
             "a container",
             "it is process 1, whose end is the container's end",
             notify=environment.get("NOTIFY_SOCKET"),
         )
     if environment.get("SYSTEMD_EXEC_PID") == str(pid):
-        return _systemd(pid, environment)
+        from reborn import _supervised
+
+        return _supervised.of_systemd(pid, environment, control_group())
     if environment.get(STARTED) == str(pid):
         reason = f"{STARTED} is {pid}, its own pid"
-        return Supervisor("reborn", reason, notify=environment.get("NOTIFY_SOCKET"))
+        return _found("reborn", reason, notify=environment.get("NOTIFY_SOCKET"))
     if was_handed_sockets():
         # systemd-socket-activate(1) and its like become the program that they hand the sockets to.
-        return Supervisor("a socket activator", f"LISTEN_PID is {pid}, its own pid")
+        return _found("a socket activator", f"LISTEN_PID is {pid}, its own pid")
     return _by_parent(pid, os.getppid(), environment)
+
+
+def _found(name: str, reason: str, *, notify: str | None = None) -> "Supervisor":
+    from reborn import _supervised  # late: most programs have none
+
+    return _supervised.Supervisor(name, reason, notify=notify)
+
+
+def control_group() -> str | None:
+    """Return the control group of this process that is in a service of systemd's."""
+    from reborn import _supervised
+
+    return _supervised.service_group(_read("/proc/self/cgroup"))
 
 
 def was_handed_sockets() -> bool:
@@ -110,12 +95,12 @@ def was_handed_sockets() -> bool:
     return not _inherited.privileged and os.environ.get("LISTEN_PID") == str(os.getpid())
 
 
-def keeps_sockets(supervisor: Supervisor | None) -> bool:
+def keeps_sockets(supervisor: "Supervisor | None") -> bool:
     """Tell whether it is 'reborn', and upgrades this program: it does where it has sockets."""
     return supervisor is not None and supervisor.name == "reborn" and was_handed_sockets()
 
 
-def is_predecessor(supervisor: Supervisor | None, pid: int | None) -> bool:
+def is_predecessor(supervisor: "Supervisor | None", pid: int | None) -> bool:
     """Tell whether process *pid* is the one that this one replaces: the same 'reborn' runs both."""
     if pid is None or not keeps_sockets(supervisor):
         return False
@@ -124,12 +109,12 @@ def is_predecessor(supervisor: Supervisor | None, pid: int | None) -> bool:
     return _proc.ancestors(pid)[:1] == [os.getppid()]
 
 
-def _by_parent(pid: int, parent: int, environment: "Mapping[str, str]") -> Supervisor | None:
+def _by_parent(pid: int, parent: int, environment: "Mapping[str, str]") -> "Supervisor | None":
     name = _name(parent)
     if name in _PARENTS:
-        return Supervisor(_PARENTS[name], f"{name} is its parent")
+        return _found(_PARENTS[name], f"{name} is its parent")
     if parent == 1 and name in _INITS and _first_child(1) == pid:
-        return Supervisor(name, f"it is the first child of process 1, which is {name}")
+        return _found(name, f"it is the first child of process 1, which is {name}")
     found = _by_script(pid, parent, name, environment)
     if found is None and sys.platform == "darwin" and parent == 1:
         return _launchd(environment)
@@ -138,7 +123,7 @@ def _by_parent(pid: int, parent: int, environment: "Mapping[str, str]") -> Super
 
 def _by_script(
     pid: int, parent: int, name: str, environment: "Mapping[str, str]"
-) -> Supervisor | None:
+) -> "Supervisor | None":
     leaders, reason = {pid}, "is its parent"
     script = _script(parent, name, environment)
     if not script and name in _SHELLS and _command_line(parent)[1:2] == ["-c"]:
@@ -151,102 +136,18 @@ def _by_script(
             return None
     # An orphan that they adopted as process 1 is in another's group.
     if script in _SCRIPTS and os.getpgrp() in leaders:
-        return Supervisor(_SCRIPTS[script], f"{script} {reason}")
+        return _found(_SCRIPTS[script], f"{script} {reason}")
     if script in _FOREMEN and parent != 1:
-        return Supervisor(_FOREMEN[script], f"{script} {reason}")
+        return _found(_FOREMEN[script], f"{script} {reason}")
     return None
 
 
-def _systemd(pid: int, environment: "Mapping[str, str]") -> Supervisor | None:
-    """Return systemd, unless its unit is of Type=forking and waits for us to detach."""
-    notify = environment.get("NOTIFY_SOCKET")
-    unit, answer = _ask_systemd()
-    if unit is None or answer is None:
-        return _unasked(pid, environment)
-    if answer.get("MainPID") == str(pid):
-        reason = f"it is the main process of {unit}, of Type={answer.get('Type')}"
-        stores = answer.get("FileDescriptorStoreMax", "0") != "0"
-        return Supervisor("systemd", reason, notify=notify, unit=control_group(), stores=stores)
-    if answer.get("ControlPID") != str(pid):
-        return None  # the variable is another process's, whose pid has come round to us
-    if (answer.get("Type"), answer.get("SubState")) == ("forking", "start"):
-        return None
-    # ExecStartPre= and its like: it is to end by itself, and its READY would be the unit's.
-    reloads = answer.get("SubState") == "reload"
-    return Supervisor("systemd", f"it is a control process of {unit}", reloads=reloads)
-
-
-def _unasked(pid: int, environment: "Mapping[str, str]") -> Supervisor | None:
-    """Return systemd where it does not answer, as far as the environment shows what it wants."""
-    notify = environment.get("NOTIFY_SOCKET")
-    main = environment.get("MAINPID", str(pid))
-    if main != str(pid):  # only ExecReload= and the like are given it (systemd.exec(5))
-        reason = f"it is a control process of the unit whose main process is {main}"
-        return Supervisor("systemd", reason, reloads=True)
-    if notify is not None:
-        reason = f"SYSTEMD_EXEC_PID is {pid}, its own pid, and NOTIFY_SOCKET is set"
-        stores = "FDSTORE" in environment  # from systemd 254 on
-        unit = control_group()
-        return Supervisor("systemd", reason, notify=notify, unit=unit, stores=stores)
-    import warnings
-
-    warnings.warn(
-        "systemd has started this process, but cannot be asked whether its unit is of "
-        "Type=forking, so the program detaches if it may; use Type=notify, or set "
-        "detach_process",
-        RuntimeWarning,
-        stacklevel=5,
-    )
-    return None
-
-
-def _ask_systemd() -> tuple[str | None, dict[str, str] | None]:
-    """Return the unit of this process, and its state in the manager's words."""
-    unit = unit_of(control_group())
-    if unit is None:
-        return None, None
-    import subprocess  # late: only what systemd has started comes here
-
-    manager = ("--system",) if os.getppid() == 1 else ("--user",)
-    properties = "--property=Type,SubState,MainPID,ControlPID,FileDescriptorStoreMax"
-    try:
-        shown = subprocess.run(
-            ["systemctl", *manager, "show", properties, "--", unit],  # noqa: S607 - NixOS has its own place
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=_PATIENCE,
-            check=True,
-            encoding="utf-8",
-            # It would report its own failure as the unit's.
-            env={name: text for name, text in os.environ.items() if name != "NOTIFY_SOCKET"},
-        ).stdout
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return unit, None
-    return unit, dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
-
-
-def control_group() -> str | None:
-    """Return the control group of this process that is in a service of systemd's (cgroups(7))."""
-    for line in _read("/proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "name=systemd") and unit_of(path) is not None:
-            return path
-    return None
-
-
-def unit_of(group: str | None) -> str | None:
-    """Return the service that a control group belongs to."""
-    parts = () if group is None else reversed(group.split("/"))
-    return next((part for part in parts if part.endswith(".service")), None)
-
-
-def _launchd(environment: "Mapping[str, str]") -> Supervisor | None:
+def _launchd(environment: "Mapping[str, str]") -> "Supervisor | None":
     """Return launchd, if this is a job of its own; what a terminal starts is one of "0"."""
     label = environment.get("XPC_SERVICE_NAME", "0")
     if label == "0" or label.startswith("application.") or os.getpgrp() != os.getpid():
         return None
-    return Supervisor("launchd", f"process 1 is its parent, and its job is {label!r}")
+    return _found("launchd", f"process 1 is its parent, and its job is {label!r}")
 
 
 def _name(pid: int) -> str:

@@ -11,7 +11,7 @@ import time
 
 from reborn import _descriptors, _handshake, _inherited, _open_files, _process, _sd_notify
 from reborn._errors import RebornError
-from reborn._manager import Supervisor
+from reborn._supervised import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

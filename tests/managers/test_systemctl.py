@@ -3,7 +3,7 @@
 import pytest
 import sabotage
 
-from reborn import _manager
+from reborn import _manager, _supervised
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_systemctl_that_fails_is_no_answer(proc, monkeypatch, tmp_path, director
         (tmp_path / "systemctl").write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / "systemctl").chmod(0o755)
     monkeypatch.setenv("PATH", str(directory))
-    assert _manager._ask_systemd() == ("app.service", None)
+    assert _supervised.ask_systemd(_manager.control_group()) == ("app.service", None)
 
 
 def test_systemctl_is_asked_for_the_unit(proc, monkeypatch, tmp_path):
@@ -34,4 +34,4 @@ def test_systemctl_is_asked_for_the_unit(proc, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     properties = "Type,SubState,MainPID,ControlPID,FileDescriptorStoreMax"
     words = f"--user show --property={properties} -- app.service"
-    assert _manager._ask_systemd() == ("app.service", {"Type": words})
+    assert _supervised.ask_systemd(_manager.control_group()) == ("app.service", {"Type": words})

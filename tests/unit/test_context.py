@@ -9,8 +9,8 @@ import pytest
 
 import reborn
 from reborn import DaemonContext, PidFile, _options, _steps
-from reborn._manager import Supervisor
 from reborn._notifier import Notifier
+from reborn._supervised import Supervisor
 
 
 def enter(context, plan, notifier):

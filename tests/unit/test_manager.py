@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from reborn import _inherited, _manager, _proc
+from reborn import _inherited, _manager, _proc, _supervised
 
 PID = "its own pid"
 UNIT = "app.service"
@@ -32,7 +32,7 @@ def systemd(environment, monkeypatch):
 
     def answer(**properties):
         found = {name: str(os.getpid()) if v == PID else v for name, v in properties.items()}
-        monkeypatch.setattr(_manager, "_ask_systemd", lambda: (UNIT, found or None))
+        monkeypatch.setattr(_supervised, "ask_systemd", lambda _: (UNIT, found or None))
 
     return answer
 
@@ -132,7 +132,7 @@ def test_program_that_may_do_more_believes_no_environment(systemd, monkeypatch):
 )
 def test_unit_is_that_of_the_control_group(proc, text, unit):
     proc["/proc/self/cgroup"] = text
-    assert _manager.unit_of(_manager.control_group()) == unit
+    assert _supervised.unit_of(_manager.control_group()) == unit
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from reborn import DaemonContext, SignalServer, Watchdog, _inherited, _notifier
-from reborn._manager import Supervisor
 from reborn._notifier import Notifier
+from reborn._supervised import Supervisor
 from reborn.exceptions import StepError
 
 # Here, since it looks for libraries by starting a program, which no test of a unit may.

@@ -22,9 +22,9 @@ from __future__ import annotations
 import os
 import sys
 
-from reborn import _descriptors, _inherited, _manager, _process
-from reborn._manager import Supervisor
+from reborn import _descriptors, _inherited, _manager, _process, _supervised
 from reborn._notifier import Notifier
+from reborn._supervised import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def why_outside(grant: Grant) -> tuple[str, str] | None:
     group = (grant.manager or {}).get("unit")
     if group is None or group == _manager.control_group():
         return None
-    unit = _manager.unit_of(group)
+    unit = _supervised.unit_of(group)
     user = " --user" if "/user@" in group else ""
     return (
         f"it is {unit}, and a process started from outside would not belong to that unit",

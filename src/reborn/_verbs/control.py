@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import Any, Unpack
 
-    from reborn._manager import Supervisor
     from reborn._options import Handler, Path
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
+    from reborn._supervised import Supervisor
     from reborn._verbs.follow import LogReader
     from reborn._verbs.keywords import ContextOptions
     from reborn._verbs.status import DaemonStatus, Searched
