@@ -269,3 +269,10 @@ def test_program_that_is_its_executable_file_gets_all_of_its_words(started, monk
     monkeypatch.setenv("NUITKA_ONEFILE_PARENT", "7")
     with pytest.raises(RelaunchError, match="unpacked anew for each run"):
         _own_command.command(None)
+
+
+def test_command_for_any_directory_names_the_script_from_the_root(started):
+    started("-I", "app.py", "start", own=["start"])
+    assert _own_command.absolute() == [sys.executable, "-I", os.path.abspath("app.py")]
+    started("-m", "app", "start", own=["start"])
+    assert _own_command.absolute() == [sys.executable, "-m", "app"]
