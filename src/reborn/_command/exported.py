@@ -73,7 +73,8 @@ def words(options: Mapping[str, Any], dests: Iterable[str]) -> list[str]:
         if value is True:
             found.append(flag)
         elif value is not None:
-            for each in value if isinstance(value, list) else [value]:
+            values: list[Any] = value if isinstance(value, list) else [value]
+            for each in values:
                 found += [flag, each if isinstance(each, str) else _word(each)]
     return found
 
