@@ -145,7 +145,9 @@ def test_number_of_a_socket_is_not_written_down_for_a_container(reborn):
 def test_program_with_sockets_is_run_by_reborn(reborn, manager):
     options = (
         "--drain",
-        "5",
+        "1234567.5",
+        "--nice",
+        "3",
         "--limit",
         "nofile=64:128",
         "--env",
@@ -159,8 +161,10 @@ def test_program_with_sockets_is_run_by_reborn(reborn, manager):
     [line] = [line for line in out.splitlines() if " -m reborn run app " in line]
     user = "" if manager == "systemd" else " --user nobody"
     pidfile = " --pidfile /run/app/app.pid" if manager == "systemd" else ""
-    given = "--limit nofile=64:128 --env 'A={web}' --socket web=tcp:127.0.0.1:8080 --socket "
-    rest = "--drain 5 --restart always -- "
+    given = (
+        "--nice 3 --limit nofile=64:128 --env 'A={web}' --socket web=tcp:127.0.0.1:8080 --socket "
+    )
+    rest = "--drain 1234567.5 --restart always -- "
     plain = line.replace('"', "'").replace("'", "")
     assert f"run app{pidfile}{user} {given}".replace("'", "") in plain
     assert f"b=unix:/run/b/b,mode=0600,owner=root:adm {rest}{SLEEP} {{{{b}}}} {{b}}" in plain

@@ -14,7 +14,7 @@ from reborn._command import grammar
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
 _EVERYWHERE = frozenset({"directory", "umask", "env", "restart"})
@@ -70,17 +70,17 @@ def words(options: Mapping[str, Any], dests: Iterable[str]) -> list[str]:
     found: list[str] = []
     for dest in dests:
         flag, value = f"--{dest.replace('_', '-')}", options.get(dest)
-        if value is True:
-            found.append(flag)
-        elif value is not None:
-            values: list[Any] = value if isinstance(value, list) else [value]
-            for each in values:
-                found += [flag, each if isinstance(each, str) else _word(each)]
+        values: list[Any] = value if isinstance(value, list) else [value]  # pyright: ignore[reportUnknownVariableType]
+        for each in values:
+            if each is not None:
+                found += [flag] if each is True else [flag, _word(each)]
     return found
 
 
-def _word(value: float | tuple[str, str] | list[str]) -> str:
-    return f"{value:g}" if isinstance(value, float | int) else "=".join(value)
+def _word(value: str | float | Sequence[str]) -> str:
+    if isinstance(value, str):
+        return value
+    return str(value).removesuffix(".0") if isinstance(value, float | int) else "=".join(value)
 
 
 def _flags(dests: Iterable[str]) -> str:
