@@ -31,10 +31,10 @@ LAYERS = {
     "the system": (
         "_inherited",
         "_signals",
-        "_main_thread",
         "_loops",
         "_open_files",
         "_descriptors",
+        "_main_thread",
         "_posix_spawn",
         "_privileges",
         "_status_line",

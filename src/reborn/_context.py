@@ -251,11 +251,8 @@ class DaemonContext(_options.Options):
             )
             raise ValueError(message)
         try:
-            if _inherited.is_second_life:
-                from reborn import _claim
-
-                if _claim.is_unfinished():
-                    return _claim.resume(self._resolved(), self._become_daemon)
+            if _is_begun_by_launcher():
+                return self._start(self._resolved())
             return _ensure.ensure(
                 _ensure.Ways(
                     search=self.search,
@@ -273,8 +270,8 @@ class DaemonContext(_options.Options):
         return _options.resolve(self)
 
     def _detach(self, plan: "Plan") -> "Daemon | None":
-        from reborn import _launcher
-
+        with loading("launcher"):
+            from reborn import _launcher
         return _launcher.detach(plan, self._become_daemon, launcher=self._launcher(plan))
 
     def _replace(self, plan: "Plan") -> "Daemon | None":
@@ -285,22 +282,19 @@ class DaemonContext(_options.Options):
         return _launcher.detach(plan, self._become_daemon, launcher=launcher)
 
     def _start(self, plan: "Plan") -> "Daemon | None":
-        if _inherited.is_second_life:
+        if _is_begun_by_launcher():
             from reborn import _claim
 
-            if _claim.is_unfinished():
-                return _claim.resume(plan, self._become_daemon)
+            return _claim.resume(plan, self._become_daemon)
         if _inherited.is_upgrader and plan.upgradable:
             return self._replace(plan)
-        with loading("launcher"):
-            from reborn import _launcher
         supervisor = None if self.detach_process else self.supervisor
         if supervisor is not None and supervisor.reloads and plan.upgradable:
             return self._replace(plan)
         if self.detach_process is False or supervisor is not None:
             self._stay(plan, supervisor)
             return None
-        return _launcher.detach(plan, self._become_daemon, launcher=self._launcher(plan))
+        return self._detach(plan)
 
     def release(self) -> None:
         """Let go of what the daemon holds: the pid file is removed, the lock is free.
@@ -551,8 +545,8 @@ class DaemonContext(_options.Options):
         _require_posix()
         if self.is_open:
             return self._supervisor
-        from reborn import _manager
-
+        with loading("launcher"):
+            from reborn import _manager
         return _manager.detect()
 
     @property
@@ -901,6 +895,15 @@ def _note_predecessor(error: BaseException, supervisor: "Supervisor | None") -> 
         from reborn import _manager
 
         error.is_predecessor = _manager.is_predecessor(supervisor, error.pid)
+
+
+def _is_begun_by_launcher() -> bool:
+    """Tell whether a launcher has started this program, and `reborn` has yet to carry on here."""
+    if not _inherited.is_second_life:
+        return False
+    from reborn import _claim
+
+    return _claim.is_unfinished()
 
 
 def _is_failure(error: BaseException | None) -> bool:

@@ -26,6 +26,8 @@ import os
 import stat
 import sys
 
+from reborn import _inherited
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
@@ -38,6 +40,8 @@ STANDARD = (0, 1, 2)
 ACCESS_MODE = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 # From this number on, listing /proc/self/fd takes longer than trying the numbers.
 _MANY = 500
+# No sane program reaches it; also where a table that is full cannot be asked how large it is.
+_LARGEST_TABLE = 65536
 # How far an object that writes can be from the file that it writes to: handler, console, wrapper.
 _DEPTH = 3
 
@@ -175,7 +179,7 @@ def open_descriptors() -> list[int]:
             continue
         if listed[3:]:  # the listing's own descriptor is a fourth
             return [fd for fd in listed if is_open(fd)]
-    limit = min(os.sysconf("SC_OPEN_MAX"), 65536)
+    limit = min(os.sysconf("SC_OPEN_MAX"), _LARGEST_TABLE)
     return [fd for fd in range(limit) if is_open(fd)]
 
 
@@ -204,13 +208,7 @@ def _lowest_free() -> int:
 
 def _table_size() -> int:
     """Return the end of the numbers that can be open: a limit may have been lowered since."""
-    try:
-        with open("/proc/self/status", "rb", buffering=0) as file:
-            text = file.read(8192) or b""  # None, where nothing can be read at the moment
-        _, _, rest = text.partition(b"\nFDSize:\t")
-        return int(rest.partition(b"\n")[0])
-    except (OSError, ValueError):
-        return 65536  # a table that is full, or another /proc
+    return int(_inherited.status_field(b"FDSize") or _LARGEST_TABLE)
 
 
 def is_open(fd: int) -> bool:

@@ -1,10 +1,9 @@
 """Why execve(2) refuses a file, in more words than an errno has.
 
 "No such file or directory" of a file that is there means its interpreter (execve(2), ENOENT); "Exec
-format error" is what a shell says of a program for another machine, and also of a
-script without an interpreter line, which execvp(3) gives to /bin/sh. A file with a zero
-byte near its begin is no script, as bash has it: fed to a shell, it would run as whatever its bytes
-happen to spell.
+format error" is the answer to a program for another machine, and also to a script without an
+interpreter line, which execvp(3) gives to /bin/sh. A file with a zero byte near its beginning is
+not a script, as bash has it: fed to a shell, it would run as whatever its bytes happen to spell.
 
 Read only after a refusal, and before a program is stopped that is to be started again.
 """

@@ -46,6 +46,17 @@ def current_umask() -> int:
     return umask
 
 
+def status_field(name: bytes) -> bytes:
+    """Return a field of /proc/self/status; an empty one where that is not shown."""
+    try:
+        with open("/proc/self/status", "rb", buffering=0) as file:
+            text = file.read(8192) or b""  # None, where nothing can be read at the moment
+    except OSError:
+        return b""
+    _, _, rest = text.partition(b"\n" + name + b":\t")
+    return rest.partition(b"\n")[0].strip()
+
+
 def ignored_signals() -> frozenset[int]:
     """Return the signals that are ignored now."""
     every = _signal.valid_signals()
@@ -64,13 +75,7 @@ def _show_ignored() -> None:
 
     PyPy's takes them for default, until they are set to what they are.
     """
-    try:
-        with open("/proc/self/status", "rb", buffering=0) as file:
-            text = file.read(8192) or b""
-    except OSError:
-        return
-    _, _, rest = text.partition(b"\nSigIgn:\t")
-    mask = int(rest.partition(b"\n")[0] or b"0", 16)
+    mask = int(status_field(b"SigIgn") or b"0", 16)
     for number in _signal.valid_signals():
         if mask >> (number - 1) & 1 and _signal.getsignal(number) == _signal.SIG_DFL:
             try:

@@ -67,7 +67,7 @@ def _lost_children() -> "Iterator[str]":
     children = [
         pid
         for pid in _proc.children(os.getpid())
-        if pid not in known and _session(pid) in (own, pid)
+        if pid not in known and _proc.session(pid) in (own, pid)
     ]
     names = ", ".join(repr(_thread_name(str(pid), process=pid)) for pid in children)
     if names:
@@ -75,13 +75,6 @@ def _lost_children() -> "Iterator[str]":
             f"while child processes run ({names}), which are the launcher's and seem to have ended "
             "in the daemon"
         )
-
-
-def _session(pid: int) -> int | None:
-    try:
-        return os.getsid(pid)
-    except OSError:
-        return None  # it has been waited for meanwhile
 
 
 def _warn_of_locks(paths: "Sequence[str]") -> None:

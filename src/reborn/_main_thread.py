@@ -32,7 +32,7 @@ takes a debugger's rights, and symbols.
 import os
 import sys
 
-from reborn import _signals
+from reborn import _descriptors, _signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -183,11 +183,7 @@ class SigtermWatch:
         text = "SIGTERM could not be handled, since the main thread is in C; ending without it"
         logging.getLogger("reborn").warning(text)
         atexit._run_exitfuncs()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (AttributeError, OSError, ValueError):
-                continue  # None, closed, or without a reader
+        _descriptors.flush()
         os._exit(self._status)
 
 

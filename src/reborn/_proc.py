@@ -402,13 +402,21 @@ def is_being_ended(pid: int) -> bool:
     fields = _status(pid)
     if not fields or int(fields[6]) & _PF_EXITING:
         return True
+    masks = _signal_masks(pid)
+    return masks is not None and masks["pending"] & ~masks["blocked"] != 0
+
+
+def _signal_masks(pid: int) -> dict[str, int] | None:
+    """Return the signals that process *pid* has pending, blocks, and catches; None: not shown."""
     try:
         with open(f"{_PROC}/{pid}/status", "rb") as file:
-            masks = dict(line.split(b":", 1) for line in file)
-        pending = int(masks[b"SigPnd"], 16) | int(masks[b"ShdPnd"], 16)
-        return pending & ~int(masks[b"SigBlk"], 16) != 0
+            fields = dict(line.split(b":", 1) for line in file)
+        pending, shared, blocked, caught = (
+            int(fields[name], 16) for name in (b"SigPnd", b"ShdPnd", b"SigBlk", b"SigCgt")
+        )
     except (OSError, KeyError, ValueError):
-        return False
+        return None
+    return {"pending": pending | shared, "blocked": blocked, "caught": caught}
 
 
 def thread_states(pid: int) -> list[tuple[str, float]]:
@@ -592,15 +600,10 @@ def handles(pid: int, number: int) -> bool:
     """
     bit = 1 << (number - 1)
     for _ in range(_SIGNAL_LOOKS):
-        try:
-            with open(f"{_PROC}/{pid}/status", "rb") as file:
-                masks = dict(line.split(b":", 1) for line in file)
-            caught, blocked = int(masks[b"SigCgt"], 16), int(masks[b"SigBlk"], 16)
-        except (OSError, KeyError, ValueError):
+        masks = _signal_masks(pid)
+        if masks is None or masks["caught"] & bit:
             return True
-        if caught & bit:
-            return True
-        if not blocked & bit:
+        if not masks["blocked"] & bit:
             return _is_in_sigwait(pid)
         time.sleep(_SIGNAL_TICK)
     return True

@@ -20,6 +20,8 @@ import _thread
 import os
 import sys
 
+from reborn import _inherited
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
@@ -162,23 +164,14 @@ def untouched(some: "Iterable[int]", inherited: frozenset[int]) -> set[int]:
 
 def caught() -> int:
     """Return the mask of the signals with a handler, those of C libraries included; 0: unknown."""
-    return int(_status(b"SigCgt") or b"0", 16)
+    return int(_inherited.status_field(b"SigCgt") or b"0", 16)
 
 
 def memory_is_locked() -> bool:
     """Tell whether a library in C has locked memory of this process; False where unknown."""
-    return not _CALLERS_OF_C.isdisjoint(sys.modules) and int(_status(b"VmLck")[:-3] or b"0") > 0
-
-
-def _status(name: bytes) -> bytes:
-    """Return a field of /proc/self/status; an empty one where that is unknown."""
-    try:
-        with open("/proc/self/status", "rb", buffering=0) as file:
-            text = file.read(8192) or b""  # None, where nothing can be read at the moment
-    except OSError:
-        return b""
-    _, _, rest = text.partition(b"\n" + name + b":\t")
-    return rest.partition(b"\n")[0].strip()
+    if _CALLERS_OF_C.isdisjoint(sys.modules):
+        return False
+    return int(_inherited.status_field(b"VmLck").removesuffix(b" kB") or b"0") > 0
 
 
 def install(handlers: "Mapping[int, Any]") -> None:

@@ -1,6 +1,6 @@
 """Daemons by name: where their files are, and what is remembered of how they were started.
 
-    NAME.pid             the program's pid; locked while it lives (`known`)
+    NAME.pid             the program's pid; locked while it lives (`_record_lock`)
     NAME.supervisor.pid  the same of its supervisor, if it has one
     NAME.reborn.json     the record: the command and its options, for `restart` and `list`
     NAME.reborn.lock     locked while somebody starts it and waits for READY (`_start_lock`)
@@ -149,7 +149,7 @@ class Record:
         self.limits = limits
         self.started = time.time() if started is None else started
         self.foreground = foreground
-        # What its supervisor says (`supervisor.State`), if it has one.
+        # What its supervisor says (`supervisor.ProgramState`), if it has one.
         self.supervised = supervised
         # The fingerprints of those in whose place it was started.
         self.replaced = list(replaced)
