@@ -18,11 +18,9 @@ from reborn import _descriptors
 
 # Enough to pass through a directory that we may search but not list; macOS has no such flag.
 _SEARCH = getattr(os, "O_PATH", os.O_RDONLY)
-# The byte of a pid file that is locked while a daemon is being started (`_record_lock`); before it
-# there is one for each process.
-START_BYTE = 2**30
-# And that of a daemon which has not reported READY yet.
-UNREADY_BYTE = START_BYTE + 3
+# The bytes of a pid file that are locked, after one for each process (`_record_lock`): while a
+# daemon is being started, by clients, while it is stopped, and until it has reported READY.
+START_BYTE, LEASE_BYTE, STOP_BYTE, UNREADY_BYTE = range(2**30, 2**30 + 4)
 # A planted fifo must not make open() wait, a planted terminal must not become ours.
 CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 LINKS = 40  # as many as the kernel follows (path_resolution(7))

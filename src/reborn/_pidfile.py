@@ -176,12 +176,7 @@ class LockedFile:
         self._owner = OwnProcess()
 
     def release(self) -> None:
-        """Remove the file and unlock it, if this process owns it.
-
-        Only what this object locked is removed: not a file that has taken its place. Where the
-        directory cannot be written any more, as after a change of user, the file is emptied; where
-        the file system is read-only or gone by now, it is left, and blocks nobody.
-        """
+        """Remove the file and unlock it, as `PidFile.release`."""
         if self._fd is not None and self._owner:
             name, directory = os.path.basename(self.path), self._directory
             try:
@@ -273,13 +268,7 @@ class LockedPidFile(LockedFile):
         self.on_lock: Callable[[], object] | None = None
 
     def acquire(self) -> None:
-        """Lock the file and empty it; make it if it is not there.
-
-        Nothing is changed when this raises, but that a file which cannot be emptied is removed.
-
-        Raises:
-            PidFileLockedError, UnsafeFileError, OSError: as in `lock`.
-        """
+        """Lock the file and empty it, as `PidFile.acquire`."""
         self.lock()
         assert self._fd is not None  # noqa: S101 - it is locked
         if self._unlocked_owner is not None:
@@ -430,14 +419,7 @@ class LockedPidFile(LockedFile):
             os.ftruncate(self._fd, 0)
 
     def read(self) -> int | None:
-        """Return the pid in the file, or None if there is none.
-
-        It is advice: the process may be gone, or be another one. `holder` knows better.
-
-        Raises:
-            InvalidPidFileError: the text is not a process id.
-            UnsafeFileError: the path is a symbolic link.
-        """
+        """Return the pid in the file, as `PidFile.read`."""
         fd = self._open_to_read()
         if fd is None:
             return None

@@ -20,23 +20,24 @@ belongs to nobody, whoever has inherited the shared lock; `LockedPidFile` replac
 - Where the two kinds of locks exclude each other, as on NFS and the BSDs, step 1 fails, and the
   program and its children keep the lock together. So it is where OFD locks are unknown.
 
-One byte more, beyond those of all processes, is locked by a launcher until its daemon is ready: so
-whoever looks sees that a daemon is starting, and who starts it. That lock is the launcher's alone,
-and ends with it, whatever happens; where OFD locks are unknown, nobody sees it. A daemon that is to
-report READY itself has such a byte, too, before the file names it and until it has: if its launcher
-is killed, it has a moment to live, and nobody is to have it. Where the launcher looks whether the
-daemon is ready, that one has the byte locked with the open file that both of them have (an OFD
-lock): the launcher can unlock it, and its death does not.
+Four bytes beyond those of all processes say what becomes of the daemon. Each lock ends with who has
+it, whatever happens; where OFD locks are unknown, nobody sees them.
 
-And one more, for clients. Who has been given the daemon shares the lock of it (a lease), and a
-daemon that is idle takes it for itself before it goes. So the kernel knows at each moment which of
-the two came first: a daemon with a client does not go, and a client does not get one that goes. The
-lease belongs to the open file of the client (an OFD lock): it ends with it, however that ends, and
-nobody needs more than the right to read the file.
-
-And a last one, which whoever stops a daemon locks until that has ended. So a client does not get a
-daemon that is being stopped, and whose end may take as long as its work. It takes the right to
-write the file: else anybody could keep a user from his daemon.
+    START_BYTE    a launcher, until its daemon is ready: whoever looks sees that a daemon is
+                  starting, and who starts it
+    UNREADY_BYTE  a daemon that is to report READY itself, before the file names it and until it
+                  has: if its launcher is killed, it has a moment to live, and nobody is to have it.
+                  Where the launcher looks whether the daemon is ready, that one has the byte locked
+                  with the open file that both of them have (an OFD lock): the launcher can unlock
+                  it, and its death does not.
+    LEASE_BYTE    clients, who share it (a lease); a daemon that is idle takes it for itself before
+                  it goes. So the kernel knows at each moment which of the two came first: a daemon
+                  with a client does not go, and a client does not get one that goes. It belongs to
+                  the open file of the client (an OFD lock), who needs no more than the right to
+                  read that.
+    STOP_BYTE     whoever stops a daemon, until that has ended: a client does not get a daemon that
+                  is being stopped, and whose end may take as long as its work. It takes the right
+                  to write the file: else anybody could keep a user from his daemon.
 
 Rejected: record locks alone. What locks with flock (filelock, pidfile(3), go-daemon) would not be
 kept out, and one look into the file would unlock it.
@@ -46,11 +47,8 @@ import fcntl
 import os
 import sys
 
-from reborn._files import START_BYTE, UNREADY_BYTE
+from reborn._files import LEASE_BYTE, START_BYTE, STOP_BYTE, UNREADY_BYTE
 
-# What clients share.
-_LEASE_BYTE = START_BYTE + 1
-_STOP_BYTE = START_BYTE + 2
 if sys.platform == "linux":
     # F_OFD_GETLK, not F_GETLK: it also shows the locks of the process that asks.
     _GET: "int | None" = fcntl.F_OFD_GETLK
@@ -59,6 +57,8 @@ else:
     _GET = _SET = None
 # Type, whence, start, length, process: struct flock of fcntl(2), and the same with large files.
 _STRUCT = "hhqqi"
+# The bytes of all processes.
+_OF_PROCESSES = (fcntl.F_WRLCK, os.SEEK_SET, 0, START_BYTE, 0)
 
 
 def take(fd: int) -> bool:
@@ -79,8 +79,8 @@ def owner(fd: int, number: int | None = None) -> int | None:
 
     It is 0 for a process that cannot be seen from here, as in another pid namespace.
     """
-    lock = _lock_of(number)
-    found = None if lock is None else _control(fd, _GET, *lock)
+    lock = _OF_PROCESSES if number is None else _byte(number)
+    found = None if _GET is None else _control(fd, _GET, *lock)
     return None if found is None or found[0] == fcntl.F_UNLCK else max(found[4], 0)
 
 
@@ -114,8 +114,7 @@ def exclude(fd: int) -> bool:
 
     The lock belongs to the open file (an OFD lock), and so excludes other threads, too.
     """
-    lock = _lock_of(None)
-    return lock is not None and _control(fd, _SET, *lock) is not None
+    return _SET is not None and _control(fd, _SET, *_OF_PROCESSES) is not None
 
 
 def take_lease(fd: int) -> bool:
@@ -125,10 +124,10 @@ def take_lease(fd: int) -> bool:
     """
     if _SET is None:
         return True
-    while _control(fd, _SET, fcntl.F_RDLCK, os.SEEK_SET, _LEASE_BYTE, 1, 0) is None:
-        found = _control(fd, _GET, fcntl.F_RDLCK, os.SEEK_SET, _LEASE_BYTE, 1, 0)
+    while _control(fd, _SET, *_byte(LEASE_BYTE, fcntl.F_RDLCK)) is None:
+        found = _control(fd, _GET, *_byte(LEASE_BYTE, fcntl.F_RDLCK))
         # Another range is the whole file: on NFS, this is the lock of flock(2).
-        if found is None or (found[0] != fcntl.F_UNLCK and found[2:4] != (_LEASE_BYTE, 1)):
+        if found is None or (found[0] != fcntl.F_UNLCK and found[2:4] != (LEASE_BYTE, 1)):
             return True
         if found[0] == fcntl.F_WRLCK:
             return False
@@ -137,8 +136,7 @@ def take_lease(fd: int) -> bool:
 
 def has_lease(fd: int) -> bool:
     """Tell whether a client has a lease, or a daemon goes."""
-    found = _control(fd, _GET, fcntl.F_WRLCK, os.SEEK_SET, _LEASE_BYTE, 1, 0) if _GET else None
-    return found is not None and found[0] != fcntl.F_UNLCK
+    return owner(fd, LEASE_BYTE) is not None
 
 
 def end_leases(fd: int) -> bool:
@@ -146,18 +144,17 @@ def end_leases(fd: int) -> bool:
 
     Where there are no such locks, nobody can have one.
     """
-    lock = (fcntl.F_WRLCK, os.SEEK_SET, _LEASE_BYTE, 1, 0)
-    return _SET is None or _control(fd, _SET, *lock) is not None
+    return _SET is None or _control(fd, _SET, *_byte(LEASE_BYTE)) is not None
 
 
 def allow_leases(fd: int) -> None:
     """Daemon: undo `end_leases`."""
-    _set(fd, fcntl.F_UNLCK, _LEASE_BYTE)
+    _set(fd, fcntl.F_UNLCK, LEASE_BYTE)
 
 
 def mark_stop(fd: int) -> None:
     """Show, until *fd* is closed, that the daemon of the file is being stopped."""
-    _set(fd, fcntl.F_WRLCK, _STOP_BYTE)
+    _set(fd, fcntl.F_WRLCK, STOP_BYTE)
 
 
 def mark_unready(fd: int) -> None:
@@ -172,22 +169,19 @@ def unmark_unready(fd: int) -> None:
 
 def is_being_stopped(fd: int) -> bool:
     """Tell whether somebody who may write the file stops its daemon."""
-    found = _control(fd, _GET, fcntl.F_RDLCK, os.SEEK_SET, _STOP_BYTE, 1, 0) if _GET else None
+    found = _control(fd, _GET, *_byte(STOP_BYTE, fcntl.F_RDLCK)) if _GET else None
     # Another range is the whole file: on NFS, this is the lock of flock(2).
-    return found is not None and found[0] == fcntl.F_WRLCK and found[2:4] == (_STOP_BYTE, 1)
+    return found is not None and found[0] == fcntl.F_WRLCK and found[2:4] == (STOP_BYTE, 1)
 
 
 def _set(fd: int, kind: int, byte: int) -> None:
     """Lock or unlock *byte* for the open file *fd*, where there are such locks."""
     if _SET is not None:
-        _control(fd, _SET, kind, os.SEEK_SET, byte, 1, 0)
+        _control(fd, _SET, *_byte(byte, kind))
 
 
-def _lock_of(number: int | None) -> tuple[int, int, int, int, int] | None:
-    if _GET is None:
-        return None
-    start, length = (0, START_BYTE) if number is None else (number, 1)
-    return (fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+def _byte(number: int, kind: int = fcntl.F_WRLCK) -> tuple[int, int, int, int, int]:
+    return (kind, os.SEEK_SET, number, 1, 0)
 
 
 def _control(fd: int, command: int | None, *lock: int) -> tuple[int, ...] | None:
