@@ -208,7 +208,7 @@ def _await_turn(turn: StartLock, lease: Lease, deadline: Deadline) -> bool:
 
 def _raise_words(words: str) -> None:
     """Raise the error that a starter has left, if it has."""
-    from reborn import _handshake  # late, as json below: whoever finds the daemon has no need of it
+    from reborn import _handshake  # late: whoever finds the daemon has no need of it
 
     try:
         error = _handshake.rebuild(words)
@@ -260,7 +260,12 @@ def _act(
                 raise
             deadline.pause()
     finally:
-        turn.release("" if words is None else _written(words))
+        if words is None:
+            turn.release()
+        else:
+            from reborn import _handshake
+
+            turn.release(_handshake.written(words))
 
 
 def _why_locked(error: PidFileLockedError) -> str:
@@ -280,12 +285,6 @@ def _why_locked(error: PidFileLockedError) -> str:
         f"the pid file is locked, and process {named}, which it names, cannot be seen from here "
         "(does it run in another container?)"
     )
-
-
-def _written(error: StartError) -> str:
-    import json
-
-    return json.dumps({"class": type(error).__name__, "data": error.as_data()})
 
 
 def _note(fingerprint: str | None, replaced: Sequence[str]) -> str | None:

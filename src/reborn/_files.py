@@ -181,6 +181,18 @@ def remove(name: str, fd: int, *, directory: int) -> bool:
     return True
 
 
+def remove_if_there(name: str, directory: int | None) -> None:
+    """Remove *name* from the open *directory*, whatever it is.
+
+    Raises:
+        OSError: that cannot be.
+    """
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+
+
 def is_link_refusal(error: OSError) -> bool:
     """Tell whether open() failed because of O_NOFOLLOW."""
     return error.errno in (ELOOP, EMLINK)

@@ -249,10 +249,7 @@ class Report:
         if self._channel is None:
             return
         self.ending()
-        import json  # late, as is traceback: 9 ms that only a failure needs
-
-        failure = error if isinstance(error, StartError) else program_error(error)
-        data = json.dumps({"class": type(failure).__name__, "data": failure.as_data()})
+        data = written(error if isinstance(error, StartError) else program_error(error))
         number = error.errno if isinstance(error, OSError) else None
         try:
             self._send_if_open(**({} if number is None else {"ERRNO": number}), **{ERROR: data})
@@ -476,8 +473,15 @@ def program_error(error: BaseException) -> "ProgramError":
     )
 
 
+def written(error: StartError) -> str:
+    """Return *error* as text, for `rebuild` in another process."""
+    import json  # late, as is traceback: 9 ms that only a failure needs
+
+    return json.dumps({"class": type(error).__name__, "data": error.as_data()})
+
+
 def rebuild(text: str) -> StartError:
-    """Return the error that `Report.failed` wrote.
+    """Return the error that was `written`.
 
     Raises:
         ValueError: it is no such text.

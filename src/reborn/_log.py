@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from reborn.exceptions import UnsafeFileError
 
 # Opening these by name fails for sockets and changes their offset; a copy has to be made instead.
-_OWN_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
+_OWN_STREAMS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+_OWN_DIRECTORIES = ("/dev/fd", "/proc/self/fd", "/proc/thread-self/fd")
 
 
 def open_to_append(
@@ -83,14 +84,17 @@ def own_descriptor(path: str) -> int | None:
 
 
 def is_own_stream(path: str) -> bool:
-    """Tell whether *path* is, or is a link to, a name of one of this process's own descriptors."""
+    """Tell whether *path* is, or leads to, a name of one of this process's own descriptors."""
     for _ in range(_files.LINKS):
+        directory = os.path.realpath(os.path.dirname(path))
         if own_descriptor(path) is not None:
             return True
+        if directory in map(os.path.realpath, _OWN_DIRECTORIES):
+            return True
         try:
-            path = os.path.join(os.path.dirname(path), os.readlink(path))
+            path = os.path.join(directory, os.readlink(path))
         except OSError:
-            break
+            return False  # the end of the links, or nothing at all
     return False
 
 

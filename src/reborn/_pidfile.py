@@ -377,10 +377,7 @@ class LockedPidFile(LockedFile):
         """Write the note, with whose it is; it is never somebody else's file."""
         assert self._directory is not None  # noqa: S101 - with a note there is no new root
         name = os.path.basename(self.path) + _NOTE
-        try:
-            os.unlink(name, dir_fd=self._directory)
-        except FileNotFoundError:
-            pass
+        _files.remove_if_there(name, self._directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         fd = os.open(name, flags, self.mode, dir_fd=self._directory)
         try:

@@ -63,6 +63,13 @@ def poll(
         glance = _LONGEST_SLEEP if is_woken is not None and is_woken() else _GLANCE
 
 
+def has_lost_its_reader(fd: int, timeout: float) -> bool:
+    """Wait; tell whether meanwhile the pipe, socket or terminal *fd* has lost its other end."""
+    poller = _system_poll()
+    poller.register(fd, 0)  # POLLERR and POLLHUP are always looked for
+    return bool(poller.poll(timeout * 1000))
+
+
 def _wait_of(poller: "select.poll", fds: "Iterable[int]") -> "Callable[[float], list[int]]":
     for fd in fds:
         poller.register(fd, select.POLLIN)

@@ -193,7 +193,7 @@ def parse_limit(name: str, values: str) -> tuple[int, int, int]:
     soft, colon, hard = values.partition(":")
     least = _limit_value(soft)
     most = _limit_value(hard) if colon else least
-    if _limit_rank(least) > _limit_rank(most):
+    if limit_rank(least) > limit_rank(most):
         raise ValueError(f"{values!r} has a soft limit above the hard one")
     return number, least, most
 
@@ -210,7 +210,8 @@ def _limit_value(text: str) -> int:
     return int(digits) * unit
 
 
-def _limit_rank(value: int) -> float:
+def limit_rank(value: int) -> float:
+    """Return what a limit is compared by: "unlimited" is -1, and above all others."""
     import resource
 
     return float("inf") if value == resource.RLIM_INFINITY else value

@@ -217,12 +217,12 @@ def put(path: str, data: bytes | None) -> None:
     directory, name = _files.open_directory(path, kind="record")
     try:
         if data is None:
-            _remove(name, directory)
+            _files.remove_if_there(name, directory)
             return
         # The lock of the pid file is ours, and so is this name. What is there was left by a crash,
         # or put there by somebody who would like to read it.
         draft = f"{name}.new"
-        _remove(draft, directory)
+        _files.remove_if_there(draft, directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         fd = os.open(draft, flags, _RECORD_MODE, dir_fd=directory)
         try:
@@ -234,13 +234,6 @@ def put(path: str, data: bytes | None) -> None:
             raise
     finally:
         _descriptors.close(directory)
-
-
-def _remove(name: str, directory: int) -> None:
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass
 
 
 def get(path: str) -> bytes | None:

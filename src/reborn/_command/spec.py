@@ -21,7 +21,7 @@ import os
 import resource
 
 from reborn import _inherited, _readiness
-from reborn._command import grammar, registry
+from reborn._command import converters, grammar, registry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ class Inherited:
                 resource.setrlimit(number, (soft, hard))
             except (OSError, ValueError):
                 most = now[1]
-                resource.setrlimit(number, (min(soft, most, key=_rank), min(hard, most, key=_rank)))
+                rank = converters.limit_rank
+                resource.setrlimit(number, (min(soft, most, key=rank), min(hard, most, key=rank)))
                 lower.append(
                     f"limit {name} was {_shown(soft)}:{_shown(hard)}, and is {_shown(most)}"
                 )
@@ -96,10 +97,6 @@ def _resources() -> dict[int, str]:
         if name.startswith("RLIMIT_"):
             found.setdefault(getattr(resource, name), name.removeprefix("RLIMIT_").lower())
     return found
-
-
-def _rank(limit: int) -> float:
-    return float("inf") if limit == resource.RLIM_INFINITY else limit
 
 
 def _shown(limit: int) -> str:
@@ -341,8 +338,6 @@ class Spec:
         given = self.options.get("limit")
         if not given:
             return []
-        from reborn._command import converters
-
         return [converters.parse_limit(name, values) for name, values in given]
 
     @property

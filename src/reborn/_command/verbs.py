@@ -524,15 +524,8 @@ class NamedDaemon(DaemonVerbs):
         from reborn._signals import signal_name
 
         name = signal_name(number)
-        try:
-            daemon.send_signal(number)
-        except PermissionError:
-            return self._not_permitted(f"send {name} to process {daemon.pid}")
-        except StartError as error:  # it will not, on the word of this file
-            return Outcome(FAILED, f"{self.name}: {error}")
-        except ProcessLookupError:
-            return self._not_running(self.look(), NOT_RUNNING)
-        return Outcome(OK, f"sent {name} to {self.name}, pid {daemon.pid}")
+        failed = self.send(daemon, number, f"send {name} to process {daemon.pid}")
+        return failed or Outcome(OK, f"sent {name} to {self.name}, pid {daemon.pid}")
 
     def wait(self) -> Outcome:
         """Wait until the daemon is gone."""
@@ -658,7 +651,7 @@ class NamedDaemon(DaemonVerbs):
         spec.make_directories()
         context = start.ProgramStart(spec, program).context()
         lock = lock or self._start_lock()
-        daemon = self._launch(context, lambda error: self._failed(error, spec))
+        daemon = self._launch(context.reborn, lambda error: self._failed(error, spec))
         if isinstance(daemon, Outcome):
             failed = daemon.status not in (OK, INTERRUPTED)
             lock.release(f"{daemon.status}\n{daemon.text}" if failed else "")

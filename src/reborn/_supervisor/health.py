@@ -30,8 +30,8 @@ set too short (a server that answers after five seconds works).
 import os
 import time
 
-from reborn import _descriptors, _readiness
-from reborn._supervisor.probe import LookingChild, is_broken, reset_signals, write_line
+from reborn import _descriptors, _process, _readiness
+from reborn._supervisor.probe import LookingChild, reset_signals, write_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ def _check(condition: "Condition", cwd: str, every: float, outgoing: int) -> "No
         reset_signals()
         condition.begin_lapses(cwd, every)
         moment = time.monotonic() + every
-        while not is_broken(outgoing, max(0.0, moment - time.monotonic())):
+        while not _process.has_lost_its_reader(outgoing, max(0.0, moment - time.monotonic())):
             try:
                 reason = condition.lapse(cwd)
             except OSError as error:

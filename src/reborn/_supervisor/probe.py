@@ -14,7 +14,6 @@ that does not answer all the time there is.
 """
 
 import os
-import select
 
 from reborn import _descriptors, _detach, _proc, _process, _readiness, _signals
 
@@ -162,7 +161,8 @@ def _look(condition: "Condition", cwd: str, outgoing: int, *, remember: bool) ->
         while reason is not None:
             reason = waiter.look()
             write_line(outgoing, reason or "")
-            if reason is not None and is_broken(outgoing, waiter.pause() or 0.0):
+            pause = waiter.pause() or 0.0
+            if reason is not None and _process.has_lost_its_reader(outgoing, pause):
                 break
     finally:
         os._exit(0)
@@ -189,10 +189,3 @@ def write_line(fd: int, text: str) -> None:
     """Write a line for whoever reads the pipe *fd*."""
     data = " ".join(text.split()).encode("utf-8", "backslashreplace")
     os.write(fd, data[:_LONGEST_LINE] + b"\n")
-
-
-def is_broken(fd: int, timeout: float) -> bool:
-    """Wait; tell whether meanwhile the pipe *fd* has lost its reader."""
-    poller = select.poll()
-    poller.register(fd, 0)
-    return bool(poller.poll(timeout * 1000))

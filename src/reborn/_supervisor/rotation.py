@@ -98,7 +98,7 @@ class Rotation:
     def _replaced(self, name: str, status: os.stat_result, directory: int) -> int:
         """Put the file *name* aside, and return a new one in its place."""
         draft = f"{name}{_DRAFT}"
-        _remove(draft, directory)
+        _files.remove_if_there(draft, directory)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(draft, flags, 0o600, dir_fd=directory)
         try:
@@ -109,7 +109,7 @@ class Rotation:
             os.replace(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             _descriptors.close(fd)
-            _remove(draft, directory)
+            _files.remove_if_there(draft, directory)
             raise
         return fd
 
@@ -157,10 +157,3 @@ def _rename(newer: str, older: str, directory: int) -> None:
         os.replace(newer, older, src_dir_fd=directory, dst_dir_fd=directory)
     except FileNotFoundError:
         pass  # there have not been so many yet, or somebody has removed it
-
-
-def _remove(name: str, directory: int) -> None:
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass

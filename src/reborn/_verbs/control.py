@@ -138,17 +138,19 @@ class DaemonVerbs:
             # By default the signal would end it, and the user wants the opposite.
             why = "it does not handle SIGHUP; restart it instead"
             return Outcome(NOT_IMPLEMENTED, f"{self.name}: cannot {what}: {why}")
-        from reborn.exceptions import UnsafeFileError
+        return self.send(daemon, _signal.SIGHUP, what) or self.seen_to_reload(daemon)
 
+    def send(self, daemon: Daemon, number: int, what: str) -> Outcome | None:
+        """Send the running *daemon* a signal, to do *what*; return the outcome if that fails."""
         try:
-            daemon.send_signal(_signal.SIGHUP)
+            daemon.send_signal(number)
         except PermissionError:
             return self._not_permitted(what)
-        except UnsafeFileError as error:
+        except StartError as error:  # root will not, on the word of this file
             return Outcome(FAILED, f"{self.name}: {error}")
         except ProcessLookupError:
             return self._not_running(self.look(), NOT_RUNNING)
-        return self.seen_to_reload(daemon)
+        return None
 
     def seen_to_reload(self, daemon: Daemon) -> Outcome:
         """Return whether *daemon*, which was sent SIGHUP, lives on, or has left a successor."""
@@ -230,29 +232,28 @@ class DaemonVerbs:
 
     def _launch(
         self,
-        context: DaemonContext,
+        launch: Callable[[], Daemon | None],
         failed: Callable[[StartError], Outcome],
         *,
+        doing: str = "starting",
+        interrupted: str = "interrupted, and not started",
         shown: bool = True,
-        upgrade: bool = False,
     ) -> Daemon | Outcome | None:
-        """Call reborn() or upgrade(), with a line at the terminal if *shown*.
+        """Call *launch*, with a line at the terminal, if *shown*, that says what it is *doing*.
 
-        *failed* makes errors outcomes.
+        *failed* makes errors outcomes; after Ctrl-C the outcome is *interrupted*.
         """
-        line = Waiting(f"{'upgrading' if upgrade else 'starting'} {self.name} ...")
+        line = Waiting(f"{doing} {self.name} ...")
         try:
             if shown:
                 line.show()
-            daemon = context.upgrade() if upgrade else context.reborn()
+            daemon = launch()
         except StartError as error:
             line.clear()
             return failed(error)
         except KeyboardInterrupt as error:
             line.clear()
-            what = "upgraded" if upgrade else "started"
-            text = _with_notes(f"interrupted, and not {what}", error)
-            return Outcome(INTERRUPTED, f"{self.name}: {text}")
+            return Outcome(INTERRUPTED, f"{self.name}: {_with_notes(interrupted, error)}")
         except BaseException:
             line.clear()
             raise
@@ -339,23 +340,15 @@ class Control(DaemonVerbs):
         """See that a daemon runs and is ready, whoever has started it; None as in `start`."""
         before = len(_detach.started)
         wait = self.context.ready_timeout if timeout is None else timeout
-        line = Waiting(f"waiting for {self.name} ...")
-        try:
-            if not was_reborn():
-                line.show()
-            daemon = self.context.ensure(timeout=wait)
-        except StartError as error:
-            line.clear()
-            return self._not_started(error, may_run=False)
-        except KeyboardInterrupt:
-            line.clear()
-            return Outcome(INTERRUPTED, f"{self.name}: interrupted")
-        except BaseException:
-            line.clear()
-            raise
-        if daemon is None:
-            return None
-        line.clear()
+        daemon = self._launch(
+            lambda: self.context.ensure(timeout=wait),
+            lambda error: self._not_started(error, may_run=False),
+            doing="waiting for",
+            interrupted="interrupted",
+            shown=not was_reborn(),
+        )
+        if daemon is None or isinstance(daemon, Outcome):
+            return daemon
         ours = len(_detach.started) > before
         gone = daemon if ours else None
         return Outcome(OK, f"{self.name} is ready, pid {daemon.pid}", daemon=gone)
@@ -381,19 +374,21 @@ class Control(DaemonVerbs):
 
     def upgrade(self) -> Outcome | None:
         """Replace the running daemon by a new generation; None as in `start`."""
-        return self._open("upgraded", upgrade=True)
+        return self._open("upgraded")
 
-    def _open(self, done: str, *, may_run: bool = False, upgrade: bool = False) -> Outcome | None:
+    def _open(self, done: str, *, may_run: bool = False) -> Outcome | None:
         """Open the context; the outcome names what is *done*, or the reason of the failure.
 
-        Where the pid file is held, that is a success if the daemon *may_run*, and what an *upgrade*
+        Where the pid file is held, that is a success if the daemon *may_run*, and what an upgrade
         needs.
         """
+        upgrade = done == "upgraded"
         daemon = self._launch(
-            self.context,
+            self.context.upgrade if upgrade else self.context.reborn,
             lambda error: self._not_started(error, may_run=may_run),
+            doing="upgrading" if upgrade else "starting",
+            interrupted=f"interrupted, and not {'upgraded' if upgrade else 'started'}",
             shown=not (was_reborn() or self.context.detach_process is False),
-            upgrade=upgrade,
         )
         if daemon is None or isinstance(daemon, Outcome):
             return daemon

@@ -22,10 +22,9 @@ launcher; opened here it would be the reader's own output. It is refused.
 from __future__ import annotations
 
 import os
-import select
 import stat
 
-from reborn import _descriptors
+from reborn import _descriptors, _log, _process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,10 +39,6 @@ _TICK = 0.1
 _BLOCK = 65536
 # How often is looked again while names move.
 _TRIES = 5
-# As many links as the kernel follows (path_resolution(7)).
-_LINKS = 40
-_OWN = ("/dev/fd", "/proc/self/fd", "/proc/thread-self/fd")
-_STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/stdin")
 
 
 class LogReader:
@@ -101,7 +96,7 @@ class LogReader:
                 continue
             if os.fstat(self._fd).st_size < os.lseek(self._fd, 0, os.SEEK_CUR):
                 os.lseek(self._fd, 0, os.SEEK_SET)
-            elif _has_lost_its_reader(reader, _TICK):
+            elif _process.has_lost_its_reader(reader, _TICK):
                 return
 
     def _has_moved(self) -> bool:
@@ -236,7 +231,7 @@ def end_since(path: str, count: int, mark: Mark) -> str:
 
 
 def _open(path: str) -> int:
-    if _is_of_each_process(path):
+    if _log.is_own_stream(path):
         message = f"{path!r} is a different file in each process"
         raise ValueError(message)
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -245,23 +240,3 @@ def _open(path: str) -> int:
     _descriptors.close(fd)
     message = f"{path!r} does not keep what is written to it"
     raise ValueError(message)
-
-
-def _is_of_each_process(path: str) -> bool:
-    """Tell whether *path* leads to the descriptors of whoever opens it."""
-    for _ in range(_LINKS):
-        directory = os.path.realpath(os.path.dirname(path))
-        if path in _STREAMS or directory in map(os.path.realpath, _OWN):
-            return True
-        try:
-            path = os.path.join(directory, os.readlink(path))
-        except OSError:
-            return False  # the end of the links, or nothing at all
-    return False
-
-
-def _has_lost_its_reader(fd: int, timeout: float) -> bool:
-    """Wait; tell whether meanwhile the pipe, socket or terminal *fd* has lost its other end."""
-    poller = select.poll()
-    poller.register(fd, 0)  # POLLERR and POLLHUP are always looked for
-    return bool(poller.poll(timeout * 1000))
