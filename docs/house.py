@@ -88,6 +88,8 @@ LAYERS = {
         "draining",
         "requests",
         "policy",
+        "state",
+        "loop",
         "supervisor",
     ),
     "any program": _inside(
@@ -223,6 +225,8 @@ TESTED = {
     "_supervisor.draining": "cli/upgrade",
     "_supervisor.requests": "cli/upgrade",
     "_supervisor.policy": "supervisor/restart",
+    "_supervisor.state": "supervisor/restart cli/show",
+    "_supervisor.loop": "supervisor/restart supervisor/stop supervisor/cost",
     "_supervisor.supervisor": (
         "supervisor/restart supervisor/stop supervisor/killed supervisor/terminal"
     ),

@@ -149,7 +149,7 @@ class Record:
         self.limits = limits
         self.started = time.time() if started is None else started
         self.foreground = foreground
-        # What its supervisor says (`supervisor.ProgramState`), if it has one.
+        # What its supervisor says (`ProgramState`), if it has one.
         self.supervised = supervised
         # The fingerprints of those in whose place it was started.
         self.replaced = list(replaced)

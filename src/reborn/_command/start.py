@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from reborn._supervisor.policy import RestartPolicy
     from reborn._supervisor.program import Program
     from reborn._supervisor.sockets import KeptSockets
-    from reborn._supervisor.supervisor import ProgramState
+    from reborn._supervisor.state import ProgramState
     from reborn._supervisor.version import Version
 else:
     import _signal

@@ -7,7 +7,9 @@
     output       what the program writes, on its way to the log (`rotation`: which ends somewhere)
     run          one run of the program: from before its start until nothing of it is left
     policy       after which ends it is started again, and after which delays: arithmetic
-    supervisor   the table of states and events, and the loop that reads it
+    state        what is recorded of the program
+    loop         the loop that waits for events
+    supervisor   the table of states and events: what is done about each
 
 It knows no command line: `_command` hands over values. And as it lives for years, it loads little,
 sleeps in one poll(2), and polls nothing but a log in which a line is waited for.
