@@ -188,14 +188,14 @@ def test_garbage_is_a_value_error_and_nothing_worse(text):
 
 def test_error_that_cannot_be_shown_is_no_error():
     data = {"pid": 7, "status": 1, "signal": None, "output": 7}
-    with pytest.raises(ValueError, match="not an error of the daemon"):
+    with pytest.raises(ValueError, match="not an error report of the daemon"):
         rebuild(json.dumps({"class": "EarlyExitError", "data": data}))
 
 
 @pytest.mark.parametrize("kind", ["RebornError", "NotRunningError", "StopTimeoutError"])
 def test_error_that_is_not_of_a_start_is_none(kind):
     data = {"pidfile": "app.pid"} if kind == "NotRunningError" else {}
-    with pytest.raises(ValueError, match="not an error of the daemon"):
+    with pytest.raises(ValueError, match="not an error report of the daemon"):
         rebuild(json.dumps({"class": kind, "data": data}))
 
 
