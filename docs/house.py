@@ -53,7 +53,8 @@ LAYERS = {
         "_ending",
         "_process",
     ),
-    "who is told": ("_handshake", "_sd_notify", "_supervised", "_manager", "_readiness"),
+    "who is told": ("_handshake", "_sd_notify", "_supervised", "_manager"),
+    "conditions": ("_condition", "_outer_conditions", "_readiness"),
     "a start": (
         *(
             "_options",
@@ -148,6 +149,8 @@ TESTED = {
     "_supervised": "managers/systemctl managers/systemd",
     "_manager": "managers/systemctl managers/systemd managers/others managers/containers",
     "_notifier": "processes/foreground managers/systemd",
+    "_condition": "unit/readiness plugin/conditions cli/conditions",
+    "_outer_conditions": "unit/readiness processes/conditions cli/mounts cli/conditions",
     "_readiness": "processes/conditions cli/conditions cli/mounts plugin/conditions",
     "_options": "processes/surroundings",
     "_log": "processes/streams processes/rotation processes/disks",

@@ -26,12 +26,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from reborn._condition import Condition, LogSource
     from reborn._options import Plan
-    from reborn._readiness import Condition, LogSource
 
 
 class ConditionLookout:
-    """What a condition can look at (`_readiness.View`), and the look itself (`Lookout`)."""
+    """What a condition can look at (`_condition.View`), and the look itself (`Lookout`)."""
 
     may_end = False
     reason = ""

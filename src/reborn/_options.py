@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Literal, NoReturn, Protocol
 
+    from reborn._condition import Condition
     from reborn._pidfile import LockedPidFile, PidFile
     from reborn._privileges import Identity
-    from reborn._readiness import Condition
 
     class Granted(Protocol):
         """What one generation of a daemon gives to the next; see `_upgrade`."""

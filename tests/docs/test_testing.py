@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reborn import _readiness
+from reborn import _outer_conditions, _readiness
 
 pytestmark = pytest.mark.brute
 
@@ -51,4 +51,4 @@ def test_every_condition_of_the_page_is_understood():
     for text in conditions:
         _readiness.parse(text.replace("[HOST:]PORT", "8080").replace("SECONDS", "1"))
     kinds = {re.split(r":|$", text)[0] for text in conditions}
-    assert kinds == {*_readiness._MAKERS, "http", "notify"}
+    assert kinds == {*_readiness._MAKERS, *_outer_conditions.MAKERS, "http", "notify"}

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from reborn import DaemonContext, _readiness
+from reborn import DaemonContext, _condition, _readiness
 from reborn._pidfile import LockedPidFile
 from reborn._supervisor import program
 from reborn._supervisor.health import HealthPolicy
@@ -52,7 +52,7 @@ def make_output():
 def supervise(context, pidfile):
     condition = _readiness.parse(spec.get("condition", "alive:0"))
     if spec.get("by_default", False):
-        condition = _readiness.ByDefault(condition)
+        condition = _condition.ByDefault(condition)
     supervisor = ProgramSupervisor(
         Version(Program(spec["argv"]), condition, cwd=directory),
         RestartPolicy(

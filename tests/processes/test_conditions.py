@@ -6,7 +6,7 @@ import psutil
 import pytest
 from harness import eventually
 
-from reborn import _readiness
+from reborn import _outer_conditions, _readiness
 
 
 class View:
@@ -67,7 +67,7 @@ def test_command_that_hangs_holds_nobody_up_and_is_ended_with_all_of_it(tmp_path
 
 
 def test_command_that_takes_too_long_is_run_again(monkeypatch, tmp_path):
-    monkeypatch.setattr(_readiness, "_COMMAND_TIMEOUT", 0.1)
+    monkeypatch.setattr(_outer_conditions, "COMMAND_TIMEOUT", 0.1)
     condition = _readiness.parse("exec:echo >> count; test $(wc -l < count) -gt 1 || sleep 3600")
     reason = final(condition, View(tmp_path))
     assert reason == f"{condition._command!r} does not end"

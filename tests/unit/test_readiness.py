@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reborn import _readiness, _sd_notify
+from reborn import _condition, _outer_conditions, _readiness, _sd_notify
 from reborn._spawning import ports
 
 
@@ -177,7 +177,7 @@ def test_line_without_an_end_costs_no_more_than_its_beginning():
     view = View(logs=[Pieces(*[b"x" * 2**16] * 40)])
     while view.logs[0].pieces:
         assert condition.not_ready_reason(view)
-    assert len(condition._rests[0]) == _readiness._LONGEST_LINE
+    assert len(condition._rests[0]) == _condition._LONGEST_LINE
     view.logs[0].pieces.append(b"y\nx y\n")
     assert condition.not_ready_reason(view) is None
 
@@ -316,7 +316,7 @@ def mounts(monkeypatch, tmp_path):
         table.write_text("".join(lines))
 
     set_mounts()
-    monkeypatch.setattr(_readiness, "_MOUNTS", str(table))
+    monkeypatch.setattr(_outer_conditions, "_MOUNTS", str(table))
     return set_mounts
 
 
@@ -352,7 +352,7 @@ def test_mount_has_to_answer(monkeypatch, mounts, tmp_path, error, said):
     def refuse(_):
         raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr(_readiness, "_ask", refuse)
+    monkeypatch.setattr(_outer_conditions, "_ask", refuse)
     answer = condition.not_ready_reason(View(cwd=tmp_path))
     assert answer is None if said is None else answer.startswith(said)
 
@@ -362,8 +362,8 @@ def test_mount_that_hangs_holds_nobody_up(monkeypatch, mounts, tmp_path):
     condition = remembered("mount:mnt", tmp_path)
     mounts((7, "0:30", tmp_path / "mnt"))
     answers = threading.Event()
-    monkeypatch.setattr(_readiness, "_ask", lambda _: answers.wait())
-    monkeypatch.setattr(_readiness, "_ANSWER_TIMEOUT", 0.01)
+    monkeypatch.setattr(_outer_conditions, "_ask", lambda _: answers.wait())
+    condition.answer_timeout = 0.01
     view = View(cwd=tmp_path)
     for _ in range(2):
         assert condition.not_ready_reason(view) == "the file system at 'mnt' does not answer"
@@ -373,7 +373,7 @@ def test_mount_that_hangs_holds_nobody_up(monkeypatch, mounts, tmp_path):
 
 
 def test_mount_is_found_where_there_is_no_table(monkeypatch, tmp_path):
-    monkeypatch.setattr(_readiness.sys, "platform", "freebsd")
+    monkeypatch.setattr(_outer_conditions.sys, "platform", "freebsd")
     (tmp_path / "mnt").mkdir()
     assert reason("mount:mnt", cwd=tmp_path) == "nothing is mounted at 'mnt'"
     assert reason("mount:/", cwd=tmp_path) is None
@@ -394,7 +394,7 @@ def test_program_has_to_live_for_a_while():
 
 
 def test_by_default_a_program_that_reports_anything_has_to_report_ready():
-    condition = _readiness.ByDefault(_readiness.parse("alive:1"))
+    condition = _condition.ByDefault(_readiness.parse("alive:1"))
     said = "it speaks sd_notify and has not reported READY=1"
     assert condition.not_ready_reason(View(lived=2)) is None
     assert condition.not_ready_reason(View()) == "it has not lived for 1 s"

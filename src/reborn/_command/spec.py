@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import resource
 
-from reborn import _inherited, _readiness
+from reborn import _condition, _inherited, _readiness
 from reborn._command import converters, grammar, registry
 
 TYPE_CHECKING = False
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from reborn._command.grammar import Request
     from reborn._command.registry import Paths, Record
+    from reborn._condition import Condition
     from reborn._export import Service
     from reborn._privileges import Identity
-    from reborn._readiness import Condition
     from reborn._supervisor.health import HealthPolicy
     from reborn._supervisor.program import Program
     from reborn._supervisor.sockets import SocketSpec
@@ -232,7 +232,7 @@ class Spec:
         """Return the condition of its being ready, for one start."""
         if "ready" in self.options:
             return _readiness.parse(self.options["ready"])
-        return _readiness.ByDefault(_readiness.parse(_LIVES))
+        return _condition.ByDefault(_readiness.parse(_LIVES))
 
     def health(self) -> HealthPolicy | None:
         """Return how it is checked when it is ready; None: not at all."""

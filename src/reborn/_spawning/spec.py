@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import TypedDict
 
+    from reborn._condition import Condition
     from reborn._context import DaemonContext
 
     SpawnCommand = Sequence[str | os.PathLike[str]] | Callable[[], object]
@@ -66,9 +67,7 @@ class SpawnSpec:
         self.context = context
         if context is not None:
             _refuse_context(command, context)
-        self.condition: _readiness.Condition | None = (
-            None if ready is None else _readiness.parse(ready)
-        )
+        self.condition: Condition | None = None if ready is None else _readiness.parse(ready)
         self.timeout: float = _seconds("timeout", timeout)
         self.stop_timeout: float = _seconds("stop_timeout", stop_timeout)
         self.env: dict[str, str] = _environment(env)

@@ -9,8 +9,8 @@ from errno import errorcode
 
 from reborn import _executable, _proc, _process, _readiness
 from reborn._attempt import RestDetector
+from reborn._condition import ByDefault, Condition
 from reborn._manager import SPAWNED
-from reborn._readiness import ByDefault, Condition
 from reborn._sd_notify import Listener
 from reborn._spawning import function
 from reborn._spawning.channel import KeeperChannel
@@ -22,7 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from reborn._readiness import LogFile, View
+    from reborn._condition import View
+    from reborn._readiness import LogFile
     from reborn._spawning.log import DaemonLog
     from reborn._spawning.owner import Owner
     from reborn._spawning.spec import SpawnSpec

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import NoReturn, Protocol
 
-    from reborn._readiness import Condition
+    from reborn._condition import Condition
 
     class Checks(Protocol):
         """The checks of one run."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Protocol
 
-    from reborn._readiness import LogSource
+    from reborn._condition import LogSource
     from reborn._supervisor.rotation import Rotation
 
     class Sink(Protocol):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import NoReturn
 
-    from reborn._readiness import Condition
+    from reborn._condition import Condition
 else:
     import _signal
 

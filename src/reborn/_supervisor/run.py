@@ -11,8 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from reborn._condition import Condition, LogSource
     from reborn._errors import StepError
-    from reborn._readiness import Condition, LogSource
     from reborn._supervisor.output import Output
     from reborn._supervisor.program import Execution
     from reborn._supervisor.version import Version
@@ -142,7 +142,7 @@ class Run:
         self._probe = Probe(condition, cwd, remember=remember)
         return self._probe
 
-    # What a condition may look at besides, see `_readiness.View`.
+    # What a condition may look at besides, see `_condition.View`.
 
     @property
     def is_reported_ready(self) -> bool:

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from reborn._readiness import Condition
+    from reborn._condition import Condition
     from reborn._supervisor.program import Program
 
 

@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Sequence
 
+    from reborn._condition import Condition
     from reborn._handshake import Channel
     from reborn._options import Plan
     from reborn._process import ProcessHandle
-    from reborn._readiness import Condition, LogFile, MakeProbe, Prober
+    from reborn._readiness import LogFile, MakeProbe, Prober
     from reborn._sd_notify import Listener
 else:
     import _signal
@@ -224,7 +225,7 @@ class ReadinessWatch:
             if key == "STATUS":
                 channel.send(STATUS=value[:_LONGEST_STATUS])
 
-    # What a condition may look at besides, see `_readiness.View`.
+    # What a condition may look at besides, see `_condition.View`.
 
     @property
     def is_reported_ready(self) -> bool:
