@@ -110,6 +110,26 @@ def eventually(assertion, timeout=PATIENCE):
         time.sleep(0.005)
 
 
+# What is awaited, as a rule, by `eventually`.
+
+
+def assert_contains(answers, answer):
+    assert answer in answers
+
+
+def assert_exists(path):
+    assert path.exists()
+
+
+def assert_has_text(path):
+    assert path.exists()
+    assert path.read_text()
+
+
+def assert_gone(pid):
+    assert not is_alive(pid)
+
+
 def exit_code(pid):
     """Wait for the end of *pid*, an orphan of ours; return its exit code, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -331,6 +351,10 @@ class Sandbox:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.program(**arguments))
         return path
+
+    def script(self, **program):
+        """Write a program, and return the command that runs it as a script."""
+        return [sys.executable, str(self.write_program(**program))]
 
     def write_app(self, text):
         """Write a program of which *text* has DaemonContext and its settings; return its path."""

@@ -10,7 +10,7 @@ import time
 
 import psutil
 import pytest
-from harness import PATIENCE, Gate, eventually
+from harness import PATIENCE, eventually
 
 SUPERVISED = pytest.mark.parametrize(
     "options", [(), ("--restart", "always")], ids=["alone", "supervised"]
@@ -18,12 +18,6 @@ SUPERVISED = pytest.mark.parametrize(
 PIPED = ("--restart", "always", "--timestamps")
 # What the command and its supervisor may take, in KiB; PyPy alone takes 70 MiB.
 MEMORY = (40 if sys.implementation.name == "cpython" else 90) * 2**10
-
-
-@pytest.fixture
-def gate(tmp_path):
-    with Gate(tmp_path / "gate") as gate:
-        yield gate
 
 
 def refused(reborn, *words):

@@ -7,17 +7,11 @@ import signal
 import subprocess
 
 import pytest
-from harness import PATIENCE, Gate, eventually, is_alive
+from harness import PATIENCE, eventually, is_alive
 
 # Ready when it is let pass.
 GATED = "echo begun >>starts; dd if={0} of=/dev/null bs=1 count=1 2>/dev/null; {1}"
 SERVES = "touch up; exec sleep 60"
-
-
-@pytest.fixture
-def gate(tmp_path):
-    with Gate(tmp_path / "gate") as gate:
-        yield gate
 
 
 class Clients:

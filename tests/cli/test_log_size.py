@@ -4,7 +4,7 @@ import os
 import subprocess
 
 import pytest
-from harness import PATIENCE, Gate, eventually
+from harness import PATIENCE, eventually
 
 from reborn._command import grammar
 
@@ -42,12 +42,6 @@ def test_last_lines_are_those_of_the_files_before_too(reborn):
         assert reborn.data("logs", "web", "-n", "700")[1]["lines"][0] == "line 301"
         reborn.stopped("web")
     assert reborn("logs", "web", "-n", "901")[1].startswith("line 101\n")
-
-
-@pytest.fixture
-def gate(tmp_path):
-    with Gate(tmp_path / "gate") as gate:
-        yield gate
 
 
 def test_nothing_is_missed_by_who_follows(reborn, gate):

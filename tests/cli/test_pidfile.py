@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from harness import PATIENCE, eventually, is_alive, reap
+from harness import PATIENCE, assert_has_text, eventually, is_alive, reap
 
 
 @pytest.fixture
@@ -130,14 +130,9 @@ def test_reload_of_a_stranger(reborn, python, tmp_path):
     )
     program = [*python("")[:2], f"import os, time\n{text}\nwhile True: time.sleep(0.05)"]
     with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-        eventually(lambda: has_text(tmp_path / "s.pid"))
+        eventually(lambda: assert_has_text(tmp_path / "s.pid"))
         found = reborn("reload", "--pidfile", tmp_path / "s.pid")
         assert found == (0, f"s reloads, pid {process.pid}\n", "")
         assert process.stdout.readline() == "again\n"
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE)
-
-
-def has_text(path):
-    assert path.exists()
-    assert path.read_text()

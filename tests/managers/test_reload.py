@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from harness import PROBES, eventually
+from harness import PROBES, assert_contains, eventually
 from managers.machine import TREES, require
 from processes.test_upgrade import Load, by_path
 from sabotage import code
@@ -79,7 +79,7 @@ def test_reload_is_an_upgrade_that_nobody_notices(service):
             service.reload()
             pids.append(service.main())
             assert service.sandbox.pidfile.read_text() == f"{pids[-1]}\n"
-        eventually(lambda: _contains(load.answers, pids[-1].encode()))
+        eventually(lambda: assert_contains(load.answers, pids[-1].encode()))
     assert load.lost == []
     assert len(set(pids)) == 21
     assert set(load.answers) == {pid.encode() for pid in pids}
@@ -88,10 +88,6 @@ def test_reload_is_an_upgrade_that_nobody_notices(service):
     assert "which is not our child" not in journal
     assert "store" not in journal
     assert "reception only permitted" not in journal
-
-
-def _contains(answers, answer):
-    assert answer in answers
 
 
 def test_unit_is_lost_control(service):
@@ -116,7 +112,7 @@ def test_reload_by_signal_is_an_upgrade_too(newest, service):
         for _ in range(20):
             service.reload()
             pids.append(service.main())
-        eventually(lambda: _contains(load.answers, pids[-1].encode()))
+        eventually(lambda: assert_contains(load.answers, pids[-1].encode()))
     assert load.lost == []
     assert len(set(pids)) == 21
     assert service.machine.sees("app", NRestarts="0", ActiveState="active", Result="success")
@@ -207,7 +203,7 @@ def test_socket_of_the_unit_stays_where_it_is(service):
         for _ in range(3):
             service.reload()
             pids.append(service.main())
-        eventually(lambda: _contains(load.answers, pids[-1].encode()))
+        eventually(lambda: assert_contains(load.answers, pids[-1].encode()))
     assert load.lost == []
     assert not (service.machine.work / "elsewhere.sock").exists()
     assert set(load.answers) == {pid.encode() for pid in pids}
@@ -304,7 +300,7 @@ def test_exported_unit_upgrades_by_reload(service, options):
         for _ in range(3):
             service.reload()
             pids.append(service.main())
-        eventually(lambda: _contains(load.answers, pids[-1].encode()))
+        eventually(lambda: assert_contains(load.answers, pids[-1].encode()))
     assert load.lost == []
     assert len(set(pids)) == 4
     assert machine.sees("app", NRestarts="0", NFileDescriptorStore="1")
@@ -321,7 +317,7 @@ def test_output_stays_the_units_when_the_journal_is_restarted(newest, service):
     service.machine.run("systemctl", "restart", "systemd-journald")
     service.machine.run("systemctl", "kill", "-s", "USR1", "--kill-who=main", "app")
     said = f"said by {service.main()}"
-    eventually(lambda: _contains(service.machine.journal("app").splitlines(), said))
+    eventually(lambda: assert_contains(service.machine.journal("app").splitlines(), said))
     words = ("journalctl", "-u", "app", "-o", "json", "--output-fields=MESSAGE,_PID")
     entries = map(json.loads, service.machine.run(*words).stdout.splitlines())
     assert [each["_PID"] for each in entries if each["MESSAGE"] == said] == [service.main()]

@@ -8,7 +8,7 @@ import sys
 
 import psutil
 import pytest
-from harness import PATIENCE, PROBES, eventually, is_alive
+from harness import PATIENCE, PROBES, assert_contains, eventually, is_alive
 from managers.machine import needed
 from managers.test_containers import UNSHARE, first
 from managers.test_others import runit, s6, supervisord
@@ -103,7 +103,7 @@ def test_process_1_follows_each_generation(sandbox):
                 result = container.upgrade(spoil=spoil)
                 assert (result.returncode, result.stderr) == (0, "")
                 pids.append(int(result.stdout))
-            eventually(lambda: _contains(load.answers, str(pids[-1]).encode()))
+            eventually(lambda: assert_contains(load.answers, str(pids[-1]).encode()))
         assert load.lost == []
         assert set(load.answers) == {str(pid).encode() for pid in pids}
         assert len(set(pids)) == 6
@@ -118,10 +118,6 @@ def test_process_1_follows_each_generation(sandbox):
         printed = [line for line in lines if line.startswith("generation")]
         assert printed == [f"generation {number}" for number in range(1, 7)]
     assert not sandbox.pidfile.exists()
-
-
-def _contains(answers, answer):
-    assert answer in answers
 
 
 @pytest.mark.root
@@ -213,7 +209,9 @@ def test_manager_that_follows_nobody_keeps_its_process(fork_sandbox, monkeypatch
                     assert _refused(result, pid, manager.__name__)
                 else:
                     psutil.Process(pid).send_signal(signal.SIGUSR2)
-                    eventually(lambda: _contains(log.read_text(), f"cannot upgrade process {pid}"))
+                    eventually(
+                        lambda: assert_contains(log.read_text(), f"cannot upgrade process {pid}")
+                    )
             assert load.lost == []
             assert below.pid() == pid
             assert psutil.Process(pid).ppid() == process.pid

@@ -20,7 +20,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from harness import PATIENCE, announced, eventually, is_alive, living, masks, survivors
+from harness import PATIENCE, announced, assert_gone, eventually, is_alive, living, masks, survivors
 
 pytestmark = pytest.mark.brute
 
@@ -496,15 +496,11 @@ def test_stranger_with_the_number(peer, cell):
     peer.pidfile.write_text(f"{stranger}\n")
     status = ended(peer.stop(), stranger)
     if cell == "no":
-        eventually(lambda: end_of(stranger))  # some only signal, and do not wait
+        eventually(lambda: assert_gone(stranger))  # some only signal, and do not wait
     else:
         assert cell == "yes"
         assert status == 0
         assert is_alive(stranger)
-
-
-def end_of(pid):
-    assert not is_alive(pid)
 
 
 def test_threads_live_on(peer, cell):
@@ -596,7 +592,7 @@ def test_stop_waits_for_all(peer, cell, gate):
     gate.let_pass()
     assert ended(stopping, daemon) == 0
     if peer.name != NAMES[0]:
-        eventually(lambda: end_of(daemon))  # start-stop-daemon may be a moment too early
+        eventually(lambda: assert_gone(daemon))  # start-stop-daemon may be a moment too early
     assert not is_alive(daemon)
     assert ("leaves workers" if is_alive(worker) else "yes") == cell
 

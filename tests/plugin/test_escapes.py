@@ -7,7 +7,7 @@ import sys
 import psutil
 import pytest
 import sabotage
-from harness import PATIENCE, eventually, is_alive
+from harness import PATIENCE, assert_gone, eventually, is_alive
 
 from reborn import SpawnError
 from reborn._spawning import lifelines, sentinel
@@ -131,11 +131,7 @@ def test_negative_control_without_adoption_and_mark(spawn, tmp_path, command, mo
     assert is_alive(pid)
     os.kill(pid, signal.SIGKILL)
     # Not waited for: while the process that forked it has not ended, it is no child of ours.
-    eventually(lambda: _assert_gone(pid))
-
-
-def _assert_gone(pid):
-    assert not is_alive(pid)
+    eventually(lambda: assert_gone(pid))
 
 
 def test_killed_keeper_leaves_nothing(spawn, owner, tmp_path, command):

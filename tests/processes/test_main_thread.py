@@ -9,7 +9,7 @@ from signal import SIGKILL, SIGTERM
 import psutil
 import pytest
 import sabotage
-from harness import eventually, exit_code
+from harness import assert_has_text, eventually, exit_code
 
 SOON = sabotage.code("patience with the main thread", "1.0")
 # A wait that no signal interrupts. Another thread of C could be a library's.
@@ -102,16 +102,11 @@ def test_program_that_stays_in_the_foreground_ends_as_well(fork_sandbox):
         assert process.wait(10) == 0
 
 
-def written(path):
-    assert path.exists()
-    assert path.read_text()
-
-
 def test_drop_in_ends_as_well_with_its_own_status(fork_sandbox):
     program = fork_sandbox.directory / "app.py"
     program.write_text(PEP3143.format(soon=SOON, sit=SIT))
     assert fork_sandbox.run([sys.executable, str(program)]).returncode == 0
-    eventually(lambda: written(fork_sandbox.directory / "pid"))
+    eventually(lambda: assert_has_text(fork_sandbox.directory / "pid"))
     pid = int((fork_sandbox.directory / "pid").read_text())
     send(fork_sandbox, pid)
     assert exit_code(pid) == 1

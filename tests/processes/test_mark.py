@@ -38,17 +38,13 @@ notes["posix_spawn"] = os.read(reader, 65536).decode()
 """
 
 
-def script(sandbox, **program):
-    return [sys.executable, str(sandbox.write_program(**program))]
-
-
 def places_of_the_mark(report):
     environments = {"os": report["environ"], **report["notes"]}
     return {name for name, environ in environments.items() if MARK in str(environ)}
 
 
 def test_mark_is_in_no_environment(sandbox):
-    result = sandbox.launch(script(sandbox, after=CHILDREN))
+    result = sandbox.launch(sandbox.script(after=CHILDREN))
     assert set(result.report["notes"]) == {"subprocess", "shell", "posix_spawn"}
     assert places_of_the_mark(result.report) == set()
     sandbox.stop(result.pid)
@@ -57,7 +53,7 @@ def test_mark_is_in_no_environment(sandbox):
 def test_mark_is_in_no_environment_control(reexec_sandbox):
     first = f"import os\nmark = os.environ.get({MARK!r})"
     after = f"os.environ[{MARK!r}] = mark\n{CHILDREN}"
-    result = reexec_sandbox.launch(script(reexec_sandbox, first=first, after=after))
+    result = reexec_sandbox.launch(reexec_sandbox.script(first=first, after=after))
     assert places_of_the_mark(result.report) == {"os", "subprocess", "shell", "posix_spawn"}
     reexec_sandbox.stop(result.pid)
 
@@ -98,12 +94,12 @@ def inner(request, tmp_path):
 
 def starting(inner, way):
     output = f" > {inner.directory / 'launcher.json'}"
-    return f"import os\ninner, output = {script(inner)!r}, {output!r}\n{WAYS[way]}\n"
+    return f"import os\ninner, output = {inner.script()!r}, {output!r}\n{WAYS[way]}\n"
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_daemon_starts_another_daemonizing_program(sandbox, inner, way):
-    result = sandbox.launch(script(sandbox, after=starting(inner, way)))
+    result = sandbox.launch(sandbox.script(after=starting(inner, way)))
     assert_both_run(sandbox, result, inner)
 
 
@@ -112,7 +108,7 @@ def test_mark_that_is_inherited_is_ignored(reexec_sandbox, inner, way):
     # Before reborn is imported the mark still stands in the environment.
     body = "".join(f"    {line}\n" for line in starting(inner, way).splitlines())
     first = f"import os\nif {MARK!r} in os.environ:\n{body}"
-    result = reexec_sandbox.launch(script(reexec_sandbox, first=first))
+    result = reexec_sandbox.launch(reexec_sandbox.script(first=first))
     assert_both_run(reexec_sandbox, result, inner)
 
 
@@ -125,9 +121,9 @@ leader = int(os.environ.get({MARK!r}, "0").rpartition(":")[2])
 os.getppid = os.getsid = lambda *_: leader
 """
     output = f" > {inner.directory / 'launcher.json'}"
-    body = f"inner, output = {script(inner, first=lie)!r}, {output!r}; {WAYS['system']}"
+    body = f"inner, output = {inner.script(first=lie)!r}, {output!r}; {WAYS['system']}"
     first = f"import os\nif {MARK!r} in os.environ: {body}"
-    result = reexec_sandbox.launch(script(reexec_sandbox, first=first))
+    result = reexec_sandbox.launch(reexec_sandbox.script(first=first))
     assert result.returncode == 1
     assert "the launcher locked another file" in result.stderr
     reexec_sandbox.assert_nothing_left()
@@ -306,7 +302,7 @@ def test_standard_input_is_left_to_the_program(forgery):
 
 @pytest.mark.parametrize("name", ["another length", "closed", "the wrong way round"])
 def test_program_with_a_forged_mark_starts_as_by_hand(sandbox, forgery, name):
-    command = script(sandbox)
+    command = sandbox.script()
     mark = FORGED[name](forgery)
     done = run_marked(mark, command, pass_fds=forgery.inheritable(), cwd=sandbox.directory)
     assert done.returncode == 0, done
@@ -320,7 +316,7 @@ def test_program_with_a_forged_mark_starts_as_by_hand(sandbox, forgery, name):
 def test_mark_left_in_the_environment_given_is_replaced(reexec_sandbox):
     # As when os.environ was copied before reborn was imported.
     env = {**os.environ, MARK: "3.1:4.2:stale:7:1"}
-    result = reexec_sandbox.launch(script(reexec_sandbox, env=env), env=env)
+    result = reexec_sandbox.launch(reexec_sandbox.script(env=env), env=env)
     assert result.report["was_reborn"]
     assert places_of_the_mark(result.report) == set()
     reexec_sandbox.stop(result.pid)
@@ -335,7 +331,7 @@ if os.fork() == 0:
 notes["worker"] = os.read(reader, 9).decode()
 os.wait()
 """
-    result = sandbox.launch(script(sandbox, after=after))
+    result = sandbox.launch(sandbox.script(after=after))
     assert (result.report["was_reborn"], result.report["notes"]["worker"]) == (True, "False")
     sandbox.stop(result.pid)
 

@@ -23,7 +23,7 @@ import pexpect
 import psutil
 import pytest
 import sabotage
-from harness import PATIENCE, eventually
+from harness import PATIENCE, Sandbox, eventually
 
 import reborn
 
@@ -57,10 +57,6 @@ def shell(request):
 
 def with_shell(path):
     return sabotage.code("shell", repr(path))
-
-
-def script(sandbox, **program):
-    return [sys.executable, str(sandbox.write_program(**program))]
 
 
 def relative_script(sandbox, **program):
@@ -101,7 +97,7 @@ def executed_archive(sandbox, **program):
 
 
 LAUNCHES = [
-    script,
+    Sandbox.script,
     relative_script,
     folder,
     package,
@@ -168,7 +164,7 @@ def test_program_that_changed_its_directory_before_is_the_same(reexec_sandbox, t
 def test_arguments_are_replaced_below_a_runner(reexec_sandbox, runner):
     if importlib.util.find_spec(runner[0]) is None:
         pytest.skip(f"NEEDS {runner[0]}, which is not installed")
-    [_, path] = script(reexec_sandbox, args=["serve"], after="notes['argv'] = sys.argv[1:]")
+    [_, path] = reexec_sandbox.script(args=["serve"], after="notes['argv'] = sys.argv[1:]")
     result = reexec_sandbox.launch([sys.executable, "-m", *runner, path, "one"])
     assert result.report["notes"]["argv"] == ["serve"]
     reexec_sandbox.stop(result.pid)
@@ -228,7 +224,7 @@ def environment(tmp_path_factory):
 
 
 def test_virtual_environment_stays_the_same(reexec_sandbox, environment):
-    _, program = script(reexec_sandbox)
+    _, program = reexec_sandbox.script()
     result = reexec_sandbox.launch([str(environment / "bin" / "python"), program])
     assert_same_launch(result)
     assert result.report["launch"]["prefix"] == str(environment)
@@ -263,7 +259,7 @@ def test_console_script_of_a_wheel_is_started_again(reexec_sandbox, environment)
 
 
 def test_arguments_arrive_as_they_are(reexec_sandbox, shell):
-    result = reexec_sandbox.launch([*script(reexec_sandbox, before=shell), *AWKWARD])
+    result = reexec_sandbox.launch([*reexec_sandbox.script(before=shell), *AWKWARD])
     assert_same_launch(result)
     assert result.report["launch"]["argv"][1:] == AWKWARD
     reexec_sandbox.stop(result.pid)
@@ -292,7 +288,7 @@ FLAGS = [
 
 @pytest.mark.parametrize("flags", FLAGS, ids="".join)
 def test_interpreter_flags_are_repeated(reexec_sandbox, flags):
-    python, program = script(reexec_sandbox)
+    python, program = reexec_sandbox.script()
     result = reexec_sandbox.launch([python, *flags, program, "-W", "its own"])
     assert_same_launch(result)
     reexec_sandbox.stop(result.pid)
@@ -300,7 +296,7 @@ def test_interpreter_flags_are_repeated(reexec_sandbox, flags):
 
 @pytest.mark.parametrize("flags", [["-W", "error"], ["-Xutf8"], ["-O"], ["-P"]], ids="".join)
 def test_interpreter_flags_are_repeated_control(reexec_sandbox, flags):
-    python, program = script(reexec_sandbox, before=NAIVE)
+    python, program = reexec_sandbox.script(before=NAIVE)
     result = reexec_sandbox.launch([python, *flags, program])
     with pytest.raises(AssertionError):
         assert_same_launch(result)
@@ -343,21 +339,21 @@ def test_env_is_the_whole_environment(reexec_sandbox, path, name):
     env = {**LOCALE, **PLAIN[name]}
     path = shutil.which(path) or path  # where there is no bash, this is one more without a shell
     before = f"{with_shell(path)}os.chdir('/')"
-    result = reexec_sandbox.launch(script(reexec_sandbox, before=before, env=env))
+    result = reexec_sandbox.launch(reexec_sandbox.script(before=before, env=env))
     assert result.returncode == 0, result
     assert result.report["environ"] == env
     reexec_sandbox.stop(result.pid)
 
 
 def test_env_may_be_empty(reexec_sandbox, shell):
-    result = reexec_sandbox.launch(script(reexec_sandbox, before=shell, env={}))
+    result = reexec_sandbox.launch(reexec_sandbox.script(before=shell, env={}))
     assert result.report["environ"].keys() <= {"LC_CTYPE"}  # the interpreter's own (PEP 538)
     reexec_sandbox.stop(result.pid)
 
 
 def test_env_is_the_whole_environment_control(reexec_sandbox):
     careless = sabotage.code("variables of the shell", "()") + "os.chdir('/')"
-    result = reexec_sandbox.launch(script(reexec_sandbox, before=careless, env=LOCALE))
+    result = reexec_sandbox.launch(reexec_sandbox.script(before=careless, env=LOCALE))
     assert result.report["environ"] != LOCALE
     reexec_sandbox.stop(result.pid)
 
@@ -365,7 +361,7 @@ def test_env_is_the_whole_environment_control(reexec_sandbox):
 def test_environment_is_the_launchers_by_default(reexec_sandbox, shell):
     env = {**os.environ, **LOCALE, "STRANGE": "\udcff\n'\""}
     before = f"{shell}os.environ['LATE'] = 'set by the program'"
-    result = reexec_sandbox.launch(script(reexec_sandbox, before=before), env=env)
+    result = reexec_sandbox.launch(reexec_sandbox.script(before=before), env=env)
     assert result.report["environ"] == json.loads(result.stdout)["environ"]
     assert result.report["environ"]["STRANGE"] == env["STRANGE"]
     assert result.report["environ"]["LATE"] == "set by the program"
@@ -383,14 +379,14 @@ def test_environment_is_the_launchers_by_default(reexec_sandbox, shell):
     ],
 )
 def test_intermediate_is_a_shell_where_one_will_do(reexec_sandbox, path, env, intermediate):
-    program = script(reexec_sandbox, before=with_shell(path), env=env)
+    program = reexec_sandbox.script(before=with_shell(path), env=env)
     result = reexec_sandbox.launch(program)
     assert result.report["intermediate"].startswith(intermediate)
     reexec_sandbox.stop(result.pid)
 
 
 def test_daemon_is_orphaned_and_leads_no_session(reexec_sandbox, shell):
-    result = reexec_sandbox.launch(script(reexec_sandbox, before=shell))
+    result = reexec_sandbox.launch(reexec_sandbox.script(before=shell))
     # We are the subreaper, in init's place.
     assert psutil.Process(result.pid).ppid() == os.getpid()
     assert result.report["sid"] not in (result.pid, os.getsid(0))
@@ -402,7 +398,7 @@ def test_daemon_is_orphaned_control(reexec_sandbox):
     keep += sabotage.code("reap the intermediate", "lambda _: None")
     # The daemon has the kernel end it, when the launcher has gone.
     keep += sabotage.code("signal on close", "lambda *_: None")
-    result = reexec_sandbox.launch(script(reexec_sandbox, before=keep))
+    result = reexec_sandbox.launch(reexec_sandbox.script(before=keep))
     assert psutil.Process(result.pid).ppid() != os.getpid()
     reexec_sandbox.stop(result.pid)
     reexec_sandbox.wait_gone(result.report["sid"])
@@ -430,7 +426,7 @@ def test_end_before_reborn_reaches_the_launcher(reexec_sandbox, shell, moment, d
     lines = f"import os, signal, sys, time\nif {condition}:\n    {WORDS}    {code}\n"
     program[moment] += lines
     env = {**os.environ, "HERE": str(reexec_sandbox.directory)}
-    result = reexec_sandbox.launch(script(reexec_sandbox, **program), env=env)
+    result = reexec_sandbox.launch(reexec_sandbox.script(**program), env=env)
     assert result.returncode == 1
     last = result.stderr.rstrip().splitlines()[-1]
     assert end in last
@@ -440,7 +436,7 @@ def test_end_before_reborn_reaches_the_launcher(reexec_sandbox, shell, moment, d
 
 
 def test_words_before_reborn_go_to_the_log(reexec_sandbox):
-    result = reexec_sandbox.launch(script(reexec_sandbox, first="print('early words')"))
+    result = reexec_sandbox.launch(reexec_sandbox.script(first="print('early words')"))
     assert result.stdout.count("early words") == 1  # the launcher's own
     assert reexec_sandbox.log_text().count("early words") == 1
     reexec_sandbox.stop(result.pid)
@@ -449,7 +445,7 @@ def test_words_before_reborn_go_to_the_log(reexec_sandbox):
 def test_what_the_fresh_program_opened_itself_stays_open(sandbox):
     before = "fd = os.open(__file__, os.O_RDONLY)"
     after = "notes['file'] = os.readlink(f'/proc/self/fd/{fd}')"
-    command = script(sandbox, before=before, after=after)
+    command = sandbox.script(before=before, after=after)
     result = sandbox.launch(command)
     # Under fork it is the launcher's, which shows that the test can tell.
     expected = command[-1] if sandbox.strategy == "reexec" else os.devnull
@@ -482,7 +478,7 @@ if not was_reborn():
 @pytest.mark.parametrize("number", [8, 10, 57, 254])
 def test_preserved_descriptors_keep_their_numbers(reexec_sandbox, shell, number):
     before = f"{shell}\nnumber = {number}\n{LISTEN}"
-    command = script(reexec_sandbox, before=before, after=SERVE)
+    command = reexec_sandbox.script(before=before, after=SERVE)
     result = reexec_sandbox.launch(command)
     assert result.returncode == 0, result
     assert result.report["notes"] == {"sockets": [str(number)], "file": command[-1]}
@@ -503,7 +499,7 @@ if not was_reborn():
     options["files_preserve"] = numbers
 """
     after = "notes['files'] = [os.readlink(f'/proc/self/fd/{number}') for number in numbers]"
-    command = script(reexec_sandbox, before=before, after=after)
+    command = reexec_sandbox.script(before=before, after=after)
     result = reexec_sandbox.launch(command)
     assert result.returncode == 0, result
     assert result.report["notes"]["files"] == [command[-1]] * len(numbers)
@@ -527,7 +523,7 @@ def test_no_other_descriptor_reaches_the_fresh_program(reexec_sandbox, shell, ca
     if careless:  # the control
         before += sabotage.code("open descriptors", "list")
     before += "os.dup2(os.open(__file__, os.O_RDONLY), 57)"
-    command = script(reexec_sandbox, first=LOOK, before=before)
+    command = reexec_sandbox.script(first=LOOK, before=before)
     reader, writer = os.pipe()
     pipe = os.readlink(f"/proc/self/fd/{reader}")
     result = reexec_sandbox.launch(command, pass_fds=[reader, writer])
@@ -593,7 +589,7 @@ else:
 
 
 def test_daemon_can_fork_a_second_one(sandbox):
-    result = sandbox.launch(script(sandbox, after=SECOND.replace("STRATEGY", "'fork'")))
+    result = sandbox.launch(sandbox.script(after=SECOND.replace("STRATEGY", "'fork'")))
     second = result.report["notes"]["second"]
     assert int(Path(f"{sandbox.pidfile}.2").read_text()) == second
     sandbox.stop(second)
@@ -601,7 +597,7 @@ def test_daemon_can_fork_a_second_one(sandbox):
 
 
 def test_daemon_cannot_start_itself_again(sandbox):
-    result = sandbox.launch(script(sandbox, after=SECOND.replace("STRATEGY", "'reexec'")))
+    result = sandbox.launch(sandbox.script(after=SECOND.replace("STRATEGY", "'reexec'")))
     assert "this process comes from such a start already" in result.report["notes"]["refusal"]
     assert not Path(f"{sandbox.pidfile}.2").exists()
     sandbox.stop(result.pid)
@@ -622,7 +618,7 @@ if child:
 
 
 def test_program_whose_child_daemonizes_is_started_again_once(reexec_sandbox):
-    result = reexec_sandbox.launch(script(reexec_sandbox, before=CHILD))
+    result = reexec_sandbox.launch(reexec_sandbox.script(before=CHILD))
     assert result.returncode == 1
     assert "RelaunchError" in reexec_sandbox.log_text()
     assert Path(f"{reexec_sandbox.log}.count").read_text() == "xx"
@@ -646,11 +642,11 @@ def from_descriptor(sandbox, **program):
 
 
 def then_interactive(sandbox, **program):
-    return [sys.executable, "-i", *script(sandbox, **program)[1:]], "import os; os._exit(1)\n"
+    return [sys.executable, "-i", *sandbox.script(**program)[1:]], "import os; os._exit(1)\n"
 
 
 def embedded(sandbox, **program):
-    return script(sandbox, **{**program, "before": "sys.executable = ''"}), ""
+    return sandbox.script(**{**program, "before": "sys.executable = ''"}), ""
 
 
 # CPython 3.15 warns while it prints the traceback of what runpy runs, which is an error here.

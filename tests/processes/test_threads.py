@@ -29,10 +29,6 @@ notes["answered"] = answered.wait(0 if len(notes["threads"]) == 1 else 20)
 FORKS = "os.register_at_fork(before=lambda: open(options['log_file'] + '.forked', 'w').close())\n"
 
 
-def script(sandbox, **program):
-    return [sys.executable, str(sandbox.write_program(**program))]
-
-
 def write(sandbox, text):
     return [sys.executable, str(sandbox.write_app(text))]
 
@@ -56,7 +52,7 @@ def with_filter(command, *filters):
 
 
 def test_fork_warns_of_other_threads_by_name_and_place(fork_sandbox):
-    command = script(fork_sandbox, before=THREADS, after=ASK)
+    command = fork_sandbox.script(before=THREADS, after=ASK)
     result = fork_sandbox.launch(with_filter(command, "always"))
     line = line_of(command[1], "daemon = context.reborn()")
     message = (
@@ -71,7 +67,7 @@ def test_fork_warns_of_other_threads_by_name_and_place(fork_sandbox):
 
 
 def test_threads_live_on_in_a_program_started_again(reexec_sandbox):
-    command = script(reexec_sandbox, before=THREADS, after=ASK)
+    command = reexec_sandbox.script(before=THREADS, after=ASK)
     result = reexec_sandbox.launch(with_filter(command, "error"))
     assert (result.returncode, result.stderr) == (0, "")
     notes = {"threads": ["MainThread", "metrics", "pool-0"], "answered": True}
@@ -98,7 +94,7 @@ def test_warning_is_at_the_programs_own_line(fork_sandbox, call):
 
 
 def test_warning_as_error_leaves_nothing(fork_sandbox):
-    command = script(fork_sandbox, before=THREADS + FORKS)
+    command = fork_sandbox.script(before=THREADS + FORKS)
     result = fork_sandbox.launch(with_filter(command, "error"))
     assert result.returncode == 1
     assert "ForkWithThreadsWarning: forking while 2 other threads run" in result.stderr
@@ -108,7 +104,7 @@ def test_warning_as_error_leaves_nothing(fork_sandbox):
 
 
 def test_warning_as_error_leaves_nothing_control(fork_sandbox):
-    command = script(fork_sandbox, before=THREADS + FORKS)
+    command = fork_sandbox.script(before=THREADS + FORKS)
     result = fork_sandbox.launch(with_filter(command, "ignore"))
     assert (result.returncode, result.stderr) == (0, "")
     assert has_forked(fork_sandbox)
@@ -148,7 +144,7 @@ libc.pthread_setname_np(thread, b"broker")
 )
 def test_own_warning_of_cpython_does_not_come_besides(fork_sandbox, threads, named):
     # As an error it would be raised in the launcher after the fork (Python 3.12 and newer).
-    command = script(fork_sandbox, before=threads)
+    command = fork_sandbox.script(before=threads)
     result = fork_sandbox.launch(with_filter(command, "always", "error::DeprecationWarning"))
     assert result.returncode == 0, result
     names = [re.search(r"\((.*?)\)", message)[1] for *_, message in warnings_in(result.stderr)]
@@ -158,8 +154,7 @@ def test_own_warning_of_cpython_does_not_come_besides(fork_sandbox, threads, nam
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="CPython does not warn yet")
 def test_own_warning_of_cpython_does_not_come_besides_control(fork_sandbox):
-    command = script(
-        fork_sandbox,
+    command = fork_sandbox.script(
         before=f"{NATIVE}\n{sabotage.code('fork', 'os.fork')}",
     )
     result = fork_sandbox.launch(with_filter(command, "always"))
@@ -196,7 +191,7 @@ def fork():
 @pytest.mark.parametrize("careless", [False, True], ids=["", "control"])
 def test_threads_that_begin_in_each_child_are_no_reason_to_warn(fork_sandbox, careless):
     before = HOOK + (CARELESS if careless else "")
-    result = fork_sandbox.launch(with_filter(script(fork_sandbox, before=before), "always"))
+    result = fork_sandbox.launch(with_filter(fork_sandbox.script(before=before), "always"))
     assert result.returncode == 0
     assert ("DeprecationWarning: This process" in result.stderr) is careless
     fork_sandbox.stop(result.pid)
@@ -204,7 +199,7 @@ def test_threads_that_begin_in_each_child_are_no_reason_to_warn(fork_sandbox, ca
 
 def test_program_with_one_thread_is_not_warned(sandbox):
     before = f"{THREADS}asked.set()\nfor thread in threading.enumerate()[1:]: thread.join()"
-    result = sandbox.launch(with_filter(script(sandbox, before=before), "error"))
+    result = sandbox.launch(with_filter(sandbox.script(before=before), "error"))
     assert (result.returncode, result.stderr) == (0, "")
     sandbox.stop(result.pid)
 
@@ -256,7 +251,7 @@ def test_fork_inside_an_event_loop_is_refused(fork_sandbox):
 
 def test_fork_after_an_event_loop_is_allowed(fork_sandbox):
     before = "import asyncio\nasyncio.run(asyncio.sleep(0))"
-    result = fork_sandbox.launch(with_filter(script(fork_sandbox, before=before), "error"))
+    result = fork_sandbox.launch(with_filter(fork_sandbox.script(before=before), "error"))
     assert (result.returncode, result.stderr) == (0, "")
     fork_sandbox.stop(result.pid)
 

@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from harness import PATIENCE, PROBES, connections, eventually, is_alive, living
+from harness import PATIENCE, PROBES, assert_contains, connections, eventually, is_alive, living
 from sabotage import code
 
 from reborn import DaemonContext
@@ -165,7 +165,7 @@ def test_upgrade_loses_no_connection_and_no_moment(daemon):
     observer.start()
     with Load(by_path(daemon.path)) as load:
         pids = [daemon.started[0], *(daemon.upgrade() for _ in range(5))]
-        eventually(lambda: _contains(load.answers, str(pids[-1]).encode()))
+        eventually(lambda: assert_contains(load.answers, str(pids[-1]).encode()))
     end.set()
     observer.join()
     assert load.lost == []
@@ -176,18 +176,14 @@ def test_upgrade_loses_no_connection_and_no_moment(daemon):
         daemon.sandbox.wait_gone(pid)
 
 
-def _contains(answers, answer):
-    assert answer in answers
-
-
 def test_upgrade_loses_no_connection_control(daemon):
     """Stopped and started again, the same program under the same load loses connections."""
     daemon.start()
     with Load(by_path(daemon.path)) as load:
-        eventually(lambda: _contains(load.answers, str(daemon.started[0]).encode()))
+        eventually(lambda: assert_contains(load.answers, str(daemon.started[0]).encode()))
         DaemonContext(daemon.sandbox.pidfile).search().stop()
         daemon.start()
-        eventually(lambda: _contains(load.answers, str(daemon.started[1]).encode()))
+        eventually(lambda: assert_contains(load.answers, str(daemon.started[1]).encode()))
     assert load.lost
 
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from harness import PATIENCE, TESTS, Sandbox, eventually, is_alive
+from harness import PATIENCE, TESTS, Sandbox, assert_contains, eventually, is_alive
 from processes.test_upgrade import Load, Upgrading, by_path
 
 pytestmark = pytest.mark.root
@@ -65,15 +65,11 @@ def test_root_replaces_a_daemon_of_nobodys(daemon):
             assert f"Uid:\t{NOBODY.pw_uid}\t{NOBODY.pw_uid}\t{NOBODY.pw_uid}" in status
             root = daemon.options.get("chroot_directory", "/")
             assert os.readlink(f"/proc/{pids[-1]}/root") == root
-        eventually(lambda: _contains(load.answers, str(pids[-1]).encode()))
+        eventually(lambda: assert_contains(load.answers, str(pids[-1]).encode()))
     assert load.lost == []
     daemon.assert_serves(pids[-1], 4)
     for pid in pids[:-1]:
         daemon.sandbox.wait_gone(pid)
-
-
-def _contains(answers, answer):
-    assert answer in answers
 
 
 def test_generation_of_nobodys_that_fails_leaves_the_old_one_serving(daemon):

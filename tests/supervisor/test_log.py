@@ -8,7 +8,7 @@ import socket
 import syslog
 
 import pytest
-from harness import eventually
+from harness import assert_exists, eventually
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
 # At a gate.
@@ -110,12 +110,8 @@ def test_program_that_does_not_is_not_ended_by_it(supervised):
     program = supervised.program
     supervised.log.unlink()
     supervised.send(signal.SIGHUP)
-    eventually(lambda: _assert_exists(supervised.log))
+    eventually(lambda: assert_exists(supervised.log))
     assert supervised.program == program
-
-
-def _assert_exists(path):
-    assert path.exists()
 
 
 def test_program_that_does_not_is_not_ended_by_it_control(supervised):
@@ -145,7 +141,7 @@ def test_log_whose_directory_is_gone_stays_and_comes_back(supervised):
     def again():
         assert "tick" in log.read_text()
 
-    eventually(lambda: (_assert_exists(log), again()))
+    eventually(lambda: (assert_exists(log), again()))
     assert supervised.stop() == 0
 
 
@@ -154,7 +150,7 @@ def test_supervisors_words_are_in_the_new_log(supervised):
     first = supervised.program
     supervised.log.rename(supervised.directory / "old")
     supervised.send(signal.SIGHUP)
-    eventually(lambda: _assert_exists(supervised.log))
+    eventually(lambda: assert_exists(supervised.log))
     os.kill(first, signal.SIGKILL)
     supervised.wait_log(f"app (process {first}) was killed by SIGKILL")
 

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from harness import eventually
+from harness import assert_exists, eventually
 
 COUNT = "i=0; while :; do i=$((i + 1)); echo line $i; done"
 PASS = "dd if=gate of=/dev/null bs=1 count=1 2>/dev/null"
@@ -47,7 +47,7 @@ def _assert_at_least(number, least):
 
 def test_log_has_an_end(supervised):
     supervised.start_shell(COUNT, log_size=4096, log_keep=2)
-    eventually(lambda: _assert_exists(supervised.directory / "app.log.2"))
+    eventually(lambda: assert_exists(supervised.directory / "app.log.2"))
     assert supervised.stop() == 0
     assert [len(text) <= 4096 for text in texts(supervised)] == [True] * 3
 
@@ -86,15 +86,11 @@ def test_reload_and_rotation_lose_nothing(supervised):
             supervised.log.rename(old)
             moved.append(old)
         supervised.send(signal.SIGHUP)
-    eventually(lambda: _assert_exists(supervised.log))
+    eventually(lambda: assert_exists(supervised.log))
     assert supervised.stop() == 0
     lines = "".join([*texts(supervised), *(path.read_text() for path in moved)]).splitlines()
     numbers = sorted(int(line.split()[1]) for line in lines if line.startswith("line "))
     assert numbers == list(range(1, len(numbers) + 1))
-
-
-def _assert_exists(path):
-    assert path.exists()
 
 
 def test_program_is_not_held_up_by_a_log_that_is_removed(supervised):
@@ -102,7 +98,7 @@ def test_program_is_not_held_up_by_a_log_that_is_removed(supervised):
     for _ in range(5):
         with contextlib.suppress(FileNotFoundError):
             supervised.log.unlink()
-        eventually(lambda: _assert_exists(supervised.log))
+        eventually(lambda: assert_exists(supervised.log))
     assert supervised.stop() == 0
 
 

@@ -5,7 +5,7 @@ import signal
 
 import psutil
 import pytest
-from harness import eventually, is_alive
+from harness import assert_exists, eventually, is_alive
 
 from reborn._process import ProcessHandle, running_daemon
 
@@ -149,14 +149,10 @@ def test_program_that_does_not_come_as_far_as_execve_is_stopped_too(supervised, 
     supervised.hold_next_life(gates("gate"), timestamps=True, options={"stop_timeout": 0.2})
     supervised.log.unlink()
     supervised.send(signal.SIGHUP)
-    eventually(lambda: _assert_exists(supervised.log))
+    eventually(lambda: assert_exists(supervised.log))
     assert supervised.stop() == 0
     assert supervised.states()[-1]["code"] == -signal.SIGKILL
     supervised.assert_nothing_left()
-
-
-def _assert_exists(path):
-    assert path.exists()
 
 
 def test_log_can_be_renewed_before_execve(supervised, gates):
@@ -164,7 +160,7 @@ def test_log_can_be_renewed_before_execve(supervised, gates):
     second = supervised.hold_next_life(gate)
     supervised.log.unlink()
     supervised.send(signal.SIGHUP)
-    eventually(lambda: _assert_exists(supervised.log))
+    eventually(lambda: assert_exists(supervised.log))
     gate.let_pass()
     assert supervised.wait_state(phase="running", pid=second)
     assert supervised.program == second
