@@ -355,8 +355,10 @@ class Facts:
 
 def facts(pid: int) -> Facts | None:
     """Return the facts about *pid*; None: it has ended."""
-    fields = _status(pid) if sys.platform == "linux" else []
-    if not fields and (sys.platform != "linux" or not os.path.exists(f"{_PROC}/self/stat")):
+    if sys.platform != "linux":
+        return _facts_by_psutil(pid)
+    fields = _status(pid)
+    if not fields and not os.path.exists(f"{_PROC}/self/stat"):
         return _facts_by_psutil(pid)
     started = _started(fields)
     if started is None or fields[0] in ("Z", "X"):
