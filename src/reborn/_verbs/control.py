@@ -235,14 +235,14 @@ class DaemonVerbs:
         launch: Callable[[], Daemon | None],
         failed: Callable[[StartError], Outcome],
         *,
-        doing: str = "starting",
-        interrupted: str = "interrupted, and not started",
+        verb: str = "start",
         shown: bool = True,
     ) -> Daemon | Outcome | None:
-        """Call *launch*, with a line at the terminal, if *shown*, that says what it is *doing*.
+        """Call *launch* for *verb*, with a line at the terminal if that is to be *shown*.
 
-        *failed* makes errors outcomes; after Ctrl-C the outcome is *interrupted*.
+        *failed* makes errors outcomes.
         """
+        doing = {"ensure": "waiting for", "upgrade": "upgrading"}.get(verb, "starting")
         line = Waiting(f"{doing} {self.name} ...")
         try:
             if shown:
@@ -253,7 +253,9 @@ class DaemonVerbs:
             return failed(error)
         except KeyboardInterrupt as error:
             line.clear()
-            return Outcome(INTERRUPTED, f"{self.name}: {_with_notes(interrupted, error)}")
+            what = {"ensure": "", "upgrade": ", and not upgraded"}.get(verb, ", and not started")
+            text = _with_notes(f"interrupted{what}", error)
+            return Outcome(INTERRUPTED, f"{self.name}: {text}")
         except BaseException:
             line.clear()
             raise
@@ -343,8 +345,7 @@ class Control(DaemonVerbs):
         daemon = self._launch(
             lambda: self.context.ensure(timeout=wait),
             lambda error: self._not_started(error, may_run=False),
-            doing="waiting for",
-            interrupted="interrupted",
+            verb="ensure",
             shown=not was_reborn(),
         )
         if daemon is None or isinstance(daemon, Outcome):
@@ -386,8 +387,7 @@ class Control(DaemonVerbs):
         daemon = self._launch(
             self.context.upgrade if upgrade else self.context.reborn,
             lambda error: self._not_started(error, may_run=may_run),
-            doing="upgrading" if upgrade else "starting",
-            interrupted=f"interrupted, and not {'upgraded' if upgrade else 'started'}",
+            verb="upgrade" if upgrade else "start",
             shown=not (was_reborn() or self.context.detach_process is False),
         )
         if daemon is None or isinstance(daemon, Outcome):
