@@ -9,9 +9,10 @@ APUE 13.3 closes every descriptor that is not needed. The rules, each from a fau
 - Every use of such a number fails. An O_PATH descriptor does that (EBADF from read, write, fsync,
   fcntl locks, poll, epoll, ioctl, mmap). Where there is none, the end of a pipe without a reader
   does (EPIPE or EBADF), for all that transfers data.
-- Files that the program prints or logs to stay open, however deep in a wrapper. So do what it has
-  opened for the daemon and would miss in silence: a server's socket (socketserver takes an error of
-  accept(2) for nobody's call, and tries again for ever), a lock, a source of random numbers.
+- Files that the program prints or logs to stay open, whatever wraps them (three deep). So does what
+  it has opened for the daemon and would miss in silence: a server's socket (socketserver takes an
+  error of accept(2) for nobody's call, and tries again for ever), a lock, a source of random
+  numbers.
 - Except if such a file is the caller's own pipe, socket or terminal: a copy of it would keep the
   caller waiting, so it becomes a copy of the daemon's own stream.
 
@@ -32,6 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Any
 else:
     import _signal
 
@@ -373,25 +375,33 @@ def _handlers() -> "Iterator[object]":
 
 
 def _descriptors_of(writer: object, depth: int, seen: set[int]) -> "Iterator[int]":
-    """Yield the descriptors of the open files in *writer* and its attributes."""
-    if id(writer) in seen or isinstance(writer, (int, str, bytes, type, type(sys), type(None))):
+    """Yield the descriptors of the open files in *writer* and what it is made of."""
+    # The type is looked at, and no attribute: proxies answer to every name, over the network, or
+    # begin to work.
+    kind = type(writer)
+    if id(writer) in seen or issubclass(kind, (int, str, bytes, type, type(sys), type(None))):
         return
     seen.add(id(writer))
-    # Of the class, since some proxies answer to every name, over the network.
-    if hasattr(type(writer), "fileno"):
+    if hasattr(kind, "fileno"):
         fd = fileno(writer)
         if fd is not None:
             yield fd
-    if depth == 0:
-        return
-    parts: list[object]
-    if isinstance(writer, (list, tuple)):
-        parts = [*writer]
-    else:
-        attributes = getattr(writer, "__dict__", {})
-        parts = [*(attributes.values() if isinstance(attributes, dict) else attributes)]
-    for part in parts:
-        yield from _descriptors_of(part, depth - 1, seen)
+    if depth > 0:
+        for part in _parts(writer):
+            yield from _descriptors_of(part, depth - 1, seen)
+
+
+def _parts(writer: "Any") -> "list[object]":  # noqa: ANN401 - whatever a program writes by
+    """Return items, attributes and slots of an object, or what a function uses."""
+    import gc
+
+    if type(writer) is type(_parts):
+        used = map(writer.__globals__.get, writer.__code__.co_names)
+        return [*gc.get_referents(*(writer.__closure__ or ())), *used]
+    parts: list[object] = []
+    for part in gc.get_referents(writer):
+        parts += part.values() if type(part) is dict else [part]
+    return parts
 
 
 def of_wakeup() -> tuple[int, set[int]]:
@@ -480,10 +490,10 @@ def _put(source: int, fd: int, *, inheritable: bool) -> None:
 
 def fileno(file: object) -> int | None:
     """Return the descriptor of *file* (or *file* itself, if it is one); None if it has none."""
-    if isinstance(file, int):
-        return file
+    if issubclass(type(file), int):  # asked for its class, a lazy object would begin to work
+        return int(file)  # type: ignore[call-overload,no-any-return]
     try:
         fd = file.fileno()  # type: ignore[attr-defined]
-    except (AttributeError, OSError, ValueError):
+    except Exception:  # noqa: BLE001 - anybody's method: it is closed, or not there, or a proxy
         return None
     return fd if isinstance(fd, int) and fd >= 0 else None

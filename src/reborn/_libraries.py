@@ -9,14 +9,15 @@ library that is not imported is left alone, and none is imported here.
   daemon's own, with all that it watches. One of uvloop cannot be given any: warned.
 - Twisted: the reactor has opened its descriptors at its import. They are kept, its hooks called.
 - gevent: the descriptor of its loop is closed. It is made anew, as gevent's own fork does.
-- multiprocessing: the children are the launcher's to end and to wait for. They are forgotten, and
-  warned of: one that serves (a manager, a pool) outlives a launcher that ends for the daemon.
+- multiprocessing, and copies of it (billiard, multiprocess): the children are the launcher's to end
+  and to wait for. They are forgotten, and warned of: one that serves (a manager, a pool) outlives a
+  launcher that ends for the daemon.
 - multiprocessing: the resource tracker ends with the launcher, and removes what it tracks: warned.
 - concurrent.futures, loky: a pool of processes is the launcher's. The daemon's use of it is an
   error that says so; the one that joblib keeps for its next call is made anew.
 
 A loop is found by the garbage collector, which looks at everything; so only where the system shows
-that there is one, by an epoll(7) descriptor.
+that there may be one, by a socket or an epoll(7) descriptor.
 
 Rejected: to keep the selector of a loop, which launcher and daemon would change for each other; to
 keep the resource tracker; it has the caller's stderr open, and would hold its pipe.
@@ -63,14 +64,14 @@ def running_loop() -> str | None:
 
 def lost_by_fork() -> "Iterator[str]":
     """Yield what the daemon may use although it is the launcher's, or ends with it."""
-    process: Any = sys.modules.get("multiprocessing.process")
-    children = sorted(child.name for child in process.active_children()) if process else []
-    if children:
-        names = ", ".join(map(repr, children))
-        yield (
-            f"while processes of multiprocessing run ({names}), which are the launcher's and do "
-            "not end with the daemon"
-        )
+    for process in _processes():
+        children = sorted(child.name for child in process.active_children())
+        if children:
+            package, names = process.__name__.partition(".")[0], ", ".join(map(repr, children))
+            yield (
+                f"while processes of {package} run ({names}), which are the launcher's and do "
+                "not end with the daemon"
+            )
     trackers = _of_modules(".resource_tracker", "_resource_tracker")
     if any(getattr(tracker, "_fd", None) is not None for tracker in trackers):
         yield (
@@ -83,8 +84,7 @@ def lost_by_fork() -> "Iterator[str]":
 
 def helpers() -> set[int]:
     """Return the processes of multiprocessing, and of copies of it, that this process started."""
-    process: Any = sys.modules.get("multiprocessing.process")
-    found: set[Any] = {child.pid for child in process.active_children()} if process else set()
+    found: set[Any] = {child.pid for each in _processes() for child in each.active_children()}
     for tracker in _of_modules(".resource_tracker", "_resource_tracker"):
         found.add(getattr(tracker, "_pid", None))
     for server in _of_modules(".forkserver", "_forkserver"):
@@ -111,8 +111,7 @@ def end_children() -> None:
     These are processes of multiprocessing that are no daemons of its sort, such as the workers of
     a `ProcessPoolExecutor`. A `Pool` ends its own, and could wait for a lock of one that was ended.
     """
-    process: Any = sys.modules.get("multiprocessing.process")
-    for child in process.active_children() if process else ():
+    for child in [child for each in _processes() for child in each.active_children()]:
         if not child.daemon:
             child.terminate()
 
@@ -127,8 +126,7 @@ def before_fork() -> None:
 
 def after_fork() -> None:
     """Daemon: have the libraries begin anew what belongs to one process."""
-    process: Any = sys.modules.get("multiprocessing.process")
-    if process is not None:
+    for process in _processes():
         process._children = set()  # noqa: SLF001 - as multiprocessing does in its own children
         _forget_helpers()
         _break_pools()
@@ -150,14 +148,14 @@ def after_fork() -> None:
 def _idle_loops(module: str, name: str) -> "list[Any]":
     """Return the event loops of a class that are not closed."""
     kind = getattr(sys.modules.get(module), name, None)
-    if kind is None or not _is_epoll_there():
+    if kind is None or not _may_be_watched():
         return []
     import gc
 
     kinds = [kind]
     for each in kinds:
         kinds += each.__subclasses__()
-    found = (each for each in gc.get_referrers(*kinds) if isinstance(each, kind))
+    found = (each for each in gc.get_referrers(*kinds) if type(each) in kinds)
     return [loop for loop in found if not loop.is_closed()]
 
 
@@ -166,13 +164,13 @@ def _current_loop() -> "Any":  # noqa: ANN401
     return getattr(getattr(policy, "_local", None), "_loop", None)
 
 
-def _is_epoll_there() -> bool:
-    """Tell whether somebody in this process may wait for descriptors, or for other things."""
+def _may_be_watched() -> bool:
+    """Tell whether there can be a loop: each has sockets, or an epoll(7) descriptor of C."""
     try:
-        fds = os.listdir("/proc/self/fd")
+        links = map(_link, os.listdir("/proc/self/fd"))
     except OSError:
         return True
-    return any(_link(fd) == "anon_inode:[eventpoll]" for fd in fds)
+    return any(link.startswith(("socket:", "anon_inode:[eventpoll]")) for link in links)
 
 
 def _link(fd: str) -> str:
@@ -236,6 +234,12 @@ def _break_pools() -> None:
     for name, module in [*sys.modules.items()]:
         if name.endswith(".reusable_executor"):
             vars(module).update(_executor=None, _executor_kwargs=None)
+
+
+def _processes() -> "list[Any]":
+    """Return `multiprocessing.process`, and the copies of it (billiard, pathos) that are loaded."""
+    named = (module for name, module in [*sys.modules.items()] if name.endswith(".process"))
+    return [module for module in named if hasattr(module, "_children")]
 
 
 def _of_modules(suffix: str, name: str) -> "list[Any]":

@@ -23,6 +23,8 @@ _FIRST_SOCKET = 3
 def warn(plan: "Plan", opened: "Sequence[int]") -> None:
     """Warn of what a copy of this process, with the *opened* descriptors, does not have."""
     names = other_threads()
+    if names and "faulthandler" in sys.modules:
+        names = _without_dump(names)
     if names:
         count = "another thread runs" if len(names) == 1 else f"{len(names)} other threads run"
         known = [repr(name) for name in names if name is not None]
@@ -48,6 +50,27 @@ def warn(plan: "Plan", opened: "Sequence[int]") -> None:
             "lock it after reborn()",
             threads=False,
         )
+
+
+def _without_dump(names: "list[str | None]") -> "list[str | None]":
+    """Cancel `faulthandler.dump_traceback_later()`, and warn; return the threads that are left.
+
+    Its thread is waited for at the end of a program, and so for ever in a copy without it.
+    """
+    import time
+
+    sys.modules["faulthandler"].cancel_dump_traceback_later()
+    for _ in range(50):  # the thread has said that it is done, and takes a moment to end
+        left = other_threads()
+        if len(left) < len(names):
+            _warn(
+                "forking while faulthandler is to dump tracebacks later, which the daemon will not "
+                "do; call dump_traceback_later() after reborn()",
+                threads=True,
+            )
+            return left
+        time.sleep(0.0002)
+    return names
 
 
 def _lost_children() -> "Iterator[str]":

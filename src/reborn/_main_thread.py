@@ -208,19 +208,27 @@ def _may_loop(thread: int) -> bool:
     found = [globals_.get(name) for name in names]
     if frame.f_locals is not globals_:
         found += frame.f_locals.values()
-    for value in found[:]:
-        attributes: Any = None if isinstance(value, type) else getattr(value, "__dict__", None)
-        if hasattr(attributes, "get"):
-            found += [attributes.get(name) for name in names]
+    for attributes in map(_attributes, found[:]):
+        found += [attributes.get(name) for name in names]
     homes = {str(globals_.get("__name__")), *(name for value in found for name in _homes(value))}
     return not _signals.C_LOOPS.isdisjoint(home.partition(".")[0] for home in homes)
 
 
-def _homes(value: object) -> "Iterator[str]":
+# Below, isinstance() and getattr() would have a lazy object begin to work.
+
+
+def _attributes(value: object) -> "Any":  # noqa: ANN401
+    try:
+        return {} if issubclass(type(value), type) else object.__getattribute__(value, "__dict__")
+    except Exception:  # noqa: BLE001 - it has none, or is a proxy with a property of that name
+        return {}
+
+
+def _homes(value: "Any") -> "Iterator[str]":  # noqa: ANN401
     """Yield the modules in which the classes of *value* were made, or that *value* is."""
-    if isinstance(value, type(sys)):
-        yield str(getattr(value, "__name__", ""))
-    for kind in value.__mro__ if isinstance(value, type) else type(value).__mro__:
+    if issubclass(type(value), type(sys)):
+        yield str(_attributes(value).get("__name__"))
+    for kind in value.__mro__ if issubclass(type(value), type) else type(value).__mro__:
         yield str(kind.__module__)
 
 

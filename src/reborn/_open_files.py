@@ -59,7 +59,7 @@ def carried_on(opened: "Sequence[int]") -> set[int]:
                 carried = (
                     stat.S_ISREG(mode)
                     and not os.get_inheritable(fd)
-                    and (_is_locked(fd) or (written and _is_for_writing(fd)))
+                    and (_is_locked(fd) or (written and _is_written(_information(fd))))
                 )
         except OSError:
             continue
@@ -117,9 +117,9 @@ def _is_locked(fd: int) -> bool:
     return b" FLOCK " in text or b" OFDLCK " in text
 
 
-def _is_for_writing(fd: int) -> bool:
+def _is_written(information: bytes) -> bool:
     """Tell whether a file is open for writing alone, as logs are, and databases are not."""
-    return _flags(_information(fd)) & _WRITES == os.O_WRONLY
+    return _flags(information) & _WRITES == os.O_WRONLY
 
 
 def _flags(information: bytes) -> int:
@@ -157,10 +157,10 @@ def record_locked(files: "Mapping[int, bytes]") -> list[str]:
 
 
 def buffered_in_vain(files: "Mapping[int, bytes]", kept: "Iterable[int]") -> list[str]:
-    """Write what Python buffers for files that a forked daemon will not have, if not in *kept*.
+    """Write what is buffered for files that a forked daemon will not have, if not in *kept*.
 
     Return these files. What the daemon writes to one is in the buffer at first, and what is there
-    at its end is lost without a word (before CPython 3.13).
+    at its end is lost without a word: in C's fopen(3), and in Python's before CPython 3.13.
     """
     fds = {fd for fd, text in files.items() if _flags(text) & _WRITES}
     if fds:
@@ -173,7 +173,8 @@ def buffered_in_vain(files: "Mapping[int, bytes]", kept: "Iterable[int]") -> lis
     found: set[int] = set()
     objects: list[Any] = gc.get_objects()
     for file in objects:
-        if isinstance(file, (TextIOWrapper, BufferedWriter, BufferedRandom)):
+        # Not isinstance(), which asks an object for its class: a lazy one begins to work then.
+        if issubclass(type(file), (TextIOWrapper, BufferedWriter, BufferedRandom)):
             try:
                 fd = file.fileno()
                 if fd in fds:
@@ -181,7 +182,34 @@ def buffered_in_vain(files: "Mapping[int, bytes]", kept: "Iterable[int]") -> lis
                     file.flush()
             except (AttributeError, OSError, RuntimeError, ValueError):
                 continue  # it has none; no space, or its buffer is in use: the warning tells of it
-    return [_path(fd) for fd in sorted(found)]
+    # What is open for reading, too, is a database rather than buffered by C; using it is an error.
+    of_c = {fd for fd in fds - found if _is_written(files[fd]) and not _is_parents(fd)}
+    if of_c:
+        _flush_c()
+    return [_path(fd) for fd in sorted(found | of_c)]
+
+
+def _is_parents(fd: int) -> bool:
+    """Tell whether a file is inherited from whoever has started this process (`exec 9>lock`)."""
+    if not os.get_inheritable(fd):
+        return False
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(f"/proc/{os.getppid()}/fd/{fd}"))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # another user's process
+
+
+def _flush_c() -> None:
+    """Write C's buffers; not beside a thread, which may be reading a file that fflush(3) locks."""
+    try:
+        if len(os.listdir("/proc/self/task")) == 1:
+            import ctypes
+
+            ctypes.CDLL(None).fflush(None)
+    except (AttributeError, ImportError, OSError):
+        pass  # the warning tells of it
 
 
 def _path(fd: int) -> str:

@@ -21,7 +21,10 @@ from reborn._options import Plan
 
 # With one of these there may be something to do for a fork, see `_libraries`.
 _LIBRARIES = frozenset(
-    ("asyncio", "eventlet", "gevent", "multiprocessing.process", "trio", "twisted.internet.reactor")
+    (
+        *("asyncio", "eventlet", "gevent", "trio", "twisted.internet.reactor"),
+        *("multiprocessing.process", "multiprocess.process", "billiard.process"),
+    )
 )
 
 TYPE_CHECKING = False

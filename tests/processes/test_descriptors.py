@@ -5,6 +5,8 @@ import errno
 import fcntl
 import socket
 import sqlite3
+import subprocess
+import sys
 from signal import SIGKILL
 
 import psutil
@@ -502,6 +504,23 @@ def test_workers_and_the_lock_control(sandbox, before, after):
     refused = sandbox.start(program="scenario.py")
     assert f"is locked by process {worker.pid}, which it does not name" in refused.message
     sandbox.stop(worker.pid, SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows it")
+@pytest.mark.parametrize(("before", "told"), [("", 0), ("os.close({0}); own()", 1)])
+def test_file_of_whoever_has_started_the_program_is_not_told(tmp_path, before, told):
+    """As a shell's, which every program below it has, too."""
+    with open(tmp_path / "file", "w") as file:
+        text = f"""
+import os
+from reborn import _descriptors
+def own():
+    os.set_inheritable(os.open("{file.name}", os.O_WRONLY), True)
+{before.format(file.fileno())}
+print(len(_descriptors.buffered_in_vain(_descriptors.regular_files(), [])))
+"""
+        words = [sys.executable, "-c", text]
+        assert int(subprocess.check_output(words, pass_fds=[file.fileno()])) == told
 
 
 def test_descriptor_above_a_limit_that_was_lowered_is_closed(fork_sandbox):

@@ -4,6 +4,9 @@ Each is wanted in its own test only; `pip install --group loops` brings them.
 """
 
 import importlib.util
+import multiprocessing
+import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -263,6 +266,29 @@ def test_loop_of_asyncio_that_was_made_before_control(fork_sandbox):
     eventually(lambda: _failed(fork_sandbox))
 
 
+POLL = """
+import asyncio, os, selectors, threading
+{careless}
+loop = asyncio.SelectorEventLoop(selectors.PollSelector())
+with DaemonContext(**settings):
+    threading.Timer(0.1, loop.call_soon_threadsafe, [loop.stop]).start()
+    loop.run_forever()
+    print("stopped", flush=True)
+"""
+
+
+def test_loop_that_polls_is_made_anew(fork_sandbox):
+    result = run(fork_sandbox, POLL.format(careless=""))
+    assert (result.returncode, result.stderr) == (0, "")
+    eventually(lambda: _logged(fork_sandbox, "stopped\n"))
+
+
+def test_loop_that_polls_control(fork_sandbox):
+    """It spins, and tells each time that its pipe cannot be read."""
+    run(fork_sandbox, POLL.format(careless=sabotage.code("renew libraries", "lambda: None")))
+    eventually(lambda: _failed(fork_sandbox))
+
+
 @need("uvloop")
 def test_loop_of_uvloop_that_was_made_before_is_told(fork_sandbox):
     text = "import uvloop\nloop = uvloop.new_event_loop()\nwith DaemonContext(**settings): pass\n"
@@ -450,6 +476,55 @@ with DaemonContext(**settings): pass
     result = run(reexec_sandbox, text)
     assert (result.returncode, result.stdout) == (0, "0.0\n")
     eventually(lambda: _logged(reexec_sandbox, "0.5\n"))  # the control, in the daemon
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows it")
+def test_file_that_c_writes_in_vain_is_told(fork_sandbox):
+    text = """
+import ctypes
+c = ctypes.CDLL(None)
+c.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(c.fopen((settings["log_file"] + ".c").encode(), b"w"))
+c.fputs(b"header", file)
+with DaemonContext(**settings):
+    c.fputs(b"row", file)
+"""
+    result = run(fork_sandbox, text, "always")
+    assert f"forking while '{fork_sandbox.log}.c' is open for writing, " in result.stderr
+    eventually(fork_sandbox.assert_nothing_left)
+    assert fork_sandbox.log.with_name("app.log.c").read_text() == "header"
+
+
+LATER = """
+import faulthandler, signal
+{careless}
+faulthandler.dump_traceback_later(30)
+with DaemonContext(**settings, wait_ready=True):
+    signal.setitimer(signal.ITIMER_REAL, 3 if {patient} else 0.3)
+"""
+
+
+def test_dump_that_is_to_come_later_does_not_keep_the_daemon(fork_sandbox):
+    result = run(fork_sandbox, LATER.format(careless="", patient=True), "always")
+    assert "Warning: forking while faulthandler is to dump tracebacks later, " in result.stderr
+    assert "another thread" not in result.stderr
+    assert "exited with status 0 before it was ready" in result.stderr
+
+
+def test_dump_that_is_to_come_later_control(fork_sandbox):
+    careless = "faulthandler.cancel_dump_traceback_later = lambda: None"
+    result = run(fork_sandbox, LATER.format(careless=careless, patient=False), "always")
+    assert "another thread runs (?)" in result.stderr
+    assert "was killed by SIGALRM before it was ready" in result.stderr
+
+
+def test_copy_of_multiprocessing_is_treated_alike(fork_sandbox):
+    home = pathlib.Path(multiprocessing.__file__).parent
+    shutil.copytree(home, fork_sandbox.directory / "multiprocess")
+    text = CHILD.replace("multiprocessing", "multiprocess").format(before="")
+    result = run(fork_sandbox, text, "always::RuntimeWarning")
+    assert "forking while processes of multiprocess run ('ForkProcess-1')" in result.stderr
+    eventually(lambda: _logged(fork_sandbox, "[]\n"))
 
 
 CHILD = (

@@ -309,6 +309,31 @@ class Wrapper:
         return getattr(self.__dict__["_Wrapper__wrapped"], name)
 
 
+class Slotted:
+    __slots__ = ("wrapped",)
+
+    def __init__(self, wrapped):
+        self.wrapped = wrapped
+
+
+class Lazy:
+    """Begins to work when it is looked at, and cannot; as the settings of Django."""
+
+    @property
+    def __class__(self):
+        raise LookupError("__class__")
+
+    @property
+    def __dict__(self):
+        raise LookupError("__dict__")
+
+    def __getattr__(self, name):
+        raise LookupError(name)
+
+    def fileno(self):
+        raise LookupError("fileno")
+
+
 WRITERS = {
     "a handler of no logger": logging.StreamHandler,
     "behind a queue": lambda file: logging.handlers.QueueListener(
@@ -320,6 +345,12 @@ WRITERS = {
     "a wrapped file": lambda file: logging.StreamHandler(Wrapper(file)),
     "one of two files": lambda file: logging.StreamHandler(Tee(sys.__stderr__, file)),
     "a console": lambda file: attributed(logging.NullHandler(), console=Wrapper(Wrapper(file))),
+    "a method of the file": lambda file: attributed(logging.NullHandler(), sink=file.write),
+    "a function": lambda file: attributed(
+        logging.NullHandler(), sink=lambda text: file.write(f"{text}")
+    ),
+    "one of many": lambda file: attributed(logging.NullHandler(), files={"error": file}),
+    "a slot": lambda file: attributed(logging.NullHandler(), sink=Slotted(file)),
     "a lock beside it": lambda file: attributed(logging.NullHandler(), stream_lock=file),
 }
 
@@ -350,8 +381,17 @@ def test_descriptor_of_a_handler_that_logging_has_not_made_is_found(logger, file
 
 
 def test_nothing_is_asked_of_what_knows_every_name(logger):
-    logger.addHandler(attributed(logging.NullHandler(), proxy=Proxy()))
+    logger.addHandler(attributed(logging.NullHandler(), proxy=Proxy(), lazy=Lazy()))
     _descriptors.of_writers()
+
+
+def test_function_that_uses_what_is_not_there_yet_has_no_descriptors(logger):
+    def sink(text):
+        later.write(text)
+
+    logger.addHandler(attributed(logging.NullHandler(), sink=sink))
+    _descriptors.of_writers()
+    later = None
 
 
 def test_socket_of_a_logging_handler_is_found(logger, tmp_path):

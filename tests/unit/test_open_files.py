@@ -102,3 +102,24 @@ def test_connected_socket_that_is_bound_is_no_servers():
     with server(socket.SOCK_DGRAM) as one, server(socket.SOCK_DGRAM) as other:
         one.connect(other.getsockname())
         assert _open_files.carried_on([one.fileno()]) == set()
+
+
+class Lazy:
+    """Begins to work when it is asked for its class, and cannot; as the settings of Django."""
+
+    @property
+    def __class__(self):
+        raise LookupError
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows it")
+def test_lazy_object_is_not_looked_at_in_the_search_for_files(tmp_path):
+    lazy = Lazy()
+    with pytest.raises(LookupError):
+        isinstance(lazy, str)
+    with open(tmp_path / "file", "w+") as file:
+        file.write("buffered")
+        files = _open_files.regular_files([file.fileno()])
+        assert _open_files.buffered_in_vain(files, []) == [file.name]
+        assert (tmp_path / "file").read_text() == "buffered"
+        assert _open_files.buffered_in_vain(files, [file.fileno()]) == []
