@@ -13,7 +13,8 @@ The rules:
   file is started again with the words it got, none of which is ever taken for a script.
 
 The directory is what the absolute path in `__main__.__file__` says (3.9), since the program may
-have changed it before it imported reborn. Rejected: PWD, which is the shell's word and stays behind
+have changed it before it imported reborn; below a runner that is `__main__` itself, it is one that
+is in `sys.path`. Rejected: PWD, which is the shell's word and stays behind
 where a program is started by another; absolute paths instead of the words that were given, since
 the program reads them in `sys.argv`; a list of known runners, of which there is always one more.
 """
@@ -66,7 +67,13 @@ def command(args: "Sequence[str] | None") -> list[str]:
         return _compiled_command(args)
     program = parse(rest)
     if program is None:
-        raise relaunch_error(reason="its text was read from standard input", remedy=_FILE)
+        read_once = [word for word in rest if word.startswith(_READ_ONCE)]
+        raise relaunch_error(
+            reason=f"{read_once[0]!r} can be read only once"
+            if read_once
+            else "its text was read from standard input",
+            remedy=_FILE,
+        )
     if args is None:
         return [executable, *rest]
     return [executable, *rest[: _own_arguments(rest, *program)], *args]
@@ -219,6 +226,8 @@ def _directory_of_script(script: str) -> str | None:
         RelaunchError: it is not there, it is another file, or it can be read only once.
     """
     running = getattr(sys.modules.get("__main__"), "__file__", None)
+    if running and os.path.basename(running.removesuffix(_MAIN)) != os.path.basename(script):
+        running = None  # that of a runner which executes the program's text (cProfile, runpy)
     found = _inherited.directory
     if not os.path.isabs(script):
         if running and os.path.isabs(running):

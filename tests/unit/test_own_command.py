@@ -73,7 +73,9 @@ def test_program_is_repeated_as_it_was_started(started, program, arguments):
 @pytest.mark.parametrize("program", UNREPEATABLE.values(), ids=UNREPEATABLE)
 def test_program_read_from_standard_input_is_refused(started, program):
     started(*program)
-    with pytest.raises(RelaunchError, match="standard input; put it into a file"):
+    with pytest.raises(
+        RelaunchError, match=r"(standard input|can be read only once); put it into a file"
+    ):
         _own_command.command(None)
 
 
@@ -215,9 +217,22 @@ def test_directory_is_the_one_in_which_the_script_is_the_one_that_runs(place, mo
     assert _own_command.directory() is None
 
 
-def test_script_that_runs_under_no_such_name_is_refused(place, monkeypatch):
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(place / "other.py"))
-    with pytest.raises(RelaunchError, match=r"'app.py' is not '.*/other.py'; import reborn"):
+def test_script_that_runs_under_no_such_name_is_refused(place, started):
+    started("bin/app.py")
+    with pytest.raises(RelaunchError, match=r"'bin/app.py' is not '.*/app.py'; import reborn"):
+        _own_command.directory()
+
+
+def test_runner_that_stays_the_main_module_is_not_the_script(place, started, monkeypatch):
+    """As cProfile, below which the program is the text of a function."""
+    started("-m", "cProfile", "app.py", "one")
+    monkeypatch.setattr(_inherited, "argv", ("app.py", "one"))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/usr/lib/python/cProfile.py")
+    for path in (str(place), "/usr/lib/python"), (str(place / "work"), str(place)):
+        monkeypatch.setattr(_inherited, "path", path)
+        assert (_own_command.directory() or str(place / "work")) == path[0]
+    monkeypatch.setattr(_inherited, "path", ("", "/usr/lib/python"))
+    with pytest.raises(RelaunchError, match=r"where 'app.py' was found cannot be known; import"):
         _own_command.directory()
 
 
