@@ -53,7 +53,7 @@ _PATIENCE = 0.1
 _LONGEST_LOOKS = 5.0
 # Each round somebody must have replaced the file between two of our system calls.
 _ROUNDS = 100
-_LONGEST_TEXT = 32
+LONGEST_TEXT = 32
 # Beside the pid file; what is in it.
 _NOTE = ".fingerprint"
 _LONGEST_NOTE = 2**17
@@ -292,7 +292,7 @@ class LockedPidFile(LockedFile):
         late = waited > _PATIENCE and _holder.is_locked(fd)
         if is_proven or late or waited > _LONGEST_LOOKS:
             # Where nothing is shown, the text has outlasted the moment between lock and emptying.
-            named = _number(os.pread(fd, _LONGEST_TEXT, 0))
+            named = number_in(os.pread(fd, LONGEST_TEXT, 0))
             # Without a number another start is under way, and will name itself.
             others = _holder.lockers(fd, status) if pid is None and named is not None else ()
             raise self._locked_error(pid, others)
@@ -305,7 +305,7 @@ class LockedPidFile(LockedFile):
         """
         from reborn import _holder, _record_lock
 
-        pid = _number(os.pread(fd, _LONGEST_TEXT, 0))
+        pid = number_in(os.pread(fd, LONGEST_TEXT, 0))
         if pid is None or _holder.is_locked_alone(fd) or _holder.can_have_written(pid, status):
             return False
         return _record_lock.exclude(fd)
@@ -395,7 +395,7 @@ class LockedPidFile(LockedFile):
             if os.fstat(fd).st_uid not in (0, os.stat(self.path).st_uid):
                 return None, ""
             number, _, note = os.read(fd, _LONGEST_NOTE).partition(b"\n")
-            return _number(number), note.decode("utf-8", "replace")
+            return number_in(number), note.decode("utf-8", "replace")
         except OSError:
             return None, ""
         finally:
@@ -421,10 +421,10 @@ class LockedPidFile(LockedFile):
         if fd is None:
             return None
         try:
-            text = os.pread(fd, _LONGEST_TEXT, 0)
+            text = os.pread(fd, LONGEST_TEXT, 0)
         finally:
             _descriptors.close(fd)
-        pid = _number(text)
+        pid = number_in(text)
         if pid is None and text.strip():
             shown = text.decode("ascii", "backslashreplace").rstrip("\n")
             from reborn.exceptions import InvalidPidFileError
@@ -451,14 +451,14 @@ class LockedPidFile(LockedFile):
         try:
             deadline = time.monotonic() + _PATIENCE
             while True:
-                text = os.pread(fd, _LONGEST_TEXT, 0)
-                number = _number(text)
+                text = os.pread(fd, LONGEST_TEXT, 0)
+                number = number_in(text)
                 if named is not None and number is not None:
                     named(number)
                 holder = self._holder_by(fd, text, is_for_a_signal=is_for_a_signal)
                 # Looked at again where a new generation takes over between two system calls: its
                 # number may stand in the remains of a longer one.
-                changed = os.pread(fd, _LONGEST_TEXT, 0) != text
+                changed = os.pread(fd, LONGEST_TEXT, 0) != text
                 torn = text.strip() and number is None and time.monotonic() < deadline
                 if holder is not None or not (changed or torn):
                     return holder
@@ -739,15 +739,16 @@ def _find(fd: int, status: os.stat_result, text: bytes | None = None) -> tuple[i
     """Return the process that the text of the open file names, as `_holder.find` does."""
     from reborn import _holder
 
-    text = os.pread(fd, _LONGEST_TEXT, 0) if text is None else text
-    return _holder.find(fd, status, _number(text), is_complete=text.endswith(b"\n"))
+    text = os.pread(fd, LONGEST_TEXT, 0) if text is None else text
+    number = number_in(text)
+    return _holder.find(fd, status, number, is_complete=text == b"%d\n" % (number or 0))
 
 
-def _number(text: bytes) -> int | None:
-    """Return the number that *text* is, with a newline (4711) or without one, else None.
+def number_in(text: bytes) -> int | None:
+    """Return the number that the first line of *text* is, with or without a newline, else None.
 
-    Those that use pidfile(3) write none.
+    Those that use pidfile(3) write none; Postfix writes blanks before it, sendmail a second line.
     """
-    digits = text.removesuffix(b"\n")
+    digits = text.partition(b"\n")[0].strip(b" \t\r")
     plain = digits.isdigit() and not digits.startswith(b"0") and len(digits) <= 10
     return int(digits) if plain else None

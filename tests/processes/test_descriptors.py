@@ -5,7 +5,6 @@ import errno
 import fcntl
 import socket
 import sqlite3
-import subprocess
 import sys
 from signal import SIGKILL
 
@@ -507,20 +506,17 @@ def test_workers_and_the_lock_control(sandbox, before, after):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows it")
-@pytest.mark.parametrize(("before", "told"), [("", 0), ("os.close({0}); own()", 1)])
-def test_file_of_whoever_has_started_the_program_is_not_told(tmp_path, before, told):
+@pytest.mark.parametrize("own", [False, True])
+def test_file_of_whoever_has_started_the_program_is_not_told(fork_sandbox, own):
     """As a shell's, which every program below it has, too."""
-    with open(tmp_path / "file", "w") as file:
-        text = f"""
-import os
-from reborn import _descriptors
-def own():
-    os.set_inheritable(os.open("{file.name}", os.O_WRONLY), True)
-{before.format(file.fileno())}
-print(len(_descriptors.buffered_in_vain(_descriptors.regular_files(), [])))
-"""
-        words = [sys.executable, "-c", text]
-        assert int(subprocess.check_output(words, pass_fds=[file.fileno()])) == told
+    opened = f"os.dup2(os.open({str(fork_sandbox.directory / 'own')!r}, os.O_CREAT | os.O_WRONLY)"
+    before = f"import os; {opened}, 99)" if own else ""
+    app = fork_sandbox.write_app(f"{before}\nwith DaemonContext(**settings): pass")
+    with open(fork_sandbox.directory / "file", "w") as file:
+        result = fork_sandbox.run(
+            [sys.executable, "-W", "always", str(app)], pass_fds=[file.fileno()]
+        )
+    assert [name for name in ("own'", "file'") if name in result.stderr] == ["own'"] * own
 
 
 def test_descriptor_above_a_limit_that_was_lowered_is_closed(fork_sandbox):

@@ -23,8 +23,10 @@ from reborn.exceptions import InvalidPidFileError, PidFileLockedError, UnsafeFil
 NOBODY = 65534
 # More than any kernel gives (proc(5): pid_max is at most 2**22).
 NO_PROCESS = 2**22
-GARBAGE = [b"nginx\n", b"-1\n", b"0\n", b"007\n", b"+7\n", b" 7\n", b"7 \n", b"47 11", b"47\n11\n"]
-GARBAGE += [b"1\n\n", b"1_0\n", b"\xff\xfe\n", "\u0664\n".encode(), b"12345678901\n", b"1\n" * 50]
+GARBAGE = [b"nginx\n", b"-1\n", b"0\n", b"007\n", b"+7\n", b"7 7\n", b"\n7\n", b"47 11"]
+GARBAGE += [b"1_0\n", b"\xff\xfe\n", "\u0664\n".encode(), b"12345678901\n"]
+# Of sendmail, Postfix, and somebody on Windows: the number is that of the first line.
+WIDER = [b"%d\nsendmail -bd\n", b"%32d\n", b"\t%d \n", b"%d\r\n", b"%d\n\n"]
 EMPTY = [b"", b"\n", b" \n"]
 OWN = b"%d\n" % os.getpid()
 
@@ -144,12 +146,27 @@ def test_unlocked_file_never_blocks_whatever_its_text(path, pidfile, text):
     assert path.read_bytes() == b""
 
 
+NUMBER = re.compile(rb"[ \t\r]*([1-9][0-9]{0,9})[ \t\r]*(\n|\Z)")
+
+
 @given(text=st.binary(max_size=40) | st.from_regex(rb"[0-9]{1,12}\n?", fullmatch=True))
 @example(b"4711\n")
 @example(b"007\n")
 def test_only_a_plain_number_is_a_pid(text):
-    match = re.fullmatch(rb"[1-9][0-9]{0,9}\n?", text)
-    assert _pidfile._number(text) == (None if match is None else int(text))
+    match = NUMBER.match(text)
+    assert _pidfile.number_in(text) == (None if match is None else int(match[1]))
+
+
+@pytest.mark.parametrize("text", WIDER)
+def test_holder_is_found_whatever_stands_around_its_number(path, pidfile, text):
+    path.write_bytes(text % os.getpid())
+    assert pidfile.read() == os.getpid()
+    assert pidfile.holder() is None
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert pidfile.holder() == os.getpid()
+        path.write_bytes(text % NO_PROCESS)  # the control
+        assert pidfile.holder() is None
 
 
 def is_hidden(pid, file):
@@ -176,18 +193,19 @@ def test_any_content_is_nobody_garbage_or_a_number(tmp_path_factory, text, size,
             fcntl.flock(file, fcntl.LOCK_EX)
         pidfile = PidFile(path)
         content = (text + b"\0" * 40)[:size] if size is not None else text
-        number = content if re.fullmatch(rb"[1-9][0-9]{0,9}\n?", content[:32]) else None
+        match = NUMBER.match(content[:32])
+        number = match and int(match[1])
         if number or not content[:32].strip():
-            assert pidfile.read() == (int(number) if number else None)
+            assert pidfile.read() == number
         else:
             with pytest.raises(InvalidPidFileError) as caught:
                 pidfile.read()
             assert caught.value.text.isascii()
             assert len(str(caught.value)) < len(str(path)) + 300
         # A process whose files are hidden, as process 1's may be, is believed by a whole text.
-        hidden = number and number.endswith(b"\n") and is_hidden(int(number), file)
-        named = locked and (hidden or number in (OWN, OWN.rstrip()))
-        assert pidfile.holder() == (int(number) if named else None)
+        hidden = number and content[:32] == b"%d\n" % number and is_hidden(number, file)
+        named = locked and (hidden or number == os.getpid())
+        assert pidfile.holder() == (number if named else None)
         assert pidfile.is_locked() is locked
         assert os.fstat(file.fileno()).st_size == (len(text) if size is None else size)
     # And it never blocks a start.

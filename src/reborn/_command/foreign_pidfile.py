@@ -19,7 +19,7 @@ import os
 import time
 
 from reborn import _holder
-from reborn._pidfile import LockedPidFile, as_pid_file
+from reborn._pidfile import LONGEST_TEXT, LockedPidFile, as_pid_file, number_in
 from reborn._process import find_daemon
 
 TYPE_CHECKING = False
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 # A text that does not end is complete if nobody has added to it for so many seconds.
 _QUIET = 1.0
-_LONGEST_PID = 10
 
 
 def foreign_pid_file(path: str) -> LockedPidFile:
@@ -55,14 +54,8 @@ class ForeignDaemon:
 
 def owner_by_text(fd: int, status: os.stat_result) -> int | None:
     """Return the process that the text of the open file names, if it can have written it."""
-    # Those that write more than the pid write it first (postmaster.pid).
-    line, end, _ = os.pread(fd, _LONGEST_PID + 2, 0).partition(b"\n")
-    pid = _pid(line.strip())
-    if pid is None or not (end or time.time() - status.st_mtime > _QUIET):
+    text = os.pread(fd, LONGEST_TEXT, 0)
+    pid = number_in(text)
+    if pid is None or not (b"\n" in text or time.time() - status.st_mtime > _QUIET):
         return None
     return pid if _holder.can_have_written(pid, status) else None
-
-
-def _pid(text: bytes) -> int | None:
-    plain = text.isdigit() and not text.startswith(b"0") and len(text) <= _LONGEST_PID
-    return int(text) if plain else None
