@@ -191,7 +191,7 @@ def test_arguments_are_the_programs_own_below_a_runner(started, monkeypatch, wor
 def test_arguments_that_cannot_be_found_are_not_replaced(started, monkeypatch):
     started("-m", "runner", "app.py", "one")
     monkeypatch.setattr(_inherited, "argv", ("other", "changed"))
-    with pytest.raises(RelaunchError, match="cannot be known; leave args out"):
+    with pytest.raises(RelaunchError, match="in the command line; leave args out"):
         _own_command.command(["serve"])
     assert _own_command.command(None)[1:] == ["-m", "runner", "app.py", "one"]
 
@@ -232,7 +232,7 @@ def test_runner_that_stays_the_main_module_is_not_the_script(place, started, mon
         monkeypatch.setattr(_inherited, "path", path)
         assert (_own_command.directory() or str(place / "work")) == path[0]
     monkeypatch.setattr(_inherited, "path", ("", "/usr/lib/python"))
-    with pytest.raises(RelaunchError, match=r"where 'app.py' was found cannot be known; import"):
+    with pytest.raises(RelaunchError, match=r"it is not known where 'app.py' was found; import"):
         _own_command.directory()
 
 
