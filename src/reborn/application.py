@@ -36,6 +36,8 @@ __all__ = ["Arguments", "background", "control", "ensure"]
 
 # What we add is kept apart from the program's own arguments, and taken out of them.
 _PREFIX = "reborn_"
+# What a parser of verbs has from the program's own.
+_ALIKE = ("allow_abbrev", "formatter_class", "fromfile_prefix_chars", "prefix_chars")
 # How the help speaks of verbs that can be left out.
 _OPTIONAL: dict[str, Any] = {"title": "verbs", "description": "without one: run; with -d: start"}
 
@@ -211,15 +213,7 @@ def _verbs_parser(
     """Return a parser of verbs; those that run the program also take what *parser* takes."""
     from reborn._verbs.control import RUNNING
 
-    alike = {
-        attribute: getattr(parser, attribute)
-        for attribute in (
-            "allow_abbrev",
-            "formatter_class",
-            "fromfile_prefix_chars",
-            "prefix_chars",
-        )
-    }
+    alike = {attribute: getattr(parser, attribute) for attribute in _ALIKE}
     top = argparse.ArgumentParser(
         prog=parser.prog, description=parser.description, epilog=parser.epilog, **alike
     )
@@ -261,31 +255,13 @@ def _verbs_parser(
 
 def _add_own(container: _Container, verb: str) -> None:
     """Add what only this verb takes."""
-    from reborn._verbs import control as _control
-    from reborn._verbs import values as _values
+    from reborn._verbs.control import own_options
 
-    to_stop = f"how long it gets to stop before it is killed (default: {_control.TIMEOUT:g})"
-    what = {
-        "ensure": "how long to wait for it (default: what it has to be ready)",
-        "stop": to_stop,
-        "restart": to_stop,
-    }.get(verb)
-    if what is not None:
-        _add(
-            container,
-            "--timeout",
-            type=partial(_convert, _values.seconds),
-            metavar="SECONDS",
-            help=what,
-        )
-    if verb == "status":
-        _add(container, "--json", action="store_true", help="print one JSON object")
-    if verb == "logs":
-        follow = "go on with what is written from now on"
-        _add(container, "-f", "--follow", action="store_true", help=follow)
-        lines = f"how many lines from the end (default: {_values.LINES})"
-        convert = partial(_convert, _values.count)
-        _add(container, "-n", "--lines", type=convert, metavar="N", help=lines)
+    for flags, metavar, convert, text in own_options(verb):
+        if metavar is None:
+            _add(container, *flags, action="store_true", help=text)
+        else:
+            _add(container, *flags, type=partial(_convert, convert), metavar=metavar, help=text)
 
 
 def _add_version(top: argparse.ArgumentParser, parser: argparse.ArgumentParser) -> None:

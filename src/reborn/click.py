@@ -172,19 +172,10 @@ def _verb_options(verb: str, *, pidfile: Path, log_file: Path | None) -> list[cl
     options = [_path_option("--pidfile", pidfile)]
     if verb in (*_control.RUNNING, "logs"):
         options.append(_path_option("--log-file", None if verb == "run" else log_file))
-    if verb == "ensure":
-        what = "How long to wait for it (default: what it has to be ready)."
-        options.append(_option("--timeout", convert=_values.seconds, metavar="SECONDS", help=what))
-    if verb in ("stop", "restart"):
-        what = f"How long it gets to stop before it is killed (default: {_control.TIMEOUT:g})."
-        options.append(_option("--timeout", convert=_values.seconds, metavar="SECONDS", help=what))
-    if verb == "status":
-        options.append(_option("--json", is_flag=True, help="Print one JSON object."))
-    if verb == "logs":
-        what = "Go on with what is written from now on."
-        options.append(_option("-f", "--follow", is_flag=True, help=what))
-        what = f"How many lines from the end (default: {_values.LINES})."
-        options.append(_option("-n", "--lines", convert=_values.count, metavar="N", help=what))
+    for flags, metavar, convert, text in _control.own_options(verb):
+        keywords = {"is_flag": True} if metavar is None else {"metavar": metavar}
+        help_text = f"{text[0].upper()}{text[1:]}."
+        options.append(_option(*flags, convert=convert, help=help_text, **keywords))
     return options
 
 

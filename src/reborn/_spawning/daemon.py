@@ -8,7 +8,6 @@ are reported then, since the test proves less than it seems to, or a file is mis
 - The daemon had ended by itself, with an exit status other than 0 or by a signal. Not if the test
   ended it by the handle, or knows of its end from the handle (`wait`, `is_running`, `exit_code`);
   nor after SIGTERM or SIGINT, by which somebody else has stopped it: the program's own `stop`, say.
-
 - The daemon failed while it stopped: it ended with another exit status than 0 (or than those that
   SIGTERM makes), or by another signal.
 

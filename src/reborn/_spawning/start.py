@@ -251,7 +251,7 @@ class SpawnedProgram:
         self._keeper.close()
         self._listener.close()
 
-    # What a condition may look at, see `_readiness.View`.
+    # What a condition may look at, see `_condition.View`.
 
     @property
     def reported(self) -> dict[str, str]:

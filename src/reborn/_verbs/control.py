@@ -28,7 +28,7 @@ from reborn._verbs.terminal import Waiting
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from typing import Any, Unpack
 
     from reborn._options import Handler, Path
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from reborn._verbs.keywords import ContextOptions
     from reborn._verbs.status import DaemonStatus, Searched
     from reborn.exceptions import PidFileLockedError
+
+    # Its flags, metavar and converter, and its help.
+    VerbOption = tuple[tuple[str, ...], str | None, Callable[[str], Any], str]
 else:
     import _signal
 
@@ -64,6 +67,8 @@ VERBS = {
 # Those that come to run the program itself, and so take its arguments.
 RUNNING = ("start", "ensure", "restart", "upgrade", "run")
 TIMEOUT = 10.0
+# Of those that stop a daemon.
+_TO_STOP = f"how long it gets to stop before it is killed (default: {TIMEOUT:g})"
 # Between the lock of a start and its pid lie milliseconds; seconds, where many programs start.
 _NAMING = 5.0
 _PAUSE = 0.01
@@ -430,6 +435,21 @@ def has_ended_by_signal(daemon: Daemon) -> bool:
         if rest.look() is None:
             return not daemon.is_running()
     return True
+
+
+def own_options(verb: str) -> Iterator[VerbOption]:
+    """Yield the options that only this *verb* takes; one without a metavar is a flag."""
+    if verb == "ensure":
+        what = "how long to wait for it (default: what it has to be ready)"
+        yield ("--timeout",), "SECONDS", values.seconds, what
+    elif verb in ("stop", "restart"):
+        yield ("--timeout",), "SECONDS", values.seconds, _TO_STOP
+    elif verb == "status":
+        yield ("--json",), None, bool, "print one JSON object"
+    elif verb == "logs":
+        yield ("-f", "--follow"), None, bool, "go on with what is written from now on"
+        what = f"how many lines from the end (default: {values.LINES})"
+        yield ("-n", "--lines"), "N", values.count, what
 
 
 def offered(*, upgradable: bool = False, **_: object) -> dict[str, str]:
