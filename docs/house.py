@@ -53,7 +53,7 @@ LAYERS = {
         "_ending",
         "_process",
     ),
-    "who is told": ("_handshake", "_sd_notify", "_supervised", "_manager"),
+    "messages": ("_handshake", "_sd_notify", "_supervised", "_manager"),
     "conditions": ("_condition", "_outer_conditions", "_readiness"),
     "a start": (
         *(

@@ -83,7 +83,7 @@ if TYPE_CHECKING:
             """Intermediate: report READY; return as waitpid(2) when the daemon has ended."""
             ...
 
-        def hear(self, key: str, value: str) -> None:
+        def receive(self, key: str, value: str) -> None:
             """Launcher: take in a message that not every start sends."""
             ...
 
@@ -369,7 +369,7 @@ class Attempt:
             elif key == "EXIT_STATUS":
                 self._exit_code = number(value)
             elif self._watch is not None:
-                self._watch.hear(key, value)
+                self._watch.receive(key, value)
         return lines is not None
 
     def _tell(self, lookout: "Lookout", key: str) -> None:

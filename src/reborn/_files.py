@@ -32,7 +32,7 @@ def check_path(name: str, value: object) -> None:
     """See that *value*, given as *name*, can be a path.
 
     Raises:
-        TypeError, ValueError: it is none.
+        TypeError, ValueError: it cannot.
     """
     # pathlib's paths, and whatever else has a path in it
     fspath = getattr(type(value), "__fspath__", None)

@@ -32,7 +32,7 @@ _MEANT = ("LISTEN_PID", "WATCHDOG_PID")
 def go_below(*, upgradable: bool) -> None:
     """Come back in a child of process 1; do nothing if there are threads, or a loop runs.
 
-    Nor in a unit with PrivatePIDs=, where systemd hears READY from the main process only. The child
+    Nor in a unit with PrivatePIDs=, where systemd takes READY from the main process only. The child
     may name a successor if it is *upgradable*.
     """
     if {"NOTIFY_SOCKET", "SYSTEMD_EXEC_PID"} <= os.environ.keys():
@@ -71,12 +71,12 @@ def _serve(program: int, successors: int | None) -> "NoReturn":
         if successors is not None:
             os.set_blocking(successors, False)
         while True:
-            told = signal.sigwaitinfo(signal.valid_signals())
+            received = signal.sigwaitinfo(signal.valid_signals())
             program = program if successors is None else _latest(successors) or program
-            if told.si_signo == signal.SIGCHLD:
+            if received.si_signo == signal.SIGCHLD:
                 _reap(program)
-            elif told.si_code <= 0:  # what the kernel sends from the terminal, it sends to both
-                os.kill(program, told.si_signo)
+            elif received.si_code <= 0:  # what the kernel sends from the terminal, it sends to both
+                os.kill(program, received.si_signo)
     finally:
         os._exit(1)  # not into the program's own except and finally
 

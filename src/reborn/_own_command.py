@@ -306,7 +306,7 @@ def _is_out_of_reach(path: str) -> bool:
 
 
 def parse(argv: "Sequence[str]") -> tuple[int, str, str] | None:
-    """Find the program in the words of an interpreter; None: there is none that is there to stay.
+    """Find the program in the words of an interpreter; None: it cannot be had a second time.
 
     Returns where its own arguments begin, and what it is: a "script", "m" (a module) or "c" (text).
     """

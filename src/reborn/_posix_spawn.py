@@ -61,12 +61,12 @@ def posix_spawn(
         _signals.restore_mask(mask)
         os.close(writer)
     try:
-        told = os.read(reader, 16)
+        refusal = os.read(reader, 16)
     finally:
         os.close(reader)
-    if told:
+    if refusal:
         os.waitpid(pid, 0)
-        raise OSError(int(told), os.strerror(int(told)), path)
+        raise OSError(int(refusal), os.strerror(int(refusal)), path)
     return pid
 
 

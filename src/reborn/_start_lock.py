@@ -8,7 +8,7 @@ has it as PIDFILE.ensure, and the command as NAME.reborn.lock. The rules:
    comes, is the turn of the next one.
 2. A starter that is done takes the name of the file away, writes into the file how the start has
    failed, if it has, and lets go. Those who wait have the same file open: they get the lock one
-   after the other, and read it. So a failure is told to everybody who waited for this start, and to
+   after the other, and read it. So a failure is reported to all who waited for this start, and to
    nobody who comes later.
 3. A file that still has its name was left by a starter that was killed: who gets the lock succeeds
    it.

@@ -114,7 +114,7 @@ def parse(text: str) -> "Condition | None":
     """Return the condition that *text* is; None: the program reports it.
 
     Raises:
-        ValueError: it is none that can be looked at again and again.
+        ValueError: it cannot be looked at again and again.
     """
     if text == _NOTIFY:
         return None

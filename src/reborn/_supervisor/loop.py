@@ -444,7 +444,7 @@ class SupervisorLoop:
         else:
             self._pidfile.release()
 
-    # What others are told.
+    # Reports to others.
 
     def _note(self, run: "Run", reason: str) -> None:
         """Note why the program is not ready, and tell whoever waits for the first start."""

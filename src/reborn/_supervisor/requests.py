@@ -1,7 +1,7 @@
 """Requests to a supervisor for an upgrade, over a Unix socket beside its own pid file.
 
-It hears root and its own user, as the socket of a daemon that can be replaced (`_upgrade`). Each
-connection is one request, and lasts as long as that:
+It listens to root and its own user, as the socket of a daemon that can be replaced (`_upgrade`).
+Each connection is one request, and lasts as long as that:
 
     1. upgrader    {"request": "upgrade", ...}     with the record of the next version as a file
     2. supervisor  {"begun": 4711}                 process 4711 serves meanwhile

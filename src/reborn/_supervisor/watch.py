@@ -83,7 +83,7 @@ class ReadinessWatch:
 
     # Launcher
 
-    def hear(self, key: str, value: str) -> None:
+    def receive(self, key: str, value: str) -> None:
         """Take in a message of the intermediate that not every start sends."""
         if key == MISSING:
             self.not_ready_reason = value

@@ -9,8 +9,8 @@ launcher, the handshake, the steps, the time-outs and the messages of any start;
     listening a listening socket by name: the predecessor's, the manager's, or a new one
     daemon    the generation that this process is: it answers, takes over, and is superseded
 
-The control socket stands beside the pid file, mode 0600. It hears only root and its own user; who
-connects sees that the other end is the process that the pid file proves.
+The control socket stands beside the pid file, mode 0600. It listens only to root and its own user;
+who connects sees that the other end is the process that the pid file proves.
 
     1. upgrader  {"request": "grant"}        its own options are checked
     2. old       {"generation": 7, ...}      with the lock, the control socket, the sockets

@@ -43,7 +43,7 @@ class UpgradableLauncher(Launcher):
         open_ports(self.plan)
 
     def wait(self, attempt: Attempt) -> Daemon:
-        """Return the daemon when it hears its control socket."""
+        """Return the daemon when it listens at its control socket."""
         attempt.takes_over = True
         return super().wait(attempt)
 

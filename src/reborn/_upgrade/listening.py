@@ -43,7 +43,7 @@ def checked(name: object, address: Any) -> Address:  # noqa: ANN401 - whatever a
     """Return the *address* that `DaemonContext.listen` has been given for *name*.
 
     Raises:
-        TypeError, ValueError: it is none.
+        TypeError, ValueError: it is not an address.
     """
     if not isinstance(name, str):
         message = f"listen() must be given a name first, not {name!r} ({type(name).__name__})"
