@@ -56,7 +56,7 @@ def page() -> str:
         "project_name": "reborn",
         "version": reborn.__version__,
         "manual_title": "User Commands",
-        "description": "run any program in the background, and look after it",
+        "description": "run any program in the background, and manage it",
         "date": " ",
     }
     return str(Manpage(parser, data, format="single-commands-section"))

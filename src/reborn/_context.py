@@ -36,52 +36,52 @@ if TYPE_CHECKING:
 
 
 class DaemonContext(_options.Options):
-    """A program that becomes a daemon, and what it is to be like.
+    """A program that becomes a daemon, with its options.
 
-    Options are given as keywords or assigned as attributes until the context is opened; a value
-    that cannot be is refused at once, by an error that names the option. Relative paths are
-    resolved against the launcher's directory.
+    Options are given as keywords or assigned as attributes until the context is opened. An invalid
+    value raises an error at once, which names the option. Relative paths are resolved against the
+    launcher's directory.
 
-    `reborn`, `open` and the ``with`` block belong to the main thread, and options to one thread.
+    Call `reborn`, `open` and the ``with`` block in the main thread, and set options in one thread.
     Everything else may be called from any thread, and from several at once.
 
     Options:
         pidfile: A path, which is locked; a `PidFile`; or any context manager, which is entered in
             the daemon after everything else (PEP 3143).
-        pidfile_mode, log_file_mode: Permission bits of the files made, whatever the umask.
-        log_file: Where stdout and stderr go, opened for append by the launcher; None is the null
-            device.
+        pidfile_mode, log_file_mode: Permission bits of new files, whatever the umask.
+        log_file: The file to which stdout and stderr are appended, opened by the launcher; None is
+            the null device.
         stdin, stdout, stderr: Open files or descriptors to use instead (PEP 3143).
-        working_directory: Where the daemon runs; None leaves it where it is.
+        working_directory: The daemon's directory; None keeps the launcher's.
         umask: The file mode creation mask.
         chroot_directory: An absolute path that becomes the daemon's root.
         uid, gid: User and group to become, by number or name; `uid` alone brings the user's group.
-        initgroups: Take the supplementary groups of the user; otherwise there are none but the gid.
+        initgroups: Set the user's supplementary groups; otherwise the gid is the only group.
         prevent_core: Set the limit for core files to 0.
-        files_preserve: Open files and descriptors that stay open. What handlers of `logging` write
-            to stays open in any case.
+        files_preserve: Open files and descriptors that stay open. Files of `logging` handlers stay
+            open in any case.
         signal_map: What each signal does: None ignores it, a string names a method of the context,
             a callable is the handler. By default SIGTERM calls `terminate`, and the terminal's
-            stops are ignored, unless the program has set handlers of its own.
-        detach_process: True detaches, False stays in the foreground, None stays if a supervisor
-            runs this process (`supervisor` says which and why).
+            stop signals are ignored, unless the program has handlers of its own.
+        detach_process: True detaches, False stays in the foreground, None stays if a service
+            manager runs this process (see `supervisor`).
         strategy: "fork" is the double fork. "reexec" starts the program again, with the command
             line it was started with, and is safe with threads and event loops.
-        args, env: With "reexec": what replaces ``sys.argv[1:]``, and the environment.
+        args, env: With "reexec": replace ``sys.argv[1:]`` and the environment.
         wait_ready: True waits for the program's own `ready()`, False only for the end of the
-            set-up. None stays until the program first waits for something, or has lived for a
-            moment: what it raises by then is a failed start.
-        ready: The condition by which the launcher sees that the program is ready, for programs that
-            have no place to call `ready()`: ``tcp:8080``, ``unix:PATH``, ``http://…``,
-            ``log:REGEX``, ``file:PATH``, ``mount:PATH``, ``exec:COMMAND``, ``alive:SECONDS``, or a
-            callable. It counts when it becomes true after the start. The attribute is `condition`.
-        ready_timeout: How many seconds the launcher waits for the daemon to be ready.
-        upgradable: The daemon can be replaced while it serves, see `upgrade` and `listen`; that
-            needs the path of a pid file, and `wait_ready`.
-        drain_timeout: How many seconds a daemon that has been replaced gets to finish what it has
-            accepted, before SIGTERM.
-        ports: Host and port by name, for `listen`: the launcher opens these sockets, with its own
-            rights, and so also below 1024 for a daemon that changes its user. Needs `upgradable`.
+            set-up. None waits until the program first waits for something, or has been running for
+            a moment: an error by then is a failed start.
+        ready: A condition that the launcher checks, for programs that cannot call `ready()`:
+            ``tcp:8080``, ``unix:PATH``, ``http://…``, ``log:REGEX``, ``file:PATH``,
+            ``mount:PATH``, ``exec:COMMAND``, ``alive:SECONDS``, or a callable. It must become
+            true after the start. The attribute is called `condition`.
+        ready_timeout: The longest wait of the launcher for the daemon to be ready, in seconds.
+        upgradable: The daemon can be replaced while it serves, see `upgrade` and `listen`. Needs
+            the path of a pid file, and `wait_ready`.
+        drain_timeout: The seconds after which a replaced daemon that has not finished its
+            connections is sent SIGTERM.
+        ports: Host and port by name, for `listen`. The launcher opens these sockets with its own
+            rights, even below 1024 for a daemon that changes its user. Needs `upgradable`.
     """
 
     __slots__ = (
@@ -167,18 +167,18 @@ class DaemonContext(_options.Options):
     def reborn(self) -> "Daemon | None":
         """Make this program a daemon.
 
-        The launcher comes back with a `Daemon` once the daemon is ready: with a complete pid file,
-        its parent gone, and none of the caller's pipes in its hands. The daemon comes back with
-        None; so does a program that stays in the foreground.
+        In the launcher, return a `Daemon` once the daemon is ready: its pid file is complete, its
+        parent is gone, and it holds none of the caller's pipes. In the daemon, and in a program
+        that stays in the foreground, return None.
 
         Raises:
-            StartError: there is no daemon, and nothing of the attempt is left. The subclass says
-                whether the pid file is locked, a step failed, or the daemon ended, raised or was
-                not ready in time.
-            TypeError, ValueError: an option, or two together, cannot be; nothing has been tried.
+            StartError: there is no daemon, and the attempt has left nothing behind. The subclass
+                gives the reason: the pid file is locked, a step failed, or the daemon ended, raised
+                an error or was not ready in time.
+            TypeError, ValueError: an option, or two together, are invalid; nothing was started.
             RuntimeError: the context is open; or reborn was imported lazily, and a signal is
                 ignored.
-            KeyboardInterrupt: the user did not want to wait; the daemon is stopped.
+            KeyboardInterrupt: the user pressed Ctrl-C; the daemon is stopped.
         """
         _require_posix()
         _require_decision()
@@ -192,15 +192,15 @@ class DaemonContext(_options.Options):
             raise _without_frames(error) from None
 
     def upgrade(self) -> "Daemon | None":
-        """Replace the running daemon by a new generation of it, and lose no connection.
+        """Replace the running daemon with a new generation, without losing a connection.
 
-        As `reborn`, but for a daemon that runs with `upgradable`: the new one has its lock and its
-        listening sockets (`listen`), and is the daemon when it calls `ready`. The launcher comes
-        back with it then, while the old one finishes what it has accepted.
+        As `reborn`, but for a running daemon that is `upgradable`. The new generation gets its lock
+        and its listening sockets (`listen`), and becomes the daemon when it calls `ready`. The
+        launcher returns then, while the old generation finishes its connections.
 
         Raises:
-            UpgradeError: nothing runs, it cannot be replaced, or not now.
-            StartError: the new generation did not become ready; the old one serves on.
+            UpgradeError: nothing is running, or it cannot be replaced, or not now.
+            StartError: the new generation did not become ready; the old one is still serving.
             TypeError, ValueError, RuntimeError, KeyboardInterrupt: as in `reborn`.
         """
         _require_posix()
@@ -218,20 +218,20 @@ class DaemonContext(_options.Options):
             raise _without_frames(error) from None
 
     def ensure(self, *, timeout: float = 30.0, fingerprint: str | None = None) -> "Daemon | None":
-        """Return a daemon that is ready, whoever has started it: this process, if nobody has.
+        """Return a daemon that is ready; start it if it is not running.
 
-        Of several that come at the same moment one starts it, and all get the same daemon, or the
-        error of that start. In a daemon that is started here by fork the result is None, as that of
-        `reborn`; started again, the program comes to its `reborn` or to here.
+        If several processes call this at the same moment, one starts the daemon, and all get the
+        same daemon or the error of that start. In a daemon started here by fork, return None, as
+        `reborn` does; with ``strategy="reexec"`` the new process arrives at its `reborn` or here.
 
-        A daemon that was started with another *fingerprint*, which is any text, is replaced: by
-        `upgrade` if it is `upgradable`, otherwise it is stopped and a new one started.
+        A daemon that was started with another *fingerprint* (any text) is replaced: by `upgrade` if
+        it is `upgradable`, otherwise by a stop and a start.
 
         Raises:
-            StartError: the start has failed, here or in the process that was waited for.
+            StartError: the start has failed, in this or in another process.
             EnsureTimeoutError: no daemon was ready within *timeout* seconds.
-            FingerprintError: one runs that has replaced the daemon with this fingerprint.
-            StopTimeoutError: the one that is to be replaced does not end.
+            FingerprintError: the running daemon has replaced the one with this fingerprint.
+            StopTimeoutError: the daemon to be replaced does not end.
             TypeError, ValueError, RuntimeError, KeyboardInterrupt: as in `reborn`.
         """
         _require_posix()
@@ -297,18 +297,18 @@ class DaemonContext(_options.Options):
         return self._detach(plan)
 
     def release(self) -> None:
-        """Let go of what the daemon holds: the pid file is removed, the lock is free.
+        """Release the daemon's resources: remove the pid file and its lock.
 
-        Only in the process that opened the context; in the launcher, in a forked worker and at the
-        second call nothing happens. Where the pid file cannot be removed any more, because the
-        daemon has changed its user or its root, it is emptied.
+        Has an effect only in the process that opened the context, and only once; not in the
+        launcher or a forked worker. If the pid file can no longer be removed, because the daemon
+        has changed its user or its root, it is emptied.
         """
         self._end(None, None, None)
 
     def search(self) -> "Daemon | None":
         """Return the daemon that holds the pid file, or None if no process provably does.
 
-        Looking changes nothing and disturbs nobody's start. `find` raises instead.
+        This changes nothing and never makes a start fail. `find` raises instead of returning None.
 
         Raises:
             ValueError: `pidfile` is not a path or a `PidFile`.
@@ -345,15 +345,15 @@ class DaemonContext(_options.Options):
         return daemon
 
     def ready(self, message: str | None = None) -> None:
-        """Say that the daemon is ready, and let the launcher report success.
+        """Report that the daemon is ready, so that the launcher can report success.
 
-        With `wait_ready` the program calls this when it can serve; it comes back when the launcher
-        has taken the news. In the foreground the supervisor is told. *message* is a last status.
-        A second call does nothing.
+        With `wait_ready`, call this once the program can serve. It returns when the launcher has
+        acknowledged it. In the foreground, the service manager is notified. *message* is a final
+        status. A second call does nothing.
 
         Raises:
-            SystemExit: the launcher has given up (it was killed, or the time was up) and so the
-                daemon has to go; the context is released.
+            SystemExit: the launcher has given up (it was killed, or its time was up), so the daemon
+                has to end; the context is released.
             RuntimeError: the context is not open.
         """
         setup = self._opened("ready")
@@ -382,16 +382,15 @@ class DaemonContext(_options.Options):
                 self._forget_stored()
 
     def exit_when_idle(self, seconds: float) -> None:
-        """Have the daemon end, as by SIGTERM, when nobody has needed it for *seconds*.
+        """End the daemon, as by SIGTERM, after *seconds* without use.
 
-        Whoever has got it by `ensure` needs it, as long as there is that handle; and every
-        connection that is not accepted yet, and every block of `busy`. A client never meets a
-        daemon that goes: its `ensure` waits for the end, and starts the next one. The time begins
-        at READY, and anew whenever somebody needs the daemon, or `ensure` gives it out. Called
-        again, it changes the time.
+        The daemon is in use while a client has a handle of it from `ensure`, while a connection is
+        waiting to be accepted, and during each block of `busy`. A client never gets a daemon that
+        is about to end: its `ensure` waits for the end, and starts the next one. The time starts at
+        READY, and again after each use and each `ensure`. A second call changes the time.
 
         Raises:
-            TypeError, ValueError: *seconds* cannot be.
+            TypeError, ValueError: *seconds* is invalid.
             RuntimeError: the context is not open, or the program ignores SIGTERM.
         """
         self._opened("exit_when_idle")
@@ -401,9 +400,10 @@ class DaemonContext(_options.Options):
         watch.start(_idle.check(seconds))
 
     def busy(self) -> "AbstractContextManager[None]":
-        """Return a block for ``with`` in which the daemon is not idle, in any thread or task.
+        """Return a context manager for a block in which the daemon counts as in use.
 
-        Also in a worker that is forked after the first call of this or of `exit_when_idle`.
+        For any thread or task, and for workers forked after the first call of this or of
+        `exit_when_idle`.
 
         Raises:
             RuntimeError: the context is not open.
@@ -434,8 +434,8 @@ class DaemonContext(_options.Options):
     def status(self, message: str) -> None:
         """Report the daemon's current status, in one line.
 
-        A launcher that waits at a terminal shows it until the daemon is ready; a supervisor that
-        can show it does at any time.
+        A launcher at a terminal shows it until the daemon is ready; a service manager that can show
+        it does so at any time.
 
         Raises:
             SystemExit: the launcher has given up, as in `ready`.
@@ -454,13 +454,13 @@ class DaemonContext(_options.Options):
         signal_number: int | None = None,  # noqa: ARG002 - can be a signal handler
         stack_frame: "FrameType | None" = None,  # noqa: ARG002
     ) -> None:
-        """Open the log file anew, after it was renamed (logrotate(8)); write there from now on.
+        """Reopen the log file after it was renamed (logrotate(8)), and write to the new one.
 
-        Nothing that any thread writes meanwhile is lost or torn. It can be named in `signal_map`,
-        or be a handler of a `SignalServer`.
+        No output of any thread is lost or torn. The name of this method can be used in
+        `signal_map`, and the method as a handler of a `SignalServer`.
 
         Raises:
-            ValueError: there is no `log_file`, or it is outside of the daemon's root.
+            ValueError: there is no `log_file`, or it is outside the daemon's root.
             UnsafeFileError, OSError: it cannot be opened; the old file stays in use.
             RuntimeError: the context is not open.
         """
@@ -474,16 +474,15 @@ class DaemonContext(_options.Options):
         _log.reopen(setup.log_file, mode=setup.log_file_mode, root=setup.chroot_directory, own=own)
 
     def open(self) -> None:
-        """Become a daemon, as PEP 3143 has it: the launcher leaves here.
+        """Become a daemon as in PEP 3143: the launcher ends here.
 
-        The launcher ends with exit status 0 once the daemon is ready. By fork it ends at once:
-        buffered output is written, and functions registered with `atexit` run in the daemon only.
-        With ``strategy="reexec"`` both have begun things of their own; the launcher ends as a
-        program does, by SystemExit, but waits for no threads. Nothing happens if the context is
-        open.
+        The launcher ends with exit status 0 once the daemon is ready. With ``strategy="fork"`` it
+        ends at once: buffered output is written, and functions registered with `atexit` run only in
+        the daemon. With ``strategy="reexec"`` it ends like any program, by SystemExit, but does not
+        wait for threads. If the context is already open, nothing happens.
 
         Raises:
-            StartError: as `reborn`, in the launcher.
+            StartError: as in `reborn`, in the launcher.
         """
         if self.is_open:
             return
@@ -520,10 +519,10 @@ class DaemonContext(_options.Options):
     def terminate(self, signal_number: int, stack_frame: "FrameType | None") -> None:  # noqa: ARG002 - a signal handler
         """Handle SIGTERM: end the program with exit status 0, since a stop was requested.
 
-        A running loop of asyncio's or trio's ends in its own way: its tasks are cancelled.
+        A running loop of asyncio or trio ends in its own way: its tasks are cancelled.
 
         Raises:
-            SystemExit: where no such loop runs.
+            SystemExit: no such loop is running.
         """
         if self._watch is not None:
             self._watch.handled()
@@ -541,7 +540,7 @@ class DaemonContext(_options.Options):
 
     @property
     def supervisor(self) -> "Supervisor | None":
-        """Who runs this process in the foreground, by `name`, with the `reason` to think so."""
+        """The service manager that runs this process, with its `name` and the `reason`; or None."""
         _require_posix()
         if self.is_open:
             return self._supervisor
@@ -553,8 +552,9 @@ class DaemonContext(_options.Options):
     def sockets(self) -> "dict[str, socket.socket]":
         """The sockets that systemd or the launcher handed to this process, by name.
 
-        systemd's are named by FileDescriptorName=. Those in the launcher's `files_preserve` are
-        named by their number and come with ``strategy="reexec"``, also before `reborn()`.
+        systemd's have the names of FileDescriptorName=. With ``strategy="reexec"``, those in the
+        launcher's `files_preserve` are here as well, even before `reborn()`; their names are their
+        numbers.
         """
         _require_posix()
         from reborn import _notifier
@@ -573,17 +573,17 @@ class DaemonContext(_options.Options):
     ) -> "socket.socket":
         """Return a socket that listens at *address*: host and port, or a path (unix(7)).
 
-        It is the predecessor's of that *name*, if this daemon replaces one that listened there; the
-        manager's (`sockets`), if there is one of that name, wherever that listens; or made now,
-        with *backlog* (128), SO_REUSEPORT, and *mode* and *owner* (user and group) of a Unix
-        socket's file. The address may be left out for a name in `ports`. Where there is a pid file,
-        an earlier daemon that is just ending has two seconds to leave the address. The program may
-        close the socket; the next generation is given a copy.
+        If this daemon replaces one that had a socket of this *name*, return that socket; if the
+        service manager has handed over one of this name (`sockets`), return that one, whatever its
+        address. Otherwise create it, with *backlog* (128), SO_REUSEPORT, and *mode* and *owner*
+        (user and group) of a Unix socket's file. The address can be left out for a name in `ports`.
+        If there is a pid file, a previous daemon that is just ending has two seconds to release the
+        address. The program may close the socket; the next generation gets a copy.
 
         Raises:
-            OSError: it cannot be made, or somebody else listens there.
+            OSError: it cannot be created, or another process listens there.
             RuntimeError: the context is not open, or another generation has taken over.
-            TypeError, ValueError: there is no address, or it is none.
+            TypeError, ValueError: the address is missing or invalid.
         """
         setup = self._opened("listen")
         if address is None:
@@ -609,7 +609,7 @@ class DaemonContext(_options.Options):
         return listener
 
     def hand_over(self, name: str, value: "File | bytes") -> None:
-        """Give *value*, an open file or some data, to the next generation, as it is now.
+        """Pass *value*, an open file or some data, in its present state to the next generation.
 
         There it is in ``predecessor.descriptors[name]`` or ``predecessor.data[name]``.
 
@@ -620,7 +620,7 @@ class DaemonContext(_options.Options):
 
     @property
     def superseded(self) -> "Superseded":
-        """That another generation serves: `wait`, `wait_async`, `is_set`, `fileno`.
+        """The event that another generation serves: `wait`, `wait_async`, `is_set`, `fileno`.
 
         Raises:
             RuntimeError: the context is not open, or not `upgradable`.
@@ -629,19 +629,19 @@ class DaemonContext(_options.Options):
 
     @property
     def generation(self) -> int:
-        """The number of this generation; 1 is the one that was started and replaced nobody."""
+        """The number of this generation; 1 is the first, which replaced no other."""
         return 1 if self._generation is None else self._generation.number
 
     @property
     def predecessor(self) -> "Predecessor | None":
-        """The generation that this one replaces, with what it has handed over, or None."""
+        """The generation that this one replaces, with the values it handed over, or None."""
         return None if self._generation is None else self._generation.predecessor
 
     @property
     def manager(self) -> "ServiceManager":
-        """The service manager that runs this program, for all that only one of these understands.
+        """The service manager that runs this program, for messages that only a manager understands.
 
-        It is always there; where nobody runs the program, what it does is nothing.
+        It always exists; without a service manager, its methods do nothing.
         """
         _require_posix()
         if self._manager is None or not self.is_open:
@@ -658,17 +658,18 @@ class DaemonContext(_options.Options):
         command: "Sequence[str] | None" = None,
         ready: str | None = None,
     ) -> str:
-        """Return the configuration that has *manager* run this program.
+        """Return the configuration with which *manager* runs this program.
 
-        It is complete, and has the options of this context in it. For s6 and runit it is a shell
-        script that makes the service directory. *name* is the service's (by default the pid
-        file's), *command* what to run (by default how this program was started, with `args`), and
-        *ready* how others see that it is ready, as ``tcp:8080`` or ``http://localhost/health``.
+        It is complete and includes the options of this context. For s6 and runit it is a shell
+        script that creates the service directory. *name* is the name of the service (default: that
+        of the pid file), *command* the command to run (default: the one that started this program,
+        with `args`), and *ready* a condition for readiness, such as ``tcp:8080`` or
+        ``http://localhost/health``.
 
         Raises:
             ValueError: there is no such manager, or it cannot run this program.
-            TypeError: an option cannot be.
-            RelaunchError: how the program was started cannot be repeated; give *command*.
+            TypeError: an option is invalid.
+            RelaunchError: the command that started the program cannot be repeated; give *command*.
         """
         _require_posix()
         from reborn import _export
@@ -914,10 +915,10 @@ def _is_failure(error: BaseException | None) -> bool:
 
 
 def was_reborn() -> bool:
-    """Tell whether this process is a daemon that `reborn()` has made.
+    """Tell whether this process is a daemon made by `reborn()`.
 
-    False in the launcher, and in what the daemon forks or starts. With ``strategy="reexec"`` it is
-    True from the first line of the program on.
+    False in the launcher, and in processes that the daemon forks or starts. With
+    ``strategy="reexec"`` it is True from the first line of the program on.
     """
     return bool(_inherited.daemon)
 

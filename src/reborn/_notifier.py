@@ -282,9 +282,9 @@ def _by_kind(names: dict[int, str]) -> "tuple[dict[str, socket.socket], dict[str
 class ServiceManager:
     """The service manager that runs the program, as `context.manager`.
 
-    Here is what only a service manager understands; `DaemonContext.ready` and
-    `DaemonContext.status` are for a launcher as well. Where nobody runs the program, or who does
-    has no such thing, nothing happens. Everything may be called from any thread.
+    It has the messages that only a service manager understands; `DaemonContext.ready` and
+    `DaemonContext.status` are for a launcher as well. Without a manager, or if the manager does not
+    support a message, nothing happens. All methods may be called from any thread.
     """
 
     _notifier: Notifier | None
@@ -297,7 +297,7 @@ class ServiceManager:
 
     @property
     def watchdog(self) -> "Watchdog":
-        """The manager's watchdog: its `ping()` is for each turn of the program's own loop.
+        """The manager's watchdog; call its `ping()` in each iteration of the program's own loop.
 
         Raises:
             RuntimeError: the context is not open.
@@ -306,9 +306,9 @@ class ServiceManager:
         return self._watchdog
 
     def reloading(self) -> "Reloading":
-        """Report, for the length of a ``with`` block, that the program reloads.
+        """Report, for the duration of a ``with`` block, that the program reloads.
 
-        The end is reported also where the block raises: the program runs on as it was.
+        The end is reported even if the block raises: the program continues as before.
 
         Raises:
             RuntimeError: the context is not open.
@@ -316,7 +316,7 @@ class ServiceManager:
         return Reloading(self._opened("reloading"))
 
     def extend_timeout(self, seconds: float) -> None:
-        """Ask for *seconds* from now on, to become ready, to reload, or to stop.
+        """Request *seconds* from now on to become ready, to reload, or to stop.
 
         A launcher does not extend its time: it waits for `ready_timeout`.
 
@@ -328,13 +328,13 @@ class ServiceManager:
             notifier.send(EXTEND_TIMEOUT_USEC=round(seconds * 1e6))
 
     def store(self, name: str, *files: "File") -> bool:
-        """Hand *files* to systemd's store, which gives them to the program's next life.
+        """Pass *files* to systemd's store, which returns them to the program after a restart.
 
-        There they are in `DaemonContext.sockets` and `descriptors` under *name*. False: nobody
-        stores them. (That also needs FileDescriptorStoreMax= in the unit, which is not reported.)
+        They are then in `DaemonContext.sockets` and `descriptors` under *name*. Return False if
+        there is no store. (The unit also needs FileDescriptorStoreMax=, which cannot be checked.)
 
         Raises:
-            ValueError: this cannot be a name, or a file is closed.
+            ValueError: the name is invalid, or a file is closed.
             RuntimeError: the context is not open.
         """
         notifier = self._opened("store")
@@ -347,7 +347,7 @@ class ServiceManager:
         return notifier is not None and notifier.send(fds, FDSTORE=1, FDNAME=name)
 
     def unstore(self, name: str) -> None:
-        """Have systemd close what it has stored under *name*.
+        """Make systemd close the files stored under *name*.
 
         Raises:
             RuntimeError: the context is not open.
@@ -358,7 +358,7 @@ class ServiceManager:
 
     @property
     def descriptors(self) -> dict[str, int]:
-        """What was handed over and is no socket, such as a file of `store`, by name."""
+        """The descriptors handed over that are not sockets, such as files of `store`, by name."""
         return received()[1]
 
     def _opened(self, method: str) -> Notifier | None:
@@ -396,10 +396,11 @@ class Reloading:
 
 
 class Watchdog:
-    """The manager's patience (WatchdogSec= of systemd), and how to extend it.
+    """The manager's watchdog (WatchdogSec= of systemd), and its messages.
 
-    `interval` is how often to ping at the least, in seconds: a third of the manager's patience.
-    None: nobody watches, and all that is here does nothing. `ping` may be called from any thread.
+    `interval` is the longest time between two pings, in seconds: a third of the manager's limit. It
+    is None if there is no watchdog; then all methods do nothing. `ping` may be called from any
+    thread.
 
     Source: sd_watchdog_enabled(3).
     """
@@ -417,7 +418,7 @@ class Watchdog:
         return f"Watchdog(interval={self.interval!r})"
 
     def ping(self) -> None:
-        """Report that the program runs; for each turn of a loop, since it is sent only when due."""
+        """Report that the program is alive; call it in each iteration, it is sent only when due."""
         if self.interval is None or self._notifier is None:
             return
         now = time.monotonic()
@@ -426,7 +427,7 @@ class Watchdog:
             self._notifier.send(WATCHDOG=1)
 
     async def run(self) -> None:
-        """Ping from a task of asyncio's or trio's, for ever; return if nobody watches."""
+        """Ping from a task of asyncio or trio, for ever; return if there is no watchdog."""
         if self.interval is None:
             return
         from reborn import _loops

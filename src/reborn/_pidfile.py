@@ -580,12 +580,12 @@ class LockedPidFile(LockedFile):
 class PidFile:
     """A locked file that names one process.
 
-    *path* may be relative to the current directory; *mode* holds the permission bits of the file
-    when it has to be made, whatever the umask. As a context manager it is acquired and written for
-    the current process, and released at the end. What cannot be a path is refused at once.
+    *path* may be relative to the current directory; *mode* has the permission bits of a new file,
+    whatever the umask. As a context manager, the file is acquired and written for the current
+    process, and released at the end. An invalid path raises an error at once.
 
-    All of it may be called from several threads. The process has one lock, whichever thread took
-    it: a second `acquire` is refused like another process's.
+    All methods may be called from several threads. The lock belongs to the process, whichever
+    thread took it: a second `acquire` is refused as in another process.
     """
 
     def __init_subclass__(cls) -> None:
@@ -615,7 +615,7 @@ class PidFile:
 
     @property
     def mode(self) -> int:
-        """The permission bits of a file that has to be made."""
+        """The permission bits of a new file."""
         return self._file.mode
 
     def __enter__(self) -> "Self":
@@ -631,9 +631,9 @@ class PidFile:
         self.release()
 
     def acquire(self) -> None:
-        """Lock the file and empty it; make it if it is not there.
+        """Lock the file and empty it; create it if it does not exist.
 
-        Nothing is changed when this raises, but that a file which cannot be emptied is removed.
+        If this raises, nothing has changed, except that a file which cannot be emptied is removed.
 
         Raises:
             PidFileLockedError: another process, or this one, has locked it.
@@ -648,11 +648,11 @@ class PidFile:
             self._file.acquire()
 
     def write(self) -> None:
-        """Write the current process's id, and from now on release only for this process.
+        """Write the pid of the current process, which alone can release the file from now on.
 
         Raises:
             RuntimeError: the file is not acquired.
-            OSError: the disk is full, say.
+            OSError: it cannot be written, for example because the disk is full.
         """
         with self._alone():
             self._file.write()
@@ -660,9 +660,9 @@ class PidFile:
     def release(self) -> None:
         """Remove the file and unlock it, if this process owns it.
 
-        Only what this object locked is removed: not a file that has taken its place. Where the
-        directory cannot be written any more, as after a change of user, the file is emptied; where
-        the file system is read-only or gone by now, it is left, and blocks nobody.
+        A file that has taken its place is not removed. If the directory is no longer writable, as
+        after a change of user, the file is emptied; if the file system is read-only or gone, the
+        file is left, and blocks no start.
         """
         with self._alone():
             self._file.release()
@@ -670,7 +670,8 @@ class PidFile:
     def read(self) -> int | None:
         """Return the pid in the file, or None if there is none.
 
-        It is advice: the process may be gone, or be another one. `holder` knows better.
+        The process may have ended, and the pid may belong to another one by now; use `holder` to be
+        sure.
 
         Raises:
             InvalidPidFileError: the text is not a process id.
@@ -679,10 +680,10 @@ class PidFile:
         return self._file.read()
 
     def holder(self) -> int | None:
-        """Return the pid of the process that has the file locked, or None if none provably has.
+        """Return the pid of the process that provably holds the lock, or None.
 
         The file must be locked, the text complete, and the process must have this very file open
-        (device and inode, where the system shows them). Looking takes no lock on Linux.
+        (device and inode, where the system shows them). On Linux, the query itself takes no lock.
         """
         return self._file.holder()
 

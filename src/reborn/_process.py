@@ -229,18 +229,18 @@ class Daemon:
         return self._handle is not None and not self._handle.has_ended()
 
     def is_starting(self) -> bool:
-        """Tell whether its launcher still waits for it to be ready."""
+        """Tell whether its launcher is still waiting for it to be ready."""
         return self._pidfile is not None and self._pidfile.starter() is not None
 
     def send_signal(self, number: int) -> None:
         """Send the daemon the signal *number*.
 
-        It reaches this daemon or nobody, even if its number has been given to another process.
+        The signal never reaches another process, even if the daemon's pid has been reused.
 
         Raises:
-            ProcessLookupError: the daemon is gone.
+            ProcessLookupError: the daemon has ended.
             PermissionError: the daemon belongs to another user.
-            UnsafeFileError: this is root, and somebody else could have written the pid file in
+            UnsafeFileError: the caller is root, and another user could have written the pid file in
                 which the daemon was found.
         """
         if self._handle is None or not self._is_still_it():
@@ -249,19 +249,19 @@ class Daemon:
         self._handle.send(number)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the daemon is gone; tell whether that was within *timeout* seconds."""
+        """Wait until the daemon has ended; tell whether it has within *timeout* seconds."""
         return self._handle is None or self._handle.wait(timeout, cooperative=True)
 
     def stop(self, timeout: float = 10.0, *, mixed: bool = False) -> None:
-        """Stop the daemon and its descendants, and return when they are gone.
+        """Stop the daemon and its descendants, and return when they have ended.
 
-        They are sent SIGTERM, the daemon first and its descendants when it has ended or has had a
-        moment to end them itself; and SIGKILL when *timeout* seconds have passed. *mixed*: SIGTERM
-        is for the daemon alone (as in systemd.kill(5)). The lock of the pid file is free then: the
-        next start will not be refused. A daemon that is gone already is no error.
+        Send SIGTERM, first to the daemon, and to its descendants once it has ended or has had a
+        moment to end them itself; then SIGKILL after *timeout* seconds. With *mixed*, SIGTERM is
+        only for the daemon (as in systemd.kill(5)). On return the pid file is unlocked, so the next
+        start is not refused. It is not an error if the daemon has ended already.
 
         Raises:
-            StopTimeoutError: something is still there.
+            StopTimeoutError: a process or the lock is left.
             PermissionError: the daemon belongs to another user.
             UnsafeFileError: as in `send_signal`.
         """
@@ -309,10 +309,10 @@ class Daemon:
 
     @property
     def process(self) -> "psutil.Process":
-        """The daemon as a `psutil.Process`, for everything else about it.
+        """The daemon as a `psutil.Process`, for further information about it.
 
         Raises:
-            psutil.NoSuchProcess: the daemon is gone.
+            psutil.NoSuchProcess: the daemon has ended.
         """
         import psutil
 

@@ -50,23 +50,23 @@ _WAKE = b"\0"
 
 
 class StopServing(Exception):  # noqa: N818 - no error, as StopIteration is none
-    """Raised by a handler: the loop ends, and `SignalServer.serve` comes back."""
+    """Raised by a handler to end the loop, so that `SignalServer.serve` returns."""
 
 
 class SignalServer:
     """Handlers for signals, and the loop that calls them.
 
-    A handler is called with the signal's number, in the thread that serves, which must be the main
-    thread. It may take its time: what arrives meanwhile is served afterwards, in its order. SIGTERM
-    stops the loop unless it is given another handler. An exception in a handler is logged with its
-    traceback (logger "reborn"; without a configuration that is the daemon's stderr), and the loop
-    goes on; `StopServing` ends it, once what had arrived until then is served, too.
+    A handler is called with the signal's number, in the serving thread, which must be the main
+    thread. It may take its time: signals that arrive meanwhile are handled afterwards, in order.
+    SIGTERM ends the loop unless it has another handler. An exception in a handler is logged with
+    its traceback (logger "reborn"; without a configuration to the daemon's stderr), and the loop
+    continues. `StopServing` ends the loop after the signals that had already arrived.
 
-    `stop` may be called from any thread. While the server is open all else belongs to the main
-    thread; before that it may be made and filled in any thread, one at a time.
+    `stop` may be called from any thread. While the server is open, everything else belongs to the
+    main thread; before that, any one thread may create it and add handlers.
 
-    The signals are the server's only while it serves, or inside a ``with`` block: then what they
-    did before is put back. A process that is forked meanwhile has no part in it.
+    The server handles signals only while it serves or inside a ``with`` block; afterwards the
+    previous handlers are restored. Processes forked meanwhile are not affected.
 
     Sources: signal(7), and "Execution of Python signal handlers" in Python's manual.
     """
@@ -96,7 +96,7 @@ class SignalServer:
         return f"SignalServer({', '.join(map(signal_name, self._handlers))})"
 
     def set_handler(self, handler: SignalHandler | None, *signals: int) -> None:
-        """Have *handler* called for each of *signals*; None gives a signal back.
+        """Set *handler* for each of *signals*; None restores the previous one.
 
         Raises:
             ValueError: a number is not a signal that can be handled.
@@ -131,10 +131,10 @@ class SignalServer:
         return register
 
     def add_command(self, word: str, number: int, handler: SignalHandler | None = None) -> None:
-        """Tie *word* to a signal, for `send_command`; and *handler*, if there is one.
+        """Assign *word* to a signal, for `send_command`, with an optional *handler*.
 
         Raises:
-            ValueError: *number* is not a signal that can be handled, or nobody would handle it.
+            ValueError: *number* is not a signal that can be handled, or has no handler.
         """
         if handler is not None:
             self.set_handler(handler, number)
@@ -147,7 +147,7 @@ class SignalServer:
 
     @property
     def commands(self) -> Mapping[str, int]:
-        """The words and their signals; argparse takes it as the *choices* of an option."""
+        """The words and their signals; argparse accepts it as the *choices* of an option."""
         from types import MappingProxyType
 
         return MappingProxyType(self._commands)
@@ -159,7 +159,7 @@ class SignalServer:
             ValueError: there is no such word.
             NotRunningError: there is no such daemon.
             PermissionError: the daemon belongs to another user.
-            UnsafeFileError: this is root, and somebody else could have written the pid file.
+            UnsafeFileError: the caller is root, and another user could have written the pid file.
         """
         if word not in self._commands:
             known = ", ".join(map(repr, self._commands))
@@ -176,7 +176,7 @@ class SignalServer:
         raise NotRunningError(pidfile=os.path.abspath(path))
 
     def serve(self, *, watchdog: Watchdog | None = None) -> None:
-        """Call the handlers of what arrives, until one raises `StopServing` or `stop` is called.
+        """Call the handlers of arriving signals until one raises `StopServing` or `stop` is called.
 
         *watchdog* is pinged between two handlers, so a handler that hangs is noticed.
 
@@ -208,7 +208,7 @@ class SignalServer:
                 await reader.wait(None if watchdog is None else watchdog.interval)
 
     def handle_pending(self) -> bool:
-        """Call the handlers of what has arrived; False when serving is over.
+        """Call the handlers of the signals that have arrived; return False when serving is over.
 
         For a program's own loop, inside a ``with`` block, whenever `fileno` can be read.
 
@@ -233,12 +233,12 @@ class SignalServer:
         return not self._stopping
 
     def stop(self) -> None:
-        """Have the loop end when it has served what has arrived; from any thread, at any time."""
+        """End the loop after the signals that have arrived; from any thread, at any time."""
         self._stopping = True
         self._wake()
 
     def fileno(self) -> int:
-        """Return the descriptor that can be read when something has arrived.
+        """Return the descriptor that can be read when a signal has arrived.
 
         Raises:
             RuntimeError: the server is not open.

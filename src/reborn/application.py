@@ -45,7 +45,7 @@ _OPTIONAL: dict[str, Any] = {"title": "verbs", "description": "without one: run;
 class Arguments(argparse.Namespace):
     """The program's own arguments, and the context that it runs in as `daemon_context`.
 
-    ``vars()`` has the program's arguments only.
+    ``vars()`` contains only the program's arguments.
     """
 
     __slots__ = ("daemon_context",)
@@ -68,17 +68,17 @@ def background(
         with background(parser, pidfile="app.pid", log_file="app.log") as args:
             serve(args.port)
 
-    The parser gets the options ``-d/--background``, ``--pidfile`` and ``--log-file``; those that it
-    has already stay the program's, and ours are left out. With ``-d`` the launcher says
-    ``app started, pid 4711`` and ends with exit status 0, or says on stderr why there is no daemon
-    and ends with 1 (130 after Ctrl-C); the block runs in the daemon.
+    This adds the options ``-d/--background``, ``--pidfile`` and ``--log-file`` to the parser; those
+    that it already has stay the program's. With ``-d``, the block runs in the daemon. The launcher
+    prints ``app started, pid 4711`` and ends with exit status 0; if there is no daemon, it prints
+    the reason to stderr and ends with 1 (130 after Ctrl-C).
 
-    Without ``-d`` the block runs in this process, as it would without reborn: its streams go to a
-    log, and a pid file is locked, only if the command line says so.
+    Without ``-d`` the block runs in this process, as it would without reborn: only ``--log-file``
+    and ``--pidfile`` on the command line redirect its output and lock a pid file.
 
-    *pidfile* and *log_file* are the defaults in the background. *name* is what messages call the
-    program (``parser.prog``), *argv* replaces ``sys.argv[1:]``. The *options* are those of
-    `DaemonContext`, with one other default: the working directory stays the launcher's, so that
+    *pidfile* and *log_file* are the defaults in the background. *name* is the program's name in
+    messages (default: ``parser.prog``), *argv* replaces ``sys.argv[1:]``. The *options* are those
+    of `DaemonContext`, with one other default: the working directory stays the launcher's, so that
     relative paths on the command line keep their meaning.
     """
     from reborn._verbs import control as _control
@@ -106,31 +106,30 @@ def control(
     optional_verb: bool = False,
     **options: Unpack[ContextOptions],
 ) -> ExitStatus:
-    """Carry out the verb on the command line; return the exit status.
+    """Execute the verb on the command line; return the exit status.
 
         sys.exit(control(parser, main, pidfile="app.pid", log_file="app.log"))
 
     The verbs are ``start ensure stop restart reload status logs run``, and ``upgrade`` if
     ``upgradable=True`` is among the *options*. ``start``, ``ensure``, ``restart``, ``upgrade`` and
-    ``run`` take the program's own arguments and then call *main* with them: in the daemon, or with
-    ``run`` in this process. What *main* returns is returned. The launcher of a daemon does not come
-    back: it says
-    ``app started, pid 4711`` and ends with exit status 0. ``restart`` and ``upgrade`` without
-    arguments of the program's own keep those of the running daemon.
+    ``run`` accept the program's own arguments and call *main* with them: in the daemon, or for
+    ``run`` in this process. The result is that of *main*. The launcher of a daemon does not return:
+    it prints ``app started, pid 4711`` and ends with exit status 0. Without arguments of the
+    program's own, ``restart`` and ``upgrade`` keep those of the running daemon.
 
-    With *optional_verb* the verb can be left out: then it is ``run``, and ``start`` with ``-d`` or
-    ``--background``.
+    With *optional_verb* the verb can be left out; it is then ``start`` with ``-d`` or
+    ``--background``, and otherwise ``run``.
 
-    The parser itself is not changed; options of ours that it has already (``--pidfile``,
-    ``--log-file``, ``--timeout``) stay the program's, and ours are left out.
+    The parser itself is not changed; options that it already has (``--pidfile``, ``--log-file``,
+    ``--timeout``) stay the program's.
 
-    Exit statuses are the Linux Standard Base's. Each verb: 0 success (also start of a program that
-    runs, and stop of one that does not), 1 failure, 2 usage, 4 not permitted or not known; reload
-    and upgrade: 3 the program that runs was not made for it, 7 it does not run; status: 0 running,
-    1 dead and its pid file left, 3 not running, 4 unknown; 130 after Ctrl-C.
+    Exit statuses are the Linux Standard Base's. All verbs: 0 success (also if ``start`` finds it
+    running or ``stop`` finds it stopped), 1 failure, 2 usage, 4 not permitted or not known; reload
+    and upgrade: 3 not supported by the running program, 7 not running; status: 0 running, 1 dead
+    with its pid file left, 3 not running, 4 unknown; 130 after Ctrl-C.
 
-    *name*, *argv* and the *options* are as in `background`. A supervisor that is found to run this
-    process has ``start`` stay in the foreground.
+    *name*, *argv* and the *options* are as in `background`. If a service manager runs this process,
+    ``start`` stays in the foreground.
     """
     from reborn._verbs import control as _control
 
@@ -165,13 +164,13 @@ def ensure(
     fingerprint: str | None = None,
     **options: Unpack[ContextOptions],
 ) -> Daemon:
-    """Return the daemon of this program, ready, whoever has started it; for its own client code.
+    """Return the daemon of this program, ready, to its own client code; start it if needed.
 
         daemon = ensure(pidfile="app.pid", log_file="app.log", wait_ready=True)
 
-    If nobody has, the program is started again with the verb ``start``, as its `control` has it;
-    ``args`` among the *options* replaces that. All of it is as in `DaemonContext.ensure`, and the
-    paths and *options* are to be those of `control`.
+    If it is not running, the program is started again with the verb ``start`` of its `control`;
+    ``args`` among the *options* replaces that. Otherwise this is `DaemonContext.ensure`. Give the
+    same paths and *options* as to `control`.
     """
     from reborn._verbs import control as _control
 
@@ -280,7 +279,7 @@ def _add_path(
     from reborn._verbs import terminal as _terminal
     from reborn._verbs import values as _values
 
-    what = {"--pidfile": "its pid file", "--log-file": "where its output goes"}[flag]
+    what = {"--pidfile": "use this pid file", "--log-file": "append its output here"}[flag]
     shown = (
         "" if default is None else f" ({when}: {_escaped(_terminal.visible(os.fspath(default)))})"
     )

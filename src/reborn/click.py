@@ -40,7 +40,7 @@ _KEY = "reborn."
 
 
 def pass_daemon_context(callback: Callable[Concatenate[DaemonContext, P], R]) -> Callable[P, R]:
-    """Decorate a callback to get the program's `DaemonContext` as its first argument."""
+    """Decorate a callback to pass the program's `DaemonContext` as its first argument."""
     decorate: Callable[[Callable[Concatenate[DaemonContext, P], R]], Callable[P, R]]
     decorate = click.decorators.pass_meta_key(f"{_KEY}context")
     return decorate(callback)
@@ -59,8 +59,8 @@ def background(
         @click.command()
         def app(): ...
 
-    What the options do, what is printed, and the exit statuses are those of
-    `reborn.application.background`. The decorated command is a copy.
+    Options, output and exit statuses are those of `reborn.application.background`. The decorated
+    command is a copy.
     """
 
     def run_it(ctx: click.Context) -> None:
@@ -94,9 +94,9 @@ def control(
         @click.command()
         def app(): ...
 
-    The verbs ``start``, ``restart``, ``upgrade`` (with ``upgradable=True``) and ``run`` take the
-    command's own parameters. With *optional_verb* the verb can be left out. What they do, what is
-    printed, and the exit statuses are those of `reborn.application.control`.
+    The verbs ``start``, ``restart``, ``upgrade`` (with ``upgradable=True``) and ``run`` accept the
+    command's own parameters. With *optional_verb* the verb can be left out. Behaviour, output and
+    exit statuses are those of `reborn.application.control`.
     """
     _control.require_pidfile(pidfile)
 
@@ -214,7 +214,7 @@ def _detach_option(command: click.Command) -> click.Option:
 
 
 def _path_option(flag: str, default: Path | None, when: str = "default") -> click.Option:
-    what = {"--pidfile": "Its pid file", "--log-file": "Where its output goes"}[flag]
+    what = {"--pidfile": "Use this pid file", "--log-file": "Append its output here"}[flag]
     shown = "" if default is None else f" ({when}: {_terminal.visible(os.fspath(default))})"
     return _option(flag, convert=_values.path, metavar="PATH", help=f"{what}{shown}.")
 

@@ -62,9 +62,9 @@ __all__ = [
 class PidFileLockedError(StartError):
     """Another process has locked the pid file.
 
-    `pid` is the one that the file names, None where that is not known for certain. Then `others`
-    are those that are seen to have it locked. `is_predecessor`: in an upgrade, 'reborn' has started
-    this process to replace that one.
+    `pid` is that process, or None if it is not known for certain; `others` are then the processes
+    that are seen to hold the lock. `is_predecessor`: this process was started by 'reborn' in an
+    upgrade, to replace that one.
     """
 
     path: str
@@ -92,10 +92,11 @@ class PidFileLockedError(StartError):
 
 
 class UnsafeFileError(StartError):
-    """A pid file or log that another user could have planted is neither touched nor believed.
+    """A pid file or log that another user could have planted is neither touched nor trusted.
 
-    `kind` is "pid file" or "log file", `reason` what is wrong with it. `pid` is the process that
-    root did not signal on the word of that pid file; None where the file itself was refused.
+    `kind` is "pid file" or "log file", `reason` the fault. `pid` is the process that was not
+    signalled, since the caller is root and another user could have written that pid file; None if
+    the file itself was refused.
     """
 
     kind: str
@@ -122,7 +123,7 @@ class ForkUnsafeError(StartError):
 
 
 class RelaunchError(StartError):
-    """The program cannot be started a second time the way it was started."""
+    """The program cannot be started again with the command that started it."""
 
     reason: str
     remedy: str = "use strategy='fork'"
@@ -134,7 +135,7 @@ class RelaunchError(StartError):
 class NotReadyError(StartError, TimeoutError):
     """The daemon was not ready within `timeout` seconds; `pid` is None if it was never known.
 
-    `missing` is why, in words, where a condition was waited for.
+    `missing` says why, if the launcher was waiting for a condition.
     """
 
     pid: int | None
@@ -152,8 +153,8 @@ class EarlyExitError(StartError):
     """The daemon ended before it was ready.
 
     Either `status` (its exit status) or `signal` (the number of the signal that ended it) is set;
-    both are None where nobody could find out. `output` holds the last lines it wrote to stderr;
-    `is_logged` is False where those are lost, since there was no log.
+    both are None if the end is not known. `output` holds the last lines of its stderr; `is_logged`
+    is False if those are lost because there was no log.
     """
 
     pid: int | None
@@ -180,10 +181,10 @@ class EarlyExitError(StartError):
 
 
 class ProgramError(StartError):
-    """The daemon raised before it was ready.
+    """The daemon raised an exception before it was ready.
 
     `exception` is the name of the exception's class, `message` its text, `traceback` the whole
-    traceback as text. The traceback is also a note of this error, so Python shows it.
+    traceback as text. The traceback is also attached as a note, so Python shows it.
     """
 
     pid: int | None
@@ -202,9 +203,9 @@ class ProgramError(StartError):
 
 
 class UpgradeError(StartError):
-    """The running daemon `pid` cannot be replaced, for `reason`; None: nothing runs.
+    """The running daemon `pid` cannot be replaced, because of `reason`; `pid` is None if none runs.
 
-    `upgradable` is False if it never can be, since it was not made for it.
+    `upgradable` is False if the daemon can never be upgraded.
     """
 
     pid: int | None
@@ -218,7 +219,7 @@ class UpgradeError(StartError):
 
 
 class EnsureTimeoutError(StartError, TimeoutError):
-    """No daemon was ready within `timeout` seconds; `missing` is what was waited for last."""
+    """No daemon was ready within `timeout` seconds; `missing` says why."""
 
     path: str
     timeout: float
@@ -249,10 +250,10 @@ class FingerprintError(StartError):
 class SpawnError(StartError):
     """A program was started and did not become ready; nothing of it is left.
 
-    `missing` is the condition that was not met, in words. Either `status` (its exit status) or
-    `signal` (the number of the signal that ended it) is set if it has ended, `reason` if it could
-    not be started at all; otherwise `timeout` seconds have passed. `output` is the end of its log,
-    which is also a note of this error, so Python shows it.
+    `missing` describes the condition that was not met. If the program has ended, either `status`
+    (its exit status) or `signal` (the number of the signal that ended it) is set; if it could not
+    be started, `reason` is; otherwise `timeout` seconds have passed. `output` is the end of its
+    log, which is also attached as a note, so Python shows it.
     """
 
     command: str
@@ -294,7 +295,7 @@ class NotSupportedError(StartError):
 
 
 class NotRunningError(RebornError):
-    """There is no daemon to send a command to: nobody holds the pid file `pidfile`."""
+    """No daemon holds the pid file `pidfile`, so a command cannot be sent."""
 
     pidfile: str
 
@@ -303,7 +304,7 @@ class NotRunningError(RebornError):
 
 
 class InvalidPidFileError(RebornError, ValueError):
-    """The text of a pid file is no process id; `text` is how it begins."""
+    """The pid file does not contain a process id; `text` is its beginning."""
 
     path: str
     text: str
@@ -316,7 +317,7 @@ class InvalidPidFileError(RebornError, ValueError):
 
 
 class StopTimeoutError(RebornError, TimeoutError):
-    """The daemon, a descendant of it, or its lock is still there after stop(); `pid` is its pid."""
+    """The daemon, a descendant of it, or its lock is left after stop(); `pid` is its pid."""
 
     pid: int
     timeout: float
@@ -331,7 +332,7 @@ class StopTimeoutError(RebornError, TimeoutError):
 
 
 class ForkWithThreadsWarning(RuntimeWarning):
-    """Other threads run while the program forks; the daemon will not have them."""
+    """Other threads are running while the program forks; the daemon will not have them."""
 
 
 class ForkWithResourcesWarning(RuntimeWarning):

@@ -55,10 +55,10 @@ _PAUSE = 0.02
 
 
 class CountingListener(socket.socket):
-    """The listening socket *web*, which knows the connections that were accepted by it.
+    """A listening socket that counts the connections accepted through it.
 
-    *web* is closed; this has its descriptor. It does not block, since another generation may be
-    faster to accept what was seen here.
+    It takes over the descriptor of *web*, which is closed. It is non-blocking, since another
+    generation may accept a connection first.
     """
 
     def __init__(self, web: socket.socket) -> None:
@@ -74,16 +74,16 @@ class CountingListener(socket.socket):
         return connection, address
 
     def connections(self) -> int:
-        """Return how many connections are open."""
+        """Return the number of open connections."""
         return sum(connection.fileno() >= 0 for connection in tuple(self._accepted))
 
     async def drain(self, timeout: float) -> bool:  # noqa: ASYNC109 - not raised, returned
-        """Accept no more, and wait until no connection is left; tell if so in *timeout* seconds.
+        """Accept no more; wait *timeout* seconds for all connections to close; tell if they did.
 
-        For a server of asyncio with this socket, in its event loop; close the server afterwards.
+        For an asyncio server with this socket, in its event loop; close the server afterwards.
 
         Raises:
-            RuntimeError: this event loop does not accept by this socket; uvloop never does.
+            RuntimeError: this event loop does not accept through this socket; uvloop never does.
         """
         self._stop_accepting(asyncio.get_running_loop())
         return await _is_over(self.connections, timeout)
@@ -113,9 +113,9 @@ async def serve_uvicorn(
     *sockets: socket.socket,
     timeout: float | None = None,  # noqa: ASYNC109 - of the end only
 ) -> None:
-    """Serve with uvicorn by *sockets*; be ready, and end gracefully when superseded.
+    """Serve with uvicorn on *sockets*: call `ready`, and shut down gracefully when superseded.
 
-    *timeout* is how long kept connections are waited for: nine tenths of the `drain_timeout`.
+    *timeout* limits the wait for kept connections (default: nine tenths of `drain_timeout`).
     """
     if not server.config.loaded:
         server.config.load()
@@ -148,10 +148,10 @@ async def serve_hypercorn(
     *sockets: socket.socket,
     timeout: float | None = None,  # noqa: ASYNC109 - of the end only
 ) -> None:
-    """Serve the ASGI application *app* with hypercorn; be ready, and end gracefully.
+    """Serve the ASGI application *app* with hypercorn: call `ready`, and shut down gracefully.
 
-    That is when the daemon is superseded, or at SIGTERM; so it is for the main thread. *config*
-    listens at *sockets*, whatever it binds. *timeout* is as in `serve_uvicorn`.
+    It shuts down when the daemon is superseded or receives SIGTERM, so call it in the main thread.
+    *config* uses *sockets* instead of its own addresses. *timeout* is as in `serve_uvicorn`.
     """
     # By name: type checkers may have no hypercorn.
     serve = importlib.import_module("hypercorn.asyncio").serve
@@ -182,9 +182,9 @@ def serve_http(
     *,
     timeout: float | None = None,
 ) -> None:
-    """Serve with an `http.server` by *web*; be ready, and end gracefully when superseded.
+    """Serve with an `http.server` on *web*: call `ready`, and shut down gracefully when superseded.
 
-    *server* was made with ``bind_and_activate=False``, by preference a `ThreadingHTTPServer`.
+    Create *server* with ``bind_and_activate=False``, preferably as a `ThreadingHTTPServer`.
     *timeout* is as in `serve_uvicorn`.
     """
     server.RequestHandlerClass = _closing(vars(server)["RequestHandlerClass"], context)

@@ -48,7 +48,7 @@ _first_key: pytest.StashKey[int] = pytest.StashKey()
 
 
 class DaemonWarning(pytest.PytestWarning):
-    """A daemon ended by itself during the test, or had to be killed at its end."""
+    """A daemon ended during the test, or had to be killed at its end."""
 
 
 class LeakWarning(pytest.PytestWarning):
@@ -73,9 +73,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--reborn-leaks",
         choices=("fail", "warn", "off"),
-        help="what becomes of a test that leaves processes running: it fails, it is warned of (in "
-        "both cases they are stopped), or nothing. Given here or as the ini option reborn_leaks, "
-        "every test is looked at; by default, those with a spawn_daemon fixture, and they fail.",
+        help="choose what a process that a test leaves running causes: a failure, a warning (both "
+        "stop it), or nothing. With this option or the ini option reborn_leaks, all "
+        "tests are checked; by default, tests with a spawn_daemon fixture are, and fail.",
     )
     group.addoption(
         "--reborn-show-logs",
@@ -83,12 +83,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         nargs="?",
         const="all",
         default="failed",
-        help="which tests show the logs of their daemons: the failed ones (default), all, or none",
+        help="show the logs of daemons for failed tests (default), all tests, or none",
     )
     parser.addini("reborn_leaks", "the same as --reborn-leaks", default="")
     parser.addini(
         "reborn_leaks_ignore",
-        "processes that are no leaks: regular expressions, one a line, for their command lines",
+        "allow these processes: regular expressions for their command lines, one per line",
         type="linelist",
         default=[],
     )
@@ -96,19 +96,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def spawn_daemon(request: pytest.FixtureRequest) -> Iterator[SpawnDaemon]:
-    """Start daemons that are stopped, with their descendants, when the test is over."""
+    """Start daemons that are stopped, with their descendants, at the end of the test."""
     yield from _spawner(request.config)
 
 
 @pytest.fixture(scope="module")
 def spawn_daemon_module(request: pytest.FixtureRequest) -> Iterator[SpawnDaemon]:
-    """Start daemons as `spawn_daemon` does; they live as long as the tests of the module."""
+    """Start daemons as `spawn_daemon` does, until the end of the module's tests."""
     yield from _spawner(request.config)
 
 
 @pytest.fixture(scope="package")
 def spawn_daemon_package(request: pytest.FixtureRequest) -> Iterator[SpawnDaemon]:
-    """Start daemons as `spawn_daemon` does; they live as long as the tests of the package."""
+    """Start daemons as `spawn_daemon` does, until the end of the package's tests."""
     yield from _spawner(request.config)
 
 

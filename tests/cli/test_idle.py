@@ -89,6 +89,6 @@ def test_ensure_begins_the_time_anew(reborn):
 )
 def test_without_a_socket_of_ours_nobody_can_be_seen(reborn, options):
     status, _, err = reborn("ensure", "web", *options, "--", "sleep", "60")
-    why = "--idle sees who is connected to --socket, and nobody else; give --socket, too"
+    why = "--idle watches the connections to --socket; give --socket, too"
     assert status == 2
     assert why in err

@@ -72,7 +72,7 @@ def test_status_of_one_that_waits_to_be_started_again(reborn):
     supervisor = reborn.data("status", "web")[1]["supervisor"]
     status, out, err = reborn("start", "web", "--restart", "always", *SLEEP)
     assert (status, err) == (0, "")
-    assert out.startswith(f"web is already started: its supervisor, pid {supervisor}, waits")
+    assert out.startswith(f"web is already started: its supervisor, pid {supervisor}, is waiting")
     assert reborn("stop", "web") == (0, "web stopped\n", "")
     reborn.assert_nothing_left("web")
 

@@ -103,7 +103,7 @@ def test_usual_command_lines_are_read_plainly(words):
         ("restart", "give a NAME, or --pidfile PATH"),
         ("signal web", "give a signal, such as HUP"),
         ("signal --pidfile x web", "'web' is not a signal"),
-        ("logs -f --json web", "--follow has no end, and --json is one object"),
+        ("logs -f --json web", "--follow has no end, and --json prints one object"),
         ("list web", "what is 'web'"),
         (
             "start --restart-delay 3 -- x",

@@ -146,29 +146,29 @@ _MANAGER = Option(
     help=f"one of {', '.join(MANAGERS)}; or {SOCKET_UNITS}, for the sockets of a service",
 )
 _PIDFILE = Option(
-    "--pidfile", metavar="PATH", convert=converters.path, help="the pid file, instead of NAME's"
+    "--pidfile", metavar="PATH", convert=converters.path, help="use this pid file instead of NAME's"
 )
 _JSON = Option("--json", help="print one JSON object")
 _ANSWER = (
     _JSON,
-    Option("-q", "--quiet", help="print nothing but errors"),
+    Option("-q", "--quiet", help="print only errors"),
 )
 _TIMEOUT = Option(
     "--timeout",
     metavar="SECONDS",
     convert=converters.seconds,
-    help=f"how long it gets to stop before it is killed (default: {TIMEOUT:g})",
+    help=f"kill it if it has not ended by then (default: {TIMEOUT:g})",
 )
-_MIXED = Option("--mixed", help="send SIGTERM to it alone: it ends its own workers")
+_MIXED = Option("--mixed", help="send SIGTERM only to it, not to its descendants")
 _FILES = (
     _PIDFILE,
-    Option("--log-file", metavar="PATH", convert=converters.path, help="where its output goes"),
+    Option("--log-file", metavar="PATH", convert=converters.path, help="append its output to PATH"),
     Option("--truncate-log", help="empty the log first, instead of appending"),
     Option(
         "--log-mode",
         metavar="MODE",
         convert=converters.mode,
-        help="mode of a new log (default: 0640)",
+        help="create the log with this mode (default: 0640)",
     ),
 )
 _PROCESS = (
@@ -176,17 +176,19 @@ _PROCESS = (
         "--directory",
         metavar="PATH",
         convert=converters.inside,
-        help="where it runs (default: here)",
+        help="run it in PATH (default: here)",
     ),
-    Option("--chroot", metavar="PATH", convert=converters.path, help="its root directory"),
+    Option("--chroot", metavar="PATH", convert=converters.path, help="change its root directory"),
     Option(
         "--user",
         metavar="USER",
         convert=converters.account,
-        help="run as USER, with the user's groups",
+        help="run it as USER, with the user's groups",
     ),
-    Option("--group", metavar="GROUP", convert=converters.account, help="run as GROUP"),
-    Option("--umask", metavar="MASK", convert=converters.mode, help="file mode creation mask"),
+    Option("--group", metavar="GROUP", convert=converters.account, help="run it as GROUP"),
+    Option(
+        "--umask", metavar="MASK", convert=converters.mode, help="set its file mode creation mask"
+    ),
     Option("--nice", metavar="N", convert=converters.niceness, help="add N to its niceness"),
     Option(
         "--limit",
@@ -213,15 +215,15 @@ _READY = (
         "--ready",
         metavar="CONDITION",
         convert=converters.ready,
-        help="tcp:[HOST:]PORT, unix:PATH, http://…, log:REGEX, file:PATH, mount:PATH, "
+        help="wait for tcp:[HOST:]PORT, unix:PATH, http://…, log:REGEX, file:PATH, mount:PATH, "
         "exec:COMMAND, notify, or alive:SECONDS "
-        "(default: READY=1 if it speaks sd_notify, else alive:1)",
+        "(default: READY=1 if it uses sd_notify, otherwise alive:1)",
     ),
     Option(
         "--ready-timeout",
         metavar="SECONDS",
         convert=converters.seconds,
-        help=f"how long it gets (default: {READY_TIMEOUT:g})",
+        help=f"give up after this time (default: {READY_TIMEOUT:g})",
     ),
 )
 _SUPERVISOR = (
@@ -235,7 +237,7 @@ _SUPERVISOR = (
         "--restart-delay",
         metavar="SECONDS",
         convert=converters.delay,
-        help="before the first restart in a row; doubles each time (default: 1)",
+        help="wait before the first restart, then twice as long each time (default: 1)",
     ),
     Option(
         "--restart-limit",
@@ -247,45 +249,45 @@ _SUPERVISOR = (
         "--healthy",
         metavar="CONDITION",
         convert=converters.healthy,
-        help="start it again when this is not so any more: http://…, exec:COMMAND, "
-        "file:PATH (it changes), mount:PATH, tcp:, unix:, or notify (WATCHDOG=1)",
+        help="restart it when this check fails: http://…, exec:COMMAND, "
+        "file:PATH (which has to change), mount:PATH, tcp:, unix:, or notify (WATCHDOG=1)",
     ),
     Option(
         "--healthy-every",
         metavar="SECONDS",
         convert=converters.seconds,
-        help=f"how often is looked, and how long that may take (default: {EVERY:g})",
+        help=f"check at this interval (default: {EVERY:g})",
     ),
     Option(
         "--healthy-patience",
         metavar="N",
         convert=converters.positive,
-        help=f"how many looks in a row have to fail (default: {PATIENCE})",
+        help=f"restart it after N failures in a row (default: {PATIENCE})",
     ),
     Option(
         "--idle",
         metavar="SECONDS",
         convert=converters.idle,
-        help="stop it when nobody is connected for so long",
+        help="stop it after so long without a connection",
     ),
     Option("--timestamps", help="put the time before each line of its output"),
     Option(
         "--syslog",
         metavar="FACILITY.LEVEL",
         convert=converters.priority,
-        help="send its output to syslog, as daemon.notice, say",
+        help="send its output to syslog, such as daemon.notice",
     ),
     Option(
         "--log-size",
         metavar="SIZE",
         convert=converters.size,
-        help="rename a log that has so many bytes, as 10M, and begin a new one",
+        help="rotate the log at this size, such as 10M",
     ),
     Option(
         "--log-keep",
         metavar="N",
         convert=converters.count,
-        help=f"keep N logs that were renamed (default: {LOG_KEEP})",
+        help=f"keep N rotated logs (default: {LOG_KEEP})",
     ),
 )
 _SOCKETS = (
@@ -294,20 +296,20 @@ _SOCKETS = (
         metavar="NAME=ADDRESS",
         convert=converters.socket,
         many=True,
-        help="give it a listening socket, NAME=tcp:[HOST:]PORT or NAME=unix:PATH",
+        help="pass it a listening socket, NAME=tcp:[HOST:]PORT or NAME=unix:PATH",
     ),
     Option(
         "--drain",
         metavar="SECONDS",
         convert=converters.seconds,
-        help=f"what an earlier generation gets to finish (default: {DRAIN_TIMEOUT:g})",
+        help=f"kill the old generation after this (default: {DRAIN_TIMEOUT:g})",
     ),
-    Option("--no-overlap", help="an upgrade ends the earlier generation first"),
+    Option("--no-overlap", help="end the old generation before the new one starts"),
 )
 _FINGERPRINT = Option(
     "--fingerprint",
     metavar="TEXT",
-    help="of its version or its configuration: one with another is stopped, and started anew",
+    help="identify its version or configuration; a daemon with another one is replaced",
 )
 # What start, restart and run have in common.
 _RUNNING = (
@@ -339,7 +341,7 @@ VERBS = {
         ),
     ),
     "ensure": Verb(
-        "start it unless it runs, and wait until it is ready, whoever starts it",
+        "start a program unless it is running, and wait until it is ready",
         ("readiness", (*_READY, _FINGERPRINT)),
         *_RUNNING,
         name=None,
@@ -347,7 +349,7 @@ VERBS = {
         examples=("reborn ensure build --ready unix:build.sock -- ./build-server build.sock",),
     ),
     "stop": Verb(
-        "stop it, and wait until it is gone",
+        "stop a program, and wait until it has ended",
         ("options", (_PIDFILE, _TIMEOUT, _MIXED, *_ANSWER)),
         several=True,
         examples=(
@@ -357,7 +359,7 @@ VERBS = {
         ),
     ),
     "restart": Verb(
-        "stop it if it runs, and start it as before or with a new command",
+        "restart a program as before, or with a new command",
         ("readiness", (*_READY, _TIMEOUT, _MIXED)),
         *_RUNNING,
         program=True,
@@ -365,7 +367,7 @@ VERBS = {
         examples=("reborn restart web", "reborn restart web -- python -m http.server 8001"),
     ),
     "upgrade": Verb(
-        "have a new generation take its sockets over, while it serves",
+        "replace a program with sockets while it serves",
         ("readiness", _READY),
         ("process", _PROCESS),
         ("sockets", _SOCKETS),
@@ -374,34 +376,34 @@ VERBS = {
         examples=("reborn upgrade web", "reborn upgrade web -- uvicorn --fd {web} app:app"),
     ),
     "reload": Verb(
-        "have it read its configuration again (SIGHUP)",
+        "make a program read its configuration again (SIGHUP)",
         ("options", (_PIDFILE, *_ANSWER)),
         several=True,
     ),
     "signal": Verb(
-        "send it a signal, by name or number",
+        "send a signal, by name or number",
         ("options", (_PIDFILE, *_ANSWER)),
         signal=True,
         examples=("reborn signal web USR1",),
     ),
     "status": Verb(
-        "say how it is; without a NAME, how all are",
+        "show the state of a program, or of all without a NAME",
         ("options", (_PIDFILE, *_ANSWER)),
         name=None,
         several=True,
     ),
     "logs": Verb(
-        "show what it has written",
+        "show the last lines of a program's log",
         (
             "options",
             (
-                Option("-f", "--follow", help="go on with what is written from now on"),
+                Option("-f", "--follow", help="continue with new lines"),
                 Option(
                     "-n",
                     "--lines",
                     metavar="N",
                     convert=converters.count,
-                    help=f"how many lines from the end (default: {LINES})",
+                    help=f"show the last N lines (default: {LINES})",
                 ),
                 _PIDFILE,
                 _JSON,
@@ -411,15 +413,15 @@ VERBS = {
         examples=("reborn logs -f web",),
     ),
     "list": Verb(
-        "list the daemons by name",
-        ("options", (Option("--names", help="print the names only, one on each line"), _JSON)),
+        "list all programs that have a name",
+        ("options", (Option("--names", help="print only the names, one per line"), _JSON)),
         name=False,
     ),
     "forget": Verb(
-        "take one that was stopped out of the list",
+        "remove a stopped program from the list",
         (
             "options",
-            (Option("--logs", help="remove its log, too"), *_ANSWER),
+            (Option("--logs", help="remove its log as well"), *_ANSWER),
         ),
         several=True,
         examples=("reborn forget web", "reborn forget --logs web jobs"),
@@ -448,7 +450,7 @@ VERBS = {
         ),
     ),
     "wait": Verb(
-        "wait until it is gone",
+        "wait until a program has ended",
         (
             "options",
             (
@@ -457,7 +459,7 @@ VERBS = {
                     "--timeout",
                     metavar="SECONDS",
                     convert=converters.seconds,
-                    help="how long; then the exit status is 124 (default: for ever)",
+                    help="give up after this time, with exit status 124 (default: never)",
                 ),
                 *_ANSWER,
             ),
@@ -503,7 +505,10 @@ def complaint(verb: str, given: dict[str, Any], program: Sequence[str] | None) -
         (count > 1 and program is not None, "give one NAME with a program"),
         (count > 1 and "pidfile" in given, "give one NAME with --pidfile"),
         (count > 1 and "follow" in given, "give one NAME with --follow"),
-        ("json" in given and "follow" in given, "--follow has no end, and --json is one object"),
+        (
+            "json" in given and "follow" in given,
+            "--follow has no end, and --json prints one object",
+        ),
     )
     found = (text for wrong, text in complaints if wrong)
     return next(found, None) or _lone(given)
@@ -522,7 +527,7 @@ def _lone(given: dict[str, Any]) -> str | None:
         if dest in given and not any(other in given for other in needed):
             return f"{_flag(dest)} is for a supervisor; give --restart, too"
     if "idle" in given and "socket" not in given:
-        return "--idle sees who is connected to --socket, and nobody else; give --socket, too"
+        return "--idle watches the connections to --socket; give --socket, too"
     if "log_keep" in given and "log_size" not in given:
         return "--log-keep is for a log that is rotated; give --log-size, too"
     for dest in ("healthy_every", "healthy_patience"):

@@ -170,7 +170,7 @@ def _parsers(
     top = Parser(
         prog="reborn",
         usage="reborn VERB [NAME] [OPTION...] [-- PROGRAM ARGUMENT...]",
-        description="Run any program in the background, and look after it; VERB --help says more.",
+        description="Run any program in the background, and manage it. See also VERB --help.",
         epilog=_shown_examples(EXAMPLES),
         **keywords,
     )
@@ -220,7 +220,7 @@ def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
         for option in options:
             _add(group, option)
         if title == verb.groups[-1][0]:
-            group.add_argument("-h", "--help", action="help", help="show this")
+            group.add_argument("-h", "--help", action="help", help="show this help")
 
 
 def _converted(option: Option) -> Callable[[str], Any]:

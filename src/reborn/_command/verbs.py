@@ -735,7 +735,9 @@ class NamedDaemon(DaemonVerbs):
         if daemon is None and supervisor is not None:
             report = {} if record is None else record.supervised or {}
             what = (
-                "is waiting to start it again" if report.get("phase") == "waiting" else "starts it"
+                "is waiting to start it again"
+                if report.get("phase") == "waiting"
+                else "is starting it"
             )
             who = f"its supervisor, pid {supervisor.pid}, {what}"
             return Outcome(OK, f"{self.name} is already started: {who}")

@@ -83,7 +83,7 @@ class SpawnedDaemon:
 
     @property
     def pid(self) -> int:
-        """The process id of the daemon itself, also where the program has detached itself."""
+        """The pid of the daemon itself, even if the program has detached itself."""
         if self._pid is None:
             raise RuntimeError(f"{self.name} has not been started")
         return self._pid
@@ -115,7 +115,7 @@ class SpawnedDaemon:
         return self._log.read([0, 0])
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the daemon is gone; tell whether that was within *timeout* seconds."""
+        """Wait until the daemon has ended; tell whether it has within *timeout* seconds."""
         if self._handle is not None and not self._handle.wait(timeout):
             return False
         if self._program is not None:
@@ -135,7 +135,7 @@ class SpawnedDaemon:
         self._is_end_known |= number in {*_STOPS, signal.SIGKILL, signal.SIGQUIT, signal.SIGABRT}
 
     def kill(self) -> None:
-        """End the daemon alone by SIGKILL, as a crash would; its descendants live on for now."""
+        """Kill the daemon alone (SIGKILL), to simulate a crash; its descendants live on for now."""
         try:
             self.send_signal(signal.SIGKILL)
         except ProcessLookupError:
@@ -143,12 +143,12 @@ class SpawnedDaemon:
         self.wait()
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Stop the daemon and its descendants; return when they are gone.
+        """Stop the daemon and its descendants; return when they have ended.
 
-        They are sent SIGTERM, and SIGKILL when *timeout* seconds have passed.
+        Send SIGTERM, and SIGKILL after *timeout* seconds.
 
         Raises:
-            StopTimeoutError: something is still there.
+            StopTimeoutError: a process is left.
         """
         self._refuse_elsewhere()
         self._is_end_known = True
@@ -172,7 +172,7 @@ class SpawnedDaemon:
         return killed
 
     def restart(self) -> None:
-        """Stop it if it runs, and start it again; return when it is ready.
+        """Stop it if it is running, and start it again; return when it is ready.
 
         After a crash (`kill`, `crash`), its descendants live on beside the new one.
 

@@ -62,26 +62,26 @@ _PAUSE = 0.05
 
 
 class Superseded:
-    """That another generation serves: an event that threads, asyncio and poll(2) can wait for."""
+    """The event that another generation serves; threads, asyncio and poll(2) can wait for it."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
         self._is_set = False
 
     def fileno(self) -> int:
-        """Return a descriptor that can be read from then on."""
+        """Return a descriptor that can be read once another generation serves."""
         return self._reader
 
     def is_set(self) -> bool:
-        """Tell whether another generation serves; workers of this one can ask, too."""
+        """Tell whether another generation serves; also for workers of this one."""
         return self._is_set or bool(_process.poll(self._reader, timeout=0))
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until then; tell whether it came within *timeout* seconds."""
+        """Wait until another generation serves; tell whether it does within *timeout* seconds."""
         return bool(_process.poll(self._reader, timeout=timeout, cooperative=True))
 
     async def wait_async(self) -> None:
-        """Wait until then, in asyncio."""
+        """Wait until another generation serves, in asyncio."""
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -105,7 +105,7 @@ class Superseded:
 
 
 class Predecessor:
-    """The generation before this one, and what it has handed over by `hand_over`."""
+    """The generation before this one, and the values passed by its `hand_over`."""
 
     def __init__(self, grant: Grant) -> None:
         assert grant.predecessor is not None  # noqa: S101 - there is one

@@ -55,20 +55,20 @@ INTERRUPTED = 130  # what a shell says of a program that SIGINT has ended
 # What each verb does, for a help text; the order is that of a life.
 VERBS = {
     "start": "start {name} in the background",
-    "ensure": "start {name} unless it runs, and wait until it is ready",
-    "stop": "stop {name}, and wait until it is gone",
-    "restart": "stop {name} if it runs, and start it",
-    "upgrade": "replace {name} by a new one, while it serves",
-    "reload": "have {name} read its configuration again (SIGHUP)",
-    "status": "say whether {name} runs, and how it is",
-    "logs": "show what {name} has written",
+    "ensure": "start {name} unless it is running, and wait until it is ready",
+    "stop": "stop {name}, and wait until it has ended",
+    "restart": "stop {name} if it is running, and start it",
+    "upgrade": "replace {name} with a new generation while it serves",
+    "reload": "make {name} read its configuration again (SIGHUP)",
+    "status": "show whether {name} is running, and its state",
+    "logs": "show the last output of {name}",
     "run": "run {name} in the foreground",
 }
 # Those that come to run the program itself, and so take its arguments.
 RUNNING = ("start", "ensure", "restart", "upgrade", "run")
 TIMEOUT = 10.0
 # Of those that stop a daemon.
-_TO_STOP = f"how long it gets to stop before it is killed (default: {TIMEOUT:g})"
+_TO_STOP = f"kill it after this time (default: {TIMEOUT:g})"
 # Between the lock of a start and its pid lie milliseconds; seconds, where many programs start.
 _NAMING = 5.0
 _PAUSE = 0.01
@@ -440,15 +440,15 @@ def has_ended_by_signal(daemon: Daemon) -> bool:
 def own_options(verb: str) -> Iterator[VerbOption]:
     """Yield the options that only this *verb* takes; one without a metavar is a flag."""
     if verb == "ensure":
-        what = "how long to wait for it (default: what it has to be ready)"
+        what = "give up after this time (default: that of its start)"
         yield ("--timeout",), "SECONDS", values.seconds, what
     elif verb in ("stop", "restart"):
         yield ("--timeout",), "SECONDS", values.seconds, _TO_STOP
     elif verb == "status":
         yield ("--json",), None, bool, "print one JSON object"
     elif verb == "logs":
-        yield ("-f", "--follow"), None, bool, "go on with what is written from now on"
-        what = f"how many lines from the end (default: {values.LINES})"
+        yield ("-f", "--follow"), None, bool, "continue with new lines"
+        what = f"show the last N lines (default: {values.LINES})"
         yield ("-n", "--lines"), "N", values.count, what
 
 
