@@ -31,13 +31,22 @@ _SUCCESSES = range(200, 400)
 _MOUNTS = "/proc/self/mountinfo"
 
 
+class _AnsweredError(OSError):
+    """Something answers at the address of a condition before the start."""
+
+    remedy = "stop what answers there, or use another address"
+
+    def __init__(self, text: str) -> None:
+        super().__init__(EADDRINUSE, text)
+
+
 class BecomesTrue(Condition):
     """A condition that can be tested before the start, too: it counts when it has changed."""
 
     takes_time = True
     is_repeatable = True
     # How a start is refused.
-    _errno: int | None = None
+    _refusal: type[OSError] = OSError
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -51,11 +60,7 @@ class BecomesTrue(Condition):
         except OSError:
             pass  # it cannot be looked at, and so it is not met
         if self._was_true:
-            raise (
-                OSError(self._errno, self.already_true())
-                if self._errno
-                else OSError(self.already_true())
-            )
+            raise self._refusal(self.already_true())
 
     def not_ready_reason(self, view: View) -> str | None:
         reason = self._answer(view.cwd)
@@ -78,7 +83,7 @@ class BecomesTrue(Condition):
 class Tcp(BecomesTrue):
     """tcp:[HOST:]PORT."""
 
-    _errno = EADDRINUSE
+    _refusal = _AnsweredError
 
     def __init__(self, text: str, value: str) -> None:
         super().__init__(text)
@@ -103,7 +108,7 @@ class Tcp(BecomesTrue):
 class UnixSocket(BecomesTrue):
     """unix:PATH."""
 
-    _errno = EADDRINUSE
+    _refusal = _AnsweredError
 
     def __init__(self, text: str, value: str) -> None:
         super().__init__(text)
@@ -142,7 +147,7 @@ else:
 class Http(BecomesTrue):
     """An address of the web, http://…."""
 
-    _errno = EADDRINUSE
+    _refusal = _AnsweredError
 
     def _answer(self, cwd: str) -> str | None:  # noqa: ARG002
         import http.client

@@ -66,7 +66,7 @@ def test_program_that_has_ended_in_the_foreground_is_no_daemon(reborn):
 def test_program_that_cannot_be_run(reborn, supervised):
     status, out, err = reborn("run", *supervised, "--", "no-such-program")
     assert (status, out) == (127, "")
-    assert err.startswith("no-such-program: cannot run 'no-such-program': No such file")
+    assert err.startswith("no-such-program: cannot run 'no-such-program', which is not on PATH: ")
     assert reborn.files() == []
 
 

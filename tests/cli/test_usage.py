@@ -14,6 +14,11 @@ AFTER = "; the program and its arguments come after --"
         (["start", "sleep", "60"], "start [NAME]", f"what is '60'{AFTER}"),
         (["start", "python", "-m", "x"], "start [NAME]", f"there is no option '-m'{AFTER}"),
         (["start", "-p", "--", "x"], "start [NAME]", "there is no option '-p'"),
+        (
+            ["start", "--redy=tcp:1", "--", "x"],
+            "start [NAME]",
+            "there is no option '--redy'; did you mean '--ready'?",
+        ),
         (["wait", "a", "b"], "wait NAME", "what is 'b'"),
         (["stop"], "stop NAME...", "give a NAME, or --pidfile PATH"),
         (["signal", "x"], "signal NAME SIGNAL", "give a signal, such as HUP"),
@@ -69,4 +74,5 @@ def test_address_at_which_somebody_else_answers_is_no_sign_of_readiness(reborn, 
         status, out, err = reborn(*words)
         assert (status, out) == (125, "")
         assert err.startswith(f"web: cannot wait for {ready}: Address already in use [EADDRINUSE] ")
+        assert err.endswith("; stop what answers there, or use another address\n")
         reborn.assert_nothing_left()

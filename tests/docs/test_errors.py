@@ -23,7 +23,15 @@ SAYERS |= {
 }
 SAYERS |= {"_add_remedy", "_drop_next", "_noted", "_revert"}
 # Whose results are said.
-TOLD = {"_no_verb", "_refusal", "already_true", "daemon_named", "foreign_hand", "how_ended"}
+TOLD = {
+    "_no_option",
+    "_no_verb",
+    "_refusal",
+    "already_true",
+    "daemon_named",
+    "foreign_hand",
+    "how_ended",
+}
 TOLD |= {"unknown", "_why_locked"}
 # pep3143 says what python-daemon says; the command has a page of its own.
 ELSEWHERE = {"__main__", "_command/cli", "pep3143"}

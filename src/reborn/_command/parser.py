@@ -144,9 +144,21 @@ def _surplus(verb: str, rest: Sequence[str], program: Sequence[str] | None) -> s
     """Return the message about words that nobody knows; None without any."""
     if not rest:
         return None
-    what = f"there is no option {rest[0]!r}" if rest[0][:1] == "-" else f"what is {rest[0]!r}"
     missing = VERBS[verb].program and program is None
-    return what + ("; the program and its arguments come after --" if missing else "")
+    after = "; the program and its arguments come after --" if missing else ""
+    if rest[0][:1] == "-":
+        return _no_option(verb, rest[0].partition("=")[0], after)
+    return f"what is {rest[0]!r}{after}"
+
+
+def _no_option(verb: str, word: str, hint: str) -> str:
+    """Return the message about an unknown option; *hint* unless one is similar."""
+    import difflib
+
+    flags = [flag for option in VERBS[verb].options for flag in option.flags]
+    close = difflib.get_close_matches(word, flags, 1)
+    hint = f"; did you mean '{close[0]}'?" if close else hint
+    return f"there is no option {word!r}{hint}"
 
 
 def whole() -> argparse.ArgumentParser:

@@ -248,6 +248,8 @@ class Program:
         from reborn import _executable
 
         why = _executable.reason(error.filename, error.errno) if error.filename else ""
+        if not why and error.errno == ENOENT and not self.path and "/" not in self.argv[0]:
+            why = "which is not on PATH"
         action = f"run {self.argv[0]!r}, {why}" if why else f"run {self.argv[0]!r}"
         return StepError.from_error(error, action=action, step="exec", role=role)
 
