@@ -293,8 +293,8 @@ def sweep(task):
         except ViolationError as violation:
             violations.append(f"{run}: {violation}")
             outcome = "broken"
-        if run.hit is not None:
-            outcomes[outcome if run.can_fail() or outcome == "broken" else "cannot fail"] += 1
+        if run.hit is not None or outcome == "broken":
+            outcomes[outcome if outcome == "broken" or run.can_fail() else "cannot fail"] += 1
         if run.report is not None:
             reports[run.report] += 1
         if run.hit is None or len(violations) == task.most:

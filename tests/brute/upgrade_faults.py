@@ -71,10 +71,10 @@ class Upgrade(faults.Run):
         try:
             starter, listener = seccomp.start(self.argv(), standard=standard)
             self.listeners.append(listener)
-            self._until(lambda: self.old, PATIENCE, "the first start hangs")
-            self._until(lambda: not harness.is_alive(starter), PATIENCE, "it hangs")
+            self._until(lambda: not harness.is_alive(starter), PATIENCE, "the first start hangs")
             if code := harness.exit_code(starter):
                 raise faults.ViolationError(f"the first start ended with {code}")
+            self._until(lambda: self.old, PATIENCE, "the first one does not serve")
             upgrades = self.argv(upgrades=True)
             self.launcher, listener = seccomp.start(upgrades, standard=standard)
             self.roles[self.launcher] = "launcher"
@@ -214,8 +214,8 @@ def sweep(task):
         except faults.ViolationError as violation:
             violations.append(f"{run}: {violation}")
             outcome = "broken"
-        if run.hit is not None:
-            outcomes[outcome if run.can_fail() or outcome == "broken" else "cannot fail"] += 1
+        if run.hit is not None or outcome == "broken":
+            outcomes[outcome if outcome == "broken" or run.can_fail() else "cannot fail"] += 1
         if run.report is not None:
             reports[run.report] += 1
         if run.hit is None or len(violations) == task.most:

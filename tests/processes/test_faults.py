@@ -23,7 +23,8 @@ pytestmark = [
 
 def sweep(program=FAULTS, **options):
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, str(program), "--jobs", "1", *words]
+    # Each call is looked at by another process, which beside other tests takes its time.
+    command = [sys.executable, str(program), "--jobs", "1", "--patience", "6", *words]
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 

@@ -63,13 +63,16 @@ def test_log_has_an_end_control(supervised):
     assert texts(supervised) == [supervised.log_text()]
 
 
-def test_no_line_is_lost_over_restarts(supervised):
+def test_no_line_is_lost_over_restarts(supervised, gates):
+    gate = gates("gate")
     script = (
+        "test -e count || dd if=gate of=/dev/null bs=1 count=1 2>/dev/null; "
         "i=$(cat count 2>/dev/null || echo 0); n=0; while test $n -lt 700; do "
         "n=$((n + 1)); i=$((i + 1)); echo line $i; done; echo $i >count; exit 1"
     )
     policy = {"delay": 0.0, "limit": 3, "stable_after": 3600.0}
-    supervised.start_shell(script, policy=policy, condition="alive:0", **SIZED)
+    supervised.start_shell(script, policy=policy, **SIZED)
+    gate.let_pass()
     assert supervised.exit_code() == 1
     assert len(assert_whole(supervised)) == 2800
     supervised.pid = None

@@ -1,5 +1,6 @@
 """The first start is ready, or it has failed; there is no second."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import psutil
 import pytest
-from harness import PATIENCE, eventually, is_alive, reap
+from harness import PATIENCE, assert_exists, eventually, is_alive, reap
 
 SAY = "import os, socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
 SAY += "s.connect(chr(0) + os.environ['NOTIFY_SOCKET'][1:]); s.send(sys.argv[1].encode())"
@@ -163,3 +164,24 @@ def test_later_life_that_is_not_ready_yet_is_in_the_record(supervised):
     second = supervised.next_program(first)
     assert is_alive(second)
     assert supervised.wait_state(phase="running", pid=second)["ready"]
+
+
+def test_program_that_exits_before_anybody_looks_has_been_executed(supervised, gates):
+    gate, reached = gates("gate"), supervised.directory / "reached"
+    argv = ("sh", "-c", "exit 3")
+    command = supervised.command(*argv, wait_at=[gate.path, str(reached)])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=supervised.directory) as process:
+        eventually(lambda: assert_exists(reached))
+        program = psutil.Process(int(reached.read_text()))
+        supervisor = program.parent()
+        supervisor.suspend()
+        gate.let_pass()
+        eventually(lambda: assert_status(program, psutil.STATUS_ZOMBIE))
+        supervisor.resume()
+        error = json.loads(process.stdout.read())
+    assert error["error"] == f"daemon {program.pid} (sh) exited with status 3 before it was ready"
+    supervised.assert_nothing_left()
+
+
+def assert_status(process, status):
+    assert process.status() == status

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from reborn._supervisor.version import Version
 
 
-NOT_EXECUTED = "it has not been executed"
+_NOT_EXECUTED = "it has not been executed"
 
 
 class Run:
@@ -97,7 +97,7 @@ class Run:
 
     def look(self) -> str | None:
         """Return why it is not ready, None if it is."""
-        return self._waiter.look() if self.is_executed() else NOT_EXECUTED
+        return self._waiter.look() if self.is_executed() else _NOT_EXECUTED
 
     def fileno(self) -> int | None:
         """Return a descriptor that can be read when there is something new to look at."""
@@ -112,6 +112,8 @@ class Run:
 
     def settle(self) -> None:
         """Look no more, since it is ready or has ended."""
+        if self.code is not None and not self._is_executed and self.is_executed():
+            self.not_ready_reason = self._waiter.look() or ""  # it has ended before anybody looked
         self._waiter.close()
         self._probe = None
         self._output.end_start()

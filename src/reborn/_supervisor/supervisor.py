@@ -64,7 +64,7 @@ from reborn._errors import Step
 from reborn._signals import how_ended, signal_name
 from reborn._supervisor.draining import Draining
 from reborn._supervisor.loop import SupervisorLoop
-from reborn._supervisor.run import NOT_EXECUTED, Run
+from reborn._supervisor.run import Run
 from reborn.exceptions import SpawnError, StartError
 
 TYPE_CHECKING = False
@@ -587,12 +587,10 @@ class ProgramSupervisor(SupervisorLoop):
         if run.refusal is not None:
             return run.refusal
         code = None if run.has_expired else run.code
-        # One that has ended has been executed, even if nobody has looked.
-        is_known = not self._was_ready or run.not_ready_reason != NOT_EXECUTED
         return SpawnError(
             command=str(run.version.program),
             pid=run.pid,
-            missing=run.not_ready_reason if is_known else "",
+            missing=run.not_ready_reason,
             status=code if code is not None and code >= 0 else None,
             signal=-code if code is not None and code < 0 else None,
             timeout=run.version.ready_timeout if code is None else 0.0,
