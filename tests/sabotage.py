@@ -59,6 +59,7 @@ SEAMS = {
     "take a lease": "_record_lock:take_lease",
     "end leases": "_record_lock:end_leases",
     "mark a stop": "_record_lock:mark_stop",
+    "try a start lock": "_start_lock:StartLock.acquire",
     "leave the addresses": "_idle:close",
     "wait for an address": "_upgrade.listening:_may_wait",
     "doubt a holder": "_holder:LockHolder.refuse_if_doubtful",

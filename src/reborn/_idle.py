@@ -7,7 +7,9 @@ Rules:
    is ready, while it is upgraded, and while an earlier generation finishes, it is not idle either.
 2. The time starts at READY, and anew whenever one of these is seen, a block of `busy` ends, or
    `ensure` has given the daemon to somebody, which changes the time of the pid file. Each tenth of
-   the time it looks, so a daemon goes after its time, and after twelve tenths at the latest.
+   the time it looks, so a daemon goes after its time, and after twelve tenths at the latest. One
+   whose pid file has been removed, as with the directory of a project, is given to nobody any more,
+   and goes as soon as it is idle.
 3. It goes in the ordinary way: SIGTERM, which every program handles as it does, in a thread, a loop
    or a `SignalServer`. Before that it takes what clients share for itself (`_record_lock`), and
    looks once more. So nobody who was given this daemon meets its end; and who comes from then on
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from reborn._pidfile import LockedPidFile
     from reborn._steps import Setup
     from reborn._upgrade.daemon import Generation
 else:
@@ -62,12 +65,11 @@ _LOOKS, _SHORTEST_PAUSE = 10, 0.002
 class IdleClock:
     """For how long nobody has needed a daemon.
 
-    *lock_fd* returns the descriptor of its pid file, None without one; *is_used* tells whether
-    somebody needs it now, or has needed it since the last call.
+    *is_used* tells whether somebody needs it now, or has needed it since the last call.
     """
 
-    def __init__(self, lock_fd: Callable[[], int | None], is_used: Callable[[], bool]) -> None:
-        self._lock_fd = lock_fd
+    def __init__(self, pidfile: LockedPidFile | None, is_used: Callable[[], bool]) -> None:
+        self._pidfile = pidfile
         self._is_used = is_used
         self.seconds = float("inf")
         self._last = 0.0
@@ -85,10 +87,22 @@ class IdleClock:
         left = self._last + self.seconds - time.monotonic()
         return max(min(self.seconds / _LOOKS, left), _SHORTEST_PAUSE)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether nobody can find the daemon any more."""
+        return self._pidfile is not None and self._pidfile.is_lost()
+
+    @property
+    def lock_fd(self) -> int | None:
+        """The descriptor of the pid file, None without one."""
+        return None if self._pidfile is None else self._pidfile.lock_fd
+
     def is_over(self) -> bool:
         """Look; tell whether the daemon has to go: from then on, clients wait for the next one."""
         before, self._was_used = self._was_used, self._is_needed()
-        is_over = not (before or self._was_used) and self._last + self.seconds <= time.monotonic()
+        is_over = not (before or self._was_used) and (
+            self._last + self.seconds <= time.monotonic() or self.is_lost
+        )
         if is_over and self._ends_leases():
             return True
         if is_over or before or self._was_used:
@@ -97,7 +111,7 @@ class IdleClock:
 
     def _is_needed(self) -> bool:
         given_out, self._given_out = self._given_out, self._time_of_file()
-        fd = self._lock_fd()
+        fd = self.lock_fd
         return (
             self._is_used()
             or given_out != self._given_out
@@ -105,12 +119,12 @@ class IdleClock:
         )
 
     def _time_of_file(self) -> int:
-        fd = self._lock_fd()
+        fd = self.lock_fd
         return 0 if fd is None else os.fstat(fd).st_mtime_ns
 
     def _ends_leases(self) -> bool:
         """Have clients wait for the next daemon, and tell whether this one is idle still."""
-        fd = self._lock_fd()
+        fd = self.lock_fd
         if fd is None:
             return not self._is_needed()
         if not _record_lock.end_leases(fd):
@@ -137,7 +151,7 @@ class IdleWatch:
         self._generation = generation
         self._sockets = sockets
         self._owner = OwnProcess()
-        self.clock = IdleClock(self._lock_fd, self._is_used)
+        self.clock = IdleClock(setup.pidfile, self._is_used)
         self._runs = False
         self._news = _thread.allocate_lock()
         self._news.acquire()
@@ -200,15 +214,12 @@ class IdleWatch:
 
     def _is_ready(self) -> bool:
         """Tell whether this is the daemon, and nobody waits for that, or replaces it."""
-        fd, generation = self._lock_fd(), self._generation
+        fd, generation = self.clock.lock_fd, self._generation
         return (
             self._setup.is_ready
             and (generation is None or generation.is_settled())
             and (fd is None or _record_lock.starter(fd) is None)
         )
-
-    def _lock_fd(self) -> int | None:
-        return None if self._setup.pidfile is None else self._setup.pidfile.lock_fd
 
     def _has_busy_workers(self) -> bool:
         try:
@@ -240,11 +251,18 @@ class IdleWatch:
             self.clock.touch()
         elif self.clock.is_over() and not self.is_stopped:
             self.is_going = True
-            logging: Any = sys.modules.get("logging")
-            if logging is not None:
-                text = "nobody has needed this daemon for %g s; it ends"
-                logging.getLogger("reborn").info(text, self.clock.seconds)
+            self._log_end()
             os.kill(os.getpid(), _signal.SIGTERM)
+
+    def _log_end(self) -> None:
+        logging: Any = sys.modules.get("logging")
+        if logging is not None:
+            logger = logging.getLogger("reborn")
+            if self.clock.is_lost:
+                logger.info("nobody can find this daemon, whose pid file is gone; it ends")
+            else:
+                text = "nobody has needed this daemon for %g s; it ends"
+                logger.info(text, self.clock.seconds)
 
 
 def close(listeners: Iterable[socket.socket]) -> None:

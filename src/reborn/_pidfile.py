@@ -223,6 +223,17 @@ class LockedFile:
             except OSError:
                 pass  # it is not seen on this file system, and no reason not to start
 
+    def is_lost(self) -> bool:
+        """Tell whether the locked file has lost its name: whoever looks there does not find it."""
+        if self._fd is None or self._directory is None:
+            return False
+        try:
+            status = os.fstat(self._fd)
+            name = os.path.basename(self.path)
+            return not _files.is_named(status, name, self._directory, alone=False)
+        except OSError:
+            return False  # whether it has cannot be seen
+
     def descriptors(self) -> list[int]:
         """Return the descriptors that must stay open for the lock to last."""
         return [fd for fd in (self._fd, self._directory) if fd is not None]

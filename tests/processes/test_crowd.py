@@ -64,11 +64,11 @@ def test_failing_start_fails_for_all_of_the_crowd(crowd, sandbox):
 @pytest.mark.brute
 def test_client_that_waits_for_two_starts_is_counted_control():
     too_long = runpy.run_path(str(IDLERS))["too_long"]
-    starts = [{"start": (number, number + 0.5), "wait": (0.4, 0.9)} for number in range(3)]
+    starts = [{"start": (number, number + 0.5), "queue": (0.4, 0.9)} for number in range(3)]
     waits = {"idle": (0.4, 2), "failing": (0, 1)}  # two ends, or a start and the end of another
     for kind, wait in waits.items():
-        assert too_long(kind, [*starts, {"start": None, "wait": wait}]) == (kind == "idle")
-    assert too_long("failing", [*starts, {"start": None, "wait": (-1, 2)}]) == 1
+        assert too_long(kind, [*starts, {"start": None, "queue": wait}]) == (kind == "idle")
+    assert too_long("failing", [*starts, {"start": None, "queue": (-1, 2)}]) == 1
 
 
 @pytest.mark.brute

@@ -10,20 +10,15 @@ import pytest
 
 from reborn import _idle, _record_lock
 from reborn._idle import Busy, IdleWatch
-
-
-class File:
-    """A pid file that is locked by this process."""
-
-    def __init__(self, path):
-        self.lock_fd = os.open(path, os.O_RDWR | os.O_CREAT)
+from reborn._pidfile import LockedPidFile
 
 
 @pytest.fixture
 def setup(path):
-    setup = types.SimpleNamespace(pidfile=File(path), is_ready=True)
+    setup = types.SimpleNamespace(pidfile=LockedPidFile(path), is_ready=True)
+    setup.pidfile.acquire()
     yield setup
-    os.close(setup.pidfile.lock_fd)
+    setup.pidfile.leave()
 
 
 @pytest.fixture
@@ -78,6 +73,21 @@ def test_time_begins_anew_after_what_was_seen(watch, sent):
     assert sent == [signal.SIGTERM]
 
 
+def test_daemon_that_nobody_can_find_goes_before_its_time(watch, client, path, sent, caplog):
+    """Its directory may have been removed, and made anew for the next one."""
+    caplog.set_level("INFO", "reborn")
+    watch.clock.seconds = 3600.0
+    _record_lock.take_lease(client)
+    os.unlink(path)
+    watch._look()
+    _record_lock.allow_leases(client)
+    watch._look()  # somebody had it at the look before
+    assert not sent
+    watch._look()
+    assert sent == [signal.SIGTERM]
+    assert caplog.messages == ["nobody can find this daemon, whose pid file is gone; it ends"]
+
+
 def test_blocks_can_be_nested_and_shared(watch):
     block = Busy(watch)
     with block:
@@ -109,7 +119,7 @@ def test_client_with_a_lease_keeps_the_daemon(watch, client, sent):
     assert _record_lock.take_lease(client)
     passed(watch)
     assert sent == []
-    assert not _record_lock.end_leases(watch._lock_fd())
+    assert not _record_lock.end_leases(watch.clock.lock_fd)
 
 
 def test_daemon_that_goes_gives_no_lease(watch, client, sent):

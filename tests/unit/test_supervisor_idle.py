@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from reborn._pidfile import LockedPidFile
 from reborn._supervisor import idle
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/net/unix"), reason="NEEDS LINUX: /proc")
@@ -36,6 +37,19 @@ def test_connection_is_seen_from_the_queue_to_its_end_on_our_side(kind, tmp_path
             client.close()
             assert idle.is_connected(server.fileno())
         assert not idle.is_connected(server.fileno())
+
+
+def test_program_that_nobody_can_find_goes_before_its_time(path):
+    pidfile = LockedPidFile(path)
+    pidfile.acquire()
+    check = idle.IdleCheck(3600.0, pidfile)
+    check.begin([])
+    assert not check.is_over()
+    assert check.reason == "has had no connection for 3600 s"
+    os.unlink(path)
+    assert check.is_over()
+    assert check.reason == "cannot be found any more, since its pid file is gone"
+    pidfile.leave()
 
 
 def test_what_cannot_be_seen_counts_as_a_connection(monkeypatch):

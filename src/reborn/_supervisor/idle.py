@@ -46,10 +46,7 @@ class IdleCheck:
 
     def __init__(self, seconds: float, pidfile: "LockedPidFile | None") -> None:
         self._sockets: list[int] = []
-        self._clock = IdleClock(
-            lambda: None if pidfile is None else pidfile.lock_fd,
-            lambda: any(map(is_connected, self._sockets)),
-        )
+        self._clock = IdleClock(pidfile, lambda: any(map(is_connected, self._sockets)))
         self._clock.seconds = seconds
         self.seconds = seconds
 
@@ -57,6 +54,13 @@ class IdleCheck:
         """Begin the time of a program that is ready now and has these *sockets*."""
         self._sockets = [*sockets]
         self._clock.touch()
+
+    @property
+    def reason(self) -> str:
+        """Why the program goes, in words that follow its name."""
+        if self._clock.is_lost:
+            return "cannot be found any more, since its pid file is gone"
+        return f"has had no connection for {self.seconds:g} s"
 
     @property
     def pause(self) -> float:

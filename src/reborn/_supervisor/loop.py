@@ -284,7 +284,7 @@ class SupervisorLoop:
         """Stop the program, as by SIGTERM, if nobody has needed it for its time."""
         if self._idle is not None and self._state == "running" and self._idle.is_over():
             who = f"{self._name} (process {self.state.pid})"
-            self._output.say(f"{who} has had no connection for {self._idle.seconds:g} s")
+            self._output.say(f"{who} {self._idle.reason}")
             self._why_stopped = "idle"
             self._handle("stop", _signal.SIGTERM)
 
