@@ -242,6 +242,23 @@ def test_stop_right_after_an_upgrade_that_has_failed_leaves_no_pid_file(daemon):
     assert not daemon.sandbox.pidfile.exists()
 
 
+def test_library_that_cannot_be_read_is_told_by_a_step(daemon):
+    """Where a package's files cannot be looked at (EACCES), it is found empty (PEP 420)."""
+    pid = daemon.start()
+    hide = (
+        "import importlib._bootstrap_external as importer\n"
+        "def stat(path, whole=importer._path_stat):\n"
+        "    if 'json/__init__' in path: raise PermissionError(path)\n"
+        "    return whole(path)\n"
+        "importer._path_stat = stat\n"
+        "del sys.modules['json']"
+    )
+    [*_, line] = daemon.fail(before=hide)
+    assert "cannot load the rest of reborn: " in line
+    assert line.endswith("(step 'load', in the launcher)")
+    daemon.assert_serves(pid, 1)
+
+
 def test_start_beside_a_daemon_that_can_be_replaced_is_refused(daemon):
     pid = daemon.start()
     result = daemon.run("start")

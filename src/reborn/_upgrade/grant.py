@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+from json import dumps, loads  # see `messages`
 
 from reborn import _descriptors
 
@@ -62,7 +62,7 @@ class Grant:
 
     def as_text(self) -> str:
         """Return the grant for a program that is started again with these descriptors."""
-        return json.dumps(vars(self))
+        return dumps(vars(self))
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -71,7 +71,7 @@ class Grant:
         Raises:
             OSError: a descriptor is not there.
         """
-        grant = cls._from_values(json.loads(text))
+        grant = cls._from_values(loads(text))
         for fd in grant.descriptors():
             os.set_inheritable(fd, False)
         return grant
