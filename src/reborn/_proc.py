@@ -378,7 +378,7 @@ def _count_descriptors(pid: int) -> int | None:
     try:
         return os.stat(path).st_size or len(os.listdir(path))  # 0: before Linux 6.2
     except OSError:
-        return None  # another user's
+        return None  # another user's, before Linux 6.2
 
 
 def _facts_by_psutil(pid: int) -> Facts | None:
