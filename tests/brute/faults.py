@@ -345,7 +345,8 @@ def sweep_all(sweep, tasks, *, jobs):
     ) as pool:
         for done in concurrent.futures.as_completed([pool.submit(sweep, task) for task in tasks]):
             results.append(done.result())
-            print(f"{len(results)} of {len(tasks)}: {' '.join(map(str, done.result().task[:4]))}")
+            said = " ".join(map(str, done.result().task[:4]))
+            print(f"{len(results)} of {len(tasks)}: {said}", flush=True)
             for violation in results[-1].violations:
                 print("BROKEN", violation, flush=True)
     return report(results, time.monotonic() - begin)

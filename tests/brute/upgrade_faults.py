@@ -57,7 +57,7 @@ class Upgrade(faults.Run):
         self.hit = self.killed = self.report = None
         self.said_ready = False
         self.old = self.new = None
-        self.listeners = []
+        self.listeners, self.over = [], set()
 
     def argv(self, **more):
         spec = repr({**self.spec, **more})
@@ -141,18 +141,24 @@ class Upgrade(faults.Run):
             if time.monotonic() > deadline:
                 told = os.pread(self.output, 1 << 20, 0).decode(errors="replace")[-300:]
                 raise faults.ViolationError(f"{violation}: {harness.living()} {told}")
-            fds = [listener.fd for listener in self.listeners]
             for _ in range(200):
-                found = select.select(fds, [], [], 0.005)[0]
-                if not found:
+                calls = [(each, each.receive()) for each in self._with_calls()]
+                if not calls:
                     break
-                for listener in self.listeners:
-                    if listener.fd in found and (call := listener.receive()) is not None:
-                        self.listener = listener
+                for self.listener, call in calls:
+                    if call is not None:
                         self._answer(call)
-                # A listener whose last process has gone can be read for ever.
-                if len(found) == len(fds) and not harness.living():
-                    break
+
+    def _with_calls(self):
+        """Return the listeners that have a call, in a moment."""
+        fds = {each.fd: each for each in self.listeners if each not in self.over}
+        poll = select.poll()
+        for fd in fds:
+            poll.register(fd, select.POLLIN)
+        found = poll.poll(5)
+        # One whose last process has gone is over.
+        self.over |= {fds[fd] for fd, event in found if not event & select.POLLIN}
+        return [fds[fd] for fd, event in found if event & select.POLLIN]
 
     def _answer(self, call):
         number = call.arguments[0] - marked.FIRST_MARK
