@@ -104,7 +104,7 @@ class Run:
         options = {
             "pidfile": str(self.pidfile),
             "strategy": task.strategy,
-            "ready_timeout": READY_TIMEOUT * task.patience,
+            "ready_timeout": READY_TIMEOUT * max(1.0, task.patience),
             **SCENARIOS[task.scenario],
         }
         if "log_file" in options:

@@ -49,7 +49,7 @@ class Upgrade(faults.Run):
         options = {
             "pidfile": str(self.pidfile),
             "strategy": task.strategy,
-            "ready_timeout": faults.READY_TIMEOUT * task.patience,
+            "ready_timeout": faults.READY_TIMEOUT * max(1.0, task.patience),
             **OPTIONS,
         }
         self.spec = {"path": faults.PATH, "options": options, "sabotage": task.sabotage}

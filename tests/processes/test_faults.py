@@ -74,6 +74,6 @@ def test_fault_of_an_upgrade_leaves_one_of_the_two(role, fault, every):
 def test_fault_of_an_upgrade_leaves_one_of_the_two_control():
     """The old one does not come back when the new one dies in the middle."""
     options = {"role": "daemon", "fault": "SIGKILL", "every": 6, "sabotage": "give_up", "most": 1}
-    result = sweep(UPGRADE, strategy="fork", **options)
+    result = sweep(UPGRADE, strategy="fork", patience=0.2, **options)
     assert result.returncode == 1
     assert "the pid file does not say so" in result.stdout
