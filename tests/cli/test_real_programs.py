@@ -184,7 +184,7 @@ def test_nginx_that_goes_into_the_background_is_told_not_to(reborn, nginx):
     status, out, err = reborn("start", "nginx", *options, "--", *words)
     assert (status, out) == (1, "")
     assert "exited with status 0 before it was ready" in err
-    assert "; or it goes into the background by itself, and must be told not to" in err
+    assert "; or it goes into the background by itself, and must be configured not to" in err
     reborn.assert_nothing_left()
 
 

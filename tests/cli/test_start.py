@@ -99,7 +99,7 @@ def test_program_that_goes_into_the_background_is_told_not_to(reborn, supervised
     told = (
         "exited with status 0 before it was ready.*; its input is the null device, so it may have "
     )
-    told += "finished; or it goes into the background by itself, and must be told not to"
+    told += "finished; or it goes into the background by itself, and must be configured not to"
     assert re.search(told, err)
 
 
@@ -151,6 +151,26 @@ def test_reason_why_a_program_cannot_be_run_is_the_right_one(
     assert (found, out) == (status, "")
     assert f"web: cannot run './program', {reason}" in err
     reborn.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["--", "sleep 60"], "give the program and its arguments as separate words"),
+        (["--", "program"], "did you mean './program'?"),
+        (["--directory", "below", "--", "inside"], "did you mean '{0}/below/inside'?"),
+        (["--directory", "below", "--", "./inside"], "did you mean '{0}/below/inside'?"),
+        (["--directory", "below", "--", "elsewhere"], None),
+    ],
+)
+def test_program_that_was_meant_is_named(reborn, words, meant):
+    below = reborn.directory / "below"
+    below.mkdir()
+    for path in (reborn.directory / "program", below / "inside"):
+        path.touch()
+    status, _, err = reborn("start", "web", *words)
+    end = "" if meant is None else f"; {meant.format(reborn.directory)}"
+    assert (status, err.partition("in the daemon)")[2]) == (127, f"{end}\n")
 
 
 @pytest.mark.root

@@ -62,7 +62,7 @@ _NONE = "there are no daemons; reborn start NAME -- PROGRAM starts one"
 _UNKNOWN = "there is no record of how it was started; give the program after --"
 _INTO_BACKGROUND = (
     "; its input is the null device, so it may have finished; or it goes into the background by "
-    "itself, and must be told not to (as in nginx -g 'daemon off;')"
+    "itself, and must be configured not to (as in nginx -g 'daemon off;')"
 )
 
 

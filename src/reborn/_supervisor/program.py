@@ -251,7 +251,18 @@ class Program:
         if not why and error.errno == ENOENT and not self.path and "/" not in self.argv[0]:
             why = "which is not on PATH"
         action = f"run {self.argv[0]!r}, {why}" if why else f"run {self.argv[0]!r}"
-        return StepError.from_error(error, action=action, step="exec", role=role)
+        refusal = StepError.from_error(error, action=action, step="exec", role=role)
+        refusal.remedy = self._meant() if error.errno == ENOENT else None
+        return refusal
+
+    def _meant(self) -> str | None:
+        """Return what was meant by the name of a program that is not there, if that can be seen."""
+        word, directory = self.argv[0], self.working_directory
+        if " " in word and len(self.argv) == 1:
+            return "give the program and its arguments as separate words"
+        nearby = os.path.normpath(os.path.join(directory, word)) if directory else f"./{word}"
+        is_there = self.chroot_directory is None and os.path.isfile(nearby)
+        return f"did you mean {nearby!r}?" if is_there and nearby != self.path else None
 
     def refuse_if_missing(self) -> None:
         """See that it could be started, as far as that can be seen from here.
