@@ -24,6 +24,7 @@ SAYERS |= {
 SAYERS |= {"_add_remedy", "_drop_next", "_noted", "_revert"}
 # Whose results are said.
 TOLD = {
+    "_meant",
     "_no_option",
     "_no_verb",
     "_refusal",
