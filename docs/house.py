@@ -70,7 +70,15 @@ LAYERS = {
     "an upgrade": _inside("_upgrade", "messages", "listening", "manager", "launch", "daemon"),
     "the class": ("_export", "_ensure", "_idle", "_context", "_serving"),
     "command lines": _inside(
-        "_verbs", "keywords", "values", "terminal", "status", "follow", "arguments", "control"
+        "_verbs",
+        "keywords",
+        "contexts",
+        "values",
+        "terminal",
+        "status",
+        "follow",
+        "arguments",
+        "control",
     ),
     "for programs": ("application", "click", "graceful", "pep3143", "_spawning", "pytest_plugin"),
     "the supervisor": _inside(
@@ -176,6 +184,7 @@ TESTED = {
     "_context": "processes/with processes/foreground processes/stress",
     "_serving": "processes/serving",
     "_verbs.keywords": "application/background",
+    "_verbs.contexts": "application/background application/verbs",
     "_verbs.values": "application/verbs",
     "_verbs.status": "application/status",
     "_verbs.terminal": "application/terminal cli/terminal",

@@ -81,12 +81,13 @@ def background(
     of `DaemonContext`, with one other default: the working directory stays the launcher's, so that
     relative paths on the command line keep their meaning.
     """
+    from reborn._verbs import contexts as _contexts
     from reborn._verbs import control as _control
 
     _add_background_options(parser, pidfile, log_file)
     args = parser.parse_args(argv, namespace=Arguments())
     given = _take_ours(args)
-    context = _control.context_of_program(given, pidfile, log_file, **options)
+    context = _contexts.of_program(given, pidfile, log_file, **options)
     status = _control.leave(_control.Control(context, name=name or parser.prog).detach())
     if status is not None:
         sys.exit(status)
@@ -131,9 +132,10 @@ def control(
     *name*, *argv* and the *options* are as in `background`. If a service manager runs this process,
     ``start`` stays in the foreground.
     """
+    from reborn._verbs import contexts as _contexts
     from reborn._verbs import control as _control
 
-    _control.require_pidfile(pidfile)
+    _contexts.require_pidfile(pidfile)
     name = name or parser.prog
     verbs = _control.offered(**options)
     top = _verbs_parser(
@@ -147,7 +149,7 @@ def control(
     args = top.parse_args(words, namespace=Arguments())
     given = _take_ours(args)
     verb = _control.verb_of(given["verb"], given)
-    context = _control.context_of_verb(verb, given, pidfile, log_file, **options)
+    context = _contexts.of_verb(verb, given, pidfile, log_file, **options)
     status = _control.carry_out(_control.Control(context, name=name), verb, given)
     if status is not None:
         return status
@@ -172,9 +174,9 @@ def ensure(
     ``args`` among the *options* replaces that. Otherwise this is `DaemonContext.ensure`. Give the
     same paths and *options* as to `control`.
     """
-    from reborn._verbs import control as _control
+    from reborn._verbs import contexts as _contexts
 
-    return _control.ensured(pidfile, log_file, timeout=timeout, fingerprint=fingerprint, **options)
+    return _contexts.ensured(pidfile, log_file, timeout=timeout, fingerprint=fingerprint, **options)
 
 
 def _add_background_options(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reborn._errors import hint_public
+from reborn._verbs import contexts as _contexts
 from reborn._verbs import control as _control
 from reborn._verbs import terminal as _terminal
 from reborn._verbs import values as _values
@@ -64,7 +65,7 @@ def background(
     """
 
     def run_it(ctx: click.Context) -> None:
-        context = _control.context_of_program(_given(ctx), pidfile, log_file, **options)
+        context = _contexts.of_program(_given(ctx), pidfile, log_file, **options)
         daemon = _control.Control(context, name=_name(ctx, name))
         _carry_on(ctx, context, _control.leave(daemon.detach()))
 
@@ -98,12 +99,12 @@ def control(
     command's own parameters. With *optional_verb* the verb can be left out. Behaviour, output and
     exit statuses are those of `reborn.application.control`.
     """
-    _control.require_pidfile(pidfile)
+    _contexts.require_pidfile(pidfile)
 
     def act(ctx: click.Context) -> None:
         given = _given(ctx)
         verb = _control.verb_of(ctx.command.name or "", given)
-        context = _control.context_of_verb(verb, given, pidfile, log_file, **options)
+        context = _contexts.of_verb(verb, given, pidfile, log_file, **options)
         daemon = _control.Control(context, name=_name(ctx, name))
         _carry_on(ctx, context, _control.carry_out(daemon, verb, given))
 

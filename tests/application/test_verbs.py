@@ -349,7 +349,7 @@ def running(app, **options):
     return process
 
 
-@pytest.mark.parametrize("sabotage", ["", "control._current_dispositions = lambda **_: None"])
+@pytest.mark.parametrize("sabotage", ["", "contexts._current_dispositions = lambda **_: None"])
 def test_run_leaves_signals_as_they_were(app, sabotage):
     """As below nohup, and with Ctrl-Z."""
     masks = "dict(line.split(':') for line in open('/proc/self/status'))['SigIgn'].strip()"

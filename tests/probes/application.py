@@ -14,10 +14,10 @@ import sys
 import time
 
 from reborn import was_reborn
-from reborn._verbs import control, terminal
+from reborn._verbs import contexts, control, terminal
 
 # For the code in SPEC.
-__all__ = ["atexit", "control", "signal", "terminal"]
+__all__ = ["atexit", "contexts", "control", "signal", "terminal"]
 
 SPEC = {}
 

@@ -1,24 +1,19 @@
 """What each verb makes of what the core returns or raises."""
 
 import errno
-import inspect
 import os
-import signal
 
 import pytest
 
 from reborn import (
     Daemon,
     DaemonContext,
-    PidFile,
     PidFileLockedError,
     StepError,
     StopTimeoutError,
     _proc,
 )
-from reborn._verbs import control as verbs
 from reborn._verbs.control import Control
-from reborn._verbs.keywords import ContextOptions
 
 PID = os.getpid()
 HOW_IT_GOES = "it does not end, even by SIGKILL"
@@ -186,39 +181,3 @@ def test_status_looks_again_when_the_daemon_ends_meanwhile(control):
     watching.look = look_twice
     assert watching.status().state == "stopped"
     assert [look.state for look in looks] == ["running", "stopped"]
-
-
-@pytest.mark.parametrize("pidfile", [None, 3, PidFile("/run/app.pid")])
-def test_verbs_need_the_path_of_a_pid_file(pidfile):
-    with pytest.raises(TypeError, match="pidfile must be a path, by which the verbs find"):
-        verbs.require_pidfile(pidfile)
-
-
-def test_foreground_changes_nothing_that_was_not_asked_for():
-    umask = os.umask(0o027)
-    try:
-        context = verbs.foreground_context(None, None)
-    finally:
-        os.umask(umask)
-    assert (context.umask, context.working_directory, context.prevent_core) == (0o027, None, False)
-    assert context.detach_process is False
-    assert {int(number) for number in context.signal_map} == {
-        int(number)
-        for number in signal.valid_signals()
-        if number not in (signal.SIGKILL, signal.SIGSTOP)
-        and signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN)
-    }
-    for number, handler in context.signal_map.items():
-        assert signal.getsignal(number) == handler
-
-
-def test_foreground_takes_what_was_asked_for():
-    context = verbs.foreground_context("a", "b", umask=0, signal_map={}, prevent_core=True)
-    assert (context.umask, context.signal_map, context.prevent_core) == (0, {}, True)
-    assert (context.pidfile, context.log_file) == ("a", "b")
-
-
-def test_keywords_are_the_options_of_the_context():
-    options = inspect.signature(DaemonContext).parameters.keys()
-    decided = {"pidfile", "log_file", "detach_process"}
-    assert ContextOptions.__annotations__.keys() == options - decided

@@ -274,13 +274,13 @@ def run(spec: Spec, program: Program) -> int:
     Raises:
         StartError: it cannot be run.
     """
-    from reborn._verbs import control
+    from reborn._verbs import contexts
 
     start = ProgramStart(spec, program)
     options = {key: spec.options[key] for key in ("umask",) if key in spec.options}
     log_file = spec.options.get("log_file")
     # A manager is told that a program is ready when its supervisor knows it.
-    context = control.foreground_context(
+    context = contexts.in_foreground(
         start.own_pidfile(), log_file, wait_ready=spec.supervised, **options
     )
     caller_stderr = None if log_file is None else os.dup(2)

@@ -20,7 +20,7 @@ import time
 from errno import EACCES, EPERM
 
 from reborn import _descriptors, _detach, _inherited
-from reborn._context import DaemonContext, was_reborn
+from reborn._context import was_reborn
 from reborn._errors import StartError
 from reborn._verbs import arguments, terminal, values
 from reborn._verbs.terminal import Waiting
@@ -29,14 +29,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-    from typing import Any, Unpack
+    from typing import Any
 
-    from reborn._options import Handler, Path
-    from reborn._pidfile import PidFile
+    from reborn._context import DaemonContext
+    from reborn._options import Path
     from reborn._process import Daemon
     from reborn._supervised import Supervisor
     from reborn._verbs.follow import LogReader
-    from reborn._verbs.keywords import ContextOptions
     from reborn._verbs.status import DaemonStatus, Searched
     from reborn.exceptions import PidFileLockedError
 
@@ -517,112 +516,3 @@ def leave(outcome: Outcome | None) -> int | None:
         _descriptors.flush()
         os._exit(0)
     return outcome.status
-
-
-def ensured(
-    pidfile: Path,
-    log_file: Path | None,
-    *,
-    timeout: float,
-    fingerprint: str | None,
-    **options: Unpack[ContextOptions],
-) -> Daemon:
-    """Return the daemon of a program with verbs, for client code of the same program.
-
-    Raises:
-        ValueError: the options would have this process become the daemon.
-        RebornError: there is no daemon, as in `DaemonContext.ensure`.
-    """
-    if options.get("strategy") == "fork":
-        message = "a client starts the program again, so strategy must not be 'fork' here"
-        raise ValueError(message)
-    options = {"args": ["start"], **options, "strategy": "reexec"}
-    context = _background_context(pidfile, log_file, detach=True, **options)
-    daemon = context.ensure(timeout=timeout, fingerprint=fingerprint)
-    assert daemon is not None  # noqa: S101 - the daemon is another process
-    return daemon
-
-
-def require_pidfile(pidfile: object) -> None:
-    """See that there is the path of a pid file, by which the daemon is found again.
-
-    Raises:
-        TypeError: it is something else.
-    """
-    if not isinstance(pidfile, str | os.PathLike):
-        message = f"pidfile must be a path, by which the verbs find the daemon, not {pidfile!r}"
-        raise TypeError(message)
-
-
-def context_of_program(
-    given: Mapping[str, Any],
-    pidfile: Path | None,
-    log_file: Path | None,
-    **options: Unpack[ContextOptions],
-) -> DaemonContext:
-    """Return the context of a program without verbs, from what was *given* and the defaults."""
-    # The program that was started again may have got other arguments (the option args).
-    if "background" in given or was_reborn():
-        paths = given.get("pidfile", pidfile), given.get("log_file", log_file)
-        return _background_context(*paths, detach=True, **options)
-    return foreground_context(given.get("pidfile"), given.get("log_file"), **options)
-
-
-def context_of_verb(
-    verb: str,
-    given: Mapping[str, Any],
-    pidfile: Path,
-    log_file: Path | None,
-    **options: Unpack[ContextOptions],
-) -> DaemonContext:
-    """Return the context that *verb* is about, from what was *given* and the defaults."""
-    pidfile = given.get("pidfile", pidfile)
-    if verb == "run":
-        return foreground_context(pidfile, given.get("log_file"), **options)
-    return _background_context(pidfile, given.get("log_file", log_file), detach=None, **options)
-
-
-def _background_context(
-    pidfile: Path | None,
-    log_file: Path | None,
-    *,
-    detach: bool | None,
-    **options: Unpack[ContextOptions],
-) -> DaemonContext:
-    """Return the context of a program that goes into the background.
-
-    It stays in the launcher's directory unless the options differ, so that relative paths among the
-    program's arguments mean what they meant in the shell.
-    """
-    options = {"working_directory": None, **options}
-    return DaemonContext(pidfile, log_file=log_file, detach_process=detach, **options)
-
-
-def foreground_context(
-    pidfile: Path | PidFile | None, log_file: Path | None, **options: Unpack[ContextOptions]
-) -> DaemonContext:
-    """Return the context of a program that runs at the terminal, or below whoever started it.
-
-    Without an option everything stays as it is: directory, umask, core files, signals. Only with a
-    pid file SIGTERM is handled, so that the file is removed.
-    """
-    unchanged: ContextOptions = {
-        "working_directory": None,
-        "umask": _inherited.current_umask(),
-        "prevent_core": False,
-        "signal_map": _current_dispositions(terminate=pidfile is not None),
-    }
-    options = {**unchanged, **options}
-    return DaemonContext(pidfile, log_file=log_file, detach_process=False, **options)
-
-
-def _current_dispositions(*, terminate: bool) -> dict[int, Handler]:
-    """Return a signal map that keeps every current disposition (nohup(1) ignores one, say)."""
-    from reborn import _signals
-
-    now = {number: _signal.getsignal(number) for number in _signals.numbers()}
-    # The program's own handlers are never touched.
-    kept: dict[int, Handler] = {n: h for n, h in now.items() if h in (0, 1)}
-    if terminate and kept.get(_signal.SIGTERM) == _signal.SIG_DFL:
-        kept[_signal.SIGTERM] = "terminate"
-    return kept
