@@ -254,9 +254,8 @@ def _act(
             except StartError as error:
                 # Nobody has to know of somebody else's patience, or of a daemon that serves on.
                 late = isinstance(error, NotReadyError) and plan.ready_timeout < longest
-                words = (
-                    None if late or isinstance(error, UpgradeError | FingerprintError) else error
-                )
+                if not (late or isinstance(error, UpgradeError | FingerprintError)):
+                    words = error
                 raise
             deadline.pause()
     finally:

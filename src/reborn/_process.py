@@ -229,7 +229,7 @@ class Daemon:
         return self._handle is not None and not self._handle.has_ended()
 
     def is_starting(self) -> bool:
-        """Tell whether its launcher is still waiting for it to be ready."""
+        """Tell whether it is not ready: its launcher waits for it, or was killed before it was."""
         return self._pidfile is not None and self._pidfile.starter() is not None
 
     def send_signal(self, number: int) -> None:
