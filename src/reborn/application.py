@@ -281,7 +281,7 @@ def _add_path(
     from reborn._verbs import terminal as _terminal
     from reborn._verbs import values as _values
 
-    what = {"--pidfile": "use this pid file", "--log-file": "append its output here"}[flag]
+    what = {"--pidfile": "use this pid file", "--log-file": "append output here"}[flag]
     shown = (
         "" if default is None else f" ({when}: {_escaped(_terminal.visible(os.fspath(default)))})"
     )

@@ -215,7 +215,7 @@ def _detach_option(command: click.Command) -> click.Option:
 
 
 def _path_option(flag: str, default: Path | None, when: str = "default") -> click.Option:
-    what = {"--pidfile": "Use this pid file", "--log-file": "Append its output here"}[flag]
+    what = {"--pidfile": "Use this pid file", "--log-file": "Append output here"}[flag]
     shown = "" if default is None else f" ({when}: {_terminal.visible(os.fspath(default))})"
     return _option(flag, convert=_values.path, metavar="PATH", help=f"{what}{shown}.")
 
