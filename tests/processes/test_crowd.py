@@ -62,6 +62,15 @@ def test_failing_start_fails_for_all_of_the_crowd(crowd, sandbox):
 
 
 @pytest.mark.brute
+def test_nobody_waits_for_more_than_one_start():
+    """It is counted, not timed; see the control below."""
+    kinds = [word for kind in ("idle", "killed", "failing") for word in ("--kind", kind)]
+    command = [sys.executable, IDLERS, "--clients", "24", "--rounds", "1", "--idle", "1", *kinds]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.brute
 def test_client_that_waits_for_two_starts_is_counted_control():
     too_long = runpy.run_path(str(IDLERS))["too_long"]
     starts = [{"start": (number, number + 0.5), "queue": (0.4, 0.9)} for number in range(3)]
