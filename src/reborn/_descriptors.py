@@ -386,9 +386,34 @@ def _descriptors_of(writer: object, depth: int, seen: set[int]) -> "Iterator[int
         fd = fileno(writer)
         if fd is not None:
             yield fd
-    if depth > 0:
+    if depth > 0 and not _is_as_opened(writer):
         for part in _parts(writer):
             yield from _descriptors_of(part, depth - 1, seen)
+
+
+def _is_as_opened(writer: object) -> bool:
+    """Tell whether it is a text file as open() makes it, which has one descriptor in all its parts.
+
+    So are the standard streams of most programs, and looking at their parts takes long.
+    """
+    from _io import BufferedReader, BufferedWriter, FileIO, TextIOWrapper
+
+    inner: dict[type, str | None] = {
+        TextIOWrapper: "buffer",
+        BufferedReader: "raw",
+        BufferedWriter: "raw",
+        FileIO: None,
+    }
+    part: object = writer
+    try:
+        while type(part) in inner and {*vars(part)} <= {"mode", "name"}:
+            name = inner[type(part)]
+            if name is None:
+                return True
+            part = getattr(part, name)
+    except (TypeError, ValueError):
+        pass  # it has no attributes (PyPy), or what it wrapped has been taken from it
+    return False
 
 
 def _parts(writer: "Any") -> "list[object]":  # noqa: ANN401 - whatever a program writes by

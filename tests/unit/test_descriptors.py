@@ -4,6 +4,7 @@ import concurrent.futures
 import errno
 import fcntl
 import gc
+import io
 import logging
 import logging.handlers
 import mmap
@@ -15,6 +16,7 @@ import socket
 import sys
 import tempfile
 import types
+from pathlib import Path
 
 import pytest
 
@@ -366,6 +368,43 @@ def test_descriptors_of_all_handlers_are_found(file, kind):
     writer = WRITERS[kind](file)
     assert _descriptors.of_writers()[file.fileno()] == 2
     del writer
+
+
+def detached(path):
+    stream = path.open("w")
+    stream.detach().close()
+    return stream
+
+
+OPENED = {
+    "text": (lambda path: path.open("w"), False),
+    "bytes": (lambda path: path.open("wb"), False),
+    "unbuffered": (lambda path: io.TextIOWrapper(io.FileIO(path, "w")), False),
+    "standard input": (Path.open, False),
+    "detached": (detached, True),
+    "with more": (lambda path: attributed(path.open("w"), tee=Tee()), True),
+    "with more inside": (
+        lambda path: io.TextIOWrapper(attributed(path.open("wb"), tee=Tee())),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OPENED)
+def test_stream_as_python_opens_it_is_not_taken_apart(monkeypatch, file, kind):
+    """Each start would pay for it; but what a program has hung onto one is found."""
+    asked = []
+    monkeypatch.setattr(_descriptors, "_parts", lambda writer: asked.append(writer) or [])
+    monkeypatch.setattr(_descriptors, "_handlers", list)
+    make, is_taken_apart = OPENED[kind]
+    stream = make(Path(file.name))
+    monkeypatch.setattr(sys, "stdout", stream)
+    try:
+        _descriptors.of_writers()
+        assert any(each is stream for each in asked) == is_taken_apart
+    finally:
+        if kind != "detached":
+            stream.close()
 
 
 def test_descriptor_of_a_handler_that_logging_has_not_made_is_found(logger, file):
