@@ -119,4 +119,4 @@ def test_descendant_that_left_the_group(manager, tmp_path):
     lives = is_alive(worker)
     with suppress(psutil.NoSuchProcess):
         psutil.Process(worker).kill()
-    assert ("no" if lives else "yes") == cell(manager, "A stop takes descendants")
+    assert ("no" if lives else "yes") == cell(manager, "A stop includes descendants")

@@ -140,14 +140,14 @@ def test_it(start):
     assert "1 passed" in output
     same = (pytester.path / "handle").read_text() == (pytester.path / "pid").read_text().strip()
     left(int((pytester.path / "pid").read_text()))
-    assert ("the daemon's" if same else "the launcher's") == cell("handle of"), output
+    assert ("the daemon" if same else "the launcher") == cell("handle of"), output
 
 
 def test_orphan_with_a_cleared_environment(run, cell, pytester):
     output = run('def test_it(start): start([sys.executable, "-S", *DETACHES, "clear"])')
     assert "1 passed" in output
     was_left = left(int((pytester.path / "pid").read_text()))
-    assert ("left" if was_left else "reaped") == cell("daemon with a cleared"), output
+    assert ("left" if was_left else "reaped") == cell("orphaned daemon"), output
 
 
 def test_killed_pytest(popen, session, cell):
@@ -161,7 +161,7 @@ def test_it(start):
         [pid] = session.reached("pid")
         process.kill()
         was_left = left(pid)
-    assert ("left" if was_left else "reaped within 2 s") == cell("SIGKILL of")
+    assert ("left" if was_left else "reaped within 2 s") == cell("daemons after SIGKILL")
 
 
 def test_process_that_the_test_leaves(run, cell, pytester):
@@ -174,7 +174,7 @@ def test_it(start):
 """
     )
     left(int((pytester.path / "pid").read_text()))
-    says = "fails the test" if "left running, and now stopped" in output else "is not looked for"
+    says = "fails the test" if "left running, and now stopped" in output else "not checked"
     assert says == cell("a process that"), output
 
 
