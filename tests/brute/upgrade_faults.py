@@ -157,7 +157,7 @@ class Upgrade(faults.Run):
             poll.register(fd, select.POLLIN)
         found = poll.poll(5)
         # One whose last process has gone is over.
-        self.over |= {fds[fd] for fd, event in found if not event & select.POLLIN}
+        self.over |= {fds[fd] for fd, event in found if event == select.POLLHUP}
         return [fds[fd] for fd, event in found if event & select.POLLIN]
 
     def _answer(self, call):
