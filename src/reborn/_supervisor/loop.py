@@ -191,7 +191,8 @@ class SupervisorLoop:
                 while self._state != "over":
                     readable = self._sleep()
                     self._server.handle_pending()
-                    self._output.pump()
+                    if self._output.is_among(readable):
+                        self._output.pump()
                     self._receive(readable)
                     self._drain()
                     while (event := self._next_event()) is not None:
@@ -289,7 +290,7 @@ class SupervisorLoop:
             self._handle("stop", _signal.SIGTERM)
 
     def _sleep(self) -> set[int]:
-        """Wait until there is something to do; return the descriptors that can be read."""
+        """Wait until there is something to do; return the descriptors that have news."""
         self._write_record()
         poller = select.poll()
         poller.register(self._server.fileno(), select.POLLIN)

@@ -21,7 +21,7 @@ from reborn._readiness import LogFile
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
     from typing import Protocol
 
     from reborn._condition import LogSource
@@ -290,6 +290,11 @@ class Output:
         if not self._all_sent:
             return self._sink.fileno(), select.POLLOUT
         return None if self._reader is None else (self._reader, select.POLLIN)
+
+    def is_among(self, fds: "Container[int]") -> bool:
+        """Tell whether `pump` has something to do, if *fds* are those that poll(2) has found."""
+        awaited = self.awaited()
+        return awaited is not None and awaited[0] in fds
 
     def pump(self) -> None:
         """Move on what can be moved without waiting."""
