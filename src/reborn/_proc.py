@@ -28,7 +28,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -206,12 +206,13 @@ def words(pid: int) -> list[str]:
         return []
 
 
-def descendants(root: int) -> list[int]:
-    """Return the living descendants of *root*, the nearest first."""
+def descendants(root: int, *, but: Container[int] = ()) -> list[int]:
+    """Return the living descendants of *root*, the nearest first, *but* for some and their own."""
     found: list[int] = []
     generation = [root]
     while generation:
-        generation = [child for pid in generation for child in children(pid)]
+        born = (child for pid in generation for child in children(pid))
+        generation = [child for child in born if child not in but]
         found += generation
     return found
 

@@ -282,7 +282,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
         from reborn._spawning.leaks import LeakDetector
 
         ignored = item.config.getini("reborn_leaks_ignore")
-        item.config.stash[_detector_key] = LeakDetector(ignored)
+        item.config.stash[_detector_key] = LeakDetector(ignored, ours=_ours(item.config))
     return (yield)
 
 
@@ -355,7 +355,7 @@ def _judge(item: pytest.Item, found: list[str]) -> None:
 
 def _ours(config: pytest.Config) -> set[int]:
     owner = config.stash.get(_owner_key, None)
-    return set() if owner is None else owner.family()
+    return set() if owner is None else owner.roots()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,6 +1,7 @@
 """What a test starts behind the fixtures' back, and leaves running."""
 
 import re
+import sys
 
 import pytest
 import sabotage
@@ -91,6 +92,38 @@ def test_second(spawn_daemon, server):
 """
     )
     assert outcome.counts() == {"passed": 2}, outcome
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere its orphans are nobody's")
+def test_what_a_daemon_of_a_wider_fixture_starts_is_no_leak(session):
+    """Children and orphans, while others of its children end; nobody looks at them one by one."""
+    outcome = session.run(
+        """
+from reborn import _proc
+from reborn._spawning.leaks import LeakDetector
+START = "trap 'sleep 600 & setsid -f sleep 600; echo done' USR1; echo up; "
+@pytest.fixture(scope="session")
+def daemon(spawn_daemon_session):
+    loop = START + "while :; do sleep 0.01; done"
+    return spawn_daemon_session(["sh", "-c", loop], ready="log:up")
+@pytest.mark.parametrize("number", range(3))
+def test_it(daemon, spawn_daemon, number, monkeypatch):
+    daemon.send_signal(signal.SIGUSR1)
+    while daemon.log.read_text().count("done") <= number:
+        time.sleep(0.005)
+    below = {daemon.pid, *_proc.descendants(daemon.pid)}
+    children = _proc.children
+    def look(pid, **options):
+        assert pid not in below
+        return children(pid, **options)
+    monkeypatch.setattr(_proc, "children", look)
+    keeper = psutil.Process(daemon.pid).ppid()
+    assert LeakDetector(ours={keeper}).stop_leaks({keeper}) == []
+    with pytest.raises(AssertionError):
+        LeakDetector(ours=set())
+"""
+    )
+    assert outcome.counts() == {"passed": 3}, outcome
 
 
 KEPT = {

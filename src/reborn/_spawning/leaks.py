@@ -4,6 +4,8 @@ Found are the descendants of this process, and orphans that were started with it
 environment (/proc shows the environment at the start, whatever has become of it since). No leak is
 
 - a process that was there before the test, or was started by a fixture of a wider scope
+- what `spawn_daemon` has started: it is below our sentinel or a keeper. Nobody looks there, since a
+  session may have hundreds of daemons, and each of its tests would look at all of them
 - a process that a library keeps for its next use, and ends at the end of the interpreter: the
   workers of a process pool that still exists (concurrent.futures, joblib and loky, multiprocessing)
   and the server of a multiprocessing manager, the resource trackers, the fork server
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 _VARIABLE = "REBORN_TEST"
 # How long leaks have to end after SIGTERM, in seconds.
 _STOP_TIMEOUT = 1.0
+# How often is looked who the ancestors of a process are.
+_LOOKS = 2
 # How often the search is repeated, since a leak may start others before it ends.
 _ROUNDS = 3
 
@@ -39,8 +43,11 @@ _ROUNDS = 3
 class LeakDetector:
     """Finds the processes that were not there before a test."""
 
-    def __init__(self, ignored: Sequence[str] = ()) -> None:
-        """Note the processes of now; never find one whose command line matches one of *ignored*."""
+    def __init__(self, ignored: Sequence[str] = (), *, ours: set[int]) -> None:
+        """Note the processes of now; never find one whose command line matches one of *ignored*.
+
+        Below *ours*, here and in what follows, there are no leaks.
+        """
         self._ignored = [re.compile(pattern) for pattern in ignored]
         value = os.environ.get(_VARIABLE, "")
         if not value.startswith(
@@ -48,14 +55,14 @@ class LeakDetector:
         ):  # there is none yet, or that of an outer session
             value = os.environ[_VARIABLE] = f"{os.getpid()}.{os.urandom(8).hex()}"
         self._mark = f"{_VARIABLE}={value}".encode()
-        self._known = {*_proc.processes(), *_proc.descendants(os.getpid())}
+        self._known = {*_proc.processes(), *_proc.descendants(os.getpid(), but=ours)}
 
     def ignore_present(self, ours: set[int]) -> None:
-        """Do not take processes that run now for leaks; *ours* are never leaks."""
+        """Do not take processes that run now for leaks."""
         self._known.update(self._new(ours))
 
     def stop_leaks(self, ours: set[int]) -> list[str]:
-        """Stop processes that are new and not *ours*; return their pids and command lines."""
+        """Stop processes that are new; return their pids and command lines."""
         texts: list[str] = []
         for _ in range(_ROUNDS):
             found = self._new(ours)
@@ -77,9 +84,10 @@ class LeakDetector:
         return texts
 
     def _new(self, ours: set[int]) -> list[int]:
-        descendants = _proc.descendants(os.getpid())
+        descendants = _proc.descendants(os.getpid(), but=ours)
         others = {*_proc.processes(), *descendants} - self._known - ours - _kept()
-        orphans = [pid for pid, _ in _proc.marked(self._mark, among=others.difference(descendants))]
+        marked = _proc.marked(self._mark, among=others.difference(descendants))
+        orphans = [pid for pid, _ in marked if not _is_below(ours, pid)]
         found = [pid for pid in (*descendants, *orphans) if pid in others]
         return [pid for pid in found if not self._is_ignored(pid)]
 
@@ -88,6 +96,15 @@ class LeakDetector:
             return False
         command = _proc.command_line(pid)
         return any(pattern.search(command) for pattern in self._ignored)
+
+
+def _is_below(roots: set[int], pid: int) -> bool:
+    """Tell whether *pid* descends from one of *roots*, or has ended."""
+    for _ in range(_LOOKS):
+        above = _proc.ancestors(pid)
+        if not (above and roots.isdisjoint(above)):
+            return True
+    return False  # and no parent has just ended, where the line would break off
 
 
 def _kept() -> set[int]:

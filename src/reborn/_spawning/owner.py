@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 
-from reborn import _inherited, _proc
+from reborn import _inherited
 from reborn._spawning.channel import Sentinel
 
 TYPE_CHECKING = False
@@ -83,10 +83,9 @@ class Owner:
             self._count += 1
             return f"{self._token}.{self._count}"
 
-    def family(self) -> set[int]:
-        """Return the pids of the sentinel, the keepers and their descendants."""
-        roots = [pid for pid in (self.sentinel.pid, *self.keepers) if pid is not None]
-        return {*roots, *(pid for root in roots for pid in _proc.descendants(root))}
+    def roots(self) -> set[int]:
+        """Return the pids of the sentinel and the keepers, below which all daemons are."""
+        return {pid for pid in (self.sentinel.pid, *self.keepers) if pid is not None}
 
     def report(self, message: str) -> None:
         """Have the test of now warned, as soon as all that it has started is stopped."""
