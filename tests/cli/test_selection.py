@@ -63,7 +63,10 @@ def test_name_that_nobody_has_is_an_error_with_a_suggestion(reborn, words, statu
         verb, *rest = words
         hint = "there is no daemon 'wbe'; did you mean 'web'?\n"
         assert reborn(verb, "wbe", *rest) == (status, "", hint)
-        hint = "there is no daemon 'something'; reborn list shows them all\n"
+        way = "reborn list shows them all"
+        if verb == "start":
+            way = "to start a program, give it after --"
+        hint = f"there is no daemon 'something'; {way}\n"
         assert reborn(verb, "something", *rest) == (status, "", hint)
     reborn("stop", "web")
 

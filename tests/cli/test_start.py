@@ -60,7 +60,7 @@ def test_name_is_the_programs_own_unless_given(reborn):
 def test_name_that_cannot_be_is_wrong_usage(reborn, name):
     status, out, err = reborn("start", name, *SLEEP)
     assert (status, out) == (2, "")
-    why = "is too long for the name of a daemon" if len(name) > 99 else "cannot be the name of"
+    why = "is too long for the name of a daemon" if len(name) > 99 else "is not a valid name for"
     assert why in err
 
 

@@ -1,6 +1,7 @@
 """What is said of command lines that cannot be meant."""
 
 import socket
+import sys
 
 import pytest
 
@@ -20,6 +21,12 @@ AFTER = "; the program and its arguments come after --"
             "there is no option '--redy'; did you mean '--ready'?",
         ),
         (["wait", "a", "b"], "wait NAME", "what is 'b'"),
+        (["start", sys.executable], "start [NAME]", "; a program comes after --"),
+        (
+            ["run"],
+            "run [NAME]",
+            "give the program after --, as in: reborn run --env PORT=8000 -- ./app",
+        ),
         (["stop"], "stop NAME...", "give a NAME, or --pidfile PATH"),
         (["signal", "x"], "signal NAME SIGNAL", "give a signal, such as HUP"),
         (["signal", "x", "FOO"], "signal NAME", "'FOO' is not a signal; kill -l lists them"),

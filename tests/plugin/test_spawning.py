@@ -394,7 +394,7 @@ socket.socket().bind(("127.0.0.1", {port}))
 
 
 def test_program_that_only_does_its_work_is_no_daemon(spawn):
-    with pytest.raises(SpawnError, match=r"status 0 .*and has not stayed alive"):
+    with pytest.raises(SpawnError, match=r"status 0 .*but did not stay alive"):
         spawn(["sh", "-c", "echo done"], ready="log:done")
 
 

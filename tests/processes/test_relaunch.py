@@ -598,7 +598,7 @@ def test_daemon_can_fork_a_second_one(sandbox):
 
 def test_daemon_cannot_start_itself_again(sandbox):
     result = sandbox.launch(sandbox.script(after=SECOND.replace("STRATEGY", "'reexec'")))
-    assert "this process comes from such a start already" in result.report["notes"]["refusal"]
+    assert "this process was itself started again" in result.report["notes"]["refusal"]
     assert not Path(f"{sandbox.pidfile}.2").exists()
     sandbox.stop(result.pid)
 

@@ -167,7 +167,8 @@ def name(text: str) -> str:
             f"{registry.LONGEST_NAME} bytes at most"
         )
     if not registry.is_name(text):
-        raise ValueError(f"{text!r} is not a valid name for a daemon")
+        hint = "; a program comes after --" if os.path.isfile(text) else ""
+        raise ValueError(f"{text!r} is not a valid name for a daemon{hint}")
     return text
 
 

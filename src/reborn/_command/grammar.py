@@ -493,7 +493,7 @@ def complaint(verb: str, given: dict[str, Any], program: Sequence[str] | None) -
         (program is not None and not (program and program[0]), "give a program after --"),
         (
             program is None and rules.program and rules.name is None and not can_be_known,
-            "give the program after --, as in the examples",
+            f"give the program after --, as in: {next(iter(rules.examples), verb)}",
         ),
         (bool(rules.name) and not (named or program), "give a NAME, or --pidfile PATH"),
         (rules.signal and "signal" not in given, "give a signal, such as HUP"),

@@ -69,13 +69,17 @@ def one_by_one(every: Sequence[Request], perform: Callable[[Request], int]) -> i
     return highest
 
 
-def unknown(name: str) -> str:
-    """Return the message about a *name* that nobody has."""
+def unknown(name: str, verb: str) -> str:
+    """Return the message about a *name* that nobody has, for which *verb* was called."""
     import difflib
 
     beside = f"{name}{registry.PIDFILE}"
     if os.path.isfile(beside):  # of a program with a context of its own
         return f"there is no daemon {name!r}; did you mean --pidfile {beside}?"
     close = difflib.get_close_matches(name, [*registry.names()], 1)
-    hint = f"did you mean {close[0]!r}?" if close else "reborn list shows them all"
+    hint = "reborn list shows them all"
+    if close:
+        hint = f"did you mean {close[0]!r}?"
+    elif verb == "start":
+        hint = "to start a program, give it after --"
     return f"there is no daemon {name!r}; {hint}"

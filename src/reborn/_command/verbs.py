@@ -208,7 +208,7 @@ class NamedDaemon(DaemonVerbs):
         from reborn._command import selection
 
         status = NOT_PERMITTED if self.request.verb == "status" else FAILED
-        return Outcome(status, selection.unknown(self.name))
+        return Outcome(status, selection.unknown(self.name, self.request.verb))
 
     def start(self) -> Outcome:
         """Start the program unless it runs: the one given, or as before."""
