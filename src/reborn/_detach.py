@@ -54,6 +54,7 @@ def by_fork(
     _descriptors.flush()
     inherited = setup.inherited = _descriptors.Inheritance(_steps.kept(setup))
     setup.timers = _signals.timers()
+    setup.adopts_orphans = _signals.adopts_orphans()
     ours, theirs = _handshake.open_channel()
 
     def start() -> int:

@@ -385,8 +385,17 @@ def _check_signals(name: str, value: "Any") -> None:
         if number not in _signal.valid_signals() or number in fixed:
             _refuse(f"{name} has the key {number!r}, which is not a signal that can be handled")
         fits = target is None or isinstance(target, str) or callable(target)
+        if _is_awaited(target):
+            _wrong_type(name, target, "a mapping to functions that nobody has to await")
         if not (fits or (_is_integer(target) and target in (0, 1))):  # SIG_DFL, SIG_IGN
             _wrong_type(name, target, "a mapping to names of methods, callables or None")
+
+
+def _is_awaited(function: object) -> bool:
+    with loading():
+        from reborn import _signals
+
+    return _signals.is_awaited(function)
 
 
 def _check_arguments(name: str, value: "Any") -> None:

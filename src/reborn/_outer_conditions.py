@@ -149,17 +149,22 @@ class Http(BecomesTrue):
 
     _refusal = _AnsweredError
 
-    def _answer(self, cwd: str) -> str | None:  # noqa: ARG002
-        import http.client
+    def __init__(self, text: str, value: str) -> None:  # noqa: ARG002
         from urllib.parse import urlsplit
 
-        parts = urlsplit(self.text)
-        target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
-        connection = http.client.HTTPConnection(
-            parts.hostname or "127.0.0.1", parts.port or 80, timeout=self.answer_timeout
-        )
+        super().__init__(text)
+        parts = urlsplit(text)
+        if not parts.hostname:
+            raise ValueError("it has no host")
+        self._host, self._port = parts.hostname, parts.port or 80
+        self._target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+
+    def _answer(self, cwd: str) -> str | None:  # noqa: ARG002
+        import http.client
+
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=self.answer_timeout)
         try:
-            connection.request("GET", target)
+            connection.request("GET", self._target)
             status = connection.getresponse().status
         except (OSError, http.client.HTTPException) as error:
             return f"nothing answers at {self.text}: {_reason(error)}"

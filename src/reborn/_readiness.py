@@ -211,6 +211,10 @@ def parse(ready: str | Callable[[], object]) -> Condition:
     if not isinstance(ready, str):
         if not callable(ready):
             raise TypeError(f"ready is {ready!r}, and must be a string or a callable")
+        from reborn import _signals
+
+        if _signals.is_awaited(ready):
+            raise TypeError(f"ready is {ready!r}, and nobody would await it; give a function")
         return Called(ready)
     kind, colon, value = ready.partition(":")
     if ready == "notify":
@@ -219,9 +223,9 @@ def parse(ready: str | Callable[[], object]) -> Condition:
     if maker is None:
         from reborn import _outer_conditions
 
-        if kind == "http" and value.startswith("//"):
-            return _outer_conditions.Http(ready)
         maker = _outer_conditions.MAKERS.get(kind)
+        if kind == "http" and value.startswith("//"):
+            maker = _outer_conditions.Http
     if not colon or not value or maker is None:
         raise ValueError(f"ready is {ready!r}, which is none of {GRAMMAR}")
     try:

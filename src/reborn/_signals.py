@@ -44,7 +44,11 @@ C_LOOPS = frozenset(
 _IGNORED_BY_PYTHON = ("SIGPIPE", "SIGXFSZ")
 
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
+_CO_COROUTINE = 0x80  # of the standard library's inspect, which a start does not load
 _CALLERS_OF_C = frozenset(("ctypes", "_cffi_backend", "prctl", "_prctl"))
 
 
@@ -116,6 +120,27 @@ def outlive_parent() -> None:
         pass  # a C library without it
 
 
+def adopts_orphans() -> bool:
+    """Tell whether C has made this process a subreaper (prctl(2)), which no fork inherits."""
+    if sys.platform != "linux" or _CALLERS_OF_C.isdisjoint(sys.modules):
+        return False
+    import ctypes
+
+    found = ctypes.c_int()
+    try:
+        ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0)
+    except (AttributeError, OSError):
+        return False
+    return bool(found.value)
+
+
+def adopt_orphans() -> None:
+    """Become a subreaper, as the launcher was."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def numbers() -> set[int]:
     """Return every signal that a process can block, ignore or catch."""
     every: set[int] = {*_signal.valid_signals()}
@@ -179,6 +204,11 @@ def install(handlers: "Mapping[int, Any]") -> None:
     for number, handler in handlers.items():
         # The C module knows SIG_IGN as a number only.
         _signal.signal(number, int(handler) if isinstance(handler, int) else handler)
+
+
+def is_awaited(function: object) -> bool:
+    """Tell whether *function* is a coroutine function, of whose call alone nothing comes."""
+    return bool(getattr(getattr(function, "__code__", None), "co_flags", 0) & _CO_COROUTINE)
 
 
 def main_thread_may_sit_in_c() -> bool:

@@ -60,10 +60,10 @@ class Setup(Plan):
 
     What is not resolved before the process is there: `sources` become 0, 1 and 2 (None: stay);
     `spare` are closed when they are connected; `null` is the null device, which a new root may
-    lack. `inherited`, `timers`: what a forked daemon has from the launcher; `channel`: the
-    descriptors of its report, until READY. `captured`: stderr goes to a file until READY. `mask`:
-    the signals that stay blocked when the program goes on; until the set-up says otherwise, those
-    that the program had blocked.
+    lack. `inherited`, `timers`, `adopts_orphans`: what a forked daemon has from the launcher;
+    `channel`: the descriptors of its report, until READY. `captured`: stderr goes to a file until
+    READY. `mask`: the signals that stay blocked when the program goes on; until the set-up says
+    otherwise, those that the program had blocked.
     """
 
     if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Setup(Plan):
         self.captured = captured
         self.inherited: _descriptors.Inheritance | None = None
         self.timers: Mapping[int, tuple[float, float]] = {}
+        self.adopts_orphans = False
         self.channel: Sequence[int] = ()
         # As far as the daemon knows: its launcher may look for itself.
         self.is_ready = not self.wait_ready
@@ -238,9 +239,11 @@ def drop_privileges(confinement: "Placed") -> None:
 
 
 def install_handlers(setup: Setup) -> None:
-    """Install the signal map (PEP 3143), and start the timers that the launcher had."""
+    """Install the signal map (PEP 3143), and set up again what no fork inherits."""
     _signals.install(setup.handlers)
     _signals.set_timers(setup.timers)
+    if setup.adopts_orphans:
+        _signals.adopt_orphans()
 
 
 # The rows that the daemon shares with a program that a process becomes by execve(2).

@@ -53,6 +53,10 @@ def number_in(path):
     return eventually(complete)
 
 
+async def coroutine():
+    """Nobody awaits it."""
+
+
 def serve_for_ever():
     print("serving in", os.getcwd(), flush=True)
     signal.pause()
@@ -311,6 +315,9 @@ def test_end_before_ready_is_told_with_the_end_of_the_log(spawn, end, said):
         ({"command": ["sleep", 60]}, TypeError, r"command\[1\] is 60, .* use '60'"),
         ({"command": [b"sleep", "60"]}, TypeError, r"command\[0\] is b'sleep'"),
         ({"command": ["sleep", "6\0"]}, ValueError, "no word can contain a null byte"),
+        ({"command": [b"sleep"]}, TypeError, "must be a string or a path; use 'sleep'"),
+        ({"command": [""]}, ValueError, "command is empty"),
+        ({"command": coroutine}, TypeError, "nobody would await it; give a function"),
         ({"command": SLEEP, "env": {"PORT": 80}}, TypeError, r"env\['PORT'\] is 80"),
         ({"command": SLEEP, "env": {"A=B": "80"}}, ValueError, "which no environment can hold"),
         ({"command": SLEEP, "timeout": "1"}, TypeError, "timeout is '1'"),

@@ -495,6 +495,23 @@ with DaemonContext(**settings):
     assert fork_sandbox.log.with_name("app.log.c").read_text() == "header"
 
 
+SUBREAPER = """
+import ctypes
+get = lambda: c.prctl(37, ctypes.byref(found), 0, 0, 0) or found.value
+c, found = ctypes.CDLL(None), ctypes.c_int()
+c.prctl(36, 1, 0, 0, 0)
+{careless}
+with DaemonContext(**settings):
+    print(get(), flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has prctl(2)")
+def test_subreaper_stays_one(fork_sandbox):
+    run(fork_sandbox, SUBREAPER.format(careless=""))
+    eventually(lambda: _logged(fork_sandbox, "1\n"))
+
+
 LATER = """
 import faulthandler, signal
 {careless}

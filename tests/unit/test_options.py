@@ -48,6 +48,12 @@ NOT_MODES = ["0644", 0.5, None, True, -1, 0o1000, 0o100644, 2**80, "rw"]
 NOT_FLAGS = [1, 0, "yes", None, ""]
 NOT_ACCOUNTS = ["", -1, 2**32 - 1, 2**80, 1.0, True, b"root", [0], object()]
 NOT_STREAMS = ["/dev/null", 1.5, True, -1, 2**40, 2**80, object(), Path("/dev/null")]
+
+
+async def coroutine(*_):
+    """Nobody awaits it."""
+
+
 REFUSED = {
     "pidfile": [*NOT_PATHS[:-1], PidFile, Guard, object()],
     "pidfile_mode": NOT_MODES,
@@ -72,7 +78,7 @@ REFUSED = {
         *({0: None}, {-1: None}, {9999: None}, {2**80: None}),
         *({signal.SIGKILL: None}, {signal.SIGSTOP: signal.SIG_IGN}),
         *({signal.SIGTERM: 5}, {signal.SIGTERM: True}, {signal.SIGTERM: b"terminate"}),
-        *({signal.SIGTERM: 1.0}, {signal.SIGTERM: object()}),
+        *({signal.SIGTERM: 1.0}, {signal.SIGTERM: object()}, {signal.SIGHUP: coroutine}),
     ],
     "detach_process": [0, 1, "no", ""],
     "strategy": ["", "spawn", "FORK", None, 0, b"fork", ["fork"]],

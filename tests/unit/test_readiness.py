@@ -475,6 +475,9 @@ def test_callable_returns_something_true_or_raises_later():
         ("tcp:70000", "'70000' is not a port"),
         ("https://localhost", "none of alive:SECONDS, tcp:"),
         ("http:localhost", "none of alive:SECONDS, tcp:"),
+        ("http://", "ready is 'http://', which is invalid: it has no host"),
+        ("http://[::1", "ready is 'http://[::1', which is invalid: Invalid IPv6 URL"),
+        ("http://localhost:70000/", "which is invalid: Port out of range 0-65535"),
         ("log:(", "unterminated"),
         ("8080", "none of alive:SECONDS, tcp:"),
     ],
@@ -483,6 +486,14 @@ def test_what_is_no_condition_is_refused(text, reason):
     with pytest.raises(ValueError, match=re.escape(f"ready is {text!r}, which")) as raised:
         _readiness.parse(text)
     assert reason in str(raised.value)
+
+
+def test_what_would_have_to_be_awaited_is_refused():
+    async def up():
+        return False
+
+    with pytest.raises(TypeError, match=r"ready is .*up.*, and nobody would await it; give"):
+        _readiness.parse(up)
 
 
 def test_what_is_neither_text_nor_callable_is_refused():

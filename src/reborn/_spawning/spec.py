@@ -10,7 +10,7 @@ import os
 import shlex
 from math import inf
 
-from reborn import _readiness
+from reborn import _readiness, _signals
 
 __tracebackhide__ = True  # pytest shows its users their own lines
 
@@ -61,6 +61,11 @@ class SpawnSpec:
         self.function: Callable[[], object] | None = None
         self.argv: list[str] = []
         if callable(command):
+            if _signals.is_awaited(command):
+                raise TypeError(
+                    f"command is {command!r}, and nobody would await it; "
+                    "give a function that runs it, as asyncio.run() does"
+                )
             self.function = command
         else:
             self.argv = _words(command)
@@ -104,14 +109,19 @@ def _words(command: Sequence[str | os.PathLike[str]]) -> list[str]:
             text = None
         if not isinstance(text, str):  # or it is bytes
             raise TypeError(
-                f"command[{number}] is {word!r}, and must be a string or a path; use {str(word)!r}"
+                f"command[{number}] is {word!r}, and must be a string or a path; "
+                f"use {_as_text(word)!r}"
             )
         if "\0" in text:
             raise ValueError(f"command[{number}] is {word!r}, and no word can contain a null byte")
         argv.append(text)
-    if not argv:
+    if not argv or not argv[0]:
         raise ValueError("command is empty, and there is nothing to start")
     return argv
+
+
+def _as_text(word: object) -> str:
+    return os.fsdecode(word) if isinstance(word, bytes) else str(word)
 
 
 def _seconds(name: str, value: object) -> float:
