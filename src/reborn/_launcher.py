@@ -184,7 +184,10 @@ class Launcher:
             if not attempt.serves:
                 attempt.abandon()
             raise
-        self._leave_to_daemon()
+        try:
+            self._await_mark()
+        finally:
+            self._leave_to_daemon()
         _detach.started.append((pid, _nobody if handle is None else ref(handle)))
         return _process.running_daemon(pid, handle, pidfile=self.plan.pidfile)
 
@@ -247,6 +250,15 @@ class Launcher:
             if fd != self.capture:
                 _descriptors.close(fd)
         return "\n".join(text.rstrip("\n").split("\n")[-_LAST_LINES:])
+
+    def _await_mark(self) -> None:
+        """Have nobody who looks from now on take the daemon for one that is still starting.
+
+        It shows that it is ready when it has the answer to READY, and not before: else it would be
+        given to somebody, should this process be killed instead of answering.
+        """
+        if self.plan.pidfile is not None and self.plan.wait_ready:
+            self.plan.pidfile.await_unmarked(self.plan.pidfile.UNREADY)
 
     def _leave_to_daemon(self) -> None:
         """Close what is the daemon's from now on."""

@@ -216,6 +216,10 @@ class LockedFile:
         """Undo it, if this process has done it."""
         self._lock_byte(fcntl.LOCK_UN, byte)
 
+    def await_unmarked(self, byte: int) -> None:
+        """Wait until another process that has marked it has undone that, or has ended."""
+        self._lock_byte(fcntl.LOCK_SH, byte)
+
     def _lock_byte(self, how: int, byte: int) -> None:
         if self._fd is not None:
             try:

@@ -53,6 +53,24 @@ def wait_before(step, gate, reached):
     insert_before(step, wait)
 
 
+def unmark_at(gate, reached):
+    """Make a file and wait at the gate before the daemon, which has been answered, looks ready."""
+    unmark = sabotage.whole("undo a mark")
+
+    def wait(pidfile, byte):
+        if byte == pidfile.UNREADY:
+            with open(reached, "w"):
+                wait_at(gate)
+        unmark(pidfile, byte)
+
+    sabotage.put("undo a mark", wait)
+
+
+def without_await():
+    """Have the launcher return when it has answered READY."""
+    sabotage.put("await the mark of a daemon", lambda _: None)
+
+
 def remove_before(step, directory):
     """Remove a directory when the daemon comes to a step."""
     insert_before(step, lambda: shutil.rmtree(directory))

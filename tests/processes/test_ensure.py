@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import sabotage
-from harness import PATIENCE, announced, eventually, is_alive
+from harness import PATIENCE, announced, assert_exists, eventually, is_alive
 
 from reborn import DaemonContext
 from reborn._files import START_BYTE
@@ -96,6 +97,38 @@ def test_daemon_whose_starter_was_killed_is_not_ready_for_anybody(
     assert not daemon.is_starting()
     gate.let_pass()
     sandbox.wait_gone(pid)
+
+
+def start_and_hold_mark(sandbox, gate, mark, *before):
+    """Start a daemon that has been answered, and still looks as if it was not ready."""
+    before = [*before, ["unmark_at", gate.path, str(mark)]]
+    starter, _ = sandbox.popen(program="hold.py", before=before)
+    eventually(lambda: assert_exists(mark))
+    return starter
+
+
+def assert_waits_for_lock(pid):
+    lines = Path("/proc/locks").read_text().splitlines()
+    assert any(f" -> POSIX  ADVISORY  READ {pid} " in f" {line}" for line in lines), lines
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NEEDS LINUX: locks are listed there")
+def test_daemon_is_ready_for_everybody_when_its_launcher_returns(sandbox, gate, mark):
+    starter = start_and_hold_mark(sandbox, gate, mark)
+    eventually(lambda: assert_waits_for_lock(starter.pid))
+    gate.let_pass()
+    pid = int(starter.communicate()[0])
+    daemon = DaemonContext(sandbox.pidfile).search()
+    assert (daemon.pid, daemon.is_starting()) == (pid, False)
+    sandbox.stop(pid)
+
+
+def test_daemon_is_ready_for_everybody_when_its_launcher_returns_control(sandbox, gate, mark):
+    starter = start_and_hold_mark(sandbox, gate, mark, "without_await")
+    pid = int(starter.communicate()[0])
+    assert DaemonContext(sandbox.pidfile).search().is_starting()
+    gate.let_pass()
+    sandbox.stop(pid)
 
 
 def test_impatient_starter_is_succeeded_by_one_with_more_patience(crowd):
