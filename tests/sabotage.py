@@ -45,6 +45,9 @@ SEAMS = {
     "drop privileges": "_privileges:drop",
     "clear the status line": "_status_line:StatusLine.clear",
     "process table": "_proc:_PROC",
+    "be a subreaper": "_proc:adopt_orphans",
+    "children of a process": "_proc:children",
+    "descendants of a process": "_proc:descendants",
     "has a handler": "_proc:handles",
     # Files, the pid file, the daemon.
     "flags of careful opening": "_files:CAREFUL",
@@ -123,12 +126,14 @@ SEAMS = {
     "outlive the parent": "_signals:outlive_parent",
     "end of the launcher": "_launcher:end_program",
     "undo the start": "_launcher:Launcher._undo",
+    "is an upgrader": "_inherited:is_upgrader",
     "end of a block": "_context:DaemonContext._end",
     # The fixtures.
     "switches of the sentinel": "_spawning.channel:_SWITCHES",
     "adopt orphans": "_spawning.keeper:adopt_orphans",
     "reset output": "_spawning.reset:reset",
     "is a loop running": "_spawning.function:_loops.running",
+    "detector of leaks": "_spawning.leaks:LeakDetector",
     "processes that libraries keep": "_spawning.leaks:_kept",
     # Who runs us.
     "files of the process table": "_manager:_read",

@@ -98,9 +98,11 @@ def test_second(spawn_daemon, server):
 def test_what_a_daemon_of_a_wider_fixture_starts_is_no_leak(session):
     """Children and orphans, while others of its children end; nobody looks at them one by one."""
     outcome = session.run(
+        f"""
+import sys; sys.path += {sys.path!r}
+import sabotage
+"""
         """
-from reborn import _proc
-from reborn._spawning.leaks import LeakDetector
 START = "trap 'sleep 600 & setsid -f sleep 600; echo done' USR1; echo up; "
 @pytest.fixture(scope="session")
 def daemon(spawn_daemon_session):
@@ -111,17 +113,18 @@ def test_it(daemon, spawn_daemon, number, monkeypatch):
     daemon.send_signal(signal.SIGUSR1)
     while daemon.log.read_text().count("done") <= number:
         time.sleep(0.005)
-    below = {daemon.pid, *_proc.descendants(daemon.pid)}
-    children = _proc.children
+    below = {daemon.pid, *sabotage.whole("descendants of a process")(daemon.pid)}
+    children = sabotage.whole("children of a process")
     def look(pid, **options):
         assert pid not in below
         return children(pid, **options)
-    monkeypatch.setattr(_proc, "children", look)
+    monkeypatch.setattr(*sabotage.seam("children of a process"), look)
     keeper = psutil.Process(daemon.pid).ppid()
+    LeakDetector = sabotage.whole("detector of leaks")
     assert LeakDetector(ours={keeper}).stop_leaks({keeper}) == []
     with pytest.raises(AssertionError):
         LeakDetector(ours=set())
-"""
+""".replace("PATH", repr(sys.path))
     )
     assert outcome.counts() == {"passed": 3}, outcome
 

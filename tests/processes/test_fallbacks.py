@@ -112,19 +112,19 @@ except ChildProcessError:
 ADOPT = """
 import ctypes, _ctypes
 {take}
-from reborn import _proc
 flag = ctypes.c_int()
 def is_subreaper():
     ctypes.CDLL(None).prctl(37, ctypes.byref(flag), 0, 0, 0)  # PR_GET_CHILD_SUBREAPER
     return flag.value
-print(is_subreaper(), _proc.adopt_orphans(), is_subreaper())
+print(is_subreaper(), {adopt}(), is_subreaper())
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has subreapers that C makes")
 @pytest.mark.parametrize("take", ["", "vars(_ctypes).pop('call_function', None)"])
 def test_orphans_are_adopted_with_the_part_of_ctypes_in_c_and_without(take):
-    command = [sys.executable, "-c", ADOPT.format(take=take)]
+    adopt = sabotage.expression("be a subreaper")
+    command = [sys.executable, "-c", ADOPT.format(take=take, adopt=adopt)]
     assert subprocess.check_output(command, text=True) == "0 True 1\n"
 
 

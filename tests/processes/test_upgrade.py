@@ -13,7 +13,7 @@ import time
 
 import pytest
 from harness import PATIENCE, PROBES, assert_contains, connections, eventually, is_alive, living
-from sabotage import code
+from sabotage import code, expression
 
 from reborn import DaemonContext
 from reborn._upgrade.grant import Grant
@@ -487,7 +487,7 @@ def test_two_signals_at_once_are_one_upgrade(daemon):
 def test_signals_during_an_upgrade_start_no_other_launcher(daemon, gate, mark):
     """Restarts in quick succession broke both processes (envoyproxy/envoy#550)."""
     launchers = daemon.sandbox.directory / "launchers"
-    is_one = "sys.modules['reborn._inherited'].is_upgrader"
+    is_one = expression("is an upgrader")
     count = f"{is_one} and open({str(launchers)!r}, 'a').write('1')"
     wait = f"open({str(mark)!r}, 'w').write('1\\n'); open({gate.path!r}, 'rb', buffering=0).read(1)"
     first = daemon.start(before=count, spoil=f"context.generation == 2 and exec({wait!r})")
