@@ -132,6 +132,7 @@ class Launcher:
     def prepare(self, *, cautious: bool) -> None:
         """Refuse what cannot be, lock the pid file, open the log."""
         plan = self.plan
+        refuse_pid_namespace()
         if plan.strategy == "reexec":
             with loading("launcher"):
                 from reborn import _reexec
@@ -304,6 +305,31 @@ def refuse_unsafe_fork() -> None:
         from reborn.exceptions import ForkUnsafeError
 
         raise ForkUnsafeError(reason=reason)
+
+
+def refuse_pid_namespace() -> None:
+    """Refuse where a child would be in another pid namespace, with other numbers (unshare(2)).
+
+    The intermediate would be its process 1, with which all the others end.
+
+    Raises:
+        ForkUnsafeError: it would.
+    """
+    try:
+        own = os.readlink("/proc/self/ns/pid")
+        try:
+            is_own = os.readlink("/proc/self/ns/pid_for_children") == own
+        except FileNotFoundError:  # of a namespace without a process, and before Linux 4.12
+            is_own = not os.path.lexists("/proc/self/ns/pid_for_children")
+    except OSError:
+        return
+    if not is_own:
+        from reborn.exceptions import ForkUnsafeError
+
+        raise ForkUnsafeError(
+            reason="into another pid namespace (unshare(2)), which would end with the start",
+            remedy="run the program below 'unshare --pid --fork'",
+        )
 
 
 def refuse_subinterpreters() -> None:

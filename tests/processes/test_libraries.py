@@ -5,6 +5,7 @@ Each is wanted in its own test only; `pip install --group loops` brings them.
 
 import importlib.util
 import multiprocessing
+import os
 import pathlib
 import shutil
 import subprocess
@@ -496,11 +497,14 @@ with DaemonContext(**settings):
 
 
 SUBREAPER = """
-import ctypes
+import ctypes, os
 get = lambda: c.prctl(37, ctypes.byref(found), 0, 0, 0) or found.value
 c, found = ctypes.CDLL(None), ctypes.c_int()
 c.prctl(36, 1, 0, 0, 0)
-{careless}
+child = os.fork()
+if child == 0:
+    os._exit(get())
+print(os.waitpid(child, 0)[1])  # the control: no fork inherits it
 with DaemonContext(**settings):
     print(get(), flush=True)
 """
@@ -508,8 +512,23 @@ with DaemonContext(**settings):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has prctl(2)")
 def test_subreaper_stays_one(fork_sandbox):
-    run(fork_sandbox, SUBREAPER.format(careless=""))
+    assert run(fork_sandbox, SUBREAPER).stdout == "0\n"
     eventually(lambda: _logged(fork_sandbox, "1\n"))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not hasattr(os, "unshare"), reason="os.unshare is there since Python 3.12")
+def test_start_into_another_pid_namespace_is_refused(sandbox):
+    text = """
+import os
+os.unshare(os.CLONE_NEWPID)
+try:
+    DaemonContext(**settings).reborn()
+except Exception as error:
+    print(error)
+"""
+    expected = "cannot fork into another pid namespace (unshare(2)), which would end with the start"
+    assert run(sandbox, text).stdout.startswith(expected)
 
 
 LATER = """
