@@ -2,7 +2,7 @@
 
 Many processes may want the same daemon at the same moment. The rules:
 
-1. Whoever finds a daemon that is ready takes it, and needs no lock for that but a lease (6).
+1. Whoever finds a daemon that is ready takes it, and needs no lock for that but a lease (7).
 2. Whoever has something to do (start it, or replace it) does that alone, with PIDFILE.ensure
    locked (`_start_lock`). The others wait for that lock, and look again when they have it.
 3. A start that fails is the failure of all who have waited for it. The time-out and the Ctrl-C of
@@ -13,7 +13,9 @@ Many processes may want the same daemon at the same moment. The rules:
    and started anew. Its successor notes whom it has replaced (PIDFILE.fingerprint), and who wants
    one of these is refused. So two versions that are both in use replace each other once, and not in
    turns: the one that came last stays, and the users of the other are told.
-6. Nobody gets a daemon that goes because it is idle (`_idle`): a client has a lease before it looks
+6. What is seen of a daemon is worth something if the pid file has kept its name meanwhile: where
+   there is no file, there are no marks of a start, either. So that is looked at last.
+7. Nobody gets a daemon that goes because it is idle (`_idle`): a client has a lease before it looks
    whether there is a daemon, who waits has one as soon as there is a pid file, and the starter
    before there is a process. It lasts as long as the handle; besides, the time of the daemon starts
    anew when it is given out. A daemon that gives no lease is on its way out, and waited for; so is
@@ -130,6 +132,11 @@ class Lease:
         _descriptors.close(fd)
         return False
 
+    def has_lasted(self) -> bool:
+        """Tell whether it is still for the file that is there: that one was seen all the while."""
+        fd = self._fd
+        return fd is not None and self._is_current(fd) and not _record_lock.is_being_stopped(fd)
+
     def _is_current(self, fd: int) -> bool:
         return _files.is_named(os.fstat(fd), self._path, None, alone=False)
 
@@ -173,8 +180,8 @@ def ensure(client: Ways, *, timeout: float, fingerprint: str | None) -> Daemon |
             if (
                 daemon is not None
                 and stays
-                and lease.hold()
                 and _is_wanted(daemon, path, fingerprint)
+                and lease.has_lasted()
             ):
                 return given(daemon)
             from reborn._start_lock import StartLock  # late: for whoever does not find it
@@ -240,11 +247,13 @@ def _act(
             try:
                 if daemon is None:
                     return _start(client, plan, lease, _note(fingerprint, ()))
-                if not (stays and lease.hold()):
+                is_starting = daemon.is_starting()
+                is_wanted = _is_wanted(daemon, path, fingerprint)
+                if not (stays and lease.has_lasted()):
                     deadline.missing = f"process {daemon.pid} is ending"
-                elif _is_wanted(daemon, path, fingerprint):
+                elif is_wanted:
                     return daemon
-                elif not daemon.is_starting():
+                elif not is_starting:
                     note = _note(fingerprint, _replaced(daemon, path, fingerprint))
                     return _exchange(client, plan, lease, note, daemon, left=deadline.left)
                 else:
