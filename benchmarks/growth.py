@@ -11,6 +11,12 @@
     signals     signals a second, beside asyncio's own handler
     logs        `logs` of 64 MiB without a line end, beside tail
     waiting     the memory that it takes to wait for `log:` through 200 MB of output
+    following   `logs -f` over rotations: that each line comes once, and what it costs to wait
+    syslog      messages a second through `--syslog`'s socket, beside logger(1)
+    trees       `stop()` by the number of descendants, side by side and below each other, beside the
+                same signals sent by a loop
+    completion  `list --names`, as shells call it, by the number of names
+    sessions    a test of pytest that starts a daemon, by the number of daemons that there are
 
 Costs are processor time where that can be seen, which depends less on what else the machine does.
 """
@@ -21,6 +27,7 @@ import argparse
 import asyncio
 import os
 import resource
+import select
 import shutil
 import signal
 import statistics
@@ -28,11 +35,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from reborn import DaemonContext, SignalServer, StopServing
+from reborn._supervisor.output import LogSink, SyslogSink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SCRIPT = str(Path(sys.executable).with_name("reborn"))
 LINE = "a line of about sixty characters, as logs are made of them"
@@ -43,6 +56,7 @@ NAMES = (1, 100, 500)
 SIGNALS = 20_000
 LONG = 2**26
 OUTPUT = 200_000_000
+MESSAGES = 200_000
 # A loop that a signal wakes, and nothing else.
 BARE_LOOP = """
 import os, select, signal
@@ -63,6 +77,53 @@ while True:
     if not pid:
         os.execv(sys.argv[1], sys.argv[1:])
     os.waitpid(pid, 0)
+"""
+# Has as many descendants as it is told, and is ready when all of them are there.
+TREE = """
+import os, signal, sys
+from reborn import DaemonContext
+shape, count = sys.argv[2], int(sys.argv[3])
+context = DaemonContext(sys.argv[1], wait_ready=True)
+if context.reborn() is None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    reader, writer = os.pipe()
+    daemon = os.getpid()
+    for _ in range(count):
+        child = os.fork()
+        if (child == 0) != (shape == "chain"):
+            break
+    if os.getpid() != daemon:
+        os.write(writer, b"x")
+        while True:
+            signal.pause()
+    while count:
+        count -= len(os.read(reader, count))
+    context.ready()
+    while True:
+        signal.pause()
+"""
+# A log daemon.
+RECEIVER = """
+import socket, sys
+server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+server.bind(sys.argv[1])
+print(flush=True)
+while True:
+    server.recv(65536)
+"""
+SESSION = """
+import time, pytest
+costs = []
+@pytest.fixture(scope="session")
+def others(spawn_daemon_session):
+    for _ in range({alive}):
+        spawn_daemon_session(["sleep", "3600"])
+@pytest.mark.parametrize("number", range({tests} + 1))
+def test_it(number, others, spawn_daemon):
+    costs.append(time.process_time())
+    spawn_daemon(["sleep", "3600"])
+def test_end():
+    print("cost", (costs[-1] - costs[0]) / {tests})
 """
 HOLDER = """
 import os, resource, sys, time
@@ -407,6 +468,122 @@ def own(process: psutil.Process) -> int:
         return 0
 
 
+def measure_following(place: Path, _: int) -> None:
+    options = ["--restart", "always", "--log-size", "1M", "--log-keep", "100", "--ready", "alive:0"]
+    gate = place / "gate"
+    os.mkfifo(gate)
+    program = ["sh", "-c", f"read x < {gate}; seq {LINES}; exec sleep 3600"]
+    command = [SCRIPT, "start", "f", *options, "--", *program]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    found = 0
+    with subprocess.Popen([SCRIPT, "logs", "-f", "f"], stdout=subprocess.PIPE) as follower:
+        assert follower.stdout is not None  # noqa: S101 - it is a pipe
+        time.sleep(0.5)
+        idle = computed(follower.pid)
+        time.sleep(3)
+        idle = (computed(follower.pid) - idle) / 3
+        gate.write_text("go\n")
+        begin = time.perf_counter()
+        for line in follower.stdout:
+            if int(line) != found + 1:
+                break
+            found += 1
+            if found == LINES:
+                break
+        taken = time.perf_counter() - begin
+        follower.kill()
+    show("logs -f over rotations, lines in order", f"{found} of {LINES}")
+    show("  lines a second", f"{found / taken:.0f}")
+    show("  of a processor while nothing comes", f"{idle:.5f}")
+    stop("f")
+
+
+def measure_syslog(place: Path, rounds: int) -> None:
+    block = b"\n".join([LINE.encode()] * 1000)
+    ours, theirs, costs = [], [], []
+    for number in range(max(3, rounds // 30)):
+        with receiver(place / f"ours-{number}") as address:
+            sink = SyslogSink("web", 14, log=LogSink(), addresses=[address])
+            poller = select.poll()
+            begin, cost = time.perf_counter(), time.process_time()
+            for _ in range(MESSAGES // 1000):
+                sink.put(block, pid=1)
+                while not sink.send():
+                    poller.register(sink.fileno(), select.POLLOUT)
+                    poller.poll()
+            ours.append(MESSAGES / (time.perf_counter() - begin))
+            costs.append(MESSAGES / (time.process_time() - cost))
+        with receiver(place / f"theirs-{number}") as address:
+            words = f"yes '{LINE}' | head -n {MESSAGES} | logger --socket {address}"
+            theirs.append(MESSAGES / seconds(subprocess.run, ["/bin/sh", "-c", words]))
+    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    show("--syslog / logger(1)", f"{max(ours):.0f} messages/s", ratio)
+    show("  for a second of its processor time", f"{max(costs):.0f} messages")
+
+
+@contextmanager
+def receiver(path: Path) -> Iterator[str]:
+    command = [sys.executable, "-c", RECEIVER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        process.stdout.readline()
+        yield str(path)
+        process.kill()
+
+
+def measure_trees(place: Path, rounds: int) -> None:
+    for shape, counts in (("wide", (1, 100, 1000)), ("chain", (100, 200))):
+        for count in counts:
+            pidfile = str(place / f"{shape}-{count}.pid")
+            command = [sys.executable, "-c", TREE, pidfile, shape, str(count)]
+            ours, ratios = [], []
+            for _ in range(max(3, rounds // 30)):
+                subprocess.run(command, check=True)
+                ours.append(seconds(DaemonContext(pidfile).find().stop))
+                subprocess.run(command, check=True)
+                ratios.append(ours[-1] / seconds(end_plainly, DaemonContext(pidfile).find().pid))
+            what = f"stop() of {count} descendants, {shape} / a loop"
+            show(what, f"{min(ours) * 1000:.0f} ms", statistics.median(ratios))
+
+
+def end_plainly(pid: int) -> None:
+    """End a process and its descendants, of which none resists."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    fds = [os.pidfd_open(process.pid) for process in family]
+    for process in family:
+        process.terminate()
+    for fd in fds:
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        poller.poll()
+        os.close(fd)
+
+
+def measure_completion(_: Path, rounds: int) -> None:
+    home = Path(os.environ["REBORN_HOME"])
+    home.mkdir()
+    there = 0
+    bare, names = [sys.executable, "-c", "pass"], [SCRIPT, "list", "--names"]
+    for number in (1, 100, 1000, 10000):
+        for each in range(there, number):
+            (home / f"n{each:05}.pid").touch()
+        there = number
+        ratios = [cpu_of(names) / cpu_of(bare) for _ in range(max(3, rounds // 5))]
+        show(f"list --names / py, {number}", "", statistics.median(ratios))
+
+
+def measure_sessions(place: Path, rounds: int) -> None:
+    tests, first = max(10, rounds // 2), 0.0
+    for alive in (0, 50, 200):
+        file = place / f"test_{alive}.py"
+        file.write_text(SESSION.format(alive=alive, tests=tests))
+        command = [sys.executable, "-m", "pytest", "-sq", "-p", "no:randomly", str(file)]
+        output = subprocess.check_output(command, text=True, cwd=place)
+        cost = float(output.partition("cost ")[2].split()[0])
+        first = first or cost
+        show(f"a test with a daemon, beside {alive}", f"{cost * 1000:.1f} ms", cost / first)
+
+
 SECTIONS = {
     "search": measure_search,
     "lines": measure_lines,
@@ -417,6 +594,11 @@ SECTIONS = {
     "signals": measure_signals,
     "logs": measure_logs,
     "waiting": measure_waiting,
+    "following": measure_following,
+    "syslog": measure_syslog,
+    "trees": measure_trees,
+    "completion": measure_completion,
+    "sessions": measure_sessions,
 }
 
 
