@@ -163,7 +163,6 @@ class Program:
     def start(
         self,
         *,
-        inherit: "Iterable[int]" = (),
         streams: "Sequence[int | None]" = (None, None, None),
         first: "Callable[[], None] | None" = None,
         more: "Mapping[str, str] | None" = None,
@@ -182,7 +181,7 @@ class Program:
             try:
                 pid = _detach.fork()
                 if pid == 0:
-                    self._begin(outgoing, inherit, streams, first, more)
+                    self._begin(outgoing, streams, first, more)
             finally:
                 _signals.restore_mask(mask)
         except BaseException:
@@ -195,7 +194,6 @@ class Program:
     def _begin(
         self,
         outgoing: int,
-        inherit: "Iterable[int]",
         streams: "Sequence[int | None]",
         first: "Callable[[], None] | None",
         more: "Mapping[str, str] | None",
@@ -208,7 +206,7 @@ class Program:
                 _descriptors.redirect(streams)
                 if first is not None:
                     first()
-                self.execute(inherit=inherit, more=more)
+                self.execute(more=more)
         except StepError as error:
             import json
 
