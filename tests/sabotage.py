@@ -77,9 +77,9 @@ SEAMS = {
     "give the log": "_log:_give",
     "open a pidfd": "_process:_open_pidfd",
     "wait of greenlets": "_process:_greenlets_wait",
-    "head start of a program": "_proc:_HEAD_START",
-    "kill a family": "_proc:Ending.kill",
-    "signal a family": "_proc:Ending._signal",
+    "head start of a program": "_ending:_HEAD_START",
+    "kill a family": "_ending:Ending.kill",
+    "signal a family": "_ending:Ending._signal",
     "descendants": "_ending:descendants",
     "stop": "_process:Daemon.stop",
     # A start.

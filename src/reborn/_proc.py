@@ -1,22 +1,15 @@
-"""The process table: what other processes are, who descends from whom, and how they are ended.
+"""The process table: what other processes are, and who descends from whom.
 
-The one place that reads /proc/PID/stat and its neighbours, that reaps children, and that knows what
-a family of processes is sent to end it. Where there is no /proc, psutil asks the system in its way.
+The one place that reads /proc/PID/stat and its neighbours, and that reaps children. Where there is
+no /proc, psutil asks the system in its way.
 
 - A number from here is what the table showed a moment ago, and may be another process's by now. Who
   signals a stranger's process has opened it before (`_process`); who signals by number is the
   parent, whose child keeps its number until it is waited for.
 - A zombie has ended.
-- SIGTERM comes with SIGCONT, since a suspended process takes it only when it goes on, and comes
-  once: a second one makes many programs end at once. SIGKILL is repeated, for what was forked while
-  the table was read.
-- A program gets SIGTERM before its descendants do, and a moment to end them in its own order. One
-  that has a pool of workers needs that: `multiprocessing.Pool` waits for ever for a lock that a
-  worker had when it was ended. The moment is short, since others only wait for their children.
 
-Rejected: to spare what looks like a worker, since those that are forked look like their program,
-and some are never ended by it; psutil everywhere. Its import costs 17 ms, which a stop of a daemon
-with children would pay, and where the root or the user has changed it can no longer be loaded.
+Rejected: psutil everywhere. Its import costs 17 ms, which a stop of a daemon with children would
+pay, and where the root or the user has changed it can no longer be loaded.
 """
 
 from __future__ import annotations
@@ -27,13 +20,10 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal as _signal
     from collections.abc import Callable, Container, Iterable
     from typing import TypeVar
 
     T = TypeVar("T")
-else:
-    import _signal
 
 # Where it is missing, psutil asks the system in its way.
 _PROC = "/proc"
@@ -41,8 +31,6 @@ _PROC = "/proc"
 _LOOKS, _TICK = 5, 0.002
 # How often, and after how many seconds, a signal that is blocked is looked at again.
 _SIGNAL_LOOKS, _SIGNAL_TICK = 8, 0.003
-# How long a program may be about to end its descendants itself, in seconds.
-_HEAD_START = 0.5
 _PR_SET_CHILD_SUBREAPER = 36
 # The line of /proc/PID/stat: fifty numbers, and a name.
 _LONGEST_STAT = 4096
@@ -109,57 +97,6 @@ def reap() -> tuple[dict[int, int], bool]:
             codes[pid] = os.waitstatus_to_exitcode(status)
     except ChildProcessError:
         return codes, False
-
-
-def head_start(timeout: float) -> float:
-    """Return for how long SIGTERM is a program's alone, of the *timeout* until SIGKILL."""
-    return min(_HEAD_START, timeout / 4)
-
-
-class Ending:
-    """What a family of processes is sent, so that all of it ends.
-
-    *killed* are those that outlasted their time, *refused* those that we may not signal: they are
-    left alone, and the others are ended all the same. *send* is kill(2), or what comes closer to
-    the processes that are meant.
-    """
-
-    def __init__(self, send: Callable[[int, int], object] = os.kill) -> None:
-        self._send = send
-        self._terminated: set[int] = set()
-        self.killed: list[int] = []
-        self.refused: set[int] = set()
-
-    def probe(self, family: Iterable[int]) -> None:
-        """Find out which of *family* may not be signalled."""
-        self._signal([*family], 0)
-
-    def terminate(self, family: Iterable[int]) -> None:
-        """Send SIGTERM to each of *family* that has not been sent it, in this order."""
-        fresh = [pid for pid in family if pid not in self._terminated]
-        self._terminated.update(fresh)
-        self._signal(fresh, _signal.SIGTERM)
-        self._signal(fresh, _signal.SIGCONT)
-
-    def kill(self, family: Iterable[int]) -> None:
-        """Send SIGKILL to each of *family*."""
-        pids = [*family]
-        self.killed = self.killed or pids
-        self._signal(pids, _signal.SIGKILL)
-
-    def _signal(self, pids: list[int], number: int) -> None:
-        for pid in pids:
-            try:
-                self._send(pid, number)
-            except ProcessLookupError:
-                continue
-            except PermissionError:
-                self.refused.add(pid)
-
-
-def terminate(pids: Iterable[int]) -> None:
-    """Send each of *pids* SIGTERM, which one that is suspended takes when it goes on."""
-    Ending().terminate(pids)
 
 
 def processes() -> list[int]:

@@ -9,7 +9,7 @@ import sys
 import pytest
 import sabotage
 
-from reborn import _proc
+from reborn import _ending, _proc
 
 
 @pytest.fixture(params=["/proc", "/nowhere"], autouse=True)
@@ -88,7 +88,7 @@ def test_all_that_have_ended_are_reaped_with_their_codes():
 
 def test_suspended_process_is_terminated(child):
     os.kill(child, signal.SIGSTOP)
-    _proc.terminate([child])
+    _ending.Ending().terminate([child])
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 

@@ -37,7 +37,7 @@ import signal
 import sys
 import time
 
-from reborn import _proc, _process
+from reborn import _ending, _proc, _process
 from reborn._manager import SPAWNED
 from reborn._proc import adopt_orphans
 
@@ -147,7 +147,7 @@ class Keeper:
         self._rest = b""
         self._main = 0
         self._settled = False
-        self._ending = _proc.Ending()
+        self._ending = _ending.Ending()
         # For a daemon that is shared, at the end of the session.
         self.stop_timeout = 0.0
         self.ends_in_order = False
@@ -287,7 +287,7 @@ class Keeper:
         """End all descendants; return those that are left."""
         self._settled = True
         start = time.monotonic()
-        deadline, head_start = start + timeout, _proc.head_start(timeout)
+        deadline, head_start = start + timeout, _ending.head_start(timeout)
         family = self._family()
         while self._collect() or (not self._adopts and family):
             left = deadline - time.monotonic()

@@ -2,7 +2,7 @@
 
 import time
 
-from reborn import _proc
+from reborn import _ending
 from reborn._readiness import Waiter
 from reborn._sd_notify import Listener
 from reborn._supervisor.probe import Probe
@@ -41,7 +41,7 @@ class Run:
         # An end by one of these was requested.
         self.signals_sent: set[int] = set()
         # Of what it leaves behind.
-        self.ending = _proc.Ending()
+        self.ending = _ending.Ending()
         self.refusal: StepError | None = None
         # Why it was ended, if it was not healthy, and until when it was (time.monotonic()).
         self.sickness: str | None = None
