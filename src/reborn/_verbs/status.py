@@ -203,14 +203,13 @@ def look(context: Searched, *, name: str) -> DaemonStatus:
 
 
 def _state(context: Searched, pidfile: PidFile) -> tuple[State, Daemon | None]:
-    text: str | None = None
     for _ in range(_ROUNDS):
+        text = _text(pidfile)
         daemon = context.search()
         if daemon is not None:
             return "starting" if daemon.is_starting() else "running", daemon
-        before, locked = text, text is not None and pidfile.is_locked()
-        text = _text(pidfile)
-        if text != before:
+        locked = pidfile.is_locked()
+        if text != _text(pidfile):
             continue
         if locked:
             return "unknown", None
