@@ -274,6 +274,7 @@ loop = asyncio.SelectorEventLoop(selectors.PollSelector())
 with DaemonContext(**settings):
     threading.Timer(0.1, loop.call_soon_threadsafe, [loop.stop]).start()
     loop.run_forever()
+    loop.close()
     print("stopped", flush=True)
 """
 

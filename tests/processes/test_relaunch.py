@@ -678,7 +678,7 @@ REFUSED = [
     (from_stdin, STDIN),
     (from_dash, STDIN),
     (from_device, STDIN),
-    (from_descriptor, STDIN),
+    (from_descriptor, "'/proc/self/fd/0' can be read only once; put it into a file"),
     (then_interactive, "this is an interactive session; put it into a file"),
     (embedded, "the interpreter is embedded in another program; use strategy='fork'"),
     *(
