@@ -81,7 +81,7 @@ def test_start_that_takes_too_long_is_told_with_last_words_from_behind_a_rotatio
 def test_log_that_is_no_file_is_refused(reborn, verb, path):
     status, out, err = reborn(verb, "web", *SIZED, "--log-file", path, "--", "sleep", "60")
     assert (status, out) == (2, "")
-    what = f"log file {path!r} cannot be rotated, because it is no file"
+    what = f"log file {path!r} cannot be rotated, because it is not a regular file"
     way_out = "give another --log-file, or leave --log-size out"
     assert err == f"reborn {verb}: {what}; {way_out}\n"
     reborn.assert_nothing_left()

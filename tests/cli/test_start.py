@@ -104,18 +104,18 @@ def test_program_that_goes_into_the_background_is_told_not_to(reborn, supervised
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "reason"),
+    ("program", "reason"),
     [
-        (["no-such-program"], 127, "No such file or directory [ENOENT]"),
-        (["/no/such/program"], 127, "No such file or directory [ENOENT]"),
-        (["/dev/null/x"], 127, "Not a directory [ENOTDIR]"),
+        ("no-such-program", ", which is not on PATH: No such file or directory [ENOENT]"),
+        ("/no/such/program", ": No such file or directory [ENOENT]"),
+        ("/dev/null/x", ": Not a directory [ENOTDIR]"),
     ],
 )
 @pytest.mark.parametrize("supervised", [(), ("--restart", "always")])
-def test_program_that_cannot_be_run(reborn, words, status, reason, supervised):
-    found = reborn("start", "web", *supervised, "--", *words)
-    message = f"web: cannot run {words[0]!r}: {reason} (step 'exec', in the daemon)\n"
-    assert found == (status, "", message)
+def test_program_that_cannot_be_run(reborn, program, reason, supervised):
+    found = reborn("start", "web", *supervised, "--", program)
+    message = f"web: cannot run {program!r}{reason} (step 'exec', in the daemon)\n"
+    assert found == (127, "", message)
     reborn.assert_nothing_left()
 
 

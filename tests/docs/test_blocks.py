@@ -304,7 +304,7 @@ def rows(page, first):
 
 
 def test_table_of_promises_has_a_test_in_each_row():
-    table = rows("docs/reliability.md", "what")
+    table = rows("docs/reliability.md", "promise")
     assert len(table) > 40
     assert all(test.startswith("[`test_") for _, test in table)
 

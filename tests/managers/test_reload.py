@@ -268,8 +268,8 @@ def test_upgrade_from_outside_of_the_unit_is_refused(service):
     script = service.script.read_text().replace(" start ", " upgrade ")
     result = service.machine.run("sh", "-c", script, check=False)
     assert result.stderr.splitlines()[-2].endswith(
-        f"cannot upgrade process {pid}: it is app.service, and what is started outside of that "
-        "would not be; use systemctl reload app.service"
+        f"cannot upgrade process {pid}: it is app.service, and a process started from "
+        "outside would not belong to that unit; use systemctl reload app.service"
     )
     assert service.main() == pid
 

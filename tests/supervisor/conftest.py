@@ -129,6 +129,7 @@ class Supervised:
     def assert_nothing_left(self):
         assert not self.pidfile.exists()
         assert not self.own_pidfile.exists()
+        reap()  # what it has ended, and the end of the supervisor has left to be waited for
         assert psutil.Process().children(recursive=True) == []
 
 

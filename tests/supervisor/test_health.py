@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import eventually, is_alive
+from harness import assert_exists, eventually, is_alive
 
 UP = "touch up; exec sleep 3600"
 CHECK = {"text": "exec:test -e up", "every": 0.05, "patience": 3}
@@ -56,6 +56,13 @@ def start(supervised, script=UP, *, check=None, **spec):
     return supervised.program
 
 
+def take_away(supervised):
+    """Have the program look sick from now on, whose check is for a file that it has made."""
+    up = supervised.directory / "up"
+    eventually(lambda: assert_exists(up))
+    up.unlink()
+
+
 def free_port():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -80,7 +87,7 @@ def server(supervised):
 
 def test_program_that_is_not_well_is_started_again_and_the_log_says_why(supervised):
     first = start(supervised)
-    (supervised.directory / "up").unlink()
+    take_away(supervised)
     second = supervised.next_program(first)
     reason = "'test -e up' ends with status 1"
     supervised.wait_log(f"app (process {first}) failed a check: {reason}")
@@ -141,7 +148,7 @@ def test_server_that_answers_with_an_error_is_not_well(supervised, server):
 def test_program_that_does_not_stop_is_killed(supervised):
     script = "trap '' TERM; touch up; while :; do sleep 0.05; done"
     first = start(supervised, script, options={"stop_timeout": 0.2})
-    (supervised.directory / "up").unlink()
+    take_away(supervised)
     supervised.next_program(first)
     supervised.wait_log(f"app (process {first}) was killed by SIGKILL, since it was not healthy")
 
@@ -149,7 +156,7 @@ def test_program_that_does_not_stop_is_killed(supervised):
 def test_program_that_ends_well_when_stopped_is_started_again_all_the_same(supervised):
     script = "trap 'exit 0' TERM; touch up; while :; do sleep 0.05; done"
     first = start(supervised, script, restart="on-failure")
-    (supervised.directory / "up").unlink()
+    take_away(supervised)
     supervised.next_program(first)
     supervised.wait_log("exited with status 0, since it was not healthy")
 
@@ -172,7 +179,7 @@ def test_program_that_was_well_for_a_while_begins_anew(supervised):
     first = start(supervised, policy=policy)
     for _ in range(3):
         supervised.wait_state(healthy=True, pid=first)
-        (supervised.directory / "up").unlink()
+        take_away(supervised)
         first = supervised.next_program(first)
 
 
@@ -231,7 +238,7 @@ def test_process_that_checks_is_replaced(supervised, number):
     if number == signal.SIGSTOP:
         supervised.wait_log("failed a check: the check does not end (exec:test -e up)")
         supervised.wait_log("is healthy again")
-    (supervised.directory / "up").unlink()
+    take_away(supervised)
     supervised.wait_log("failed a check: 'test -e up' ends with status 1")
     assert supervised.program == first
 
@@ -275,7 +282,7 @@ def test_checks_end_with_the_program(supervised):
 def test_stop_while_it_is_stopped_for_its_health_is_a_stop(supervised):
     script = "trap '' TERM; touch up; while :; do sleep 0.05; done"
     start(supervised, script)
-    (supervised.directory / "up").unlink()
+    take_away(supervised)
     supervised.wait_log("it is stopped, and started again")
     os.kill(supervised.program, signal.SIGKILL)
     supervised.send(signal.SIGTERM)
