@@ -100,6 +100,7 @@ SEAMS = {
     "signal on close": "_handshake:signal_on_close",
     "byte of who is not ready": "_record_lock:UNREADY_BYTE",
     "disarm SIGTERM": "_handshake:disarm_sigterm_on_close",
+    "await the answer": "_handshake:Report._await_answer",
     "report ready": "_handshake:Report.ready",
     "report the end": "_handshake:Report.ending",
     "open file for a stream": "_options:_stream",

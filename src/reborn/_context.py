@@ -368,6 +368,10 @@ class DaemonContext(_options.Options):
             first = setup.report.ready(message)
         except LauncherGoneError:
             self._go_away()
+        except BaseException:  # by a handler of the program, which may go on
+            if setup.report.is_announced and setup.pidfile is not None:
+                setup.pidfile.unmark(setup.pidfile.UNREADY)
+            raise
         setup.is_ready = True
         if setup.pidfile is not None:
             setup.pidfile.unmark(setup.pidfile.UNREADY)

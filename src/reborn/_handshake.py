@@ -196,6 +196,11 @@ class Report:
         self._sending = _thread.RLock()
         self._waiting = _thread.RLock()
 
+    @property
+    def is_announced(self) -> bool:
+        """Whether READY has been sent."""
+        return self._is_announced
+
     def begin(self) -> None:
         """Report which process is the daemon; from now on notice when the launcher goes away."""
         with Step("handshake", "answer the launcher", role="daemon"):

@@ -55,6 +55,11 @@ class Notifier:
             except OSError:
                 pass  # it has gone away; the program serves on
 
+    @property
+    def is_announced(self) -> bool:
+        """Whether READY has been sent."""
+        return self._is_ready
+
     def ready(self, message: str | None = None) -> bool:
         """Report READY and which process is the main one, once."""
         with self._lock:

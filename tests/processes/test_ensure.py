@@ -131,6 +131,29 @@ def test_daemon_is_ready_for_everybody_when_its_launcher_returns_control(sandbox
     sandbox.stop(pid)
 
 
+INTERRUPTED = f"""
+import contextlib, time
+answer = {sabotage.expression("await the answer")}
+def interrupted(report, channel):
+    answer(report, channel)
+    raise TimeoutError
+{sabotage.code("await the answer", "interrupted")}
+with DaemonContext(**settings, wait_ready=True) as context:
+    with contextlib.suppress(TimeoutError):
+        context.ready()
+    while True: time.sleep(0.01)
+"""
+
+
+def test_daemon_that_is_interrupted_when_it_has_reported_is_ready_for_everybody(sandbox):
+    """As by a handler that raises; its launcher does not wait for more."""
+    app = sandbox.write_app(INTERRUPTED)
+    assert sandbox.run([sys.executable, app]).returncode == 0
+    daemon = DaemonContext(sandbox.pidfile).search()
+    assert not daemon.is_starting()
+    sandbox.stop(daemon.pid)
+
+
 def test_impatient_starter_is_succeeded_by_one_with_more_patience(crowd):
     twice = "time.sleep(60 if open(spec['socket'] + '.starts').read().count('\\n') < 2 else 0)"
     first = crowd.begin(serve=twice, timeout=1.5)
