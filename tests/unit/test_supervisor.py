@@ -1,7 +1,12 @@
 """The table of the supervisor: what each event does in each state, without a process."""
 
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
 import pytest
 
+from reborn import _readiness
+from reborn._supervisor.run import Run
 from reborn._supervisor.supervisor import EVENTS, ProgramSupervisor
 
 RUNS = ("starting", "running", "healing", "upgrading", "replacing", "stopping")
@@ -62,3 +67,14 @@ def test_upgrade_begins_where_a_program_is_ready_or_waits_and_is_answered_everyw
     assert begins.pop("running") == "_beside"
     assert begins.pop("waiting") == "_renew"
     assert set(begins.values()) == {"_refuse"}
+
+
+def test_run_that_has_ended_before_anybody_looked_has_run_until_then():
+    version = SimpleNamespace(cwd="/", condition=_readiness.parse("alive:0"))
+    run = Run(version, output=MagicMock())
+    run.begin(SimpleNamespace(pid=4711, has_come=lambda: True, refusal=None, close=lambda: None))
+    run.note_end(4711, 5)
+    run.settle()
+    run.leave()
+    assert run.not_ready_reason == ""
+    assert run.ran >= 0

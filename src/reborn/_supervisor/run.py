@@ -92,7 +92,8 @@ class Run:
         """Tell whether the process has become the program."""
         if not self._is_executed and self._execution is not None and self._execution.has_come():
             self._is_executed = True
-            self.since = time.monotonic()
+            if self.code is None:
+                self.since = time.monotonic()
         return self._is_executed
 
     def look(self) -> str | None:
