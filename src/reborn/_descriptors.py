@@ -315,7 +315,7 @@ class Inheritance:
         if strange:
             from reborn import _open_files  # there since the launcher has seen them
 
-            self.keep.update(_open_files.carried_on(strange))
+            self.keep.update(_open_files.carried_on(strange[:_MANY]))
 
     def redirect_copies(self) -> None:
         """Daemon: have what was a copy of the caller's stream write to the daemon's own."""

@@ -84,7 +84,7 @@ def lost_by_fork() -> "Iterator[str]":
 
 def helpers() -> set[int]:
     """Return the processes of multiprocessing, and of copies of it, that this process started."""
-    found: set[Any] = {child.pid for each in _processes() for child in each.active_children()}
+    found: set[Any] = {child.pid for child in _children()}
     for tracker in _of_modules(".resource_tracker", "_resource_tracker"):
         found.add(getattr(tracker, "_pid", None))
     for server in _of_modules(".forkserver", "_forkserver"):
@@ -111,7 +111,7 @@ def end_children() -> None:
     These are processes of multiprocessing that are no daemons of its sort, such as the workers of
     a `ProcessPoolExecutor`. A `Pool` ends its own, and could wait for a lock of one that was ended.
     """
-    for child in [child for each in _processes() for child in each.active_children()]:
+    for child in _children():
         if not child.daemon:
             child.terminate()
 
@@ -126,8 +126,10 @@ def before_fork() -> None:
 
 def after_fork() -> None:
     """Daemon: have the libraries begin anew what belongs to one process."""
-    for process in _processes():
+    processes = _processes()
+    for process in processes:
         process._children = set()  # noqa: SLF001 - as multiprocessing does in its own children
+    if processes:
         _forget_helpers()
         _break_pools()
     for reference, is_current in _loops_before:
@@ -231,22 +233,28 @@ def _break_pools() -> None:
                 elif hasattr(executor, "_flags"):
                     executor._flags.broken = RuntimeError(_POOL_OF_LAUNCHER)  # noqa: SLF001
             pools.clear()
-    for name, module in [*sys.modules.items()]:
-        if name.endswith(".reusable_executor"):
-            vars(module).update(_executor=None, _executor_kwargs=None)
+    for module in _modules(".reusable_executor"):
+        module._executor = module._executor_kwargs = None  # noqa: SLF001
 
 
 def _processes() -> "list[Any]":
     """Return `multiprocessing.process`, and the copies of it (billiard, pathos) that are loaded."""
-    named = (module for name, module in [*sys.modules.items()] if name.endswith(".process"))
-    return [module for module in named if hasattr(module, "_children")]
+    return [module for module in _modules(".process") if hasattr(module, "_children")]
+
+
+def _children() -> "list[Any]":
+    """Return the processes that were started by one of them."""
+    return [child for module in _processes() for child in module.active_children()]
 
 
 def _of_modules(suffix: str, name: str) -> "list[Any]":
     """Return what is called *name* in the modules whose names end so."""
-    modules = [module for each, module in [*sys.modules.items()] if each.endswith(suffix)]
-    found = (getattr(module, name, None) for module in modules)
+    found = (getattr(module, name, None) for module in _modules(suffix))
     return [value for value in found if value is not None]
+
+
+def _modules(suffix: str) -> "list[Any]":
+    return [module for name, module in [*sys.modules.items()] if name.endswith(suffix)]
 
 
 def _eventlet() -> "Any":  # noqa: ANN401

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     Socket = TypeVar("Socket", bound=socket)
 
-# Of very many descriptors, so many are looked at.
-MOST = 500
 _RANDOM_DEVICES = ("/dev/urandom", "/dev/random")
 # Of these flags a file has none that is open for reading only.
 _WRITES = os.O_WRONLY | os.O_RDWR
@@ -42,12 +40,12 @@ def carried_on(opened: "Sequence[int]") -> set[int]:
     These are servers' sockets and locks (flock(2)) that the program has taken itself, and so are
     closed on exec; and what a library reads random numbers from, which ends the program if it
     cannot (GnuTLS). Nobody can tell which file faulthandler writes to when the program crashes, so
-    with it files are kept that it may be. Of very many, the first are looked at.
+    with it files are kept that it may be.
     """
     found: set[int] = set()
     random: set[int] = set()
     written = "faulthandler" in sys.modules and sys.modules["faulthandler"].is_enabled()
-    for fd in opened[:MOST]:
+    for fd in opened:
         try:
             mode, device = _kind(fd)
             if stat.S_ISCHR(mode):
@@ -139,7 +137,7 @@ def _information(fd: int) -> bytes:
 def regular_files(opened: "Sequence[int]") -> dict[int, bytes]:
     """Return the regular files among *opened* descriptors, and what Linux knows of each."""
     found: dict[int, bytes] = {}
-    for fd in opened[:MOST]:
+    for fd in opened:
         try:
             if stat.S_ISREG(os.fstat(fd).st_mode):
                 found[fd] = _information(fd)
