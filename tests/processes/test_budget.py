@@ -3,6 +3,7 @@
 import json
 import marshal
 import os
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -199,40 +200,19 @@ def test_start_by_fork_loads_little_code():
     assert sum(sizes.values()) / 1000 <= CODE[VERSION], sizes
 
 
-# Both end where the daemon's own code would begin.
-BARE = """
-import os
-took, tells = os.pipe()
-if os.fork():
-    os.close(tells)
-    os.read(took, 1)
-    os._exit(0)
-os.setsid()
-if os.fork():
-    os._exit(0)
-os.umask(0o22)
-os.chdir("/")
-null = os.open(os.devnull, os.O_RDWR)
-for number in range(3):
-    os.dup2(null, number)
-os.write(tells, b"1")
-os._exit(0)
-"""
-START = """
-import os, sys
-sys.path.insert(0, {source!r})
-from reborn import DaemonContext
-DaemonContext(wait_ready=False).open()
-os._exit(0)
-"""
+# As the benchmark counts: each ends where the daemon's own code would begin.
+COUNTED = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/contestants.py"))["COUNTED"]
 
 
 def system_calls(sandbox, text):
     """Return how many calls a program makes, and its descendants, with everything compiled."""
     program, counted = sandbox.directory / "program.py", sandbox.directory / "calls"
-    source = str(Path(reborn.__file__).parents[1])
-    program.write_text(text.format(source=source))
-    cached = {**os.environ, "PYTHONPYCACHEPREFIX": str(sandbox.directory / "compiled")}
+    program.write_text(text)
+    cached = {
+        **os.environ,
+        "PYTHONPATH": str(Path(reborn.__file__).parents[1]),
+        "PYTHONPYCACHEPREFIX": str(sandbox.directory / "compiled"),
+    }
     cached.pop("PYTHONDONTWRITEBYTECODE", None)
     tool = ["strace", "-f", "-c", "-o", str(counted)]
     for _ in range(2):
@@ -247,9 +227,10 @@ def system_calls(sandbox, text):
 @pytest.mark.skipif(shutil.which("strace") is None, reason="NEEDS strace: apt install strace")
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="NEEDS CPython")
 def test_start_by_fork_makes_few_system_calls_above_a_bare_one(fork_sandbox):
-    least = system_calls(fork_sandbox, BARE)
-    assert system_calls(fork_sandbox, START) - least <= 320
-    wasteful = START.replace("os._exit", "for _ in range(100): os.getppid()\nos._exit")
+    least = system_calls(fork_sandbox, COUNTED["bare"])
+    assert system_calls(fork_sandbox, COUNTED["fork"]) - least <= 320
+    waste = "[os.getppid() for _ in range(100)]; os._exit"
+    wasteful = COUNTED["fork"].replace("os._exit", waste)
     assert system_calls(fork_sandbox, wasteful) - least > 320  # the control
 
 
