@@ -27,7 +27,7 @@ import os
 import stat
 import sys
 
-from reborn import _inherited
+from reborn import _inherited, _signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -440,8 +440,11 @@ def of_wakeup() -> tuple[int, set[int]]:
         fd = _signal.set_wakeup_fd(-1)
         if fd < 0:
             return -1, set()
+        if fd == _signals.lent_wakeup():
+            _signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+            return -1, set()
         _signal.set_wakeup_fd(fd)
-    except ValueError:  # in another thread than the main one, or closed
+    except (ValueError, OSError):  # in another thread than the main one; closed
         return -1, set()
     finally:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)

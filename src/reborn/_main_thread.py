@@ -5,8 +5,10 @@ a loop of a C library (FUSE, Qt, a player) executes none, and so could only be k
 no handler of its own where it finds another's, and its mount is left stale. The rules:
 
 - Whoever waits for the signal is a thread, since nothing else is there to act when none of Python's
-  code runs. It sleeps in read(2); faulthandler's handler, which is C, writes to its pipe and then
-  calls Python's handler as before.
+  code runs. It sleeps in read(2), at a pipe that is the wakeup descriptor (signal.set_wakeup_fd):
+  CPython's handler in C writes the number of each signal there, in whichever thread it comes.
+- There is one such descriptor in a process. Whoever else wants it, takes it (asyncio, trio, a
+  `SignalServer`): their main thread runs Python. Where it is taken already, there is no watch.
 - It is only there if a module is loaded that can take the main thread into C, and if SIGTERM is
   handled by `terminate` itself. Other programs have no thread more than they have started.
 - It does nothing if `terminate` was called within some seconds, or while the main thread computes.
@@ -17,16 +19,14 @@ no handler of its own where it finds another's, and its mount is left stale. The
   the Python code that has called has one of those modules at hand, it is taken for a loop after 3
   seconds. Any other call has 8 seconds: who stops a program waits for 10, as a rule, and then
   sends SIGKILL, after which not even the exit handlers run.
-- Where the kernel gives the signal to a thread of C, because the main thread blocks it at that
-  moment, faulthandler writes nothing, and it takes a second SIGTERM. Its dump of all threads would
-  be written, and is not safe while they run.
 - A fork ends it, so that the child has one thread, and CPython no reason to warn.
 
-Rejected: signal.set_wakeup_fd, which trio and asyncio take for themselves; the default disposition
-for SIGTERM, with which no `finally` and no exit handler runs in any program; a helper process,
-which would be in every process listing; SIGKILL after some patience, which is what `stop` does; to
-wait for every call until it comes back, since a loop does not; to look at the stack of C, which
-takes a debugger's rights, and symbols.
+Rejected: faulthandler.register, whose handler in C writes for everybody, but looks at the stack
+for that, and finds it half made now and then: 2 of 100 stops of a program with trio were a
+segmentation fault; the default disposition for SIGTERM, with which no `finally` and no exit handler
+runs in any program; a helper process, which would be in every process listing; SIGKILL after some
+patience, which is what `stop` does; to wait for every call until it comes back, since a loop does
+not; to look at the stack of C, which takes a debugger's rights, and symbols.
 """
 
 import os
@@ -47,6 +47,10 @@ _UNTIL_ASKED = 0.5
 _UNTIL_END = 3.0
 _UNTIL_KILLED = 8.0
 _TICK = 0.05
+# Seconds between two looks at other signals, of which a profiler's timer sends a thousand a second.
+_PAUSE = 0.1
+# Of a pipe, in bytes.
+_CAPACITY = 65536
 # A thread that has computed for less than this part of the time is one that waits.
 _IDLE = 10
 # What users send by hand, and libraries handle.
@@ -64,9 +68,10 @@ class SigtermWatch:
 
         Raises:
             OSError, RuntimeError: there are too many descriptors or threads.
+            ValueError: this is not the main thread, or the wakeup descriptor is another's.
         """
         import _thread
-        import faulthandler
+        import warnings
 
         self._status = status
         self._handler = _signal.getsignal(_signal.SIGTERM)
@@ -80,15 +85,18 @@ class SigtermWatch:
         self._news.acquire()
         mask = _signals.block_all()
         try:
+            _signals.lend_wakeup(self._writer)
             _thread.start_new_thread(self._run, ())
         except BaseException:
+            _signals.take_wakeup_back(self._writer)
             os.close(self._reader)
             os.close(self._writer)
             raise
         finally:
             _signals.restore_mask(mask)
-        faulthandler.register(_signal.SIGTERM, file=self._writer, all_threads=False, chain=True)
         os.register_at_fork(before=self._leave_alone)
+        # It takes the descriptor, gives it back in the end, and takes us for a mistake in between.
+        warnings.filterwarnings("ignore", "It looks like Trio's signal handling", RuntimeWarning)
 
     def handled(self) -> None:
         """Note that Python's handler of SIGTERM has been called."""
@@ -102,15 +110,19 @@ class SigtermWatch:
         """End the thread; SIGTERM is handled as before."""
         if self._writer < 0:
             return
-        import faulthandler
-
-        # If the program has set another handler since, that one stays.
-        if _signal.getsignal(_signal.SIGTERM) == self._handler:
-            faulthandler.unregister(_signal.SIGTERM)
         writer, self._writer = self._writer, -1
-        os.close(writer)
+        ours = _signals.take_wakeup_back(writer)
+        if ours:
+            os.close(writer)
+        else:  # this is another thread than the main one, and handlers go on to write there
+            try:
+                os.write(writer, b"\0")
+            except BlockingIOError:
+                pass  # it is full, so the thread does not wait
         self.handled()
         self._ended.acquire()
+        if ours:
+            os.close(self._reader)
 
     def _leave_alone(self) -> None:
         """Before a fork: end the thread, and wait a moment until the system has forgotten it."""
@@ -128,29 +140,22 @@ class SigtermWatch:
             time.sleep(0.0002)
 
     def _run(self) -> None:
+        # A read takes all that is there, so what the next one finds has come after this one: calls
+        # that have been counted since may have been for that.
+        before = now = self._calls
         try:
-            while True:
-                calls = self._calls
-                if not os.read(self._reader, 65536):
-                    return
-                self._await_handler(calls)
-                # A handler writes in several goes, all of them before Python's is called.
-                if not self._drain():
-                    return
+            while (numbers := os.read(self._reader, _CAPACITY)) and self._writer >= 0:
+                if _signal.SIGTERM in numbers and self._has_handler():
+                    self._await_handler(before)
+                else:
+                    self._news.acquire(timeout=_PAUSE)
+                before, now = now, self._calls
         finally:
-            os.close(self._reader)
             self._ended.release()
 
-    def _drain(self) -> bool:
-        """Read what is there; False at the end."""
-        os.set_blocking(self._reader, False)
-        try:
-            while os.read(self._reader, 65536):
-                pass
-        except BlockingIOError:
-            os.set_blocking(self._reader, True)
-            return True
-        return False
+    def _has_handler(self) -> bool:
+        """Tell whether the program has set no other handler since."""
+        return bool(_signal.getsignal(_signal.SIGTERM) == self._handler)
 
     def _await_handler(self, calls: int) -> None:
         """Wait until the handler has been called more than *calls* times, or end the program."""
@@ -256,14 +261,10 @@ def watch_sigterm(own: "Callable[..., object]", status: int) -> SigtermWatch | N
     threading = sys.modules.get("threading")
     if threading is not None and threading.current_thread() is not threading.main_thread():
         return None
-    try:
-        import faulthandler
-    except ImportError:
-        return None
     # A thread of gevent or eventlet is a coroutine, and would wait in place of everybody.
-    if not hasattr(faulthandler, "register") or not isinstance(_thread.start_new_thread, type(len)):
+    if not isinstance(_thread.start_new_thread, type(len)):
         return None
     try:
         return SigtermWatch(status)
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, ValueError):
         return None

@@ -293,7 +293,7 @@ class SignalServer:
         try:
             for number in [number for number in self._previous if self._has(number)]:
                 _signal.signal(number, self._previous.pop(number))
-            current = _signal.set_wakeup_fd(-1)
+            current = _signal.set_wakeup_fd(_signals.lent_wakeup(), warn_on_full_buffer=False)
             if current != pipe[1]:
                 _signal.set_wakeup_fd(current, warn_on_full_buffer=False)
         finally:
@@ -352,7 +352,7 @@ class SignalServer:
         assert self._pipe is not None  # noqa: S101 - the caller has looked
         writer = self._pipe[1]
         current = _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        if current not in (-1, writer):
+        if current not in (-1, writer, _signals.lent_wakeup()):
             _signal.set_wakeup_fd(current, warn_on_full_buffer=False)
         return current == writer
 

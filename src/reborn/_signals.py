@@ -49,6 +49,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 _CO_COROUTINE = 0x80  # of the standard library's inspect, which a start does not load
+# The wakeup descriptor while nobody but `_main_thread` wants it.
+_lent = -1
 _CALLERS_OF_C = frozenset(("ctypes", "_cffi_backend", "prctl", "_prctl"))
 
 
@@ -70,6 +72,46 @@ def restore_mask(mask: set[int]) -> None:
     except OSError:
         # Impossible according to sigprocmask(2). Retried, because a ready daemon cannot fail.
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+
+
+def lend_wakeup(fd: int) -> None:
+    """Have the numbers of signals written to *fd*, until somebody else wants to have them.
+
+    Raises:
+        ValueError: somebody has them already, or this is not the main thread.
+        OSError: whoever has them has closed the descriptor.
+    """
+    global _lent  # noqa: PLW0603 - of the process, as the wakeup descriptor is
+    current = _signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+    if current not in (-1, _lent):
+        _signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+        message = "the wakeup descriptor is in use"
+        raise ValueError(message)
+    _lent = fd
+
+
+def take_wakeup_back(fd: int) -> bool:
+    """Tell whether nothing is written to *fd* any more, which only the main thread can see to."""
+    global _lent  # noqa: PLW0603
+    mask = block_all()
+    try:
+        current = _signal.set_wakeup_fd(-1)
+        if _lent == fd:
+            _lent = -1
+        if current != fd:
+            _signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+    except OSError:
+        pass  # whoever had it has closed it
+    except ValueError:
+        return False
+    finally:
+        restore_mask(mask)
+    return True
+
+
+def lent_wakeup() -> int:
+    """Return the descriptor of `lend_wakeup`; -1: there is none."""
+    return _lent
 
 
 def in_main_thread() -> bool:

@@ -4,7 +4,7 @@ import os
 import select
 import sys
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
+from signal import SIGKILL, SIGTERM, SIGUSR1
 
 import psutil
 import pytest
@@ -50,10 +50,7 @@ def start(sandbox, before="", after="tell()\nsit()", **arguments):
 
 
 def send(sandbox, pid):
-    """Send SIGTERM when the main thread sleeps in C, and the thread of C has begun its own sleep.
-
-    The kernel may give a signal to a thread that begins, and faulthandler writes nothing there.
-    """
+    """Send SIGTERM when the main thread and the thread of C sleep."""
 
     def sits():
         assert (sandbox.directory / "sitting").exists()
@@ -80,6 +77,20 @@ def test_sigterm_ends_a_program_whose_main_thread_sits_in_c(sandbox):
     assert not sandbox.pidfile.exists()
     assert "SIGTERM could not be handled, since the main thread is in C" in sandbox.log_text()
     assert sandbox.log_text().endswith("exit handler\n")
+
+
+def test_sigterm_that_a_thread_of_c_gets_ends_the_program(sandbox):
+    """As the kernel does where the main thread blocks the signal at that moment."""
+    after = "tell()\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\nsit()"
+    before = """
+def sit():  # the thread of C is there before the main thread blocks the signal
+    os.close(os.open("sitting", os.O_CREAT))
+    libc.pthread_join(number, None)
+libc.pthread_create(ctypes.byref(number), None, address(libc.usleep), 60_000_000)
+"""
+    result = start(sandbox, "", before + after)
+    send(sandbox, result.pid)
+    assert exit_code(result.pid) == 0
 
 
 def test_sigterm_to_a_main_thread_in_c_control(sandbox):
@@ -193,6 +204,14 @@ def test_what_is_loaded_before_ready_counts(sandbox):
     sandbox.stop(result.pid)
 
 
+def test_no_handler_of_signals_looks_at_the_stack(fork_sandbox):
+    """Where the handler comes in the middle of a call, or of its end, the stack is half made."""
+    after = "import sys\ntell(loaded='faulthandler' in sys.modules)"
+    result = start(fork_sandbox, after=after)
+    assert not result.report["loaded"]
+    fork_sandbox.stop(result.pid)
+
+
 @pytest.mark.parametrize("other", ["signal_map={}", "own handler", "subclass"])
 def test_thread_is_only_there_for_the_contexts_own_handler(fork_sandbox, other):
     before = {
@@ -261,3 +280,99 @@ deep(300)
         os.kill(result.pid, SIGTERM)
     # One that comes when Python has put its handlers away already ends it, too.
     assert exit_code(result.pid) in (0, -SIGTERM)
+
+
+# Who wants the wakeup descriptor has it, and what the watch does is not in their way.
+
+
+@pytest.mark.parametrize("other", ["a server", "trio"])
+def test_watch_gives_way_and_comes_back(sandbox, other):
+    if other == "trio":
+        pytest.importorskip("trio", reason="NEEDS trio: pip install trio to see it")
+    work = {
+        "a server": """
+with SignalServer({signal.SIGUSR1: served.append}) as server:
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    server.handle_pending()
+""",
+        "trio": """
+import trio
+async def main():
+    with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        async for number in signals:
+            served.append(number)
+            return
+trio.run(main)
+""",
+    }[other]
+    head = "from reborn import SignalServer\nserved = []\n"
+    result = start(sandbox, after=f"{head}{work}\ntell(served=len(served))\nsit()")
+    # Of one kind, the server counts each: it has the descriptor.
+    assert result.report["served"] == (3 if other == "a server" else 1)
+    send(sandbox, result.pid)
+    assert exit_code(result.pid) == 0
+    assert "SIGTERM could not be handled" in sandbox.log_text()
+    assert "Warning" not in sandbox.log_text()
+
+
+def test_wakeup_descriptor_of_the_program_stays_its_own(sandbox):
+    before = """
+ends = os.pipe()
+os.set_blocking(ends[1], False)
+signal.set_wakeup_fd(ends[1])
+"""
+    after = """
+signal.signal(signal.SIGUSR1, lambda *_: None)
+os.kill(os.getpid(), signal.SIGUSR1)
+tell(read=list(os.read(ends[0], 9)), threads=len(os.listdir("/proc/self/task")))
+"""
+    result = start(sandbox, after=before + "context.ready()" + after)
+    assert result.report["read"] == [SIGUSR1]
+    sandbox.stop(result.pid)
+
+
+def test_other_signals_are_no_reason_to_end(fork_sandbox):
+    after = """
+signal.signal(signal.SIGUSR1, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+signal.signal(signal.SIGALRM, lambda *_: None)
+tell()
+sit()
+"""
+    result = start(fork_sandbox, after=after)
+    assert not has_ended(result.pid, 2)
+    send(fork_sandbox, result.pid)
+    assert exit_code(result.pid) == 0
+
+
+def test_handler_of_the_program_has_all_the_time(fork_sandbox):
+    """One that was installed after the watch began."""
+    after = "signal.signal(signal.SIGTERM, lambda *_: None)\ntell()\nsit()"
+    result = start(fork_sandbox, after=after)
+    send(fork_sandbox, result.pid)
+    assert not has_ended(result.pid, 2)
+    fork_sandbox.stop(result.pid, SIGKILL)
+
+
+def test_fork_in_another_thread_leaves_a_program_that_can_be_stopped(fork_sandbox):
+    after = """
+import threading, time
+def fork():
+    if os.fork() == 0:
+        os._exit(0)
+    os.wait()
+thread = threading.Thread(target=fork)
+thread.start(); thread.join()
+for _ in range(70_000):  # more than fits into the pipe that nobody reads any more
+    os.kill(os.getpid(), signal.SIGUSR1)
+tell(threads=len(os.listdir("/proc/self/task")))
+while True:
+    time.sleep(0.05)
+"""
+    before = "signal.signal(signal.SIGUSR1, lambda *_: None)\n"
+    result = start(fork_sandbox, before, after)
+    assert result.report["threads"] == 1
+    fork_sandbox.stop(result.pid)
+    assert fork_sandbox.log_text() == ""

@@ -151,6 +151,18 @@ def answering(*answers):
     return answer
 
 
+def close_after(answer):
+    """Close without having said so; a request that came before that is taken, not reset."""
+
+    def act(connection):
+        answering(answer)(connection)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(1000):
+            pass
+
+    return act
+
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n7"
 LAST = OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n")
 ACTS = {
@@ -159,7 +171,7 @@ ACTS = {
     "half": (answering(OK[:-1]), "half"),
     "half of the head": (answering(OK[:20]), "half"),
     "wrong": (answering(OK.replace(b"200 OK", b"503 No")), "wrong"),
-    "closed without a word": (answering(OK), "unanswered"),
+    "closed without a word": (close_after(OK), "unanswered"),
 }
 
 

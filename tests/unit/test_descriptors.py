@@ -477,6 +477,16 @@ def test_nothing_is_found_where_signals_are_written_to_nothing():
     signal.set_wakeup_fd(before)
 
 
+def test_nothing_is_found_where_whoever_wanted_signals_has_closed_the_descriptor():
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer)
+    os.close(reader)
+    os.close(writer)
+    assert _descriptors.of_wakeup() == (-1, set())
+    assert signal.set_wakeup_fd(before) == -1
+
+
 def test_copies_of_the_callers_pipe_are_told_from_files(standard, pipe, file, monkeypatch):
     os.dup2(pipe[1], 1)
     other = os.pipe()
