@@ -335,8 +335,13 @@ tell(read=list(os.read(ends[0], 9)), threads=len(os.listdir("/proc/self/task")))
 
 def test_other_signals_are_no_reason_to_end(fork_sandbox):
     after = """
-signal.signal(signal.SIGALRM, lambda *_: None)
-signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+import threading, time
+def annoy(thread):
+    while True:
+        signal.pthread_kill(thread, signal.SIGUSR1)
+        time.sleep(0.001)
+signal.signal(signal.SIGUSR1, lambda *_: None)
+threading.Thread(target=annoy, args=[threading.get_ident()], daemon=True).start()
 tell()
 sit()
 """
