@@ -39,6 +39,7 @@ LAYERS = {
         "_privileges",
         "_status_line",
         "_hints",
+        "_misspelt",
     ),
     "failures": ("_errors", "exceptions"),
     "what is there": (
@@ -136,6 +137,7 @@ TESTED = {
     "_loops": "processes/loops",
     "_main_thread": "processes/main_thread docs/examples",
     "_hints": "unit/hints",
+    "_misspelt": "unit/misspelt",
     "_open_files": "processes/descriptors processes/threads",
     "_descriptors": "processes/descriptors processes/streams",
     "_posix_spawn": "processes/fallbacks",

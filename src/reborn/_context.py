@@ -35,6 +35,24 @@ if TYPE_CHECKING:
     from reborn._upgrade.daemon import Generation, Predecessor, Superseded
 
 
+def _suggesting(init: "Callable[..., None]") -> "Callable[..., None]":
+    """Have a call with an option that there is not say which one was probably meant."""
+    options = frozenset(("pidfile", *(init.__kwdefaults__ or ())))
+
+    def __init__(self: object, *arguments: object, **given: object) -> None:  # noqa: N807 - it is one
+        unknown = [name for name in given if name not in options]
+        if unknown:
+            from reborn import _misspelt
+
+            raise TypeError(_misspelt.unknown("DaemonContext", unknown, sorted(options)))
+        init(self, *arguments, **given)
+
+    for name in ("__annotations__", "__kwdefaults__", "__module__", "__qualname__"):
+        setattr(__init__, name, getattr(init, name))
+    __init__.__wrapped__ = init  # type: ignore[attr-defined]  # the signature, for help()
+    return __init__
+
+
 class DaemonContext(_options.Options):
     """A program that becomes a daemon, with its options.
 
@@ -147,11 +165,22 @@ class DaemonContext(_options.Options):
             is_default = given[name] is defaults.get(name)
             (object.__setattr__ if is_default else setattr)(self, name, given[name])
 
+    if not TYPE_CHECKING:  # a type checker knows the options, and has a message of its own
+        __init__ = _suggesting(__init__)
+
     def __setattr__(self, name: str, value: object) -> None:
         if name in _options.NAMES and self.is_open:
             message = f"cannot change {name} while the context is open; close it first"
             raise AttributeError(message)
-        super().__setattr__(name, value)
+        try:
+            super().__setattr__(name, value)
+        except AttributeError:
+            if hasattr(type(self), name):
+                raise
+            from reborn import _misspelt
+
+            message = _misspelt.unknown("DaemonContext", [name], _options.NAMES)
+            raise AttributeError(message) from None
 
     def __getstate__(self) -> object:
         """Give a copy, also one in another process, the options: it is not open."""

@@ -85,8 +85,7 @@ def lend_wakeup(fd: int) -> None:
     current = _signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
     if current not in (-1, _lent):
         _signal.set_wakeup_fd(current, warn_on_full_buffer=False)
-        message = "the wakeup descriptor is in use"
-        raise ValueError(message)
+        raise ValueError
     _lent = fd
 
 

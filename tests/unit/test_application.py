@@ -92,7 +92,7 @@ def test_control_without_a_pid_file_is_refused(parser, pidfile):
 
 def test_option_that_does_not_exist_is_refused(parser):
     with (
-        pytest.raises(TypeError, match="unexpected keyword argument 'umsk'"),
+        pytest.raises(TypeError, match="no option 'umsk'; did you mean 'umask'"),
         background(parser, argv=["1"], umsk=0),
     ):
         pass

@@ -17,7 +17,7 @@ __tracebackhide__ = True  # pytest shows its users their own lines
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import TypedDict
+    from typing import Never, TypedDict
 
     from reborn._condition import Condition
     from reborn._context import DaemonContext
@@ -52,12 +52,18 @@ class SpawnSpec:
         name: str | None = None,
         log: str | os.PathLike[str] | None = None,
         context: DaemonContext | None = None,
+        **unknown: Never,
     ) -> None:
         """Check the arguments of a call.
 
         Raises:
             TypeError, ValueError: nothing can be started like that.
         """
+        if unknown:
+            from reborn import _misspelt
+
+            options = list(SpawnSpec.__init__.__kwdefaults__ or ())
+            raise TypeError(_misspelt.unknown("spawn_daemon()", unknown, options))
         self.function: Callable[[], object] | None = None
         self.argv: list[str] = []
         if callable(command):
