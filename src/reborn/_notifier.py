@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable
+    from typing import Literal
 
     from reborn._inherited import OwnProcess
     from reborn._options import File
@@ -213,6 +214,20 @@ def notifier_for(supervisor: Supervisor | None) -> Notifier:
     return Notifier(supervisor)
 
 
+def awaited() -> "Literal['messages', 'a line'] | None":
+    """Return what the manager of this process waits for, to know that the program is ready."""
+    from reborn import _manager
+
+    if _sd_notify.is_ours("SYSTEMD_EXEC_PID") and "NOTIFY_SOCKET" not in os.environ:
+        return None
+    supervisor = _manager.detect()
+    if supervisor is None:
+        return None
+    if supervisor.name == "s6":
+        return None if _notification_fd() is None else "a line"
+    return "messages" if supervisor.notify else None
+
+
 def _notification_fd() -> int | None:
     """Return the descriptor that s6-supervise listens to, if there is one.
 
@@ -379,6 +394,12 @@ def service_manager(notifier: Notifier | None, *, process: "OwnProcess | None") 
     manager._notifier, manager._process = notifier, process  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     manager._watchdog = Watchdog(notifier)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     return manager
+
+
+def notifier_of(manager: ServiceManager) -> Notifier | None:
+    """Return what sends the messages of *manager*, if somebody receives them."""
+    notifier = manager._notifier  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return notifier if notifier is not None and notifier.listens else None
 
 
 class Reloading:

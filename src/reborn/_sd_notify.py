@@ -9,18 +9,23 @@ from __future__ import annotations
 import os
 import sys
 
-from reborn import _handshake
+from reborn import _descriptors, _handshake
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     import socket as _socket
-    from typing import Self
+    from collections.abc import Callable
+    from typing import Self, TypeAlias
+
+    PassOn: TypeAlias = Callable[[dict[str, str], list[int]], None]
 else:
     import _socket  # half of what socket costs, which makes enums of its constants
 
 # In one go: a program that never stops sending must not keep us from everything else.
 _MESSAGES = 1000
+# The kernel's limit for one message (SCM_MAX_FD), and the size of an int.
+_MOST_DESCRIPTORS, _SIZE = 253, 4
 
 
 class Listener:
@@ -52,16 +57,37 @@ class Listener:
         """Return the descriptor, for poll(2)."""
         return self._socket.fileno()
 
-    def receive(self) -> list[tuple[str, str]]:
-        """Return the assignments that have arrived; does not wait."""
+    def receive(self, pass_on: PassOn | None = None) -> list[tuple[str, str]]:
+        """Return the assignments that have arrived; does not wait.
+
+        *pass_on* is given each message, with its descriptors, which are closed afterwards.
+        """
         pairs: list[tuple[str, str]] = []
         for _ in range(_MESSAGES):
+            fds: list[int] = []
             try:
-                data = self._socket.recv(65536)
+                data = self._socket.recv(65536) if pass_on is None else self._receive_with(fds)
             except BlockingIOError:
                 break
-            pairs += [_handshake.parse(line) for line in data.split(b"\n")]
+            message = [_handshake.parse(line) for line in data.split(b"\n")]
+            pairs += message
+            if pass_on is not None:
+                try:
+                    pass_on(dict(message), fds)
+                finally:
+                    _descriptors.close(*fds)
         return pairs
+
+    def _receive_with(self, fds: list[int]) -> bytes:
+        """Return a message, and add its descriptors to *fds*."""
+        space = _socket.CMSG_SPACE(_MOST_DESCRIPTORS * _SIZE)
+        flags = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
+        data, parts, _, _ = self._socket.recvmsg(65536, space, flags)
+        for level, kind, content in parts:
+            if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+                whole = range(0, len(content) // _SIZE * _SIZE, _SIZE)
+                fds += [int.from_bytes(content[at : at + _SIZE], sys.byteorder) for at in whole]
+        return data
 
     def close(self) -> None:
         """Close the socket, and remove its file where it has one."""

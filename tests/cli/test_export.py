@@ -164,7 +164,8 @@ def test_program_with_sockets_is_run_by_reborn(reborn, manager):
     given = (
         "--nice 3 --limit nofile=64:128 --env 'A={web}' --socket web=tcp:127.0.0.1:8080 --socket "
     )
-    rest = "--drain 1234567.5 --restart always -- "
+    told = " --ready notify" if manager == "systemd" else ""  # the others do not wait for it
+    rest = f"--drain 1234567.5 --restart always{told} -- "
     plain = line.replace('"', "'").replace("'", "")
     assert f"run app{pidfile}{user} {given}".replace("'", "") in plain
     assert f"b=unix:/run/b/b,mode=0600,owner=root:adm {rest}{SLEEP} {{{{b}}}} {{b}}" in plain

@@ -1,8 +1,12 @@
 """run: the program itself, in the foreground, with the same options."""
 
 import json
+import os
 import signal
+import socket
+import stat
 import subprocess
+import sys
 
 import pytest
 from harness import PATIENCE, eventually
@@ -137,3 +141,130 @@ def test_failed_start_names_its_log_in_json(reborn):
         status, out, _ = reborn("start", name, "--json", "--", "sh", "-c", script)
         named = None if log is None else str(reborn.home / log)  # one without a line is not kept
         assert (status, json.loads(out)["log_file"]) == (1, named)
+
+
+OPENING = {"STATUS": "opening the database"}
+# It reports by itself, as sd_notify(3) has it, and tells where.
+SPEAKS = """
+import os, socket, sys
+address = os.environ["NOTIFY_SOCKET"]
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+notify.connect("\\0" + address[1:] if address[0] == "@" else address)
+notify.send(b"STATUS=opening the database")
+print(address, os.getpid(), os.environ.get("WATCHDOG_PID"), flush=True)
+sys.stdin.readline()
+notify.send(b"READY=1")
+sys.stdin.readline()
+notify.send(b"RELOADING=1\\nMONOTONIC_USEC=5")
+notify.send(b"READY=1")
+notify.send(b"WATCHDOG=1")
+notify.send(b"EXTEND_TIMEOUT_USEC=7")
+socket.send_fds(notify, [b"FDSTORE=1\\nFDNAME=input"], [0])
+notify.send(b"MAINPID=1")
+notify.send(b"STATUS=done")
+sys.stdin.readline()
+notify.close()
+"""
+
+
+class Manager:
+    """Who waits for READY of what it runs: known by its answer, as 'reborn' itself is."""
+
+    def __init__(self, reborn, directory):
+        self.reborn = reborn
+        self.address = str(directory / "manager.sock")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.address)
+        self.socket.settimeout(PATIENCE)
+
+    def start(self, *words):
+        script = 'REBORN_EXEC_PID=$$ WATCHDOG_PID=$$ exec "$@"'
+        return subprocess.Popen(
+            ["sh", "-c", script, "sh", *self.reborn.words("run", "web", *words)],
+            env={**self.reborn.env, "NOTIFY_SOCKET": self.address, "WATCHDOG_USEC": "60000000"},
+            cwd=self.reborn.directory,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+
+    def receive(self):
+        """Return the next message, and the kinds of the descriptors that come with it."""
+        data, fds, _, _ = socket.recv_fds(self.socket, 65536, 10)
+        kinds = [stat.S_IFMT(os.fstat(fd).st_mode) for fd in fds]
+        for fd in fds:
+            os.close(fd)
+        return dict(line.split("=", 1) for line in data.decode().splitlines()), kinds
+
+
+@pytest.fixture
+def manager(reborn, tmp_path):
+    manager = Manager(reborn, tmp_path)
+    with manager.socket:
+        yield manager
+
+
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [
+        ((), True),
+        (("--ready", "notify"), False),
+        (("--restart", "on-failure"), True),
+        (("--restart", "on-failure", "--ready", "notify"), True),
+    ],
+)
+def test_manager_is_told_that_it_is_ready_by_the_program(reborn, manager, options, passes):
+    process = manager.start(*options, "--", sys.executable, "-c", SPEAKS)
+    with process:
+        assert manager.receive() == (OPENING, [])
+        address, pid, watched = process.stdout.readline().split()
+        assert (address != manager.address) == passes
+        assert (int(pid) != process.pid) == passes
+        assert watched == pid
+        assert reborn("status", "web")[0] == 0
+        process.stdin.write("\n")
+        assert manager.receive() == ({"READY": "1"}, [])
+        process.stdin.write("\n")
+        assert manager.receive() == ({"RELOADING": "1", "MONOTONIC_USEC": "5"}, [])
+        assert manager.receive() == ({"READY": "1"}, [])
+        assert manager.receive() == ({"WATCHDOG": "1"}, [])
+        assert manager.receive() == ({"EXTEND_TIMEOUT_USEC": "7"}, [])
+        assert manager.receive() == ({"FDSTORE": "1", "FDNAME": "input"}, [stat.S_IFIFO])
+        if not passes:
+            assert manager.receive() == ({"MAINPID": "1"}, [])
+        assert manager.receive() == ({"STATUS": "done"}, [])
+        process.stdin.write("\n")
+        assert process.wait(PATIENCE) == 0
+
+
+def test_manager_is_told_that_a_program_is_ready_which_tells_nobody(reborn, manager, tmp_path):
+    ready = tmp_path / "ready"
+    script = f"echo waiting; read line; touch {ready}; read line; exit 3"
+    process = manager.start("--ready", f"file:{ready}", "--", "sh", "-c", script)
+    with process:
+        assert process.stdout.readline() == "waiting\n"
+        manager.socket.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            manager.receive()
+        manager.socket.settimeout(PATIENCE)
+        process.stdin.write("\n")
+        assert manager.receive() == ({"READY": "1"}, [])
+        process.stdin.write("\n")
+        assert process.wait(PATIENCE) == 3
+
+
+def test_manager_is_told_before_a_program_runs_that_need_not_be_waited_for_control(manager):
+    with manager.start("--ready", "alive:0", "--", sys.executable, "-c", SPEAKS) as process:
+        assert manager.receive() == ({"READY": "1"}, [])
+        assert manager.receive() == (OPENING, [])
+        process.communicate("\n\n\n", timeout=PATIENCE)
+
+
+def test_condition_that_is_met_already_is_refused_in_the_foreground(reborn):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        words = ("run", "web", "--ready", f"tcp:{port}", "--restart", "always", "--", "sleep", "60")
+        status, _, err = reborn(*words)
+    assert status == 125
+    assert err.startswith(f"web: cannot wait for tcp:{port}: ")

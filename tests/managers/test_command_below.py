@@ -218,3 +218,43 @@ def test_sockets_of_exported_units_outlive_the_supervisor(machine):
     machine.run("systemctl", "kill", "-s", "KILL", "--kill-who=main", "web")
     eventually(lambda: machine.sees("web", NRestarts="1"))
     assert web.ask() != old
+
+
+# It is ready when there is a file, and tells systemd so, which is to ask again and again whether it
+# lives.
+SPEAKS = """
+import os, socket, sys, time
+address = os.environ["NOTIFY_SOCKET"]
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+    notify.connect("\\0" + address[1:] if address[0] == "@" else address)
+    notify.send(b"STATUS=opening the database")
+    while not os.path.exists(sys.argv[1]):
+        time.sleep(0.01)
+    notify.send(b"READY=1")
+    while os.environ.get("WATCHDOG_PID") == str(os.getpid()):
+        notify.send(b"WATCHDOG=1")
+        time.sleep(0.1)
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("options", [(), ("--ready", "notify")])
+def test_unit_is_active_when_its_program_says_so(machine, options):
+    gate, program = machine.work / "gate", machine.work / "program.py"
+    program.write_text(SPEAKS)
+    machine.work.chmod(0o1777)
+    (machine.work / "command").mkdir()
+    command = Command(machine.work / "command")
+    pidfile = ("--pidfile", machine.work / "command" / "web.pid")
+    run = command.words("run", "web", *pidfile, *options, "--", sys.executable, program, gate)
+    settings = f"Type=notify\nWatchdogSec=1s\nExecStart={shlex.join(map(str, run))}"
+    machine.unit("web.service", f"[Service]\n{settings}\n")
+    machine.run("systemctl", "start", "--no-block", "web")
+    eventually(lambda: machine.sees("web", StatusText="opening the database"))
+    assert machine.sees("web", ActiveState="activating", SubState="start")
+    gate.write_text("")
+    eventually(lambda: machine.sees("web", ActiveState="active"))
+    [pinged] = machine.show("web", "WatchdogTimestampMonotonic")
+    eventually(lambda: _is_true(machine.show("web", "WatchdogTimestampMonotonic") != [pinged]))
+    machine.run("systemctl", "stop", "web")
+    assert machine.sees("web", Result="success", NRestarts="0")

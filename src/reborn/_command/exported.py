@@ -26,6 +26,8 @@ _OF_RUN = (
     *("no_overlap", "restart", "restart_delay", "restart_limit", "healthy", "healthy_every"),
     *("healthy_patience", "idle", "syslog"),
 )
+# To whom `reborn run` reports that the program is ready, in a configuration of theirs.
+_AWAIT_READY = ("systemd",)
 _ACCOUNT = ("user", "group")
 # The others put no time before the lines of a log.
 _STAMP_LINES = ("systemd", "s6", "runit", *CONTAINERS)
@@ -44,6 +46,8 @@ def warning(manager: str, options: Mapping[str, Any]) -> str | None:
     text = f"not in it: {_flags(left)}; add what {manager} has for that"
     of_verb = {option.dest for option in grammar.VERBS["run"].options}
     below = [dest for dest in left if dest in of_verb]
+    if manager not in _AWAIT_READY and "ready" in below:
+        below.remove("ready")
     return f"{text}, or have it run reborn run with {_flags(below)}" if below else text
 
 
@@ -54,7 +58,8 @@ def has_run(manager: str, options: Mapping[str, Any]) -> bool:
 
 def of_run(manager: str, options: Mapping[str, Any]) -> list[str]:
     """Return those of *options* that `reborn run` has then."""
-    return [dest for dest in (*becoming(manager, options), *_OF_RUN) if dest in options]
+    ready = ("ready",) if manager in _AWAIT_READY else ()
+    return [dest for dest in (*becoming(manager, options), *_OF_RUN, *ready) if dest in options]
 
 
 def becoming(manager: str, options: Mapping[str, Any]) -> tuple[str, ...]:

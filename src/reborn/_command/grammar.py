@@ -428,6 +428,18 @@ VERBS = {
     ),
     "run": Verb(
         "run a program in the foreground",
+        (
+            "readiness",
+            (
+                Option(
+                    "--ready",
+                    metavar="CONDITION",
+                    convert=converters.ready,
+                    help="when to report READY to a service manager: as in start; "
+                    "with notify, the program reports it itself",
+                ),
+            ),
+        ),
         *_RUNNING,
         name=None,
         program=True,

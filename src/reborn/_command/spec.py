@@ -123,6 +123,8 @@ class Spec:
         # The fingerprints of those in whose place it is started.
         self.replaced: Sequence[str] = ()
         self.log_file: str = options.get("log_file") or log_file or paths.log_file
+        # Whether a service manager is to be told when it is ready.
+        self.is_announced = False
 
     @classmethod
     def of(cls, paths: Paths, request: Request) -> Spec:
@@ -210,8 +212,8 @@ class Spec:
 
     @property
     def supervised(self) -> bool:
-        """Whether a supervisor starts it again, or keeps its sockets."""
-        return "restart" in self.options or "socket" in self.options
+        """Whether a supervisor starts it again, keeps its sockets, or reports that it is ready."""
+        return self.is_announced or "restart" in self.options or "socket" in self.options
 
     def sockets(self) -> Sequence[SocketSpec]:
         """Return the listening sockets that it is given.

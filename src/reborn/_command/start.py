@@ -91,6 +91,15 @@ class ProgramStart:
         context.start = self
         return context
 
+    def remember_condition(self) -> None:
+        """Launcher: note what is true before the start.
+
+        Raises:
+            StepError: the condition is met already, or nobody can look.
+        """
+        with Step("ready", f"wait for {self.spec.options.get('ready')}", role="launcher"):
+            self.watch.condition.remember(self.watch.cwd)
+
     def report_not_ready(self, reason: str) -> None:
         """Supervisor: report why the program is not ready."""
         if self.report is not None:
@@ -218,8 +227,7 @@ class ProgramLauncher(_launcher.Launcher):
     def _open(self) -> list[int | None]:
         start, spec = self._start, self._start.spec
         streams = super()._open()
-        with Step("ready", f"wait for {spec.options.get('ready')}", role="launcher"):
-            start.watch.condition.remember(start.watch.cwd)
+        start.remember_condition()
         if spec.supervised:
             with Step("lock", f"lock {start.pidfile}", role="launcher"):
                 start.pidfile.acquire()
@@ -274,23 +282,31 @@ def run(spec: Spec, program: Program) -> int:
     Raises:
         StartError: it cannot be run.
     """
+    from reborn import _notifier
     from reborn._verbs import contexts
 
+    # What a manager waits for comes from the program itself, if it is said to report, or from a
+    # supervisor, which looks; a program that is ready as soon as it is executed needs neither.
+    awaited = None if spec.condition().is_instant else _notifier.awaited()
+    speaks = awaited == "messages" and spec.options.get("ready") == "notify"
+    spec.is_announced = awaited is not None and not speaks
     start = ProgramStart(spec, program)
     options = {key: spec.options[key] for key in ("umask",) if key in spec.options}
     log_file = spec.options.get("log_file")
     # A manager is told that a program is ready when its supervisor knows it.
     context = contexts.in_foreground(
-        start.own_pidfile(), log_file, wait_ready=spec.supervised, **options
+        start.own_pidfile(), log_file, wait_ready=spec.supervised or speaks, **options
     )
     caller_stderr = None if log_file is None else os.dup(2)
     context.reborn()
     try:
         spec.record(foreground=True).write(spec.paths.record)
         if spec.supervised:
+            start.remember_condition()
             start.pidfile.acquire()
             start.open_sockets()
             return supervise(context, start)
+        start.pidfile.unmark(start.pidfile.STARTING)  # whether it is ready, only it knows
         become(start)
     except StartError:
         if caller_stderr is not None:
@@ -317,10 +333,12 @@ def supervise(context: DaemonContext, start: ProgramStart) -> int:
     Raises:
         StartError: the program was never ready.
     """
+    from reborn import _notifier
     from reborn._command import arguments
     from reborn._supervisor.supervisor import ProgramSupervisor
 
     spec, upgrades = start.spec, None
+    notifier = _notifier.notifier_of(context.manager) if start.report is None else None
     arguments.replace(f"reborn: supervisor of {spec.paths.name}")
     if start.sockets is not None:
         from reborn._supervisor.requests import UpgradeSocket
@@ -340,6 +358,7 @@ def supervise(context: DaemonContext, start: ProgramStart) -> int:
         record=start.remember,
         upgrades=upgrades,
         make_version=lambda data: next_version(start, data),
+        tell_manager=None if notifier is None else notifier.send,
     )
     try:
         return supervisor.run()

@@ -33,11 +33,12 @@ from reborn.exceptions import RebornError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Literal, Protocol
 
     from reborn._options import Path
     from reborn._pidfile import LockedPidFile
+    from reborn._sd_notify import PassOn
     from reborn._supervisor.draining import Draining
     from reborn._supervisor.health import Checks, HealthPolicy
     from reborn._supervisor.idle import IdleCheck
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     State = Alive | Literal["clearing", "leaving", "waiting", "lasting", "over"]
     Event = Literal["signal", "stop", "end", "alarm", "ready", "sick", "clear", "upgrade"]
     MakeVersion = Callable[[dict[str, Any]], Version]
+    TellManager = Callable[..., object]
 
     class Context(Protocol):
         """What a supervisor needs of a `DaemonContext` that is open."""
@@ -88,6 +90,14 @@ _OWN = frozenset(
 _STOP_TIMEOUT = 90.0
 # The longest time-out for poll(2), in seconds; it cannot take more than 24 days.
 _LONGEST_SLEEP = 86400.0
+# What a program reports to nobody but its service manager (sd_notify(3)), in a reload besides.
+_FOR_MANAGER = frozenset(
+    {
+        *("BUSERROR", "ERRNO", "EXTEND_TIMEOUT_USEC", "WATCHDOG", "WATCHDOG_USEC"),
+        *("FDNAME", "FDPOLL", "FDSTORE", "FDSTOREREMOVE"),
+    }
+)
+_OF_RELOAD = frozenset({"MONOTONIC_USEC", "READY", "RELOADING"})
 # The states in which the program runs, and those in which what it has left behind is ended.
 _RUNS = ("starting", "running", "healing", "upgrading", "replacing", "stopping")
 _CLEARS = ("clearing", "leaving")
@@ -143,10 +153,12 @@ class SupervisorLoop:
         record: "Callable[[ProgramState], None] | None" = None,
         upgrades: "UpgradeSocket | None" = None,
         make_version: "MakeVersion | None" = None,
+        tell_manager: "TellManager | None" = None,
     ) -> None:
         """Take the first *version*.
 
         Upgrades are requested at the socket *upgrades*; *make_version* is given what comes there.
+        *tell_manager* sends messages with descriptors to the service manager, if one listens.
         """
         self.state = ProgramState()
         self.state.sockets = version.addresses
@@ -165,6 +177,7 @@ class SupervisorLoop:
         self._record = record
         self._upgrades = upgrades
         self._make_version = make_version
+        self._tell_manager = tell_manager
         self._server = _Server()
         # Runs that end while another one serves.
         self._draining: list[Draining] = []
@@ -343,13 +356,14 @@ class SupervisorLoop:
 
     def _receive(self, readable: "set[int]") -> None:
         """Take in what the program reports (sd_notify(3)), and requests for an upgrade."""
-        pairs = _reports(self._run, readable)
+        pass_on = None if self._tell_manager is None else self._pass_to_manager
+        pairs = _reports(self._run, readable, pass_on)
         if self._checks is not None:
             self._checks.receive(pairs)
         status = dict(pairs).get("STATUS")
         if status is not None:
             self._tell(self.state.phase, status=status)
-            if not self._was_ready:
+            if not self._was_ready or self._tell_manager is not None:
                 self._to_launcher(self._context.status, status)
         status = dict(_reports(self._next, readable)).get("STATUS")
         if status is not None and self._upgrade is not None:
@@ -358,6 +372,16 @@ class SupervisorLoop:
             for request in self._upgrades.receive():
                 self._requested = request
                 self._handle("upgrade")
+
+    def _pass_to_manager(self, message: dict[str, str], fds: "Sequence[int]") -> None:
+        """Pass on what the program reports to nobody but its service manager.
+
+        The first READY=1 is the supervisor's to report; a later one is the end of a reload.
+        """
+        names = _FOR_MANAGER | _OF_RELOAD if self._was_ready else _FOR_MANAGER
+        passed = {name: value for name, value in message.items() if name in names}
+        if passed and self._tell_manager is not None:
+            self._tell_manager(fds, **passed)
 
     def _take_signal(self) -> None:
         """Upgrade to the present version, once more: its files may have changed."""
@@ -480,11 +504,13 @@ class SupervisorLoop:
             self._output.say(f"the record cannot be written: {error}")
 
 
-def _reports(run: "Run | None", readable: "set[int]") -> "list[tuple[str, str]]":
+def _reports(
+    run: "Run | None", readable: "set[int]", pass_on: "PassOn | None" = None
+) -> "list[tuple[str, str]]":
     """Return what a run has reported; the last words of one that has ended may be newer."""
     if run is None or (run.code is None and run.listener.fileno() not in readable):
         return []
-    return run.receive()
+    return run.receive(pass_on)
 
 
 def _is_at_terminal() -> bool:

@@ -138,7 +138,8 @@ class Program:
         for fd in (*inherit, *self.handed_over):
             os.set_inheritable(fd, True)
         environment = self.environment(more)
-        if more is not None and "WATCHDOG_USEC" in more:
+        is_checked = more is not None and "WATCHDOG_USEC" in more
+        if is_checked or environment.get("WATCHDOG_PID") == self._addressee:
             environment["WATCHDOG_PID"] = str(os.getpid())
         # A program that uses reborn itself need not go into the background once more.
         environment[_manager.STARTED] = str(os.getpid())

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from reborn._condition import Condition, LogSource
     from reborn._errors import StepError
+    from reborn._sd_notify import PassOn
     from reborn._supervisor.output import Output
     from reborn._supervisor.program import Execution
     from reborn._supervisor.version import Version
@@ -128,9 +129,9 @@ class Run:
         """Receive nothing any more of what it reports: it is over, or another one serves."""
         self.listener.close()
 
-    def receive(self) -> "list[tuple[str, str]]":
-        """Take in what it has reported; return what is new."""
-        news = self.listener.receive()
+    def receive(self, pass_on: "PassOn | None" = None) -> "list[tuple[str, str]]":
+        """Take in what it has reported; return what is new, and *pass_on* each message."""
+        news = self.listener.receive(pass_on)
         self.reported.update(news)
         return news
 
