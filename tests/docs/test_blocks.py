@@ -24,15 +24,6 @@ COMPARISON = "docs/comparison.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What the sessions of some pages run.
 PROGRAMS = ("celery", "django-admin", "dramatiq", "gunicorn", "redis-server", "rq", "uvicorn")
-# What a reader's own program would bring along.
-PRELUDE = """
-import configparser, contextlib, time
-configuration = configparser.ConfigParser()
-def serve(*args):
-    while True:
-        time.sleep(0.05)
-open_database = contextlib.nullcontext
-"""
 
 
 def blocks(language):
@@ -60,7 +51,7 @@ def test_python_block_starts_a_daemon(code, tmp_path):
         if f"import {name}\n" in code:
             pytest.importorskip(name)
     program = tmp_path / "app.py"
-    program.write_text(PRELUDE + code)
+    program.write_text(code)
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     subprocess.run([sys.executable, program], cwd=tmp_path, check=True, timeout=50, env=environment)
     daemon = reborn.DaemonContext(tmp_path / "app.pid").search()
@@ -75,7 +66,7 @@ def test_python_block_starts_a_daemon(code, tmp_path):
 def test_block_for_python_daemon_starts_a_daemon(code, tmp_path):
     """As above, but SIGTERM is no success there, and a program may bring its own pid file."""
     program = tmp_path / "app.py"
-    program.write_text(PRELUDE + code)
+    program.write_text(code)
     command = [sys.executable, program]
     if "luigid" in code:
         pidfile = tmp_path / "app.pid"
