@@ -15,7 +15,7 @@ import sys
 
 from reborn import _descriptors, _inherited
 from reborn._errors import Step, loading
-from reborn._handshake import Channel, LauncherGoneError, Report, ReportFailure
+from reborn._handshake import Channel, LauncherGoneError, Report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def resume(plan: "Plan", daemon: "Callable[[Setup], None]") -> "Daemon | None":
         return _earlier_daemon(plan, *launch.earlier.pop(0))
     launch.pending = False
     report = launch.report
-    with ReportFailure(report, plan.pidfile):
+    try:
         with loading("daemon"):
             from reborn import _signals, _steps
         if plan.pidfile is not None:
@@ -92,6 +92,8 @@ def resume(plan: "Plan", daemon: "Callable[[Setup], None]") -> "Daemon | None":
         with Step("streams", "open the null device", role="daemon"):
             setup.null = _descriptors.open_null()
         daemon(setup)
+    except BaseException as error:  # noqa: BLE001 - whatever it is
+        report.end_set_up(error, plan.pidfile)
     _signals.restore_mask(setup.mask)
     return None
 

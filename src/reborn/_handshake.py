@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable, Mapping
     from types import TracebackType
+    from typing import NoReturn
 
     from reborn._pidfile import LockedPidFile
     from reborn.exceptions import ProgramError
@@ -261,6 +262,20 @@ class Report:
         except LauncherGoneError:
             pass
 
+    def end_set_up(self, error: BaseException, pidfile: "LockedPidFile | None") -> "NoReturn":
+        """Report what the daemon's set-up has raised, release the pid file, end the process.
+
+        Not even SystemExit gets out, into the program's own except and finally: there is no daemon,
+        and nothing of the launcher's is to be cleaned up twice.
+        """
+        try:
+            if not isinstance(error, LauncherGoneError):
+                self.failed(error)
+            if pidfile is not None:
+                pidfile.release()
+        finally:
+            os._exit(1)
+
     def ready(self, message: str | None = None) -> bool:
         """Report READY, and return when the launcher has taken it; False if it has long been.
 
@@ -427,32 +442,6 @@ def disarm_sigterm_on_close(fd: int) -> None:
         import fcntl
 
         fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_ASYNC)
-
-
-class ReportFailure:
-    """The daemon's set-up: whatever is raised in the block is reported, and ends the process.
-
-    The pid file is released. Not even SystemExit gets out, into the program's own except and
-    finally: there is no daemon, and nothing of the launcher's is to be cleaned up twice.
-    """
-
-    def __init__(self, report: Report, pidfile: "LockedPidFile | None") -> None:
-        self.report = report
-        self.pidfile = pidfile
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> None:
-        if error is None:
-            return
-        try:
-            if not isinstance(error, LauncherGoneError):
-                self.report.failed(error)
-            if self.pidfile is not None:
-                self.pidfile.release()
-        finally:
-            os._exit(1)
 
 
 def program_error(error: BaseException) -> "ProgramError":

@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 
-from reborn import _descriptors, _detach, _inherited, _launcher, _losses, _proc, _signals
+from reborn import _descriptors, _inherited, _launcher, _losses, _proc, _signals, _steps
 from reborn.exceptions import ForkUnsafeError
 
 TYPE_CHECKING = False
@@ -47,7 +47,7 @@ def go_below(*, upgradable: bool) -> None:
     reader, writer = os.pipe() if upgradable else (None, None)
     # Where SIGCHLD is ignored, nobody could wait for the program (waitpid(2)).
     reaper = _signals.keep_child_status()
-    pid, mask = _detach.fork_blocked()
+    pid, mask = _steps.fork_blocked()
     if pid:
         _serve(pid, reader)
     _descriptors.close(reader)

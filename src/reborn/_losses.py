@@ -7,7 +7,7 @@ import _thread
 import os
 import sys
 
-from reborn import _descriptors, _detach, _open_files, _signals, _steps
+from reborn import _descriptors, _open_files, _signals, _steps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,9 +150,9 @@ def other_threads() -> "list[str | None]":
     Python lists those that run its own code, Linux all of them.
     """
     frames = len(sys._current_frames())  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    if frames == 1 and _detach.is_single_threaded():
+    if frames == 1 and _steps.is_single_threaded():
         return []
-    tasks = _detach.native_threads()
+    tasks = _steps.native_threads()
     count = max(frames, len(tasks)) - 1
     if count < 1:
         return []

@@ -1,4 +1,4 @@
-"""A running daemon: is it alive, signal it, stop it, wait for it.
+"""A running daemon: is it alive, is it at rest, signal it, stop it, wait for it.
 
 A process is named by a pidfd (pidfd_open(2)), which never means another process, however often the
 number is used again. Where there is none, the number is all there is; it is looked at anew before
@@ -360,40 +360,31 @@ def find_daemon(file: "LockedPidFile", *, is_for_a_signal: bool = True) -> "Daem
 
     Unless it *is_for_a_signal*, root cannot send one by the handle.
     """
-    candidate = _Candidate()
-    holder = file.find_holder(is_for_a_signal=is_for_a_signal, named=candidate.open_named)
-    # Opened before it is proven to be the holder: so the handle is the daemon's and not a
-    # successor's. Where the text does not name it, it takes another look.
-    while holder is not None and holder.pid != candidate.pid:
-        candidate.open(holder.pid)
-        holder = file.find_holder(is_for_a_signal=is_for_a_signal)
-    if holder is None:
-        return None
-    daemon = running_daemon(holder.pid, candidate.handle, pidfile=file, holder=holder)
-    # A zombie may stay named, where nothing shows that it does not hold the file.
-    return daemon if daemon.is_running() else None
+    # The one process that may be the holder; its handle is None where it has ended.
+    opened: dict[int, ProcessHandle | None] = {}
 
-
-class _Candidate:
-    """A process that may be the holder of a pid file; *handle* is None where it has ended."""
-
-    def __init__(self) -> None:
-        self.pid: int | None = None
-        self.handle: ProcessHandle | None = None
-
-    def open(self, pid: int) -> None:
-        self.pid, self.handle = pid, open_process(pid)
-
-    def open_named(self, pid: int) -> None:
+    def open_named(pid: int) -> None:
         """Open the process that a text names, of which nothing else is known; it may be none."""
-        self.pid = self.handle = None
+        opened.clear()
         if _open_pidfd is None:
             return  # it takes psutil, for which there has to be a reason
         try:
-            pidfd = _open_pidfd(pid)
+            opened[pid] = ProcessHandle(pid, pidfd=_open_pidfd(pid))
         except (OSError, OverflowError):
-            return
-        self.pid, self.handle = pid, ProcessHandle(pid, pidfd=pidfd)
+            pass
+
+    holder = file.find_holder(is_for_a_signal=is_for_a_signal, named=open_named)
+    # Opened before it is proven to be the holder: so the handle is the daemon's and not a
+    # successor's. Where the text does not name it, it takes another look.
+    while holder is not None and holder.pid not in opened:
+        opened.clear()
+        opened[holder.pid] = open_process(holder.pid)
+        holder = file.find_holder(is_for_a_signal=is_for_a_signal)
+    if holder is None:
+        return None
+    daemon = running_daemon(holder.pid, opened[holder.pid], pidfile=file, holder=holder)
+    # A zombie may stay named, where nothing shows that it does not hold the file.
+    return daemon if daemon.is_running() else None
 
 
 def running_daemon(
@@ -465,3 +456,54 @@ def end(
     from reborn import _ending  # late: no start ends anybody
 
     return _ending.end(roots, timeout, open_process, mixed=mixed, cooperative=cooperative)
+
+
+class RestDetector:
+    """Tells when processes come to rest: all their threads wait for something.
+
+    They have to be seen so for *quiet* seconds, with nothing changed meanwhile.
+    """
+
+    def __init__(self, quiet: float) -> None:
+        self._quiet = quiet
+        self._since = 0.0
+        self._last: object = None
+
+    def reached(self, states: "Sequence[tuple[str, *tuple[object, ...]]]") -> bool:
+        """Take in the *states* of all threads, each with its letter in proc(5) first."""
+        now = time.monotonic()
+        # R and D: it computes, or is about to; Z and X: it has ended, and its parent will reap it.
+        if states != self._last or any(state[0] in "RDZX" for state in states):
+            self._last, self._since = states, now
+            return False
+        return now - self._since >= self._quiet
+
+
+def family_states(pid: int) -> "list[tuple[str, bytes, bytes]]":
+    """Return the states of all threads of *pid* and its descendants, and how much each has run.
+
+    None where the system does not show them.
+    """
+    found: list[tuple[str, bytes, bytes]] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            place = f"/proc/{pid}/task/{thread}"
+            stat = _read(f"{place}/stat").rpartition(b")")[2].split(None, 1)
+            found.append((stat[0].decode(), thread.encode(), _read(f"{place}/schedstat")))
+            for child in _read(f"{place}/children").split():
+                found += family_states(int(child))
+    except (OSError, IndexError):
+        return []
+    return found
+
+
+def _read(path: str) -> bytes:
+    """Return the content of a file in /proc; nothing where this kernel has no such file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    try:
+        return os.read(fd, 65536)
+    finally:
+        os.close(fd)

@@ -21,19 +21,17 @@ import os
 import posix  # not os: gevent has put its own posix_spawn() there
 import resource
 
-from reborn import _descriptors, _detach, _handshake, _inherited, _own_command, _signals
-from reborn._errors import loading
+from reborn import _descriptors, _handshake, _inherited, _own_command, _signals, _steps
 from reborn._inherited import MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from reborn._attempt import Attempt
     from reborn._handshake import Channel
     from reborn._options import Plan
     from reborn._process import ProcessHandle
-    from reborn._steps import Setup
+    from reborn._steps import Setup, Started
 
 SHELL = "/bin/sh"
 # A shell changes these, so they are put back as they were (or were not).
@@ -86,7 +84,7 @@ def command(args: "Sequence[str] | None") -> tuple[list[str], str | None]:
     return _own_command.command(args), _own_command.directory()
 
 
-def start_again(argv: "Sequence[str]", setup: "Setup", *, directory: str | None) -> "Attempt":
+def start_again(argv: "Sequence[str]", setup: "Setup", *, directory: str | None) -> "Started":
     """Start the program again, below a shell or, where there is none, a forked intermediate.
 
     None for *directory* is the current one.
@@ -94,20 +92,18 @@ def start_again(argv: "Sequence[str]", setup: "Setup", *, directory: str | None)
     Raises:
         OSError: it cannot be started.
     """
-    with loading("launcher"):
-        from reborn._attempt import Attempt
     _descriptors.flush()
     ours, theirs = _handshake.open_channel()
     standard = [_descriptors.duplicate(fd) for fd in setup.sources if fd is not None]
-    mask = _signals.block_all()  # as `_detach.fork_blocked`
+    mask = _signals.block_all()  # as `_steps.fork_blocked`
     try:
         # Kept until the program is started, so that their descriptors are what is announced.
-        earlier = [(pid, handle()) for pid, handle in _detach.started]
+        earlier = [(pid, handle()) for pid, handle in _steps.started]
         env = announce(setup, ours, theirs, earlier)
         handed = handed_over(setup, theirs, earlier)
         pid = spawn_shell(argv, env, directory=directory, standard=standard, handed=handed)
         if pid is None:
-            pid, _ = _detach.fork_blocked()
+            pid, _ = _steps.fork_blocked()
             if pid == 0:
                 ours.close()
                 _start_below(
@@ -118,9 +114,9 @@ def start_again(argv: "Sequence[str]", setup: "Setup", *, directory: str | None)
         _signals.restore_mask(mask)
         raise
     finally:
-        armed = _detach.leave_to_daemon(theirs, setup)
+        armed = _steps.leave_to_daemon(theirs, setup)
         _descriptors.close(*standard)
-    return Attempt(ours, pid, mask, by_shell=True, armed=armed)
+    return ours, pid, mask, armed
 
 
 def _start_below(
@@ -143,7 +139,7 @@ def _start_below(
         marked = {**env, MARK: f"{env[MARK]}:{os.getpid()}"}
         return spawn_program(argv, marked, standard=standard, handed=handed)
 
-    _detach.lead(channel, start)
+    _steps.lead(channel, start)
 
 
 def announce(

@@ -22,11 +22,11 @@ def files(*names):
 # Each costs a bare program about 1 % of its own start; see docs/performance.md.
 CONTEXT = {"reborn", "reborn._context", "reborn._options", "reborn._inherited", "reborn._errors"}
 DAEMON = files(
-    *("reborn._descriptors", "reborn._detach", "reborn._handshake", "reborn._signals"),
+    *("reborn._descriptors", "reborn._handshake", "reborn._signals"),
     *("reborn._steps", "resource"),
 )
 LAUNCHER = files(
-    *("reborn._attempt", "reborn._launcher", "reborn._process", "reborn._manager", "select"),
+    *("reborn._launcher", "reborn._process", "reborn._manager", "select"),
 )
 PIDFILE_AND_LOG = files("fcntl", "reborn._files", "reborn._log", "reborn._pidfile")
 # The program in its second life finds out that it is meant, and by whom it was started.
@@ -102,7 +102,7 @@ def test_pid_file_and_log_add_four_modules(fork_sandbox):
 def test_second_life_loads_nothing_of_the_launcher(fork_sandbox):
     launcher, daemon = loaded(fork_sandbox, strategy="reexec")
     assert launcher == CONTEXT | DAEMON | LAUNCHER | {"reborn._own_command", "reborn._reexec"}
-    assert daemon == CONTEXT | DAEMON - {"reborn._detach"} | SECOND_LIFE
+    assert daemon == CONTEXT | DAEMON | SECOND_LIFE
 
 
 @pytest.mark.unmeasured

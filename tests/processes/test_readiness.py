@@ -163,8 +163,8 @@ def test_uncaught_error_shows_the_daemons_traceback_and_nothing_of_ours(sandbox)
     assert result.stdout == ""
     assert "In the daemon:\nTraceback" in result.stderr
     assert "RuntimeError: no jobs" in result.stderr
-    assert "_detach.py" not in result.stderr
-    assert "_attempt.py" not in result.stderr
+    assert "_steps.py" not in result.stderr
+    assert "_launcher.py" not in result.stderr
     sandbox.assert_nothing_left()
 
 

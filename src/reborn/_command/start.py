@@ -20,7 +20,7 @@ from reborn._command.foreign_pidfile import foreign_pid_file
 from reborn._context import DaemonContext
 from reborn._errors import StartError, Step
 from reborn._files import control_path
-from reborn._handshake import Report, ReportFailure
+from reborn._handshake import Report
 from reborn._pidfile import as_pid_file
 from reborn._readiness import LogFile
 from reborn._supervisor.watch import ReadinessWatch
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
-    from reborn._attempt import Attempt
     from reborn._command.spec import Spec
+    from reborn._launcher import Attempt
     from reborn._options import Plan
     from reborn._pidfile import PidFile
     from reborn._process import Daemon
@@ -160,7 +160,7 @@ class ProgramContext(DaemonContext):
         setup, start = self._opened("carry_on"), self.start
         report = setup.report
         assert isinstance(report, Report)  # noqa: S101 - a daemon has a launcher
-        with ReportFailure(report, setup.pidfile):
+        try:
             if start.spec.supervised:
                 start.report = report
                 status = supervise(self, start)
@@ -172,6 +172,8 @@ class ProgramContext(DaemonContext):
                 become(start, last=watch.announce)
             finally:
                 watch.announce()
+        except BaseException as error:  # noqa: BLE001 - whatever it is
+            report.end_set_up(error, setup.pidfile)
 
 
 class ProgramLauncher(_launcher.Launcher):

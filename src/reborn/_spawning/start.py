@@ -8,7 +8,6 @@ import time
 from errno import errorcode
 
 from reborn import _executable, _proc, _process, _readiness
-from reborn._attempt import RestDetector
 from reborn._condition import ByDefault, Condition
 from reborn._manager import SPAWNED
 from reborn._sd_notify import Listener
@@ -43,7 +42,7 @@ class AtRest(Condition):
     def __init__(self, program: SpawnedProgram) -> None:
         super().__init__(_AT_REST)
         self._program = program
-        self._rest = RestDetector(_QUIET_TIME)
+        self._rest = _process.RestDetector(_QUIET_TIME)
 
     def not_ready_reason(self, view: View) -> str | None:  # noqa: ARG002
         program = self._program
@@ -108,7 +107,7 @@ class SpawnedProgram:
         # What it has reported (sd_notify(3)), and every status line.
         self._reported: dict[str, str] = {}
         self.statuses = ""
-        self._rest = RestDetector(_QUIET_TIME)
+        self._rest = _process.RestDetector(_QUIET_TIME)
         self._met: float | None = None
         self._keeper = KeeperChannel()
         self._listener = Listener()
@@ -345,7 +344,7 @@ class SpawnedProgram:
         )
 
 
-def _is_at_rest(detector: RestDetector, pid: int) -> bool:
+def _is_at_rest(detector: _process.RestDetector, pid: int) -> bool:
     """Tell whether *pid* and its descendants wait for something, or have computed for long."""
     pids = [pid, *_proc.descendants(pid)]
     states = [(*state, each) for each in pids for state in _proc.thread_states(each)]

@@ -15,7 +15,7 @@ that does not answer all the time there is.
 
 import os
 
-from reborn import _descriptors, _detach, _proc, _process, _readiness, _signals
+from reborn import _descriptors, _proc, _process, _readiness, _signals, _steps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class LookingChild:
         self._incoming: int | None = incoming
         mask = _signals.block_all()
         try:
-            self.pid = _detach.fork()
+            self.pid = _steps.fork()
             if self.pid == 0:
                 # Of its own pipe, or that would have a reader for ever.
                 _descriptors.close(incoming, *leave)

@@ -14,7 +14,7 @@ import os
 import resource
 from errno import EACCES, ENOENT, ENOEXEC, ENOTDIR, EPERM
 
-from reborn import _descriptors, _detach, _manager, _signals, _steps
+from reborn import _descriptors, _manager, _signals, _steps
 from reborn._errors import Step, StepError
 
 TYPE_CHECKING = False
@@ -180,7 +180,7 @@ class Program:
         try:
             mask = _signals.block_all()  # none of our handlers may run in the child
             try:
-                pid = _detach.fork()
+                pid = _steps.fork()
                 if pid == 0:
                     self._begin(outgoing, streams, first, more)
             finally:

@@ -26,7 +26,7 @@ import os
 import sys
 import time
 
-from reborn import _descriptors, _detach, _process, _signals
+from reborn import _descriptors, _process, _signals, _steps
 from reborn._handshake import MISSING
 from reborn._readiness import Waiter
 
@@ -130,7 +130,7 @@ class ReadinessWatch:
     def wait(self, pid: int, channel: Channel) -> tuple[int, int]:
         """Say READY when process *pid* is ready; return as waitpid(2) when it has ended."""
         if self.supervised:
-            ended = _detach.wait(pid)
+            ended = _steps.wait(pid)
             self._end_orphans()  # of a supervisor that was killed
             return ended
         _descriptors.close(self._outgoing)

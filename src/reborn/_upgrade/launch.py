@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from reborn._attempt import Attempt
+    from reborn._launcher import Attempt
     from reborn._options import Plan
     from reborn._pidfile import LockedPidFile
     from reborn._process import Daemon

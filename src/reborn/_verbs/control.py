@@ -19,7 +19,7 @@ import os
 import time
 from errno import EACCES, EPERM
 
-from reborn import _descriptors, _detach, _inherited
+from reborn import _descriptors, _inherited, _steps
 from reborn._context import was_reborn
 from reborn._errors import StartError
 from reborn._verbs import arguments, terminal, values
@@ -344,7 +344,7 @@ class Control(DaemonVerbs):
 
     def ensure(self, *, timeout: float | None = None) -> Outcome | None:
         """See that a daemon runs and is ready, whoever has started it; None as in `start`."""
-        before = len(_detach.started)
+        before = len(_steps.started)
         wait = self.context.ready_timeout if timeout is None else timeout
         daemon = self._launch(
             lambda: self.context.ensure(timeout=wait),
@@ -354,7 +354,7 @@ class Control(DaemonVerbs):
         )
         if daemon is None or isinstance(daemon, Outcome):
             return daemon
-        ours = len(_detach.started) > before
+        ours = len(_steps.started) > before
         gone = daemon if ours else None
         return Outcome(OK, f"{self.name} is ready, pid {daemon.pid}", daemon=gone)
 
@@ -426,7 +426,7 @@ class Control(DaemonVerbs):
 
 def has_ended_by_signal(daemon: Daemon) -> bool:
     """Tell whether *daemon* ends before it has come to rest after a signal, or lived a moment."""
-    from reborn._attempt import FirstRest
+    from reborn._launcher import FirstRest
 
     rest = FirstRest()
     rest.begin(daemon.pid)

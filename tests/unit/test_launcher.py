@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reborn import _attempt, _handshake, _process
-from reborn._attempt import Attempt
+from reborn import _handshake, _launcher, _process
 from reborn._handshake import ERROR
+from reborn._launcher import Attempt
 from reborn.exceptions import EarlyExitError, NotReadyError, ProgramError, StartError
 
 LONG = 3600.0
@@ -122,7 +122,7 @@ def test_error_that_is_none_is_told_as_that():
 def test_flood_of_words_does_not_put_off_the_end_of_the_time(monkeypatch):
     """As many as there is time for, and then the time is up."""
     clock = itertools.count()
-    monkeypatch.setattr(_attempt.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(_launcher.time, "monotonic", lambda: float(next(clock)))
     received = []
     receive = _handshake.Channel.receive
 
@@ -147,15 +147,15 @@ class Machine:
 
     def __init__(self, patch, share):
         self.now, self.share = 0.0, share
-        patch.setattr(_attempt.time, "monotonic", lambda: self.now)
-        patch.setattr(_attempt, "family_states", lambda _: self.states())
+        patch.setattr(_launcher.time, "monotonic", lambda: self.now)
+        patch.setattr(_process, "family_states", lambda _: self.states())
 
     def states(self):
         ran = b"" if self.share is None else b"%d 0 1" % (1e9 * self.share * self.now)
         return [("R", b"1", ran)]
 
     def seconds_until_ready(self):
-        lookout = _attempt.FirstRest()
+        lookout = _launcher.FirstRest()
         lookout.begin(1)
         while lookout.look() is not None:
             self.now += 0.01
