@@ -61,7 +61,7 @@ def test_broken_promise_is_seen(sabotage, role, fault, every, violation):
     [
         ("launcher", "EIO", 400),
         ("intermediate", "SIGKILL", 8),
-        ("daemon", "SIGKILL", 200),
+        ("daemon", "SIGKILL", 150),
         ("old", "SIGKILL", 20),
         ("old", "EIO", 20),
     ],

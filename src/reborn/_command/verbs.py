@@ -115,8 +115,8 @@ def show_all(*, names_only: bool) -> Answer:
     from reborn._command.overview import table
 
     overviews = _overviews()
-    for overview in overviews:
-        overview.status.settle()  # all in the same tenth of a second
+    for overview in reversed(overviews):  # whoever waits for the last has waited for all
+        overview.status.settle()
     if not overviews:
         return Answer(OK, _NONE, list, is_error=True)
     return Answer(OK, table(overviews), lambda: [overview.as_data() for overview in overviews])
