@@ -68,12 +68,15 @@ _OF_OTHERS = (
 
 
 class Paths:
-    """Where the files of one daemon are; *pidfile* is given, or follows from the *name*."""
+    """Where the files of one daemon are; *pidfile* is given, or follows from the *name*.
 
-    def __init__(self, name: str, *, pidfile: str | None = None) -> None:
+    *place* is the `directory`, for who has asked for it already.
+    """
+
+    def __init__(self, name: str, *, pidfile: str | None = None, place: str | None = None) -> None:
         self.name = name
         self._given = pidfile is not None
-        self.pidfile = os.path.abspath(pidfile or f"{directory()}/{name}{PIDFILE}")
+        self.pidfile = os.path.abspath(pidfile or f"{place or directory()}/{name}{PIDFILE}")
         stem = self.pidfile.removesuffix(PIDFILE)
         self.supervisor = f"{stem}{SUPERVISOR}{PIDFILE}"
         self.record = f"{stem}{RECORD}"

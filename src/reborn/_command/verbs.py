@@ -127,10 +127,11 @@ def _overviews() -> list[Overview]:
     import gc
 
     found: list[Overview] = []
+    place = registry.directory()
     gc.disable()  # all of it is kept until it is shown
     try:
         for name in registry.names():
-            overview = NamedDaemon.named(name).overview()
+            overview = NamedDaemon.named(name, place).overview()
             overview.status.daemon = None  # each has a descriptor, and they might run out
             # One that somebody ran in the foreground has ended there, and is no daemon.
             if not (overview.state == "stopped" and overview.was_in_foreground):
@@ -143,9 +144,9 @@ def _overviews() -> list[Overview]:
 class NamedDaemon(DaemonVerbs):
     """The verbs over one daemon of a program that knows nothing of reborn."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, paths: Paths | None = None) -> None:
         self.request = request
-        self.paths = _paths(request)
+        self.paths = paths or _paths(request)
         # Keeps a program that ends when it is idle.
         self._lease: Lease | None = None
         super().__init__(name=self.paths.name)
@@ -158,9 +159,10 @@ class NamedDaemon(DaemonVerbs):
         return ForeignDaemon(pidfile, is_for_a_signal=self.request.verb != "status")
 
     @classmethod
-    def named(cls, name: str) -> NamedDaemon:
-        """Return the verbs over the daemon called *name*."""
-        return cls(grammar.Request("status", {"name": name}, ()))
+    def named(cls, name: str, place: str) -> NamedDaemon:
+        """Return the verbs over the daemon called *name*, whose files are in *place*."""
+        request = grammar.Request("status", {"name": name}, ())
+        return cls(request, Paths(name, place=place))
 
     def answer(self) -> Answer:
         """Carry out the request."""
