@@ -68,7 +68,7 @@ nitpicky = True
 # be built without a network; our own underscored modules have no page.
 nitpick_ignore_regex = [
     ("py:.*", r"(?!reborn(\.[^_]|$)).*"),
-    ("py:class", r"reborn\.click\.(AnyCommand|R)"),  # type variables
+    ("py:class", r"reborn\.click\.(Decorated|R)"),  # type variables
 ]
 
 PUBLIC = (

@@ -10,6 +10,7 @@ A module of its own, since only a program that has click can import it.
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from reborn._verbs.keywords import ContextOptions
 
     AnyCommand = TypeVar("AnyCommand", bound=click.Command)
+    # A command is callable, too.
+    Decorated = TypeVar("Decorated", bound=Callable[..., object])
     P = ParamSpec("P")
     R = TypeVar("R")
 
@@ -53,15 +56,21 @@ def background(
     log_file: Path | None = None,
     name: str | None = None,
     **options: Unpack[ContextOptions],
-) -> Callable[[AnyCommand], AnyCommand]:
+) -> Callable[[Decorated], Decorated]:
     """Let a command run in the background on request.
 
         @background(pidfile="app.pid", log_file="app.log")
         @click.command()
         def app(): ...
 
-    Options, output and exit statuses are those of `reborn.application.background`. The decorated
-    command is a copy.
+    A command that is decorated so is a copy. Below ``@click.command()``, this decorates the
+    function, as for one command of a group:
+
+        @cli.command()
+        @background(pidfile="app.pid", log_file="app.log")
+        def serve(): ...
+
+    Options, output and exit statuses are those of `reborn.application.background`.
     """
 
     def run_it(ctx: click.Context) -> None:
@@ -69,14 +78,20 @@ def background(
         daemon = _control.Control(context, name=_name(ctx, name))
         _carry_on(ctx, context, _control.leave(daemon.detach()))
 
-    def decorate(command: AnyCommand) -> AnyCommand:
+    def decorate(command: Any) -> Any:  # noqa: ANN401 - a command, or the function of one
         when = "default in the background"
         ours = [
             _detach_option(command),
             _path_option("--pidfile", pidfile, when),
             _path_option("--log-file", log_file, when),
         ]
-        return _with(command, run_it, ours)
+        if isinstance(command, click.Command):
+            return _with(command, run_it, ours)
+        # Until it becomes a command, a function carries its parameters, the last one first.
+        params = [*_added(command, ours)[::-1], *_params(command)]
+        function = functools.wraps(command)(_preceded(command, run_it))
+        function.__click_params__ = params  # type: ignore[attr-defined]
+        return function
 
     return decorate
 
@@ -109,6 +124,7 @@ def control(
         _carry_on(ctx, context, _control.carry_out(daemon, verb, given))
 
     def decorate(command: click.Command) -> click.Group:
+        _require_command(command)
         # What the program has is the program's with every verb, also where only ours is meant.
         free = {"--pidfile", "--log-file"} - _flags(command)
         group = Verbs(
@@ -130,6 +146,15 @@ def control(
         return group
 
     return decorate
+
+
+def _require_command(command: object) -> None:
+    if not isinstance(command, click.Command):
+        message = (
+            f"control() makes verbs of a click command, and {command!r} is a function; "
+            "put it above @click.command(), and into a group with add_command()"
+        )
+        raise TypeError(message)
 
 
 class Verbs(click.Group):
@@ -184,23 +209,42 @@ def _with(
     command: AnyCommand, act: Callable[[click.Context], None], ours: Sequence[click.Option]
 ) -> AnyCommand:
     """Return a copy of *command* that takes *ours*, too, and calls *act* before its callback."""
-    taken, callback = _flags(command), command.callback
-
-    def wrapped(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the program's own callback
-        act(click.get_current_context())
-        return None if callback is None else callback(*args, **kwargs)
-
     changed = copy.copy(command)
-    changed.params = [*command.params, *(o for o in ours if not taken & {*o.opts})]
-    changed.callback = wrapped
+    changed.params = [*command.params, *_added(command, ours)]
+    changed.callback = _preceded(command.callback, act)
     return changed
 
 
-def _flags(command: click.Command) -> set[str]:
-    return {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)}
+def _preceded(
+    callback: Callable[..., Any] | None, act: Callable[[click.Context], None]
+) -> Callable[..., Any]:
+    """Return a callback that calls *act* before the program's own."""
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - what the program's returns
+        act(click.get_current_context())
+        return None if callback is None else callback(*args, **kwargs)
+
+    return wrapped
 
 
-def _detach_option(command: click.Command) -> click.Option:
+def _added(command: Any, ours: Sequence[click.Option]) -> list[click.Option]:  # noqa: ANN401
+    """Return those of *ours* that the command, or its function, has not itself."""
+    taken = _flags(command)
+    return [option for option in ours if not taken & {*option.opts}]
+
+
+def _params(command: Any) -> list[click.Parameter]:  # noqa: ANN401 - a command, or its function
+    if isinstance(command, click.Command):
+        return command.params
+    params: list[click.Parameter] = getattr(command, "__click_params__", [])
+    return params
+
+
+def _flags(command: Any) -> set[str]:  # noqa: ANN401
+    return {flag for param in _params(command) for flag in (*param.opts, *param.secondary_opts)}
+
+
+def _detach_option(command: Any) -> click.Option:  # noqa: ANN401
     """Make the option ``-d/--background``.
 
     Raises:

@@ -63,6 +63,14 @@ def one(context: DaemonContext) -> None:
     context.ready()
 
 
+@click.command()
+@click_background(pidfile="a")
+@pass_daemon_context
+def within(context: DaemonContext) -> None:
+    """Have -d by the function, for a command of a group."""
+    context.ready()
+
+
 @click_control(pidfile="a", wait_ready=True)
 @click.command()
 def other() -> None:
@@ -83,6 +91,7 @@ def without(port: int) -> None:
 def decorated() -> None:
     """Look at what the decorators return."""
     assert_type(callback(port=1), str)
+    assert_type(within, click.Command)
     assert_type(one, click.Command)
     assert_type(other, click.Group)
     click_control()(one)  # type: ignore[call-arg]

@@ -144,6 +144,59 @@ def test_group_of_click_runs_its_commands_inside_the_context():
     assert seen == ["group", True]
 
 
+def test_one_command_of_a_group_of_click_has_the_option(capsys, tmp_path):
+    """Decorators are written in either order; below, it is the function that is decorated."""
+    seen = []
+
+    @click.group()
+    def cli():
+        pass
+
+    @cli.command()
+    @reborn.click.background(pidfile=tmp_path / "default.pid")
+    @click.option("--port", default=80)
+    @click.argument("word")
+    @reborn.click.pass_daemon_context
+    def serve(context, port, word):
+        """Answer."""
+        seen.append((context.is_open, context.pidfile, port, word))
+
+    @cli.command()
+    def other():
+        seen.append("other")
+
+    path = str(tmp_path / "app.pid")
+    cli.main(["serve", "--port", "8080", "--pidfile", path, "word"], standalone_mode=False)
+    cli.main(["other"], standalone_mode=False)
+    assert seen == [(True, path, 8080, "word"), "other"]
+    cli.main(["serve", "--help"], standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert "Answer." in shown
+    order = ("--port", "-d, --background", "--pidfile PATH", "--log-file PATH", "--help")
+    assert sorted(order, key=shown.index) == list(order)
+    with pytest.raises(click.NoSuchOption):
+        cli.main(["other", "--background"], standalone_mode=False)
+
+
+def test_function_keeps_its_own_options_for_click():
+    @click.command()
+    @reborn.click.background()
+    @click.option("-d", "--pidfile")
+    def app(pidfile):
+        assert pidfile == "own"
+
+    app.main(["--pidfile", "own"], standalone_mode=False)
+    assert [*app.params[1].opts] == ["--background"]
+
+
+def test_verbs_of_a_function_are_refused():
+    def app():
+        pass
+
+    with pytest.raises(TypeError, match=r"app at 0x.* is a function; put it above @click.command"):
+        reborn.click.control(pidfile="app.pid")(app)
+
+
 def test_click_tells_the_programs_own_params_only():
     seen = []
 
