@@ -19,11 +19,18 @@ if TYPE_CHECKING:
 _HEADER = 4096
 # elf(5): the class and the byte order in e_ident, e_machine after it; the kind of PT_INTERP.
 _ELF, _MACHINE, _INTERPRETER = b"\x7fELF", slice(18, 20), 3
+# Whose scripts no shell can run; import(1), of ImageMagick, would even take pictures of the screen.
+_OTHER_LANGUAGES = (".js", ".php", ".pl", ".py", ".rb")
 
 
 def is_script(path: str) -> bool:
     """Tell whether the file that execve(2) does not know may be for a shell."""
-    return b"\0" not in _header(path)[:256]
+    return b"\0" not in _header(path)[:256] and not needs_interpreter(path)
+
+
+def needs_interpreter(path: str) -> bool:
+    """Tell whether a file that execve(2) does not know is a script in another language."""
+    return path.endswith(_OTHER_LANGUAGES)
 
 
 def reason(path: str, number: int | None) -> str:
@@ -34,6 +41,8 @@ def reason(path: str, number: int | None) -> str:
         ends = ", and its lines end as on Windows" if (interpreter or "").endswith("\r") else ""
         return f"whose interpreter {interpreter!r} is missing{ends}"
     if number == ENOEXEC:
+        if needs_interpreter(path):
+            return "whose first line names no interpreter (#!)"
         return (
             "which is built for another machine"
             if _is_foreign(header)

@@ -33,6 +33,16 @@ def test_start_says_the_pid_and_runs_the_program_with_its_own_arguments(app):
     assert not app.pidfile.exists()
 
 
+@pytest.mark.all_pairs
+def test_start_says_that_the_program_has_ended_already(app):
+    app.write(main="pass")
+    status, out, err = app("start")
+    assert (status, err) == (0, "")
+    assert re.fullmatch(r"app started, pid \d+, and has ended already; see app.log\n", out)
+    assert app("status")[1] == "app is not running\n"
+    reap()
+
+
 def test_daemon_stays_in_the_directory_in_which_relative_paths_mean_what_they_say(app):
     app.started("start")
     assert app.report()["cwd"] == str(app.directory)

@@ -153,6 +153,23 @@ def test_reason_why_a_program_cannot_be_run_is_the_right_one(
     reborn.assert_nothing_left()
 
 
+@pytest.mark.parametrize("supervised", [(), ("--restart", "always")])
+def test_script_in_another_language_is_not_fed_to_a_shell(reborn, supervised):
+    path = reborn.directory / "job.py"
+    path.write_text(f"echo > {reborn.directory}/shell\n")
+    path.chmod(0o755)
+    found, out, err = reborn("start", "web", *supervised, "--", "./job.py")
+    assert (found, out) == (126, "")
+    why = "whose first line names no interpreter (#!): Exec format error [ENOEXEC]"
+    assert f"web: cannot run './job.py', {why} (step 'exec', in the daemon)" in err
+    assert err.endswith("; give the interpreter before it\n")
+    assert not (reborn.directory / "shell").exists()
+    reborn.assert_nothing_left()
+    path.write_text(f"#!{sys.executable}\nimport time; time.sleep(60)\n")
+    assert reborn("start", "web", *supervised, "--", "./job.py")[0] == 0
+    assert reborn("stop", "web")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "meant"),
     [

@@ -12,7 +12,7 @@ AFTER = "; the program and its arguments come after --"
     ("words", "usage", "why"),
     [
         ([], "VERB [NAME]", "give a VERB; reborn --help lists them"),
-        (["start", "sleep", "60"], "start [NAME]", f"what is '60'{AFTER}"),
+        (["start", "sleep", "60"], "start [NAME]", f"unexpected argument '60'{AFTER}"),
         (["start", "python", "-m", "x"], "start [NAME]", f"there is no option '-m'{AFTER}"),
         (["start", "-p", "--", "x"], "start [NAME]", "there is no option '-p'"),
         (
@@ -20,7 +20,7 @@ AFTER = "; the program and its arguments come after --"
             "start [NAME]",
             "there is no option '--redy'; did you mean '--ready'?",
         ),
-        (["wait", "a", "b"], "wait NAME", "what is 'b'"),
+        (["wait", "a", "b"], "wait NAME", "unexpected argument 'b'"),
         (["start", sys.executable], "start [NAME]", "; a program comes after --"),
         (
             ["run"],

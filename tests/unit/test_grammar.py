@@ -95,7 +95,10 @@ def test_usual_command_lines_are_read_plainly(words):
     [
         ("start", "give the program after --"),
         ("start --pidfile web.pid", "give the program after --"),
-        ("start web sleep 60", "what is 'sleep'; the program and its arguments come after --"),
+        (
+            "start web sleep 60",
+            "unexpected argument 'sleep'; the program and its arguments come after --",
+        ),
         ("start web --", "give a program after --"),
         ("run", "give the program after --"),
         ("stop", "give a NAME, or --pidfile PATH"),
@@ -104,7 +107,7 @@ def test_usual_command_lines_are_read_plainly(words):
         ("signal web", "give a signal, such as HUP"),
         ("signal --pidfile x web", "'web' is not a signal"),
         ("logs -f --json web", "--follow has no end, and --json prints one object"),
-        ("list web", "what is 'web'"),
+        ("list web", "unexpected argument 'web'"),
         (
             "start --restart-delay 3 -- x",
             "--restart-delay is for a supervisor; give --restart, too",

@@ -148,7 +148,7 @@ def _surplus(verb: str, rest: Sequence[str], program: Sequence[str] | None) -> s
     after = "; the program and its arguments come after --" if missing else ""
     if rest[0][:1] == "-":
         return _no_option(verb, rest[0].partition("=")[0], after)
-    return f"what is {rest[0]!r}{after}"
+    return f"unexpected argument {rest[0]!r}{after}"
 
 
 def _no_option(verb: str, word: str, hint: str) -> str:

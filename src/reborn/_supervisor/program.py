@@ -252,6 +252,8 @@ class Program:
         action = f"run {self.argv[0]!r}, {why}" if why else f"run {self.argv[0]!r}"
         refusal = StepError.from_error(error, action=action, step="exec", role=role)
         refusal.remedy = self._meant() if error.errno == ENOENT else None
+        if error.errno == ENOEXEC and _executable.needs_interpreter(error.filename):
+            refusal.remedy = "give the interpreter before it"
         return refusal
 
     def _meant(self) -> str | None:

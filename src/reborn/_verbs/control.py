@@ -398,7 +398,8 @@ class Control(DaemonVerbs):
             return daemon
         if self.context.upgradable and self._is_reload(self.context.supervisor):
             done = "upgraded"
-        done = f"{self.name} {done}, pid {daemon.pid}{self.see_log()}"
+        ended = "" if daemon.is_running() else ", and has ended already"
+        done = f"{self.name} {done}, pid {daemon.pid}{ended}{self.see_log()}"
         return Outcome(OK, done, daemon=daemon)
 
     def see_log(self) -> str:
