@@ -44,9 +44,10 @@ class Stubborn(Daemon):
     def __init__(self, error=None):
         self.pid = PID
         self.error = error
+        self.runs = True
 
     def is_running(self):
-        return True
+        return self.runs
 
     def stop(self, timeout=10.0, *, mixed=False):
         if self.error is not None:
@@ -172,7 +173,9 @@ def test_reload_does_not_reach_who_does_not_handle_it(control):
 
 
 def test_status_looks_again_when_the_daemon_ends_meanwhile(control):
-    watching = control(found=Stubborn())  # which is gone when it is measured
+    found = Stubborn()
+    found.runs = False  # by the time it is measured
+    watching = control(found=found)
     looks = []
     look = watching.look
 
