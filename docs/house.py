@@ -58,10 +58,10 @@ LAYERS = {
     "conditions": ("_condition", "_outer_conditions", "_readiness"),
     "a start": (
         *(
+            "_contracts",
             "_options",
             "_notifier",
             "_libraries",
-            "_contracts",
             "_steps",
             "_lookout",
             "_upgrade.grant",

@@ -11,9 +11,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from reborn._handshake import Channel
-    from reborn._options import Plan
     from reborn._privileges import Identity
     from reborn._process import ProcessHandle
+
+
+class HasFileno(Protocol):
+    """An open file, of whatever library."""
+
+    def fileno(self) -> int: ...
+
+
+class Granted(Protocol):
+    """What one generation of a daemon gives to the next; see `_upgrade`."""
+
+    predecessor: int | None
+    streams: dict[str, int]
+
+    def descriptors(self) -> list[int]: ...
+    def as_text(self) -> str: ...
+    def close(self) -> None: ...
 
 
 class Placed(Protocol):
@@ -77,8 +93,11 @@ class Watch(Protocol):
     # The daemon stays reborn's and waits for the answer to READY.
     supervised: bool
 
-    def prepare(self, plan: Plan) -> Sequence[int]:
-        """Intermediate: open its descriptors before the daemon is forked; return them."""
+    def prepare(self, preserve: list[int]) -> Sequence[int]:
+        """Intermediate: open its descriptors before the daemon is forked; return them.
+
+        What the daemon is to have of them is added to *preserve*.
+        """
         ...
 
     def wait(self, pid: int, channel: Channel) -> tuple[int, int]:

@@ -17,24 +17,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from signal import Signals
     from types import FrameType
-    from typing import Any, Literal, NoReturn, Protocol
+    from typing import Any, Literal, NoReturn
 
     from reborn._condition import Condition
+    from reborn._contracts import Granted, HasFileno
     from reborn._pidfile import LockedPidFile, PidFile
     from reborn._privileges import Identity
-
-    class Granted(Protocol):
-        """What one generation of a daemon gives to the next; see `_upgrade`."""
-
-        predecessor: int | None
-        streams: dict[str, int]
-
-        def descriptors(self) -> list[int]: ...
-        def as_text(self) -> str: ...
-        def close(self) -> None: ...
-
-    class HasFileno(Protocol):
-        def fileno(self) -> int: ...
 
     ManagerName = Literal[
         "systemd",

@@ -180,7 +180,7 @@ def by_fork(
     ours, theirs = _handshake.open_channel()
 
     def start() -> int:
-        watched: Sequence[int] = () if watch is None else watch.prepare(setup)
+        watched: Sequence[int] = () if watch is None else watch.prepare(setup.preserve)
         if inherited.are_many:
             # Here already: otherwise the fork copies them, and the intermediate ends slowly.
             channel = (theirs.incoming, theirs.outgoing)

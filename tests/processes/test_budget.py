@@ -30,7 +30,9 @@ LAUNCHER = files(
 )
 PIDFILE_AND_LOG = files("fcntl", "reborn._files", "reborn._log", "reborn._pidfile")
 # The program in its second life finds out that it is meant, and by whom it was started.
-SECOND_LIFE = files("fcntl", "reborn._claim", "termios")
+SECOND_LIFE = files("fcntl", "reborn._claim")
+if not (sys.platform == "linux" and os.uname().machine in {"x86_64", "aarch64"}):
+    SECOND_LIFE |= files("termios")
 # Who only gets a daemon that runs.
 CLIENT = files(
     *("fcntl", "reborn._descriptors", "reborn._ensure", "reborn._files", "reborn._holder"),

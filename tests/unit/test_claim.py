@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import termios
 
 import pytest
 from hypothesis import example, given
@@ -24,6 +25,13 @@ def flags(*fds):
 
 NUMBER = st.integers().map(str) | st.sampled_from(["0", "1", "9" * 30, "-1", "1_0", " 1", "\u0663"])
 WORD = st.builds("{}.{}".format, NUMBER, NUMBER) | NUMBER | st.text()
+
+
+@pytest.mark.parametrize("machine", [os.uname().machine, "sparc64"])
+def test_request_for_what_can_be_read_is_the_systems(monkeypatch, machine):
+    described = (*os.uname()[:4], machine)
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(described))
+    assert _claim.fionread() == termios.FIONREAD
 
 
 @given(st.text() | st.lists(WORD, max_size=6).map(":".join))

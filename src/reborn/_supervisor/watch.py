@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from reborn._condition import Condition
     from reborn._handshake import Channel
-    from reborn._options import Plan
     from reborn._process import ProcessHandle
     from reborn._readiness import LogFile, MakeProbe, Prober
     from reborn._sd_notify import Listener
@@ -112,13 +111,16 @@ class ReadinessWatch:
 
     # Intermediate
 
-    def prepare(self, plan: Plan) -> Sequence[int]:
-        """Open what is needed before the daemon is forked; return the descriptors."""
+    def prepare(self, preserve: list[int]) -> Sequence[int]:
+        """Open what is needed before the daemon is forked; return the descriptors.
+
+        What the daemon is to have of them is added to *preserve*.
+        """
         if self.supervised:
             _adopt_orphans()
             return ()
         self._incoming, self._outgoing = os.pipe()
-        plan.preserve.append(self._outgoing)
+        preserve.append(self._outgoing)
         if self.condition.is_instant:
             return self._incoming, self._outgoing
         from reborn import _sd_notify
