@@ -174,6 +174,12 @@ def test_script_in_another_language_is_not_fed_to_a_shell(reborn, supervised):
     ("words", "meant"),
     [
         (["--", "sleep 60"], "give the program and its arguments as separate words"),
+        (["--", "sleep 1 && sleep 60"], "for a line of the shell, give sh -c before it"),
+        (
+            ["--", "source", "venv/bin/activate"],
+            "for a command of the shell, give sh -c and the whole line as one word",
+        ),
+        (["--", "PORT=80", "sleep", "60"], "give variables with --env, before --"),
         (["--", "program"], "did you mean './program'?"),
         (["--directory", "below", "--", "inside"], "did you mean '{0}/below/inside'?"),
         (["--directory", "below", "--", "./inside"], "did you mean '{0}/below/inside'?"),

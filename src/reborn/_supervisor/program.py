@@ -28,6 +28,10 @@ else:
     import _signal
 
 SHELL = "/bin/sh"
+# No programs on most systems, but commands of the shell itself.
+_OF_SHELLS = frozenset(
+    ("alias", "cd", "exec", "export", "set", "source", "ulimit", "umask", "unset")
+)
 # sd_listen_fds(3): SD_LISTEN_FDS_START.
 FIRST_SOCKET = 3
 # Exit statuses of env(1), nohup(1) and timeout(1).
@@ -260,7 +264,13 @@ class Program:
         """Return what was meant by the name of a program that is not there, if that can be seen."""
         word, directory = self.argv[0], self.working_directory
         if " " in word and len(self.argv) == 1:
+            if any(sign in word for sign in "&|;<>"):
+                return "for a line of the shell, give sh -c before it"
             return "give the program and its arguments as separate words"
+        if word in _OF_SHELLS:
+            return "for a command of the shell, give sh -c and the whole line as one word"
+        if word.partition("=")[0].isidentifier() and "=" in word:
+            return "give variables with --env, before --"
         nearby = os.path.normpath(os.path.join(directory, word)) if directory else f"./{word}"
         is_there = self.chroot_directory is None and os.path.isfile(nearby)
         return f"did you mean {nearby!r}?" if is_there and nearby != self.path else None
