@@ -41,6 +41,12 @@ def test_foreground_takes_what_was_asked_for():
     assert (context.pidfile, context.log_file) == ("a", "b")
 
 
+@pytest.mark.parametrize("given", [{"background": True}, {}])
+def test_who_detaches_is_decided_by_the_command_line(given):
+    with pytest.raises(TypeError, match=r"^the verb, or -d, decides about detach_process; leave"):
+        contexts.of_program(given, "app.pid", None, detach_process=False)
+
+
 def test_keywords_are_the_options_of_the_context():
     options = inspect.signature(DaemonContext).parameters.keys()
     decided = {"pidfile", "log_file", "detach_process"}

@@ -100,6 +100,7 @@ def _in_background(
     It stays in the launcher's directory unless the options differ, so that relative paths among the
     program's arguments mean what they meant in the shell.
     """
+    _refuse_detach(options)
     options = {"working_directory": None, **options}
     return DaemonContext(pidfile, log_file=log_file, detach_process=detach, **options)
 
@@ -118,6 +119,7 @@ def in_foreground(
         "prevent_core": False,
         "signal_map": _current_dispositions(terminate=pidfile is not None),
     }
+    _refuse_detach(options)
     options = {**unchanged, **options}
     return DaemonContext(pidfile, log_file=log_file, detach_process=False, **options)
 
@@ -132,3 +134,9 @@ def _current_dispositions(*, terminate: bool) -> dict[int, Handler]:
     if terminate and kept.get(_signal.SIGTERM) == _signal.SIG_DFL:
         kept[_signal.SIGTERM] = "terminate"
     return kept
+
+
+def _refuse_detach(options: Mapping[str, object]) -> None:
+    if "detach_process" in options:
+        message = "the verb, or -d, decides about detach_process; leave it out, and use 'run'"
+        raise TypeError(message)
