@@ -47,7 +47,9 @@ def _suggesting(init: "Callable[..., None]") -> "Callable[..., None]":
             raise TypeError(_misspelt.unknown("DaemonContext", unknown, sorted(options)))
         init(self, *arguments, **given)
 
-    for name in ("__annotations__", "__kwdefaults__", "__module__", "__qualname__"):
+    # What __annotate__ gives is evaluated when somebody asks for it (3.14).
+    hints = "__annotate__" if hasattr(init, "__annotate__") else "__annotations__"
+    for name in (hints, "__kwdefaults__", "__module__", "__qualname__"):
         setattr(__init__, name, getattr(init, name))
     __init__.__wrapped__ = init  # type: ignore[attr-defined]  # the signature, for help()
     return __init__
