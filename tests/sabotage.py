@@ -76,6 +76,7 @@ SEAMS = {
     "leave the directory": "_pidfile:LockedFile.leave_directory",
     "give the log": "_log:_give",
     "open a pidfd": "_process:_open_pidfd",
+    "descriptors of gRPC": "_libraries:_kernel_objects",
     "wait of greenlets": "_process:_greenlets_wait",
     "head start of a program": "_ending:_HEAD_START",
     "kill a family": "_ending:Ending.kill",

@@ -151,8 +151,17 @@ class OwnProcess:
         return self.pid == os.getpid()
 
 
+def _note_fork() -> None:
+    global has_forked  # noqa: PLW0603 - of the process, and of those that it forks
+    has_forked = True
+
+
 put_off = _was_put_off()
 _import_eagerly()
+# Whether there may be child processes that no module tells of; to ask the system is a system call.
+has_forked = False
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=_note_fork)
 if sys.implementation.name == "pypy":
     _show_ignored()
 directory = current_directory()

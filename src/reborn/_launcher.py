@@ -179,7 +179,7 @@ class Launcher:
             refuse_subinterpreters()
             if cautious:
                 refuse_unsafe_fork()
-            warn_of_losses(plan)
+            self._warn_of_losses()
         if cautious and _manager.was_handed_sockets():
             with loading("launcher"):
                 from reborn import _losses
@@ -201,6 +201,15 @@ class Launcher:
         finally:
             _signals.restore_mask(mask)
         self.lookout = self._look_before()
+
+    def _warn_of_losses(self) -> None:
+        """Warn of what a copy of this process does not have, if there may be something."""
+        opened = _descriptors.first_above_standard()
+        if opened or _may_lose_more():
+            with loading("launcher"):
+                from reborn import _losses
+
+            _losses.warn(self.plan, opened)
 
     def leave(self, daemon: "Callable[[_steps.Setup], None]") -> "Attempt | None":
         """Fork, or start the program again. Launcher: return the attempt. Daemon: None."""
@@ -820,23 +829,13 @@ def refuse_subinterpreters() -> None:
     )
 
 
-def warn_of_losses(plan: "Plan") -> None:
-    """Warn of what a copy of this process does not have, if there may be something."""
-    opened = _descriptors.first_above_standard()
-    if opened or _may_lose_more():
-        with loading("launcher"):
-            from reborn import _losses
-
-        _losses.warn(plan, opened)
-
-
 def _may_lose_more() -> bool:
     """Tell whether there may be threads, children, libraries or memory that a fork would lose."""
     frames = len(sys._current_frames())  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     return (
         frames > 1
         or not _steps.is_single_threaded()
-        or "subprocess" in sys.modules
+        or _signals.may_have_children()
         or _steps.libraries() is not None
         or _signals.memory_is_locked()
     )

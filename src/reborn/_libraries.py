@@ -8,6 +8,9 @@ library that is not imported is left alone, and none is imported here.
 - asyncio: a loop that has been made and does not run gets a selector, a pipe and threads of the
   daemon's own, with all that it watches. One of uvloop cannot be given any: warned.
 - Twisted: the reactor has opened its descriptors at its import. They are kept, its hooks called.
+- gRPC: what is open is refused, since a copy of it would turn in a loop that fills its log, at the
+  latest at its end. Where gRPC itself supports forks (GRPC_ENABLE_FORK_SUPPORT), it has opened
+  descriptors of the daemon's own when these are looked at. They are kept.
 - gevent: the descriptor of its loop is closed. It is made anew, as gevent's own fork does.
 - multiprocessing, and copies of it (billiard, multiprocess): the children are the launcher's to end
   and to wait for. They are forgotten, and warned of: one that serves (a manager, a pool) outlives a
@@ -27,7 +30,7 @@ import os
 import sys
 from _weakref import ref
 
-from reborn import _descriptors
+from reborn import _descriptors, _steps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 else:
     import _signal
 
+_GRPC = "grpc._cython.cygrpc"
 _POOL_OF_LAUNCHER = (
     "its processes are the launcher's, which made it before the daemon; make one after reborn()"
 )
@@ -59,6 +63,8 @@ def running_loop() -> str | None:
         waiting = [hub.timers, hub.next_timers, *hub.listeners.values()]
         if hub.running or any(waiting):
             return "after eventlet's hub was used"
+    if not _grpc_forks() and _grpc_is_open():
+        return "while a channel or a server of gRPC is open"
     return None
 
 
@@ -94,15 +100,17 @@ def helpers() -> set[int]:
 
 def descriptors() -> list[int]:
     """Return the descriptors that a daemon needs, of libraries which cannot open them anew."""
+    of_grpc = _kernel_objects() if _grpc_forks() else []
     reactor = _reactor()
     if reactor is None:
-        return []
+        return of_grpc
     found = [getattr(reactor, "_poller", None), *getattr(reactor, "_internalReaders", ())]
     for name in ("getReaders", "getWriters"):
         found += getattr(reactor, name, list)()
     # A waker has two ends.
     ends = [end for item in found for end in (item, getattr(item, "o", None))]
-    return [fd for fd in map(_descriptors.fileno, ends) if fd is not None and fd >= 0]
+    of_reactor = [fd for fd in map(_descriptors.fileno, ends) if fd is not None and fd >= 0]
+    return [*of_grpc, *of_reactor]
 
 
 def end_children() -> None:
@@ -255,6 +263,41 @@ def _of_modules(suffix: str, name: str) -> "list[Any]":
 
 def _modules(suffix: str) -> "list[Any]":
     return [module for name, module in [*sys.modules.items()] if name.endswith(suffix)]
+
+
+def _grpc_forks() -> bool:
+    """Tell whether gRPC is there and follows forks itself, as far as it can."""
+    return bool(getattr(sys.modules.get(_GRPC), "_GRPC_ENABLE_FORK_SUPPORT", False))
+
+
+def _grpc_is_open() -> bool:
+    """Tell whether gRPC has a channel or a server; it has threads from the first to the last."""
+    if _GRPC not in sys.modules:
+        return False
+    import time
+
+    for _ in range(50):  # the threads of what has been closed take a moment to end
+        if not any(map(_is_of_grpc, _steps.native_threads())):
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def _is_of_grpc(task: str) -> bool:
+    try:
+        with open(f"/proc/self/task/{task}/comm", "rb", buffering=0) as file:
+            return (file.read(16) or b"").startswith(b"grpc_global_tim")
+    except OSError:
+        return False  # it has ended
+
+
+def _kernel_objects() -> list[int]:
+    """Return the descriptors that C waits with: epoll(7), eventfd(2)."""
+    kinds = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")
+    try:
+        return [int(fd) for fd in os.listdir("/proc/self/fd") if _link(fd) in kinds]
+    except OSError:
+        return []
 
 
 def _eventlet() -> "Any":  # noqa: ANN401

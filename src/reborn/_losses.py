@@ -75,7 +75,7 @@ def _without_dump(names: "list[str | None]") -> "list[str | None]":
 
 def _lost_children() -> "Iterator[str]":
     """Yield that child processes run, if some do, but for those of multiprocessing."""
-    if "subprocess" not in sys.modules or not hasattr(os, "waitid"):
+    if not (_signals.may_have_children() and hasattr(os, "waitid")):
         return
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -14,7 +14,7 @@ The rules:
 
 The directory is what the absolute path in `__main__.__file__` says (3.9), since the program may
 have changed it before it imported reborn; below a runner that is `__main__` itself, it is one that
-is in `sys.path`. Rejected: PWD, which is the shell's word and stays behind
+is in `sys.path`, or whose script has the code that runs. Rejected: PWD, which is the shell's word and stays behind
 where a program is started by another; absolute paths instead of the words that were given, since
 the program reads them in `sys.argv`; a list of known runners, of which there is always one more.
 """
@@ -28,6 +28,7 @@ from reborn import _inherited
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import FrameType
 
     from reborn.exceptions import RelaunchError
 
@@ -233,7 +234,7 @@ def _directory_of_script(script: str) -> str | None:
         if running and os.path.isabs(running):
             found = _directory_above(running, script.removeprefix("./"))
         elif found is not None and found not in _inherited.path:
-            found = _single_place(script)
+            found = _place_of_text(script) or _single_place(script)
     path = script if os.path.isabs(script) else os.path.join(found or "", script)
     try:
         mode = os.stat(path).st_mode
@@ -256,6 +257,26 @@ def _directory_above(running: str, script: str) -> str | None:
     if here is not None and _is_same(os.path.join(here, script), running):
         return here
     raise relaunch_error(reason=f"its file {script!r} is not {running!r}", remedy=_EARLIER)
+
+
+def _place_of_text(script: str) -> str | None:
+    """Return where the text of *script* is what runs, of the directory that we began in.
+
+    For a runner that takes its own directory out of the search path (`-m trace`).
+    """
+    here = _inherited.directory
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "<module>" and code.co_filename == script:
+            try:
+                with open(os.path.join(here or "", script), "rb") as file:
+                    text = compile(file.read(), script, "exec", dont_inherit=True)
+            except (OSError, SyntaxError, ValueError):
+                return None
+            return here if text == code else None
+        frame = frame.f_back
+    return None
 
 
 def _single_place(script: str) -> str | None:

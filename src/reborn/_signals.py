@@ -240,6 +240,12 @@ def memory_is_locked() -> bool:
     return int(_inherited.status_field(b"VmLck").removesuffix(b" kB") or b"0") > 0
 
 
+def may_have_children() -> bool:
+    """Tell whether child processes may have been started since reborn was imported."""
+    known = "subprocess" in sys.modules or not _CALLERS_OF_C.isdisjoint(sys.modules)
+    return known or _inherited.has_forked
+
+
 def install(handlers: "Mapping[int, Any]") -> None:
     """Set the handler of each signal in *handlers*."""
     for number, handler in handlers.items():

@@ -33,6 +33,7 @@ from reborn._options import Plan
 _LIBRARIES = frozenset(
     (
         *("asyncio", "eventlet", "gevent", "trio", "twisted.internet.reactor"),
+        "grpc._cython.cygrpc",
         *("multiprocessing.process", "multiprocess.process", "billiard.process"),
     )
 )

@@ -145,3 +145,21 @@ def test_another_user_is_shown_who_has_the_file_locked(reborn):
     found = subprocess.run(words, capture_output=True, text=True, check=True)
     assert found.stdout == f"{pid}\n"
     reborn("stop", "web")
+
+
+@SUPERVISED
+def test_lock_of_the_shell_is_left_to_it_without_a_word(reborn, supervised):
+    """As in `( flock 9; exec reborn start ... ) 9>lock`, where nobody else has it open."""
+    words = reborn.words("start", "web", *supervised, "--ready", "alive:0", "--", "sleep", "600")
+    result = subprocess.run(
+        ["sh", "-c", 'exec 9>lock; flock -n 9; exec "$@"', "sh", *words],
+        cwd=reborn.directory,
+        env=reborn.env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stderr == ""
+    with (reborn.directory / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert reborn("stop", "web")[0] == 0

@@ -405,6 +405,121 @@ def test_child_process_that_only_the_launcher_can_wait_for_is_told(fork_sandbox,
     survivors()
 
 
+FORKED = """
+import os, signal, time
+{child}
+if pid == 0:
+    time.sleep(600)
+    os._exit(0)
+{before}
+context = DaemonContext(**settings)
+daemon = context.reborn()
+if daemon is not None and {before!r} == "":
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize("runs", [True, False])
+@pytest.mark.parametrize(
+    "child",
+    [
+        "pid = os.fork()",
+        "import pty; pid, terminal = pty.fork()",
+        "pid = os.spawnv(os.P_NOWAIT, '/bin/sleep', ['sleep', '600'])",
+        "import ctypes; pid = ctypes.CDLL(None).fork()",
+    ],
+    ids=["fork", "pty", "spawn", "C"],
+)
+def test_child_process_that_was_forked_is_told(fork_sandbox, child, runs):
+    """Also where nothing but the system knows of it: no module of Python's has made it."""
+    before = "" if runs else "os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)"
+    result = run(fork_sandbox, FORKED.format(child=child, before=before), "always")
+    assert result.returncode == 0, result.stderr
+    assert ("forking while child processes run (" in result.stderr) is runs
+    eventually(fork_sandbox.assert_nothing_left)
+
+
+# Below a limit, since what it would write without end fills a disk.
+GRPC = """
+import resource, signal, sys, time, grpc
+from concurrent.futures import ThreadPoolExecutor
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000000, 1000000))
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+class Echo(grpc.GenericRpcHandler):
+    def service(self, details):
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: request.upper())
+def serve():
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((Echo(),))
+    port = server.add_insecure_port("localhost:0")
+    server.start()
+    return server, port
+def ask(channel):
+    return channel.unary_unary("/a/b")(b"hello", timeout=20, wait_for_ready=True)
+{before}
+with DaemonContext(**settings, wait_ready=True) as context:
+    context.ready()
+    {served}
+    print("served", ask(channel), flush=True)
+"""
+SERVED = "server, port = serve(); channel = grpc.insecure_channel(f'localhost:{port}')"
+
+
+@need("grpc")
+@pytest.mark.parametrize("before", ["channel = grpc.insecure_channel('localhost:9')", SERVED])
+def test_what_grpc_has_open_is_refused(fork_sandbox, before):
+    result = run(fork_sandbox, GRPC.format(before=before, served=""), "ignore")
+    reason = "ForkUnsafeError: cannot fork while a channel or a server of gRPC is open; "
+    assert reason in result.stderr
+    fork_sandbox.assert_nothing_left()
+
+
+@need("grpc")
+@pytest.mark.parametrize(
+    "before",
+    ["", f"{SERVED}; ask(channel); channel.close(); server.stop(None).wait(); del channel, server"],
+    ids=["imported", "closed"],
+)
+def test_program_that_uses_grpc_in_the_daemon_starts(sandbox, before):
+    result = run(sandbox, GRPC.format(before=before, served=SERVED), "ignore")
+    assert result.returncode == 0, result.stderr
+    eventually(lambda: _contains(sandbox, "served b'HELLO'\n"))
+
+
+@need("grpc")
+def test_channel_that_grpc_takes_along_serves_in_the_daemon(fork_sandbox):
+    """It opens descriptors in each copy of the process, and these are not inherited ones."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with server:
+        port = server.stdout.readline().strip()
+        before = f"channel = grpc.insecure_channel('localhost:{port}'); ask(channel)"
+        text = GRPC.format(before=before, served="")
+        text = f"import os; os.environ['GRPC_ENABLE_FORK_SUPPORT'] = '1'\n{text}"
+        result = run(fork_sandbox, text, "ignore")
+        assert result.returncode == 0, result.stderr
+        eventually(lambda: _contains(fork_sandbox, "served b'HELLO'\n"))
+        fork_sandbox.log.unlink()
+        eventually(lambda: fork_sandbox.assert_nothing_left(but=[server.pid]))
+        careless = sabotage.code("descriptors of gRPC", "list")
+        run(fork_sandbox, text.replace("\nwith ", f"\n{careless}\nwith "), "ignore")
+        eventually(lambda: _contains(fork_sandbox, "Bad file descriptor"))
+        server.stdin.close()
+    survivors()
+
+
+ECHO = (
+    GRPC.partition("{before}")[0]
+    + "server, port = serve(); print(port, flush=True); sys.stdin.read()\n"
+)
+
+
+def _contains(sandbox, text):
+    assert text in sandbox.log_text()
+
+
 CRASH = """
 import faulthandler
 file = open(settings["log_file"] + ".crash", "w")

@@ -156,11 +156,40 @@ def test_program_that_changed_its_directory_before_is_the_same(reexec_sandbox, t
     reexec_sandbox.stop(result.pid)
 
 
-@pytest.mark.parametrize(
+RUNNERS = pytest.mark.parametrize(
     "runner",
     [["cProfile", "-o", os.devnull], ["trace", "--count", "-C", "counts"], ["coverage", "run"]],
     ids=lambda words: words[0],
 )
+
+
+@RUNNERS
+def test_relative_script_below_a_runner_is_found(reexec_sandbox, runner):
+    """The runner may have taken the directory it was started in out of the search path."""
+    if importlib.util.find_spec(runner[0]) is None:
+        pytest.skip(f"NEEDS {runner[0]}, which is not installed")
+    before = "" if runner[0] == "trace" else "os.chdir('/')"  # it looks for the file in the end
+    [_, script] = relative_script(reexec_sandbox, before=before)
+    result = reexec_sandbox.launch([sys.executable, "-m", *runner, script, "one"])
+    assert result.returncode == 0, result.stderr
+    assert result.report["launch"]["argv"] == [script, "one"]
+    reexec_sandbox.stop(result.pid)
+
+
+def test_script_below_a_runner_that_changed_its_directory_is_no_other(reexec_sandbox, tmp_path):
+    evil = tmp_path / "evil"
+    first = f"import os; os.chdir({str(tmp_path / 'work')!r})"
+    [_, script] = relative_script(reexec_sandbox, first=first)
+    other = tmp_path / "work" / script
+    other.parent.mkdir(parents=True)
+    other.write_text(f"open({str(evil)!r}, 'w')")
+    command = [sys.executable, "-m", "trace", "--count", "-C", "counts", script]
+    result = reexec_sandbox.launch(command)
+    assert f"it is not known where {script!r} was found" in result.stderr
+    assert not evil.exists()
+
+
+@RUNNERS
 def test_arguments_are_replaced_below_a_runner(reexec_sandbox, runner):
     if importlib.util.find_spec(runner[0]) is None:
         pytest.skip(f"NEEDS {runner[0]}, which is not installed")

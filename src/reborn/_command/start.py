@@ -217,6 +217,9 @@ class ProgramLauncher(_launcher.Launcher):
                 output=error.output,
             ) from None
 
+    def _warn_of_losses(self) -> None:
+        """Do nothing: what is open here is a caller's, for whom the daemon must not keep it."""
+
     def _last_lines(self, *, is_set_up: bool = False) -> str | None:
         """Return the end of the log, which may have been rotated since the start has begun."""
         if "log_size" not in self._start.spec.options or self.log_fd is None:
