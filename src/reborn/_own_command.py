@@ -14,9 +14,10 @@ The rules:
 
 The directory is what the absolute path in `__main__.__file__` says (3.9), since the program may
 have changed it before it imported reborn; below a runner that is `__main__` itself, it is one that
-is in `sys.path`, or whose script has the code that runs. Rejected: PWD, which is the shell's word and stays behind
-where a program is started by another; absolute paths instead of the words that were given, since
-the program reads them in `sys.argv`; a list of known runners, of which there is always one more.
+is in `sys.path`, or whose script has the code that runs. Rejected: PWD, which is the shell's word
+and stays behind where a program is started by another; absolute paths instead of the words that
+were given, since the program reads them in `sys.argv`; a list of known runners, of which there is
+always one more.
 """
 
 import os
@@ -28,7 +29,7 @@ from reborn import _inherited
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import FrameType
+    from types import CodeType, FrameType
 
     from reborn.exceptions import RelaunchError
 
@@ -269,14 +270,23 @@ def _place_of_text(script: str) -> str | None:
     while frame is not None:
         code = frame.f_code
         if code.co_name == "<module>" and code.co_filename == script:
-            try:
-                with open(os.path.join(here or "", script), "rb") as file:
-                    text = compile(file.read(), script, "exec", dont_inherit=True)
-            except (OSError, SyntaxError, ValueError):
-                return None
-            return here if text == code else None
+            return here if _compiled(os.path.join(here or "", script), script) == code else None
         frame = frame.f_back
     return None
+
+
+def _compiled(path: str, name: str) -> "CodeType | None":
+    """Return the code in a file, as that of *name*; None: there is none, or it can be read once."""
+    import warnings
+
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it has been warned when the program began
+            return compile(file.read(), name, "exec", dont_inherit=True)
+    except (OSError, SyntaxError, ValueError):
+        return None
 
 
 def _single_place(script: str) -> str | None:
