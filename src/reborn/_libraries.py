@@ -30,7 +30,7 @@ import os
 import sys
 from _weakref import ref
 
-from reborn import _descriptors, _steps
+from reborn import _descriptors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -277,7 +277,11 @@ def _grpc_is_open() -> bool:
     import time
 
     for _ in range(50):  # the threads of what has been closed take a moment to end
-        if not any(map(_is_of_grpc, _steps.native_threads())):
+        try:
+            tasks = os.listdir("/proc/self/task")
+        except OSError:
+            return False
+        if not any(map(_is_of_grpc, tasks)):
             return False
         time.sleep(0.002)
     return True
