@@ -5,8 +5,9 @@ Many processes may want the same daemon at the same moment. The rules:
 1. Whoever finds a daemon that is ready takes it, and needs no lock for that but a lease (7).
 2. Whoever has something to do (start it, or replace it) does that alone, with PIDFILE.ensure
    locked (`_start_lock`). The others wait for that lock, and look again when they have it.
-3. A start that fails is the failure of all who have waited for it. The time-out and the Ctrl-C of
-   one starter are its own affair, and the next one tries.
+3. A start that fails is the failure of all who have waited for it, threads of one process as well,
+   which come here one after the other. The time-out and the Ctrl-C of one starter are its own
+   affair, and so is that it can start nothing (`ForkUnsafeError`); then the next one tries.
 4. A daemon that is started in another way is waited for, too: its launcher has a byte of the
    pid file locked (`_record_lock`), which is how all lookers see it.
 5. A daemon with another fingerprint is replaced: by an upgrade where it can be, else it is stopped
@@ -85,15 +86,15 @@ class Deadline:
 
     def __init__(self, timeout: float, path: str) -> None:
         self.timeout = timeout
-        self._path = path
-        self._begun = time.monotonic()
+        self.path = path
+        self.begun = time.monotonic()
         # What is waited for, in words; and the process that has it in its hands.
         self.missing = "another process has the pid file locked"
 
     @property
     def left(self) -> float:
         """How many seconds are left."""
-        return max(0.0, self._begun + self.timeout - time.monotonic())
+        return max(0.0, self.begun + self.timeout - time.monotonic())
 
     def pause(self) -> None:
         """Wait for a moment.
@@ -101,11 +102,11 @@ class Deadline:
         Raises:
             EnsureTimeoutError: there is none left.
         """
-        passed = time.monotonic() - self._begun
+        passed = time.monotonic() - self.begun
         if passed >= self.timeout:
             from reborn.exceptions import EnsureTimeoutError
 
-            raise EnsureTimeoutError(path=self._path, timeout=self.timeout, missing=self.missing)
+            raise EnsureTimeoutError(path=self.path, timeout=self.timeout, missing=self.missing)
         pause = min(max(_SHORTEST_PAUSE, passed / _PART), _LONGEST_PAUSE)
         time.sleep(min(pause, self.timeout - passed))
 
@@ -175,23 +176,32 @@ def ensure(client: Ways, *, timeout: float, fingerprint: str | None) -> Daemon |
     lease = Lease(path)
     with _in_this_process(deadline, lease) as given:
         while True:
-            stays = lease.hold()
-            daemon = client.search()
-            if (
-                daemon is not None
-                and stays
-                and _is_wanted(daemon, path, fingerprint)
-                and lease.has_lasted()
-            ):
+            is_being_started = os.path.lexists(path + _LOCK)
+            daemon = None if is_being_started else _look(client, lease, path, fingerprint)
+            if daemon is not None:
                 return given(daemon)
             from reborn._start_lock import StartLock  # late: for whoever does not find it
 
             with StartLock(path + _LOCK) as turn:
                 _ALONE.opened = (lease, turn)
+                if is_being_started:
+                    turn.join()
+                    daemon = _look(client, lease, path, fingerprint)
+                    if daemon is not None:
+                        return given(daemon)
                 with Step("lock", f"lock pid file {path + _LOCK!r}", role="launcher"):
                     mine = _await_turn(turn, lease, deadline)
                 if mine:
                     return given(_act(client, turn, lease, deadline, fingerprint))
+
+
+def _look(client: Ways, lease: Lease, path: str, fingerprint: str | None) -> Daemon | None:
+    """Return the daemon if it is ready, wanted, and kept by the *lease*."""
+    stays = lease.hold()
+    daemon = client.search()
+    if daemon is None or not (stays and _is_wanted(daemon, path, fingerprint)):
+        return None
+    return daemon if lease.has_lasted() else None
 
 
 def _await_turn(turn: StartLock, lease: Lease, deadline: Deadline) -> bool:
@@ -209,11 +219,12 @@ def _await_turn(turn: StartLock, lease: Lease, deadline: Deadline) -> bool:
         return True
     words = turn.failure()
     if words:
-        _raise_words(words)
+        _ALONE.note_failure(deadline.path, words)
+        _raise_words(words, "process")
     return False
 
 
-def _raise_words(words: str) -> None:
+def _raise_words(words: str, whose: str) -> None:
     """Raise the error that a starter has left, if it has."""
     from reborn import _handshake  # late: whoever finds the daemon has no need of it
 
@@ -221,7 +232,7 @@ def _raise_words(words: str) -> None:
         error = _handshake.rebuild(words)
     except ValueError:
         return  # they are not all there
-    error.add_note("Another process had started it; all that waited for it have this error.")
+    error.add_note(f"Another {whose} had started it; all that waited for it have this error.")
     raise error
 
 
@@ -231,11 +242,16 @@ def _act(
     """Start or replace the daemon, or wait for who is at it in another way."""
     from reborn.exceptions import (
         FingerprintError,
+        ForkUnsafeError,
         NotReadyError,
         PidFileLockedError,
+        RelaunchError,
         UpgradeError,
     )
 
+    # Nobody has to know of what only this process cannot do, of somebody else's patience, or of a
+    # daemon that serves on.
+    own = (FingerprintError, ForkUnsafeError, RelaunchError, UpgradeError)
     words: StartError | None = None
     try:
         while True:
@@ -261,9 +277,8 @@ def _act(
             except PidFileLockedError as error:
                 deadline.missing = _why_locked(error)
             except StartError as error:
-                # Nobody has to know of somebody else's patience, or of a daemon that serves on.
                 late = isinstance(error, NotReadyError) and plan.ready_timeout < longest
-                if not (late or isinstance(error, UpgradeError | FingerprintError)):
+                if not (late or isinstance(error, own)):
                     words = error
                 raise
             deadline.pause()
@@ -273,7 +288,9 @@ def _act(
         else:
             from reborn import _handshake
 
-            turn.release(_handshake.written(words))
+            text = _handshake.written(words)
+            _ALONE.note_failure(deadline.path, text)
+            turn.release(text)
 
 
 def _why_locked(error: PidFileLockedError) -> str:
@@ -417,12 +434,23 @@ class _Alone:
         self._lock = allocate_lock()
         # What is open meanwhile. The daemon would keep it, as it keeps the locks of a program.
         self.opened: Sequence[Lease | StartLock] = ()
+        # The last start that has failed: of which pid file, when, and its words.
+        self._failure: tuple[str, float, str] = ("", 0.0, "")
         os.register_at_fork(after_in_child=self._close)
 
     def lock(self) -> LockType:
         if not self._owner:  # it was forked, and the thread that has the lock is not here
             self._owner, self._lock = OwnProcess(), allocate_lock()
         return self._lock
+
+    def note_failure(self, path: str, words: str) -> None:
+        """Keep how a start has failed, for the threads that wait here meanwhile."""
+        self._failure = (path, time.monotonic(), words)
+
+    def failure_since(self, begun: float, path: str) -> str:
+        """Return how a start has failed since then; "" if none has."""
+        failed, when, words = self._failure
+        return words if failed == path and when >= begun else ""
 
     def _close(self) -> None:
         for each in self.opened:
@@ -450,6 +478,13 @@ class _in_this_process:  # noqa: N801 - reads as a function
             self._deadline.missing = "another thread of this process waits for it"
             self._deadline.pause()
             self._lock.acquire()
+        words = _ALONE.failure_since(self._deadline.begun, self._deadline.path)
+        if words:
+            try:
+                _raise_words(words, "thread")
+            except StartError:
+                self._lock.release()
+                raise
         _ALONE.opened = (self._lease,)
         return self._give
 

@@ -10,7 +10,9 @@ has it as PIDFILE.ensure, and the command as NAME.reborn.lock. The rules:
    failed, if it has, and lets go. Those who wait have the same file open: they get the lock one
    after the other, and read it. So a failure is reported to all who waited for this start, and to
    nobody who comes later.
-3. A file that still has its name was left by a starter that was killed: who gets the lock succeeds
+3. Who comes has the file open, if there is one, before looking for a daemon (`join`): else a start
+   that fails during the look would be tried again, by one after the other of a crowd.
+4. A file that still has its name was left by a starter that was killed: who gets the lock succeeds
    it.
 
 Rejected: a field of the record of a daemon (it would have to be written after READY by a process
@@ -24,6 +26,7 @@ import fcntl
 import os
 
 from reborn import _descriptors, _files
+from reborn._errors import StartError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +52,14 @@ class StartLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+    def join(self) -> None:
+        """Be one of those who wait for a start that is under way, if there is one."""
+        if self._fd is None and os.path.lexists(self._path):
+            try:
+                self._open(make=False)
+            except (StartError, OSError):
+                pass  # it is over by now; if not, `acquire` says why
 
     def acquire(self) -> bool:
         """Take the lock, if nobody has it; tell whether its last holder is done with it.
@@ -99,12 +110,15 @@ class StartLock:
         self._fd = self._directory = None
         self.is_held = False
 
-    def _open(self) -> None:
+    def _open(self, *, make: bool = True) -> None:
         kind = "lock file"
         directory, name = _files.open_directory(self._path, kind=kind)
         fd = None
         try:
-            fd, _ = _files.open_or_create(name, os.O_RDWR, mode=_MODE, directory=directory)
+            if make:
+                fd, _ = _files.open_or_create(name, os.O_RDWR, mode=_MODE, directory=directory)
+            else:
+                fd = os.open(name, os.O_RDWR | _files.CAREFUL, dir_fd=directory)
             _files.check(fd, kind=kind, path=self._path, directory=directory)
         except BaseException:
             _descriptors.close(fd, directory)

@@ -5,9 +5,12 @@ import fcntl
 import os
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from harness import PATIENCE, eventually, is_alive
+import sabotage
+from harness import PATIENCE, Gate, assert_exists, eventually, is_alive
 
 # Ready when it is let pass.
 GATED = "echo begun >>starts; dd if={0} of=/dev/null bs=1 count=1 2>/dev/null; {1}"
@@ -139,6 +142,58 @@ def test_failed_start_is_told_to_all_who_wait_and_to_nobody_later(reborn, client
     gate.let_pass()
     assert reborn("ensure", "web", *words)[0] == 1
     assert starts(reborn) == 2
+    reborn.assert_nothing_left()
+
+
+# A client that looks for a daemon, and takes its time for that.
+LOOKS = """
+import sys
+sys.path.append({tests!r})
+import sabotage
+known = sabotage.whole("look how a daemon stands")
+def standing(*arguments, **options):
+    found = known(*arguments, **options)
+    with open({mark!r}, "a"), open({gate!r}, "rb", 0) as gate:
+        gate.read(1)
+    return found
+sabotage.put("look how a daemon stands", standing)
+{more}
+import runpy
+runpy.run_module("reborn", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_failed_start_is_told_to_who_was_still_looking(reborn, clients, gate, tmp_path, joins):
+    """False is the control: it is started again."""
+    words = ("--ready", "file:up", "--", "sh", "-c")
+    first = clients.start(*words, GATED.format(gate.path, "echo no such table; exit 3"))
+    begun(reborn)
+    mark, tests = tmp_path / "mark", str(Path(__file__).parents[1])
+    with Gate(tmp_path / "looking") as looking:
+        more = "" if joins else sabotage.code("join a start", "lambda *_: None")
+        code = LOOKS.format(tests=tests, mark=str(mark), gate=looking.path, more=more)
+        program = GATED.format(gate.path, "echo no such table; exit 3")
+        late = subprocess.Popen(
+            [sys.executable, "-c", code, "ensure", "web", *words, program],
+            cwd=reborn.directory,
+            env=reborn.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        clients.processes.append(late)
+        eventually(lambda: assert_exists(mark))
+        gate.let_pass()
+        assert first.wait(PATIENCE) == 1
+        for _ in range(4):
+            looking.let_pass()
+            gate.let_pass()
+        ends = clients.ends()
+    assert [end[0] for end in ends] == [1, 1]
+    assert all(end[2].endswith("no such table\n") for end in ends)
+    assert starts(reborn) == (1 if joins else 2)
     reborn.assert_nothing_left()
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import sabotage
-from harness import PATIENCE, announced, assert_exists, eventually, is_alive
+from clients import Crowd
+from harness import PATIENCE, Gate, announced, assert_exists, eventually, is_alive
 
 from reborn import DaemonContext
 from reborn._files import START_BYTE
 
 NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 SLOW = "time.sleep(0.3)"
+NOTHING = "lambda *_: ''"
 
 
 def test_daemon_is_started_by_the_first_and_found_by_the_next(crowd):
@@ -49,6 +51,137 @@ def test_failed_start_is_told_to_all_who_waited(crowd, sandbox):
     assert len(started) + len(told) == len(reports)
     assert len(started) < len(reports)
     sandbox.assert_nothing_left()
+
+
+FAILS = "open({gate!r}, 'rb', 0).read(1)\nraise RuntimeError('no jobs')"
+# A client that looks for a daemon, and takes its time for that.
+LOOKS = """
+known = DaemonContext.search
+def search(self):
+    with open({mark!r}, "a"), open({gate!r}, "rb", 0) as gate:
+        gate.read(1)
+    return known(self)
+DaemonContext.search = search
+"""
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_failed_start_is_told_to_who_was_still_looking_for_a_daemon(
+    crowd, gate, mark, tmp_path, joins
+):
+    """False is the control: one after the other would start it again."""
+    looks = LOOKS.format(mark=str(mark), gate=gate.path)
+    if not joins:
+        looks += sabotage.code("join a start", "lambda *_: None")
+    with Gate(tmp_path / "serving") as serving:
+        fails = FAILS.format(gate=serving.path)
+        first = crowd.begin(serve=fails)
+        eventually(lambda: assert_exists(Path(crowd.socket + ".starts")))
+        late = crowd.begin(serve=fails, before=looks)
+        eventually(lambda: assert_exists(mark))
+        serving.let_pass()
+        assert crowd.end(first)["error"] == "ProgramError"
+        for _ in range(3):  # those of a second start would be among them
+            gate.let_pass()
+            serving.let_pass()
+        report = crowd.end(late)
+    assert report["error"] == "ProgramError"
+    assert report["message"].endswith(": no jobs")
+    assert any("Another process had started it" in note for note in report["notes"]) == joins
+    assert len(crowd.starts()) == (1 if joins else 2)
+
+
+# Only the main thread may start it again.
+IN_A_THREAD = """
+import threading
+def get():
+    try:
+        context.ensure(timeout=60)
+    except StartError as error:
+        print(json.dumps([type(error).__name__]), flush=True)
+        os._exit(0)
+if not was_reborn():
+    known = sabotage.whole("start lock is released")
+    def release(lock, failure=""):
+        if lock.is_held:
+            with open({mark!r}, "a"), open({gate!r}, "rb", 0) as gate:
+                gate.read(1)
+        known(lock, failure)
+    sabotage.put("start lock is released", release)
+    thread = threading.Thread(target=get)
+    thread.start()
+    thread.join()
+"""
+
+
+def test_client_that_can_start_nothing_is_succeeded_by_one_who_waited(
+    reexec_sandbox, gate, mark, tmp_path
+):
+    crowd = Crowd(reexec_sandbox)
+    first = crowd.begin(before=IN_A_THREAD.format(mark=str(mark), gate=gate.path))
+    eventually(lambda: assert_exists(mark))
+    second = crowd.begin()
+    lock = Path(f"{reexec_sandbox.pidfile}.ensure")
+    eventually(lambda: assert_has_open(second.pid, lock))
+    gate.let_pass()
+    assert crowd.end(first) == ["RelaunchError"]
+    report = crowd.end(second)
+    assert report["answer"] == report["pid"]
+    crowd.stop()
+
+
+def assert_has_open(pid, path):
+    folder = Path(f"/proc/{pid}/fd")
+    assert any(os.path.exists(each) and each.samefile(path) for each in folder.iterdir())
+
+
+# Threads of one process; the main one starts the daemon, which fails when all others wait.
+THREADS = """
+import threading
+ends = []
+def get():
+    try:
+        context.ensure(timeout=60)
+    except StartError as error:
+        ends.append([str(error), *getattr(error, "__notes__", [])])
+def wait():
+    while not os.path.exists(spec["socket"] + ".starts"):
+        time.sleep(0.01)
+    get()
+known = sabotage.whole("alone in this process")
+def lock(alone):
+    if threading.current_thread() is not threading.main_thread():
+        with open(spec["socket"] + ".waits", "a") as file:
+            print("waits", file=file)
+    return known(alone)
+sabotage.put("alone in this process", lock)
+if not was_reborn():
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    get()
+    for thread in threads:
+        thread.join()
+    print(json.dumps(ends), flush=True)
+    os._exit(0)
+"""
+ALL_WAIT = """
+while not (os.path.exists({0!r}) and len(open({0!r}).readlines()) == 3):
+    time.sleep(0.01)
+raise RuntimeError("no jobs")
+"""
+
+
+@pytest.mark.parametrize("hears", [True, False])
+def test_failed_start_is_told_to_all_threads_that_waited(reexec_sandbox, hears):
+    """False is the control."""
+    crowd = Crowd(reexec_sandbox)
+    before = THREADS if hears else f"{sabotage.code('hear of other threads', NOTHING)}{THREADS}"
+    ends = crowd.ask(before=before, serve=ALL_WAIT.format(crowd.socket + ".waits"))
+    assert len(crowd.starts()) == 1
+    failed = [end for end in ends if end[0].endswith(": no jobs")]
+    told = [end for end in failed if "Another thread had started it" in " ".join(end)]
+    assert (len(ends), len(failed), len(told)) == ((4, 4, 3) if hears else (4, 1, 0))
 
 
 def test_starter_that_is_killed_is_succeeded_by_one_who_waited(crowd, gate):

@@ -239,9 +239,10 @@ class NamedDaemon(DaemonVerbs):
         spec = Spec.of(self.paths, self.request)
         program = _program(spec, detached=True)
         begun, deadline = time.time(), time.monotonic() + spec.ready_timeout
-        outcome = self._ensured(spec) if self._standing(spec) == _READY else None
         with StartLock(self.paths.start_lock) as lock:
+            outcome = None
             while outcome is None:
+                lock.join()
                 standing = self._standing(spec, alone=lock.is_held)
                 if standing == _READY:
                     outcome = self._ensured(spec)
