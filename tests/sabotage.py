@@ -67,6 +67,8 @@ SEAMS = {
     "join a start": "_start_lock:StartLock.join",
     "alone in this process": "_ensure:_Alone.lock",
     "hear of other threads": "_ensure:_Alone.failure_since",
+    "search for a daemon": "_command.foreign_pidfile:ForeignDaemon.search",
+    "status of a daemon": "_verbs.control:DaemonVerbs.status",
     "look how a daemon stands": "_command.verbs:NamedDaemon._standing",
     "leave the addresses": "_idle:close",
     "wait for an address": "_upgrade.listening:_may_wait",

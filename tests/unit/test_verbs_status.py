@@ -41,6 +41,20 @@ def test_holder_is_running(path):
         assert (found.state, found.pid, found.reason) == ("running", os.getpid(), None)
 
 
+def test_daemon_that_gives_up_the_file_during_the_look_is_not_running(path):
+    """As one whose start has failed, and whose process has not ended yet."""
+
+    class Failing(DaemonContext):
+        def search(self):
+            found = super().search()
+            file.release()
+            return found
+
+    with PidFile(path) as file:
+        found = status.look(Failing(path), name="app")
+    assert (found.state, found.daemon) == ("stopped", None)
+
+
 @pytest.mark.parametrize(
     "text", ["", "nginx\n", f"{os.getppid()}\n"], ids=["empty", "garbage", "stranger"]
 )

@@ -73,7 +73,8 @@ class Overview:
     @property
     def exit_status(self) -> int:
         """The exit status of `reborn status`."""
-        return 3 if self.state in ("waiting", "failed", "stopped") else self.status.exit_status
+        not_running = ("waiting", "starting", "failed", "stopped")
+        return 3 if self.state in not_running else self.status.exit_status
 
     def as_data(self) -> dict[str, object]:
         """Return everything in machine units, fit for JSON."""

@@ -609,7 +609,12 @@ class NamedDaemon(DaemonVerbs):
         """Return all that is known of the daemon."""
         from reborn._command.overview import Overview
 
-        supervisor, record, status = self.supervisor(), self.record(), self.status()
+        for _ in range(_TRIES):
+            starting = _start_lock.is_held(self.paths.start_lock)
+            supervisor, record, status = self.supervisor(), self.record(), self.status()
+            # A start that is over has failed, or not: which of them was not seen.
+            if _start_lock.is_held(self.paths.start_lock) == starting:
+                break
         report = None if record is None else record.supervised
         if report and report.get("sockets") and status.daemon is not None:
             status.generation = report.get("generation")
@@ -620,7 +625,7 @@ class NamedDaemon(DaemonVerbs):
             status,
             record=record,
             supervisor=None if supervisor is None else supervisor.pid,
-            starting=_start_lock.is_held(self.paths.start_lock),
+            starting=starting,
         )
 
     def record(self) -> Record | None:

@@ -207,7 +207,13 @@ def _state(context: Searched, pidfile: PidFile) -> tuple[State, Daemon | None]:
         text = _text(pidfile)
         daemon = context.search()
         if daemon is not None:
-            return "starting" if daemon.is_starting() else "running", daemon
+            if daemon.is_starting():
+                return "starting", daemon
+            # A start that has failed meanwhile left no mark, and no pid file.
+            again = context.search()
+            if again is not None and again.pid == daemon.pid:
+                return "running", daemon
+            continue
         locked = pidfile.is_locked()
         if text != _text(pidfile):
             continue
