@@ -52,7 +52,7 @@ else:
 # How much of the daemon's stderr a message about its end shows.
 _LAST_BYTES = 4096
 _LAST_LINES = 10
-# Seconds between SIGTERM and SIGKILL.
+# Seconds between SIGTERM and SIGKILL; a daemon has so long to take the answer to READY, at least.
 _GRACE = 2.0
 # How often is looked where the system cannot tell us that a process has ended.
 _TICK = 0.02
@@ -68,6 +68,9 @@ _LONGEST_TAKEOVER = 15.0
 _MOST_FAILURES = 100
 # Above this, the exit status of a shell stands for a signal.
 _SHELL_SIGNALS = 128
+# Between two looks whether it has pass so many seconds at the least and at the most.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.00005, 0.05
+_SUSPENDED = "it has not gone on since it reported READY, as if it were suspended"
 
 
 def detach(
@@ -226,6 +229,7 @@ class Launcher:
     def wait(self, attempt: "Attempt") -> "Daemon":
         """Return the daemon when it is ready; stop what there is of it if it will not be."""
         attempt.lookout = self.lookout
+        deadline = time.monotonic() + self.plan.ready_timeout
         try:
             with Step("wait", "wait until the daemon is ready", role="launcher"):
                 pid, handle = attempt.wait_ready(self.plan.ready_timeout, self._last_lines)
@@ -234,9 +238,14 @@ class Launcher:
                 attempt.abandon()
             raise
         try:
-            self._await_mark()
-        finally:
-            self._leave_to_daemon()
+            self._await_mark(pid, deadline, serves=attempt.serves)
+        except BaseException:
+            if attempt.serves:
+                self._leave_to_daemon()
+            elif handle is not None:
+                _process.end([handle], _GRACE)
+            raise
+        self._leave_to_daemon()
         _steps.started.append((pid, _nobody if handle is None else ref(handle)))
         return _process.running_daemon(pid, handle, pidfile=self.plan.pidfile)
 
@@ -298,14 +307,32 @@ class Launcher:
                 _descriptors.close(fd)
         return "\n".join(text.rstrip("\n").split("\n")[-_LAST_LINES:])
 
-    def _await_mark(self) -> None:
+    def _await_mark(self, pid: int, deadline: float, *, serves: bool) -> None:
         """Have nobody who looks from now on take the daemon for one that is still starting.
 
         It shows that it is ready when it has the answer to READY, and not before: else it would be
         given to somebody, should this process be killed instead of answering.
+
+        Raises:
+            NotReadyError: it does not come to that, as when it has been suspended; not of one that
+                *serves* in the place of another.
         """
-        if self.plan.pidfile is not None and self.plan.wait_ready:
-            self.plan.pidfile.await_unmarked(self.plan.pidfile.UNREADY)
+        file = self.plan.pidfile
+        if file is None or not self.plan.wait_ready:
+            return
+        deadline = max(deadline, time.monotonic() + _GRACE)
+        pause = _SHORTEST_PAUSE
+        while file.is_marked(file.UNREADY):
+            if time.monotonic() < deadline:
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            elif serves:
+                break
+            else:
+                from reborn.exceptions import NotReadyError
+
+                timeout = self.plan.ready_timeout
+                raise NotReadyError(pid=pid, timeout=timeout, missing=_SUSPENDED)
 
     def _leave_to_daemon(self) -> None:
         """Close what is the daemon's from now on."""

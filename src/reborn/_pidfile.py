@@ -216,9 +216,17 @@ class LockedFile:
         """Undo it, if this process has done it."""
         self._lock_byte(fcntl.LOCK_UN, byte)
 
-    def await_unmarked(self, byte: int) -> None:
-        """Wait until another process that has marked it has undone that, or has ended."""
-        self._lock_byte(fcntl.LOCK_SH, byte)
+    def is_marked(self, byte: int) -> bool:
+        """Tell whether another process has marked it, and lives; False where that is not seen."""
+        if self._fd is None:
+            return False
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, byte)
+        except (BlockingIOError, PermissionError):
+            return True
+        except OSError:
+            pass  # as below
+        return False
 
     def _lock_byte(self, how: int, byte: int) -> None:
         if self._fd is not None:

@@ -68,7 +68,18 @@ def unmark_at(gate, reached):
 
 def without_await():
     """Have the launcher return when it has answered READY."""
-    sabotage.put("await the mark of a daemon", lambda _: None)
+    sabotage.put("await the mark of a daemon", lambda *_, **__: None)
+
+
+def announce_await(reached):
+    """Have the launcher make a file when it waits for the daemon's mark."""
+    known = sabotage.whole("await the mark of a daemon")
+
+    def wait(*arguments, **options):
+        with open(reached, "w"):
+            known(*arguments, **options)
+
+    sabotage.put("await the mark of a daemon", wait)
 
 
 def remove_before(step, directory):

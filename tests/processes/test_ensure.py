@@ -232,23 +232,19 @@ def test_daemon_whose_starter_was_killed_is_not_ready_for_anybody(
     sandbox.wait_gone(pid)
 
 
-def start_and_hold_mark(sandbox, gate, mark, *before):
+def start_and_hold_mark(sandbox, gate, mark, *before, **options):
     """Start a daemon that has been answered, and still looks as if it was not ready."""
     before = [*before, ["unmark_at", gate.path, str(mark)]]
-    starter, _ = sandbox.popen(program="hold.py", before=before)
+    starter, _ = sandbox.popen(program="hold.py", before=before, **options)
     eventually(lambda: assert_exists(mark))
     return starter
 
 
-def assert_waits_for_lock(pid):
-    lines = Path("/proc/locks").read_text().splitlines()
-    assert any(f" -> POSIX  ADVISORY  READ {pid} " in f" {line}" for line in lines), lines
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="NEEDS LINUX: locks are listed there")
-def test_daemon_is_ready_for_everybody_when_its_launcher_returns(sandbox, gate, mark):
-    starter = start_and_hold_mark(sandbox, gate, mark)
-    eventually(lambda: assert_waits_for_lock(starter.pid))
+def test_daemon_is_ready_for_everybody_when_its_launcher_returns(sandbox, gate, mark, tmp_path):
+    waits = tmp_path / "waits"
+    starter = start_and_hold_mark(sandbox, gate, mark, ["announce_await", str(waits)])
+    eventually(lambda: assert_exists(waits))
+    assert starter.poll() is None
     gate.let_pass()
     pid = int(starter.communicate()[0])
     daemon = DaemonContext(sandbox.pidfile).search()
@@ -256,8 +252,32 @@ def test_daemon_is_ready_for_everybody_when_its_launcher_returns(sandbox, gate, 
     sandbox.stop(pid)
 
 
+@pytest.mark.parametrize("end", [signal.SIGINT, None], ids=["interrupt", "time is up"])
+def test_daemon_that_is_suspended_when_it_has_been_answered_is_late(
+    sandbox, gate, mark, tmp_path, end
+):
+    waits = tmp_path / "waits"
+    announce = ["announce_await", str(waits)]
+    timeout = 0.5 if end is None else 3600
+    starter = start_and_hold_mark(sandbox, gate, mark, announce, ready_timeout=timeout)
+    eventually(lambda: assert_exists(waits))
+    pid = int(sandbox.pidfile.read_text())
+    os.kill(pid, signal.SIGSTOP)
+    if end is not None:
+        starter.send_signal(end)
+    _, errors = starter.communicate(timeout=PATIENCE)
+    said = "KeyboardInterrupt"
+    if end is None:
+        late = f"daemon {pid} was not ready within 0.5 s and was stopped"
+        why = "because it has not gone on since it reported READY, as if it were suspended"
+        said = f"{late}, {why}; raise ready_timeout"
+    assert errors.splitlines()[-1].endswith(said)
+    assert not is_alive(pid)
+    sandbox.assert_nothing_left()
+
+
 def test_daemon_is_ready_for_everybody_when_its_launcher_returns_control(sandbox, gate, mark):
-    starter = start_and_hold_mark(sandbox, gate, mark, "without_await")
+    starter = start_and_hold_mark(sandbox, gate, mark, ["without_await"])
     pid = int(starter.communicate()[0])
     assert DaemonContext(sandbox.pidfile).search().is_starting()
     gate.let_pass()

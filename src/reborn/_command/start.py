@@ -202,7 +202,7 @@ class ProgramLauncher(_launcher.Launcher):
             raise SpawnError(
                 command=command,
                 pid=error.pid,
-                missing=watch.not_ready_reason,
+                missing=error.missing or watch.not_ready_reason,
                 timeout=error.timeout,
                 output=self._last_lines() or "",
             ) from None
