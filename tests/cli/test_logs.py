@@ -98,11 +98,13 @@ def test_log_that_is_emptied_is_followed(reborn):
 
 def test_log_that_is_not_there(reborn):
     path = reborn.home / "web.log"
-    message = f"web: cannot read its log {str(path)!r}: No such file or directory\n"
-    with reborn.running("web", "--ready", "alive:0", "--", "sleep", "600"):
+    message = f"web: cannot read its log {str(path)!r}: No such file or directory"
+    with reborn.running("web", "--ready", "alive:0", "--", "sleep", "600") as pid:
         path.unlink()
-        assert reborn("logs", "web") == (1, "", message)
+        where = f"; it was removed while process {pid} writes to it: see /proc/{pid}/fd/1\n"
+        assert reborn("logs", "web") == (1, "", f"{message}{where}")
         reborn.stopped("web")
+    assert reborn("logs", "web") == (1, "", f"{message}\n")
 
 
 def test_log_that_keeps_nothing(reborn):

@@ -195,10 +195,21 @@ class DaemonVerbs:
                 show(log)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
-            return Outcome(FAILED, f"{self.name}: cannot read its log {path!r}: {why}")
+            where = self._removed_log(path) if isinstance(error, FileNotFoundError) else ""
+            return Outcome(FAILED, f"{self.name}: cannot read its log {path!r}: {why}{where}")
         except KeyboardInterrupt:
             return Outcome(INTERRUPTED, "")
         return None
+
+    def _removed_log(self, path: str) -> str:
+        """Return where a daemon's log is that was removed, as the end of a message."""
+        try:
+            pid = self.look().pid
+            place = f"/proc/{pid}/fd/1"
+            removed = os.readlink(place) == f"{os.path.realpath(path)} (deleted)"
+        except (OSError, StartError):
+            return ""
+        return f"; it was removed while process {pid} writes to it: see {place}" if removed else ""
 
     def _say_gap(self) -> None:
         """Say that lines are missing at this place of the log."""
