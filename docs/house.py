@@ -107,7 +107,7 @@ LAYERS = {
     ),
     "its words": _inside("_command", "converters", "grammar", "parser", "completion"),
     "the command": _inside(
-        "_command", "exported", "spec", "start", "upgrade", "selection", "verbs", "cli"
+        "_command", "exported", "spec", "start", "upgrade", "selection", "verbs", "ensured", "cli"
     ),
     "the roof": ("__main__", "__init__"),
 }
@@ -260,6 +260,7 @@ TESTED = {
     "_command.start": "cli/start cli/run",
     "_command.upgrade": "cli/upgrade",
     "_command.verbs": "cli/life",
+    "_command.ensured": "cli/ensure",
     "_command.selection": "cli/selection",
     "_command.cli": "cli/usage cli/budget",
     "__main__": "cli/start",

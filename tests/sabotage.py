@@ -69,7 +69,7 @@ SEAMS = {
     "hear of other threads": "_ensure:_Alone.failure_since",
     "search for a daemon": "_command.foreign_pidfile:ForeignDaemon.search",
     "status of a daemon": "_verbs.control:DaemonVerbs.status",
-    "look how a daemon stands": "_command.verbs:NamedDaemon._standing",
+    "look how a daemon stands": "_command.ensured:EnsuredDaemon._standing",
     "leave the addresses": "_idle:close",
     "wait for an address": "_upgrade.listening:_may_wait",
     "doubt a holder": "_holder:LockHolder.refuse_if_doubtful",

@@ -69,7 +69,7 @@ def _perform(request: Request) -> int:
     from reborn._verbs import terminal
 
     try:
-        answer = verbs.perform(request)
+        answer = _answer_to(request)
     except ValueError as error:
         terminal.say(f"reborn {request.verb}: {error}", error=True)
         return _USAGE
@@ -79,6 +79,29 @@ def _perform(request: Request) -> int:
     except KeyboardInterrupt:
         return 130
     return _print_answer(request, answer)
+
+
+def _answer_to(request: Request) -> Answer:
+    """Carry out the *request*.
+
+    Raises:
+        ValueError: it makes no sense on this system; nothing has been done.
+        RebornError, OSError: it has failed.
+    """
+    from reborn._command import verbs
+
+    if "env" in request.given:
+        from reborn._command import arguments
+
+        arguments.hide(request.get("env"))
+    without_name = request.name is None and request.get("pidfile") is None
+    if request.verb == "list" or (request.verb == "status" and without_name):
+        return verbs.show_all(names_only=request.get("names", False))
+    if request.verb == "ensure":
+        from reborn._command.ensured import EnsuredDaemon
+
+        return EnsuredDaemon(request).answer()
+    return verbs.NamedDaemon(request).answer()
 
 
 def _print_answer(request: Request, answer: Answer) -> int:

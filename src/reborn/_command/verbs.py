@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from reborn._command.grammar import Request
     from reborn._command.overview import Overview
-    from reborn._ensure import Lease
     from reborn._process import Daemon
     from reborn._supervisor.program import Program
     from reborn._verbs.status import DaemonStatus
@@ -50,14 +49,8 @@ else:
 TIMED_OUT = 124
 NOT_STARTED = 125
 _LAST_STREAM = 2
-# How a daemon stands that is to be ensured.
-_ABSENT, _STARTING, _READY, _OTHER, _GOING = "absent", "starting", "ready", "other", "going"
-# How often is looked whether somebody else's start is over, in seconds.
-_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
-# How many fingerprints a record says to have been replaced.
-_MOST_REPLACED = 32
-_TRIES = 5
-_UNKNOWN_START = "there is no record of how it was started; stop it, or leave --fingerprint out"
+# How often, and after how many seconds each, a start lock is tried again.
+_TRIES, _PAUSE = 5, 0.002
 _NONE = "there are no daemons; reborn start NAME -- PROGRAM starts one"
 _UNKNOWN = "there is no record of how it was started; give the program after --"
 _INTO_BACKGROUND = (
@@ -88,23 +81,6 @@ class Answer:
         self.data = data
         self.is_error = status != OK if is_error is None else is_error
         self.daemon = daemon
-
-
-def perform(request: Request) -> Answer:
-    """Carry out the *request*.
-
-    Raises:
-        ValueError: it makes no sense on this system; nothing has been done.
-        RebornError, OSError: it has failed.
-    """
-    if "env" in request.given:
-        from reborn._command import arguments
-
-        arguments.hide(request.get("env"))
-    without_name = request.name is None and request.get("pidfile") is None
-    if request.verb == "list" or (request.verb == "status" and without_name):
-        return show_all(names_only=request.get("names", False))
-    return NamedDaemon(request).answer()
 
 
 def show_all(*, names_only: bool) -> Answer:
@@ -147,8 +123,6 @@ class NamedDaemon(DaemonVerbs):
     def __init__(self, request: Request, paths: Paths | None = None) -> None:
         self.request = request
         self.paths = paths or _paths(request)
-        # Keeps a program that ends when it is idle.
-        self._lease: Lease | None = None
         super().__init__(name=self.paths.name)
 
     def searched(self) -> ForeignDaemon:
@@ -178,10 +152,13 @@ class NamedDaemon(DaemonVerbs):
             return self.logs()
         if verb == "export":
             return self.export()
+        return self._answer(self._outcome())
+
+    def _outcome(self) -> Outcome:
+        """Carry out a request that ends in one sentence."""
         timeout = self.request.get("timeout", control.TIMEOUT)
-        outcome = {
+        return {
             "start": self.start,
-            "ensure": self.ensure,
             "stop": lambda: self.stop(timeout=timeout),
             "restart": lambda: self.restart(timeout=timeout),
             "upgrade": self.upgrade,
@@ -190,8 +167,7 @@ class NamedDaemon(DaemonVerbs):
             "forget": self.forget,
             "run": self.run,
             "wait": self.wait,
-        }[verb]()
-        return self._answer(outcome)
+        }[self.request.verb]()
 
     def _is_known(self) -> bool:
         """Whether there is anything of a daemon of this name; a pid file that was given is one."""
@@ -220,7 +196,7 @@ class NamedDaemon(DaemonVerbs):
             return self._not_permitted("start it")
         if spec is None:
             return Outcome(FAILED, f"{self.name}: cannot start it: {_UNKNOWN}")
-        program = _program(spec, detached=True)
+        program = program_of(spec, detached=True)
         if not self.request.program:
             self._take_on_limits(spec)
         return self._start(spec, program, "started")
@@ -229,132 +205,6 @@ class NamedDaemon(DaemonVerbs):
         """Take on the limits of the first start, and say which cannot be had again."""
         for lower in spec.inherited.take_on_limits():
             terminal.say(f"{self.name}: {lower}, which only root can raise", error=True)
-
-    def ensure(self) -> Outcome:
-        """See that the program runs and is ready, whoever starts it.
-
-        One process starts it, all others wait for that start, and are told how it has failed. Who
-        is killed meanwhile is succeeded by one of them.
-        """
-        spec = Spec.of(self.paths, self.request)
-        program = _program(spec, detached=True)
-        begun, deadline = time.time(), time.monotonic() + spec.ready_timeout
-        with StartLock(self.paths.start_lock) as lock:
-            outcome = None
-            while outcome is None:
-                lock.join()
-                standing = self._standing(spec, alone=lock.is_held)
-                if standing == _READY:
-                    outcome = self._ensured(spec)
-                elif standing == _OTHER and "fingerprint" not in spec.options:
-                    outcome = self._taken()
-                elif not lock.is_held:
-                    outcome = self._wait_for(lock, deadline, spec)
-                elif standing == _ABSENT:
-                    outcome = self._start(spec, program, "started", lock=lock)
-                elif standing == _OTHER:
-                    outcome = self._replace(spec, program, begun, lock)
-                elif time.monotonic() < deadline:
-                    time.sleep(_LONGEST_PAUSE)  # its supervisor starts it again, or ends
-                else:
-                    outcome = self._too_late(spec, is_going=standing == _GOING)
-        return outcome
-
-    def _standing(self, spec: Spec, *, alone: bool = False) -> str:
-        """Return how the daemon stands; *alone*: nobody else starts it."""
-        daemon, supervisor, record = self.look().daemon, self.supervisor(), self.record()
-        if daemon is None and supervisor is None:
-            return _ABSENT
-        if any(one is not None and _process.is_being_stopped(one) for one in (daemon, supervisor)):
-            return _STARTING  # as after its end
-        fingerprint = spec.options.get("fingerprint")
-        if record is None:
-            same = fingerprint is None
-        elif fingerprint is None:
-            same = record.command == spec.command
-        else:
-            same = record.options.get("fingerprint") == fingerprint
-        if not same:
-            return _OTHER
-        report = {} if record is None else record.supervised or {}
-        starts_again = supervisor is not None and not report.get("ready")
-        if starts_again or (not alone and _start_lock.is_held(self.paths.start_lock)):
-            return _STARTING
-        if record is not None and "idle" in record.options and not self._is_kept(daemon):
-            return _GOING
-        # One that failed had ended before the lock was free: who lives still was ready by then.
-        return _READY if daemon is None or daemon.is_running() else _STARTING
-
-    def _is_kept(self, found: Daemon | None) -> bool:
-        """Tell whether a program that was *found*, and ends when it is idle, stays for now."""
-        from reborn._ensure import Lease
-
-        self._lease = Lease(self.paths.pidfile)
-        if not self._lease.hold():
-            return False
-        self._lease.begin_time()
-        daemon = self.look().daemon  # with the file that it keeps
-        return (None if daemon is None else daemon.pid) == (None if found is None else found.pid)
-
-    def _ensured(self, spec: Spec) -> Outcome:
-        daemon = self.look().daemon
-        if daemon is None:  # it has ended since
-            return Outcome(
-                FAILED, f"{self.name}: it was ready and has since ended; see {spec.log_file}"
-            )
-        record = self.record()
-        other = "" if record is None else self._other_options(record, spec)
-        return Outcome(OK, f"{self.name} is ready, pid {daemon.pid}{other}")
-
-    def _wait_for(self, lock: StartLock, deadline: float, spec: Spec) -> Outcome | None:
-        """Wait until nobody starts it; return how the start has failed that was waited for."""
-        spec.make_directories()
-        if not lock.acquire():
-            pause = _PAUSE
-            with Waiting(f"waiting for another start of {self.name} ..."):
-                while not lock.acquire():
-                    if time.monotonic() >= deadline:
-                        return self._too_late(spec)
-                    time.sleep(pause)
-                    pause = min(_LONGEST_PAUSE, pause * 1.2)
-        status, _, text = ("" if lock.is_held else lock.failure()).partition("\n")
-        return Outcome(int(status), text) if status.isdigit() else None
-
-    def _too_late(self, spec: Spec, *, is_going: bool = False) -> Outcome:
-        if is_going:
-            what = f"it was idle, and has not ended within {spec.ready_timeout:g} s"
-            return Outcome(FAILED, f"{self.name}: {what}; raise --ready-timeout, or stop it")
-        what = f"another start of it has taken more than {spec.ready_timeout:g} s"
-        return Outcome(
-            FAILED, f"{self.name}: {what}; raise --ready-timeout, or see {spec.log_file}"
-        )
-
-    def _replace(self, spec: Spec, program: Program, begun: float, lock: StartLock) -> Outcome:
-        """Stop a daemon with another fingerprint, and start this one.
-
-        Not one that was started after this was wanted, or that has replaced this fingerprint:
-        two versions that are in use at one time would go on replacing each other.
-        """
-        record = self.record()
-        if record is None:
-            return Outcome(FAILED, f"{self.name}: cannot replace it: {_UNKNOWN_START}")
-        other, wanted = record.options.get("fingerprint"), spec.options.get("fingerprint")
-        if record.started > begun:
-            what = f"it was started with fingerprint {other!r} meanwhile"
-            return Outcome(FAILED, f"{self.name}: {what}; give each version a NAME of its own")
-        if wanted in record.replaced:
-            what = f"it has fingerprint {other!r}, which has replaced {wanted!r}"
-            way_out = "use that version, stop it, or give each version a NAME of its own"
-            return Outcome(FAILED, f"{self.name}: {what}; {way_out}")
-        spec.replaced = [*([] if other is None else [other]), *record.replaced][:_MOST_REPLACED]
-        try:
-            program.refuse_if_missing()
-        except StepError as error:
-            return self._failed(error)
-        stopped = self._stop(control.TIMEOUT)
-        if stopped is not None and stopped.status != OK:
-            return stopped
-        return self._start(spec, program, "restarted", lock=lock)
 
     def restart(self, *, timeout: float = control.TIMEOUT) -> Outcome:
         """Stop the daemon if it runs, and start it as before or with a new command."""
@@ -365,7 +215,7 @@ class NamedDaemon(DaemonVerbs):
         if spec is None:
             return Outcome(FAILED, f"{self.name}: cannot restart it: {_UNKNOWN}")
         try:
-            program = _program(spec, detached=True)
+            program = program_of(spec, detached=True)
             program.refuse_if_missing()
         except StepError as error:
             return self._failed(error)
@@ -463,7 +313,7 @@ class NamedDaemon(DaemonVerbs):
             return self._not_upgradable(runs.pid, was_killed=has_sockets)
         try:
             spec = upgrade.spec_of(self.paths, record, self.request)
-            _program(spec, detached=True).refuse_if_missing()
+            program_of(spec, detached=True).refuse_if_missing()
             with Waiting(f"upgrading {self.name} ...") as line:
                 pid = upgrade.ask(self.paths, supervisor.pid, spec, show=line.add)
         except KeyboardInterrupt:
@@ -551,7 +401,7 @@ class NamedDaemon(DaemonVerbs):
         from reborn._command import start
 
         spec = Spec.of(self.paths, self.request)
-        program = _program(spec, detached=False)
+        program = program_of(spec, detached=False)
         self.paths.make_directory()  # it has no log, but for one that is given
         try:
             return Outcome(start.run(spec, program), "")
@@ -609,11 +459,13 @@ class NamedDaemon(DaemonVerbs):
         """Return all that is known of the daemon."""
         from reborn._command.overview import Overview
 
-        for _ in range(_TRIES):
+        tries = 0
+        while True:
+            tries += 1
             starting = _start_lock.is_held(self.paths.start_lock)
             supervisor, record, status = self.supervisor(), self.record(), self.status()
             # A start that is over has failed, or not: which of them was not seen.
-            if _start_lock.is_held(self.paths.start_lock) == starting:
+            if _start_lock.is_held(self.paths.start_lock) == starting or tries == _TRIES:
                 break
         report = None if record is None else record.supervised
         if report and report.get("sockets") and status.daemon is not None:
@@ -683,14 +535,6 @@ class NamedDaemon(DaemonVerbs):
         except (StartError, OSError):
             pass
         return lock
-
-    def _taken(self) -> Outcome:
-        """Return that another program has the name."""
-        daemon, record = self.look().daemon or self.supervisor(), self.record()
-        which = "?" if record is None else terminal.quoted(record.command)
-        who = "somebody" if daemon is None else f"process {daemon.pid}"
-        why = f"the name is taken by {who} ({which})"
-        return Outcome(FAILED, f"{self.name}: {why}; stop it or give another NAME")
 
     def _pid(self, daemon: Daemon) -> int:
         """Return the pid of the program whose supervisor is *daemon*."""
@@ -875,7 +719,7 @@ class NamedDaemon(DaemonVerbs):
         return log_file if failed and os.path.exists(log_file) else None
 
 
-def _program(spec: Spec, *, detached: bool) -> Program:
+def program_of(spec: Spec, *, detached: bool) -> Program:
     """Return the program, if all that goes with it makes sense.
 
     Raises:
