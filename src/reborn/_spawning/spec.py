@@ -17,7 +17,7 @@ __tracebackhide__ = True  # pytest shows its users their own lines
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Never, TypedDict
+    from typing import TypedDict
 
     from reborn._condition import Condition
     from reborn._context import DaemonContext
@@ -52,7 +52,7 @@ class SpawnSpec:
         name: str | None = None,
         log: str | os.PathLike[str] | None = None,
         context: DaemonContext | None = None,
-        **unknown: Never,
+        **unknown: object,
     ) -> None:
         """Check the arguments of a call.
 
