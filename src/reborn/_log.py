@@ -22,7 +22,7 @@ import stat
 from errno import EBADF
 
 from reborn import _descriptors, _files
-from reborn._errors import StartError
+from reborn._errors import StartError, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +33,17 @@ if TYPE_CHECKING:
 # Opening these by name fails for sockets and changes their offset; a copy has to be made instead.
 _OWN_STREAMS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _OWN_DIRECTORIES = ("/dev/fd", "/proc/self/fd", "/proc/thread-self/fd")
+
+
+def refuse_without_directory(path: str | None) -> None:
+    """See before a daemon is stopped that a new one could open its log.
+
+    Raises:
+        StepError: the directory is not there.
+    """
+    if path is not None and not os.path.isdir(os.path.dirname(path) or "."):
+        with Step("log", f"open log file {path!r}", role="launcher"):
+            os.close(open_to_append(path, mode=0o600)[0])
 
 
 def open_to_append(

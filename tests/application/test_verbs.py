@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,21 @@ def test_restart_waits_until_the_old_one_is_gone(app, gate):
 def test_restart_of_a_stopped_program_starts_it(app):
     app.started("restart")
     app.stopped()
+
+
+def test_program_whose_log_has_no_directory_any_more_is_not_stopped(app):
+    folder = app.directory / "logs"
+    folder.mkdir()
+    app.write(log_file="logs/app.log")
+    assert app("start")[0] == 0
+    pid = app.pid
+    shutil.rmtree(folder)
+    status, out, err = app("restart")
+    assert (status, out) == (1, "")
+    assert "No such file or directory [ENOENT] (step 'log'" in err
+    assert app.pid == pid
+    assert is_alive(pid)
+    app.end(pid)
 
 
 def test_restart_that_cannot_start_says_that_nothing_runs_now(app):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 
@@ -73,6 +74,7 @@ def test_program_whose_supervisor_was_killed_is_still_known(reborn):
 
 
 TOLD_BY = """
+import shutil
 import signal
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 print("here", flush=True)
@@ -149,6 +151,24 @@ def test_restart_of_what_is_not_known(reborn):
     )
     assert reborn("restart", "web") == (1, "", message)
     assert reborn("start", "web") == (1, "", message.replace("cannot restart", "cannot start"))
+
+
+@pytest.mark.parametrize("supervised", [(), ("--restart", "always")])
+def test_daemon_whose_log_has_no_directory_any_more_is_not_stopped(reborn, supervised):
+    folder = reborn.directory / "logs"
+    folder.mkdir()
+    words = ("--log-file", folder / "web.log", *supervised, *SLEEP)
+    with reborn.running("web", *words) as pid:
+        shutil.rmtree(folder)
+        status, out, err = reborn("restart", "web")
+        assert (status, out) == (125, "")
+        assert "No such file or directory [ENOENT] (step 'log'" in err
+        assert err.endswith(f"; make directory {str(folder)!r} first\n")
+        assert is_alive(pid)
+        folder.mkdir()
+        assert reborn("restart", "web")[0] == 0
+        assert not is_alive(pid)
+        reborn.stopped("web")
 
 
 def test_restart_that_fails_can_be_tried_again(reborn):

@@ -10,7 +10,7 @@ import itertools
 import os
 import time
 
-from reborn import _process, _start_lock
+from reborn import _log, _process, _start_lock
 from reborn._command import grammar, registry
 from reborn._command.foreign_pidfile import ForeignDaemon, foreign_pid_file
 from reborn._command.registry import Paths, Record
@@ -217,6 +217,7 @@ class NamedDaemon(DaemonVerbs):
         try:
             program = program_of(spec, detached=True)
             program.refuse_if_missing()
+            _log.refuse_without_directory(spec.log_file)
         except StepError as error:
             return self._failed(error)
         refusal = self._refusal_from_inside()

@@ -374,12 +374,16 @@ class Control(DaemonVerbs):
         # What a daemon starts to be replaced by it, on SIGUSR2, does not stop it.
         if was_reborn() or _inherited.is_upgrader:
             return self.start()
-        from reborn import _options
+        from reborn import _log, _options
 
-        _options.resolve(self.context)  # what cannot be started is not stopped either
+        plan = _options.resolve(self.context)  # what cannot be started is not stopped either
         found = self.look()
         if found.daemon is None:
             return self._not_running(found, OK) if found.reason else self.start()
+        try:
+            _log.refuse_without_directory(plan.log_file)
+        except StartError as error:
+            return self._not_started(error, may_run=False)
         stopped = self.stop(timeout=timeout)
         if stopped.status != OK:
             return stopped
