@@ -222,7 +222,7 @@ def test_manager_is_told_that_it_is_ready_by_the_program(reborn, manager, option
         assert (address != manager.address) == passes
         assert (int(pid) != process.pid) == passes
         assert watched == pid
-        assert reborn("status", "web")[0] == 0
+        assert reborn("status", "web")[0] == (3 if passes else 0)  # only a supervisor waits for it
         process.stdin.write("\n")
         assert manager.receive() == ({"READY": "1"}, [])
         process.stdin.write("\n")
@@ -268,3 +268,27 @@ def test_condition_that_is_met_already_is_refused_in_the_foreground(reborn):
         status, _, err = reborn(*words)
     assert status == 125
     assert err.startswith(f"web: cannot wait for tcp:{port}: ")
+
+
+PINGS = """
+import os, signal, socket
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+notify.connect("\\0" + os.environ["NOTIFY_SOCKET"][1:])
+notify.send(b"WATCHDOG=1")
+notify.send(b"READY=1")
+signal.pause()
+"""
+
+
+def test_watchdog_of_the_manager_has_a_message_with_each_upgrade(reborn, manager):
+    """What the next generation has sent while the earlier one served is not passed on."""
+    words = ("--socket", f"web=unix:{reborn.directory}/web.sock", "--ready", "notify")
+    program = (*words, "--", sys.executable, "-W", "ignore", "-c", PINGS)
+    with manager.start(*program) as process:
+        assert manager.receive() == ({"WATCHDOG": "1"}, [])
+        assert manager.receive() == ({"READY": "1"}, [])
+        assert reborn("upgrade", "web")[0] == 0
+        assert manager.receive() == ({"WATCHDOG": "1"}, [])
+        assert reborn("stop", "web")[0] == 0
+        assert manager.receive() == ({"STOPPING": "1"}, [])
+        assert process.wait(PATIENCE) == 0

@@ -50,6 +50,21 @@ def test_signal_from_elsewhere_stops_both_there_too(supervised, terminal):
     supervised.assert_nothing_left()
 
 
+@pytest.mark.parametrize("restart", ["always", "never"])
+def test_supervisor_stops_with_its_terminal(supervised, terminal, restart):
+    """Nobody can stop it there any more, and it would go on starting the program."""
+    child = terminal("exec sleep 3600", restart=restart)
+    child.ptyproc.fileobj.close()
+    eventually(lambda: assert_gone(child.pid))
+    child.wait()
+    assert child.exitstatus == 0
+    supervised.assert_nothing_left()
+
+
+def assert_gone(pid):
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
 def test_program_can_read_what_is_typed(supervised, terminal):
     child = terminal("echo here; read line; echo got $line; exec sleep 3600")
     child.expect("here")

@@ -24,7 +24,7 @@ import os
 import select
 import time
 
-from reborn import _proc, _signals
+from reborn import _inherited, _proc, _signals
 from reborn._serving import SignalServer
 from reborn._supervisor.policy import RestartCounter
 from reborn._supervisor.state import ProgramState
@@ -448,7 +448,15 @@ class SupervisorLoop:
         _proc.send(family, _signal.SIGKILL)
 
     def _renew_log(self, number: int) -> None:
-        """Open the log anew, and pass SIGHUP on to a program that handles it."""
+        """Open the log anew, and pass SIGHUP on to a program that handles it.
+
+        Where the terminal has been closed at which this was in the foreground, stop.
+        """
+        was_ignored = number in _inherited.ignored  # nohup(1)
+        if self._at_terminal and not was_ignored and _has_hung_up():
+            self._why_stopped = "at a terminal that has been closed"
+            self._handle("stop", _signal.SIGTERM)
+            return
         self._output.pump()  # into the old one
         if self._context.log_file is not None:
             try:
@@ -511,6 +519,17 @@ def _reports(
     if run is None or (run.code is None and run.listener.fileno() not in readable):
         return []
     return run.receive(pass_on)
+
+
+def _has_hung_up() -> bool:
+    """Tell whether the terminal of this process is none any more."""
+    for fd in range(3):
+        try:
+            os.tcgetpgrp(fd)
+        except OSError:
+            continue
+        return False
+    return True
 
 
 def _is_at_terminal() -> bool:

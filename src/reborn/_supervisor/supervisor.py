@@ -485,6 +485,8 @@ class ProgramSupervisor(SupervisorLoop):
         self._let_finish(run, successor.version.drain_timeout)
         self._tell("running", pid=successor.pid, started=time.time(), ready=True, status=None)
         self._adopt(successor)
+        if self._tell_manager is not None and "WATCHDOG" in successor.reported:
+            self._tell_manager((), WATCHDOG=1)  # its next message may be a whole interval away
 
     def _promote(self, number: int) -> None:  # noqa: ARG002
         """Have the next generation be the program before it is ready, since the present one ended.
