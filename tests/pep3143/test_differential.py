@@ -338,11 +338,13 @@ DEAD = {"app.pid": f"{2**31 - 1}\n"}
 HOLD = """
 {}
 if os.fork() == 0:
-    held.{}()
-    note("held")
-    while '"raised"' not in open(spec["report"]).read():
-        time.sleep(0.01)
+    if os.fork() == 0:  # no child of the program, which reborn would warn of
+        held.{}()
+        note("held")
+        while '"raised"' not in open(spec["report"]).read():
+            time.sleep(0.01)
     os._exit(0)
+os.wait()
 while not os.path.exists(spec["report"]):
     time.sleep(0.01)
 """
