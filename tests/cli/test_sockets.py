@@ -51,6 +51,7 @@ def handed_over(reborn, server, *words, to=""):
 def wait_ready(reborn):
     def ready():
         record = json.loads((reborn.home / "web.reborn.json").read_text())
+        assert record["supervised"] is not None  # it may answer before its supervisor has written
         assert record["supervised"]["ready"]
 
     eventually(ready)
