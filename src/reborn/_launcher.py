@@ -68,7 +68,7 @@ _LONGEST_TAKEOVER = 15.0
 _MOST_FAILURES = 100
 # Above this, the exit status of a shell stands for a signal.
 _SHELL_SIGNALS = 128
-# Between two looks whether it has pass so many seconds at the least and at the most.
+# Seconds between two looks whether it has, at the least and at the most.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.00005, 0.05
 _SUSPENDED = "it has not gone on since it reported READY, as if it were suspended"
 
