@@ -298,10 +298,9 @@ def run(spec: Spec, program: Program) -> int:
     start = ProgramStart(spec, program)
     options = {key: spec.options[key] for key in ("umask",) if key in spec.options}
     log_file = spec.options.get("log_file")
-    # A manager is told that a program is ready when its supervisor knows it.
-    context = contexts.in_foreground(
-        start.own_pidfile(), log_file, wait_ready=spec.supervised or speaks, **options
-    )
+    # It is starting until there is a record of it; and a manager is told that it is ready when its
+    # supervisor knows it.
+    context = contexts.in_foreground(start.own_pidfile(), log_file, wait_ready=True, **options)
     caller_stderr = None if log_file is None else os.dup(2)
     context.reborn()
     try:
@@ -311,7 +310,10 @@ def run(spec: Spec, program: Program) -> int:
             start.pidfile.acquire()
             start.open_sockets()
             return supervise(context, start)
-        start.pidfile.unmark(start.pidfile.STARTING)  # whether it is ready, only it knows
+        if speaks:
+            start.pidfile.unmark(start.pidfile.STARTING)  # whether it is ready, only it knows
+        else:
+            context.ready()
         become(start)
     except StartError:
         if caller_stderr is not None:
