@@ -183,7 +183,7 @@ def _may_be_watched() -> bool:
     return any(link.startswith(("socket:", "anon_inode:[eventpoll]")) for link in links)
 
 
-def _link(fd: str) -> str:
+def _link(fd: "int | str") -> str:
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
@@ -298,10 +298,7 @@ def _is_of_grpc(task: str) -> bool:
 def _kernel_objects() -> list[int]:
     """Return the descriptors that C waits with: epoll(7), eventfd(2)."""
     kinds = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")
-    try:
-        return [int(fd) for fd in os.listdir("/proc/self/fd") if _link(fd) in kinds]
-    except OSError:
-        return []
+    return [fd for fd in _descriptors.open_descriptors() if _link(fd) in kinds]
 
 
 def _eventlet() -> "Any":  # noqa: ANN401

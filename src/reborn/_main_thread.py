@@ -258,9 +258,6 @@ def watch_sigterm(own: "Callable[..., object]", status: int) -> SigtermWatch | N
 
     if getattr(_signal.getsignal(_signal.SIGTERM), "__func__", None) is not own:
         return None
-    threading = sys.modules.get("threading")
-    if threading is not None and threading.current_thread() is not threading.main_thread():
-        return None
     # A thread of gevent or eventlet is a coroutine, and would wait in place of everybody.
     if not isinstance(_thread.start_new_thread, type(len)):
         return None

@@ -482,7 +482,7 @@ class RestDetector:
 def family_states(pid: int) -> "list[tuple[str, bytes, bytes]]":
     """Return the states of all threads of *pid* and its descendants, and how much each has run.
 
-    None where the system does not show them.
+    None of them where the system does not show them.
     """
     found: list[tuple[str, bytes, bytes]] = []
     try:

@@ -293,9 +293,7 @@ class SignalServer:
         try:
             for number in [number for number in self._previous if self._has(number)]:
                 _signal.signal(number, self._previous.pop(number))
-            current = _signal.set_wakeup_fd(_signals.lent_wakeup(), warn_on_full_buffer=False)
-            if current != pipe[1]:
-                _signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+            _signals.leave_wakeup(pipe[1], _signals.lent_wakeup())
         finally:
             _signals.restore_mask(mask)
         with self._lock:
@@ -351,10 +349,7 @@ class SignalServer:
         """Tell whether the wakeup descriptor has been ours; take it if it is free."""
         assert self._pipe is not None  # noqa: S101 - the caller has looked
         writer = self._pipe[1]
-        current = _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        if current not in (-1, writer, _signals.lent_wakeup()):
-            _signal.set_wakeup_fd(current, warn_on_full_buffer=False)
-        return current == writer
+        return _signals.take_wakeup(writer) == writer
 
     def _named(self, number: int) -> int:
         """Return *number* as a `signal.Signals`; most real-time signals have no name."""

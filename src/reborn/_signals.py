@@ -82,9 +82,7 @@ def lend_wakeup(fd: int) -> None:
         OSError: whoever has them has closed the descriptor.
     """
     global _lent  # noqa: PLW0603 - of the process, as the wakeup descriptor is
-    current = _signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
-    if current not in (-1, _lent):
-        _signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+    if not _is_free(take_wakeup(fd)):
         raise ValueError
     _lent = fd
 
@@ -94,23 +92,40 @@ def take_wakeup_back(fd: int) -> bool:
     global _lent  # noqa: PLW0603
     mask = block_all()
     try:
-        current = _signal.set_wakeup_fd(-1)
-        if _lent == fd:
-            _lent = -1
-        if current != fd:
-            _signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+        leave_wakeup(fd, -1)
     except OSError:
         pass  # whoever had it has closed it
     except ValueError:
         return False
     finally:
         restore_mask(mask)
+    if _lent == fd:
+        _lent = -1
     return True
 
 
 def lent_wakeup() -> int:
     """Return the descriptor of `lend_wakeup`; -1: there is none."""
     return _lent
+
+
+def take_wakeup(fd: int) -> int:
+    """Have the numbers of signals written to *fd*, unless somebody has them; return who had."""
+    current = _signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+    if current != fd and not _is_free(current):
+        _signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+    return current
+
+
+def leave_wakeup(fd: int, following: int) -> None:
+    """Have the numbers of signals written to *following* and no longer to *fd*, if they are."""
+    current = _signal.set_wakeup_fd(following, warn_on_full_buffer=False)
+    if current != fd:
+        _signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+
+
+def _is_free(fd: int) -> bool:
+    return fd in (-1, _lent)
 
 
 def in_main_thread() -> bool:

@@ -210,8 +210,7 @@ def _state(context: Searched, pidfile: PidFile) -> tuple[State, Daemon | None]:
             if daemon.is_starting():
                 return "starting", daemon
             # A start that has failed meanwhile left no mark, and no pid file.
-            again = context.search()
-            if again is not None and again.pid == daemon.pid:
+            if text == _text(pidfile):
                 return "running", daemon
             continue
         locked = pidfile.is_locked()
