@@ -37,6 +37,15 @@ def test_what_is_no_json_is_refused(text):
         plain_json.value_of(text)
 
 
+@pytest.mark.parametrize("text", WRONG)
+def test_what_is_no_json_is_refused_where_json_is_not_loaded(text, monkeypatch):
+    """As in the command, whose record of a daemon may be cut off."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "json"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ValueError):  # noqa: PT011
+        plain_json.value_of(text)
+
+
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="json is built in elsewhere")
 def test_json_is_not_loaded(monkeypatch):
     monkeypatch.setitem(sys.modules, "json", None)

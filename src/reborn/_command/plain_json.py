@@ -34,8 +34,8 @@ def value_of(text: str) -> "Any":  # noqa: ANN401 - whatever it is made of
         value, end = scan(text, len(text) - len(text.lstrip()))
         if not text[end:].strip():
             return value
-    except (ImportError, AttributeError, StopIteration):
-        pass  # PyPy; or there is no value
+    except (ImportError, AttributeError, StopIteration, SystemError):
+        pass  # PyPy; there is no value; CPython 3.11 has its error only where `json` is loaded
     import json  # which says what is wrong
 
     return json.loads(text)
